@@ -1,0 +1,80 @@
+//! Enrollment: one request and one answer on a connection of their own.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec::{Blob, Secret32},
+    id::NodeId,
+    identity::Role,
+    name::Name,
+    posture::Report,
+    refusal::Refusal,
+    time::UnixMillis,
+};
+
+/// What a node that is not enrolled asks, once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EnrollRequest {
+    /// The channel protocol that the node speaks.
+    pub version: u16,
+    /// Version of the node's program.
+    pub program: String,
+    /// The secret of the invite.
+    pub invite: Secret32,
+    /// What the node wants to be; must be what the invite admits.
+    pub role: Role,
+    /// The name it would like, usually its host name.
+    pub name: Name,
+    /// Operating system, such as `linux`.
+    pub os: String,
+    /// Its public key: SubjectPublicKeyInfo in DER, P-256 or Ed25519.
+    pub public_key: Blob,
+    /// Signature by that key over the 32 exporter bytes of this connection, then the public key.
+    pub proof: Blob,
+    /// A device's posture; a connector reports none.
+    pub report: Option<Report>,
+}
+
+/// The one answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnrollAnswer {
+    /// The node exists and has its first certificate.
+    Enrolled(Box<Enrolled>),
+    /// It does not.
+    Refused(Refusal),
+}
+
+/// All that a node must keep from its enrollment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// The channel protocol that the controller speaks.
+    pub version: u16,
+    /// The trust domain.
+    pub domain: Name,
+    /// Who the node is.
+    pub node: NodeId,
+    /// The name it was given; a number is appended where the wanted one was taken.
+    pub name: Name,
+    /// A device's user.
+    pub user: Option<Name>,
+    /// Its first certificate.
+    pub certificate: Certificate,
+    /// The root certificate, DER.
+    pub root: Blob,
+    /// Where the controller can be reached, `HOST:PORT`.
+    pub addresses: Vec<String>,
+}
+
+/// A certificate as it is handed to its node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Leaf, then intermediate; DER.
+    pub chain: Vec<Blob>,
+    /// Its serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// When it begins.
+    pub not_before: UnixMillis,
+    /// When it ends.
+    pub not_after: UnixMillis,
+}

@@ -1,0 +1,101 @@
+//! Names that people give to devices, apps, sites, users and groups.
+
+use std::{borrow::Borrow, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest name, in bytes: that of a DNS name (RFC 1035 §2.3.4).
+pub const NAME_BYTES_MAX: usize = 253;
+
+/// A name: 1 to 253 bytes of letters, digits, `-`, `.`, `_` and `@`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Name(Box<str>);
+
+/// Text that cannot be a name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ParseNameError {
+    /// Empty, or more than [`NAME_BYTES_MAX`] bytes.
+    #[error("a name has 1 to 253 bytes, not {0}")]
+    Length(usize),
+    /// A character outside the permitted set.
+    #[error("a name has letters, digits, '-', '.', '_' and '@', not {0:?}")]
+    Character(char),
+}
+
+impl Name {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = ParseNameError;
+
+    fn from_str(text: &str) -> Result<Self, ParseNameError> {
+        if text.is_empty() || text.len() > NAME_BYTES_MAX {
+            return Err(ParseNameError::Length(text.len()));
+        }
+        let wrong = text
+            .chars()
+            .find(|c| !c.is_ascii_alphanumeric() && !"-._@".contains(*c));
+        wrong.map_or_else(
+            || Ok(Self(text.into())),
+            |c| Err(ParseNameError::Character(c)),
+        )
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Name {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_refused_for_its_length_or_its_first_wrong_character() {
+        assert_eq!("".parse::<Name>(), Err(ParseNameError::Length(0)));
+        assert_eq!(
+            "a".repeat(254).parse::<Name>(),
+            Err(ParseNameError::Length(254))
+        );
+        assert_eq!("a b/c".parse::<Name>(), Err(ParseNameError::Character(' ')));
+        assert_eq!(
+            "x\u{1b}[0m".parse::<Name>(),
+            Err(ParseNameError::Character('\u{1b}'))
+        );
+        assert!("alice@corp.example".parse::<Name>().is_ok());
+    }
+}
