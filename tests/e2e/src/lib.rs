@@ -1,1 +1,2 @@
-//! Cardea
+//! The real binaries, as users run them, in network namespaces made for one test.
+#![forbid(unsafe_code)]
