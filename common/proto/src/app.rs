@@ -112,6 +112,7 @@ pub enum Transport {
     #[default]
     Auto,
     /// WireGuard.
+    #[serde(rename = "wireguard")]
     WireGuard,
     /// QUIC.
     Quic,
@@ -122,6 +123,7 @@ pub enum Transport {
 #[serde(rename_all = "snake_case")]
 pub enum Carrier {
     /// WireGuard.
+    #[serde(rename = "wireguard")]
     WireGuard,
     /// QUIC.
     Quic,

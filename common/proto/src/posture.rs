@@ -1,6 +1,6 @@
 //! Facts about a device, how far each can be believed, and the controller's verdict on them.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,32 @@ pub struct Fact {
     pub grade: Grade,
     /// How long before the report was sent this was read, in milliseconds.
     pub age_ms: u64,
+}
+
+/// One fact as a device holds it before it is reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// Its name.
+    pub name: FactName,
+    /// The value, or why there is none.
+    pub reading: Reading,
+    /// How good the evidence is.
+    pub grade: Grade,
+    /// When it was read, on the device's monotonic clock.
+    pub at: Instant,
+}
+
+impl Collected {
+    /// The fact as it stands in a report that is sent at `now`.
+    #[must_use]
+    pub fn fact(&self, now: Instant) -> Fact {
+        let age = now.saturating_duration_since(self.at);
+        Fact {
+            reading: self.reading.clone(),
+            grade: self.grade,
+            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// Name of a fact, such as `disk.encrypted`.
