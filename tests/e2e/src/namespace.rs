@@ -1,0 +1,102 @@
+//! Hosts, routers and NATs made of network namespaces. They need root, and go when dropped.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::program::{command, run_ok};
+
+/// A network namespace of one test.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes a namespace whose loopback is up.
+    ///
+    /// # Errors
+    /// Without root, or without iproute2.
+    pub fn new(test: &str, host: &str) -> Result<Self> {
+        let name = format!("cardea-{}-{test}-{host}", std::process::id());
+        run_ok(command("ip", ["netns", "add", &name]))?;
+        let namespace = Self { name };
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// Connects this namespace to another: `here` and `there` are addresses with a prefix length.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn link(&self, interface: &str, here: &str, other: &Self, peer: &str, there: &str) -> Result<()> {
+        self.ip(&format!("link add {interface} type veth peer name {peer} netns {}", other.name))?;
+        self.ip(&format!("addr add {here} dev {interface}"))?;
+        other.ip(&format!("addr add {there} dev {peer}"))?;
+        self.ip(&format!("link set {interface} up"))?;
+        other.ip(&format!("link set {peer} up"))
+    }
+
+    /// Sends everything that is not local to `gateway`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn route(&self, gateway: &str) -> Result<()> {
+        self.ip(&format!("route add default via {gateway}"))
+    }
+
+    /// Makes this namespace a NAT router: what leaves through `outside` carries its address, and
+    /// nothing comes in that was not asked for.
+    ///
+    /// # Errors
+    /// When nftables refuses.
+    pub fn masquerade(&self, outside: &str) -> Result<()> {
+        run_ok(self.command("sysctl", ["-qw", "net.ipv4.ip_forward=1"]))?;
+        let rules = format!(
+            "table ip nat {{ chain out {{ type nat hook postrouting priority 100; oifname {outside} masquerade; }} }}\n\
+             table ip guard {{ chain in {{ type filter hook forward priority 0; policy drop;\n\
+             ct state established,related accept; oifname {outside} accept; }} }}"
+        );
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), rules)?;
+        run_ok(self.command("nft", ["-f".into(), file.path().as_os_str().to_owned()]))?;
+        Ok(())
+    }
+
+    /// Runs `ip` inside.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn ip(&self, arguments: &str) -> Result<()> {
+        let arguments = ["-n", &self.name].into_iter().chain(arguments.split_whitespace());
+        run_ok(command("ip", arguments)).map(drop)
+    }
+
+    /// A command that runs inside.
+    pub fn command<S: Into<std::ffi::OsString>>(
+        &self,
+        program: impl Into<std::ffi::OsString>,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut inside = command("ip", ["netns", "exec", &self.name]);
+        inside.arg(program.into()).args(arguments.into_iter().map(Into::into));
+        inside
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        drop(run_ok(command("ip", ["netns", "del", &self.name])));
+    }
+}
+
+/// Whether this process may make namespaces; says so once on stderr when it may not.
+#[must_use]
+#[expect(clippy::print_stderr, reason = "a test that leaves something out must say so")]
+pub fn may_make_namespaces() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("left out: network namespaces need root");
+    }
+    root
+}

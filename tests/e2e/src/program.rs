@@ -1,0 +1,234 @@
+//! Processes: started with their output captured, awaited by what they say, ended by id.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a program may take to say what is awaited of it. Debug builds on two busy cores are slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running program of which every line is kept.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    child: Child,
+    lines: Arc<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    said: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Program {
+    /// Starts `command` with both outputs captured.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start(name: &str, mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let lines = Arc::new(Lines::default());
+        if let Some(stdout) = child.stdout.take() {
+            lines.listen(stdout);
+        }
+        if let Some(stderr) = child.stderr.take() {
+            lines.listen(stderr);
+        }
+        Ok(Self { name: name.to_owned(), child, lines })
+    }
+
+    /// Waits for a line that contains `text` and returns it.
+    ///
+    /// # Errors
+    /// When the program ends first, or says nothing of the kind within [`PATIENCE`].
+    pub fn wait_for(&mut self, text: &str) -> Result<String> {
+        self.wait_for_after(0, text).map(|(_, line)| line)
+    }
+
+    /// Waits for a line that contains `text` among those after the first `seen`; also tells how
+    /// many lines had been said up to it.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn wait_for_after(&mut self, seen: usize, text: &str) -> Result<(usize, String)> {
+        let deadline = now() + PATIENCE;
+        loop {
+            let ended = self.child.try_wait()?;
+            let said = self.lines.said();
+            let found = said.iter().enumerate().skip(seen).find(|(_, line)| line.contains(text));
+            if let Some((at, line)) = found {
+                return Ok((at + 1, line.clone()));
+            }
+            let left = deadline.saturating_duration_since(now());
+            if ended.is_some() || left.is_zero() {
+                let why = ended.map_or("timed out".to_owned(), |status| status.to_string());
+                bail!("{}: {why} before it said {text:?}; it said:\n{}", self.name, said.join("\n"));
+            }
+            drop(self.lines.wait(said, left.min(Duration::from_millis(200))));
+        }
+    }
+
+    /// How many lines it has said.
+    #[must_use]
+    pub fn line_count(&self) -> usize {
+        self.lines.said().len()
+    }
+
+    /// All that it has said.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.lines.said().join("\n")
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends `signal`.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| anyhow!("{} has no process id", self.name))?;
+        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// Asks it to end and waits until it has; returns its exit code.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(&mut self) -> Result<Option<i32>> {
+        self.signal(Signal::TERM)?;
+        self.wait()
+    }
+
+    /// Waits until it ends by itself; returns its exit code.
+    ///
+    /// # Errors
+    /// When it has not ended within [`PATIENCE`].
+    pub fn wait(&mut self) -> Result<Option<i32>> {
+        let deadline = now() + PATIENCE;
+        while now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            drop(self.lines.wait(self.lines.said(), Duration::from_millis(20)));
+        }
+        bail!("{} does not end; it said:\n{}", self.name, self.said())
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            // A wrapper such as `ip netns exec` replaces itself by the program, so this is its id.
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+impl Lines {
+    fn listen(self: &Arc<Self>, source: impl std::io::Read + Send + 'static) {
+        let lines = Arc::clone(self);
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).lines() {
+                let Ok(line) = line else { break };
+                lines.said().push(line);
+                lines.more.notify_all();
+            }
+            lines.more.notify_all();
+        });
+    }
+
+    fn said(&self) -> MutexGuard<'_, Vec<String>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(
+        &self,
+        said: MutexGuard<'a, Vec<String>>,
+        limit: Duration,
+    ) -> MutexGuard<'a, Vec<String>> {
+        self.more.wait_timeout(said, limit).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// The folder of the built programs: beside the one that runs, or above it for a test.
+///
+/// # Errors
+/// When they are not built.
+pub fn binaries() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.ancestors().skip(1).find(|folder| folder.join("cardea-controller").is_file());
+    folder.map(Path::to_owned).ok_or_else(|| {
+        anyhow!("the programs are not built; run: cargo build --workspace --bins")
+    })
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// When it cannot be started or does not end within [`PATIENCE`].
+pub fn run(mut command: Command) -> Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let (send, receive) = std::sync::mpsc::channel();
+    let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    std::thread::spawn(move || drop(send.send(child.wait_with_output())));
+    if let Ok(output) = receive.recv_timeout(PATIENCE) {
+        return Ok(output?);
+    }
+    if let Some(id) = id {
+        drop(kill_process(id, Signal::KILL));
+    }
+    bail!("{command:?} does not end")
+}
+
+/// Runs a command that must succeed and returns what it printed on stdout.
+///
+/// # Errors
+/// When it fails; the error holds all that it said.
+pub fn run_ok(command: Command) -> Result<String> {
+    let shown = format!("{command:?}");
+    let output = run(command)?;
+    if !output.status.success() {
+        bail!(
+            "{shown} ended with {}:\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A command with its arguments.
+pub fn command<S: Into<OsString>>(
+    program: impl Into<OsString>,
+    arguments: impl IntoIterator<Item = S>,
+) -> Command {
+    let mut command = Command::new(program.into());
+    command.args(arguments.into_iter().map(Into::into));
+    command
+}
+
+/// The clock of a test.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "end-to-end tests run in real time")]
+pub fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,166 @@
+//! Pages, echoes and endless streams, and the clients that fetch them: plain sockets, no tools.
+#![expect(clippy::disallowed_types, reason = "end-to-end tests use sockets as any application does")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::program::now;
+
+/// How long a client waits for its next byte.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An application to be reached: `GET /` answers a page, `GET /stream` never ends.
+#[derive(Debug)]
+pub struct WebServer {
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl WebServer {
+    /// Serves `page` until the process ends.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub fn start(listen: &str, page: &'static str) -> Result<Self> {
+        let listener = TcpListener::bind(listen)?;
+        let address = listener.local_addr()?;
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || serve(stream, page));
+            }
+        });
+        Ok(Self { address })
+    }
+}
+
+/// One request and its answer; the client sees an early end when something fails.
+fn serve(stream: TcpStream, page: &str) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut header = String::new();
+    while reader.read_line(&mut header)? > 2 {
+        header.clear();
+    }
+    let mut stream = stream;
+    if request.starts_with("GET /stream") {
+        write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
+        let block = [b'.'; 16 * 1024];
+        loop {
+            stream.write_all(&block)?;
+        }
+    }
+    let length = page.len();
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{page}")?;
+    Ok(())
+}
+
+/// Answers every datagram with itself.
+///
+/// # Errors
+/// When it cannot listen.
+pub fn udp_echo(listen: &str) -> Result<SocketAddr> {
+    let socket = UdpSocket::bind(listen)?;
+    let address = socket.local_addr()?;
+    thread::spawn(move || {
+        let mut datagram = vec![0; 65_536];
+        while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+            if let Some(bytes) = datagram.get(..length) {
+                drop(socket.send_to(bytes, from));
+            }
+        }
+    });
+    Ok(address)
+}
+
+/// Fetches `/` and returns the body.
+///
+/// # Errors
+/// When the connection fails or ends early.
+pub fn fetch(address: &str) -> Result<String> {
+    let mut stream = connect(address)?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: wiki\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("the connection was cut")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no header")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+    Ok(body.to_owned())
+}
+
+/// Sends `text` and waits for it to come back; UDP may lose it, so it is sent up to ten times.
+///
+/// # Errors
+/// When nothing comes back.
+pub fn udp_round_trip(address: &str, text: &str) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut answer = [0; 2_048];
+    for _ in 0..10 {
+        drop(socket.send(text.as_bytes()));
+        if let Ok(length) = socket.recv(&mut answer)
+            && answer.get(..length) == Some(text.as_bytes())
+        {
+            return Ok(());
+        }
+    }
+    bail!("no answer from {address}")
+}
+
+/// A stream that never ends by itself.
+#[derive(Debug)]
+pub struct Bulk {
+    stream: TcpStream,
+}
+
+impl Bulk {
+    /// Opens `/stream` and reads its first bytes.
+    ///
+    /// # Errors
+    /// When nothing comes.
+    pub fn open(address: &str) -> Result<Self> {
+        let mut stream = connect(address)?;
+        write!(stream, "GET /stream HTTP/1.1\r\nHost: wiki\r\n\r\n")?;
+        let mut first = [0; 4_096];
+        ensure!(stream.read(&mut first)? > 0, "the stream ended at once");
+        Ok(Self { stream })
+    }
+
+    /// Reads on until the stream is cut, and tells when its last byte came.
+    ///
+    /// # Errors
+    /// When it is not cut within `limit`.
+    pub fn last_byte(mut self, limit: Duration) -> Result<Instant> {
+        let deadline = now() + limit;
+        let mut last = now();
+        let mut block = vec![0; 64 * 1024];
+        loop {
+            let left = deadline.saturating_duration_since(now());
+            ensure!(!left.is_zero(), "still open after {limit:?}");
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(&mut block) {
+                Ok(0) => return Ok(last),
+                Ok(_) => last = now(),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(last),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    bail!("neither bytes nor an end within {limit:?}")
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn connect(address: &str) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
