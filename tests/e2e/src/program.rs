@@ -192,8 +192,8 @@ pub fn run(mut command: Command) -> Result<Output> {
     if let Ok(output) = receive.recv_timeout(PATIENCE) {
         return Ok(output?);
     }
-    if let Some(id) = id {
-        drop(kill_process(id, Signal::KILL));
+    if id.is_some_and(|id| kill_process(id, Signal::KILL).is_err()) {
+        bail!("{command:?} does not end and cannot be ended");
     }
     bail!("{command:?} does not end")
 }

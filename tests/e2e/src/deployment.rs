@@ -1,0 +1,266 @@
+//! A controller, connectors and devices, put together with the commands of the README.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    namespace::Namespace,
+    program::{Program, binaries, run},
+};
+
+/// Facts of a device with which nothing is wrong under the recommended policy.
+pub const GOOD_FACTS: &str = r#"{
+  "os.name": "debian", "os.version": "12", "agent.version": "0.1.0",
+  "disk.encrypted": true, "firewall.enabled": true, "patch.age_days": 3, "reboot.pending": false,
+  "screen.lock": true, "autologin": false, "secure.boot": true, "tpm.present": true,
+  "virtual.machine": false, "uptime_s": 4000
+}"#;
+
+/// One trust domain in a temporary folder: every process and file of it goes when this is dropped.
+#[derive(Debug)]
+pub struct Deployment {
+    folder: tempfile::TempDir,
+    binaries: PathBuf,
+    controller: Option<Program>,
+}
+
+/// How a controller is started.
+#[derive(Debug)]
+pub struct ControllerOptions<'a> {
+    /// Where it runs; the test's own network when `None`.
+    pub namespace: Option<&'a Namespace>,
+    /// Its address as nodes see it.
+    pub address: &'a str,
+    /// Port of the channels; 0 takes any.
+    pub port: u16,
+    /// Port of the relay; 0 takes any.
+    pub relay_port: u16,
+    /// More arguments.
+    pub more: &'a [&'a str],
+}
+
+impl Default for ControllerOptions<'_> {
+    fn default() -> Self {
+        Self { namespace: None, address: "127.0.0.1", port: 0, relay_port: 0, more: &[] }
+    }
+}
+
+impl Deployment {
+    /// An empty folder, and the programs found.
+    ///
+    /// # Errors
+    /// When the programs are not built.
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("cardea-").tempdir()?;
+        Ok(Self { folder, binaries: binaries()?, controller: None })
+    }
+
+    /// A path within the deployment's folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Keeps the folder when this is dropped, and tells where it is.
+    #[must_use]
+    pub fn keep(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
+    /// One of our programs with its arguments, in a namespace or not.
+    pub fn program<S: Into<OsString>>(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let path = self.binaries.join(name);
+        match namespace {
+            Some(namespace) => namespace.command(path, arguments),
+            None => crate::program::command(path, arguments),
+        }
+    }
+
+    /// Starts the controller with its relay and waits until it listens.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn start_controller(&mut self, options: &ControllerOptions<'_>) -> Result<()> {
+        let ControllerOptions { namespace, address, port, relay_port, more } = options;
+        let state = self.path("controller");
+        let fixed = [
+            "up".to_owned(),
+            "--domain".to_owned(),
+            "corp.example".to_owned(),
+            "--advertise".to_owned(),
+            if *port == 0 { (*address).to_owned() } else { format!("{address}:{port}") },
+            "--listen".to_owned(),
+            format!("{address}:{port}"),
+            "--relay-listen".to_owned(),
+            format!("{address}:{relay_port}"),
+            "--state".to_owned(),
+            state.display().to_string(),
+        ];
+        let arguments = fixed.into_iter().chain(more.iter().map(|more| (*more).to_owned()));
+        let command = self.program(*namespace, "cardea-controller", arguments);
+        let mut controller = Program::start("cardea-controller", command)?;
+        controller.wait_for("listening on")?;
+        self.controller = Some(controller);
+        Ok(())
+    }
+
+    /// The running controller.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub fn controller(&mut self) -> Result<&mut Program> {
+        self.controller.as_mut().context("no controller was started")
+    }
+
+    /// Stops the controller and waits until it has gone.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop_controller(&mut self) -> Result<()> {
+        self.controller.take().map_or(Ok(()), |mut controller| controller.stop().map(drop))
+    }
+
+    /// Runs `cardeactl` with the words of `line` and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails; the error holds all that it said.
+    pub fn ctl(&self, line: &str) -> Result<String> {
+        let output = self.ctl_output(line.split_whitespace())?;
+        ensure!(
+            output.status.success(),
+            "cardeactl {line}: {}: {}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Runs `cardeactl`, whatever comes of it.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn ctl_output<S: Into<OsString>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Output> {
+        let state = self.path("controller");
+        let mut command = self.program(None, "cardeactl", arguments);
+        command.env("CARDEA_ADMIN", format!("unix:{}", state.join("admin.sock").display()));
+        command.env("CARDEA_ADMIN_KEY", state.join("keys/admin.key"));
+        run(command)
+    }
+
+    /// Enrolls a connector of `site`, starts it and waits until it is connected.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_connector(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        site: &str,
+    ) -> Result<Program> {
+        let code = self.ctl(&format!("invite connector --site {site}"))?;
+        let arguments = self.node_arguments("up", name, &code)?;
+        let command = self.program(namespace, "cardea-connector", arguments);
+        let mut connector = Program::start(name, command)?;
+        connector.wait_for("connected to")?;
+        Ok(connector)
+    }
+
+    /// Enrolls a device of `user` in `group`, starts its agent and waits until it is connected.
+    /// With `facts` its posture is read from that file.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_device(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        user: &str,
+        group: &str,
+        facts: Option<&Path>,
+    ) -> Result<Program> {
+        let code = self.ctl(&format!("invite device --user {user} --group {group}"))?;
+        let mut arguments = self.node_arguments("up", name, &code)?;
+        if let Some(facts) = facts {
+            arguments.extend(["--facts-from".into(), facts.as_os_str().to_owned()]);
+        }
+        let command = self.program(namespace, "cardea", arguments);
+        let mut device = Program::start(name, command)?;
+        device.wait_for("connected to")?;
+        Ok(device)
+    }
+
+    /// Arguments of a node's program: `verb --state … --code-file …`.
+    ///
+    /// # Errors
+    /// When the code cannot be written to its file.
+    pub fn node_arguments(&self, verb: &str, name: &str, code: &str) -> Result<Vec<OsString>> {
+        let file = self.path(&format!("{name}.code"));
+        fs::write(&file, code)?;
+        Ok(vec![
+            verb.into(),
+            "--state".into(),
+            self.path(name).into_os_string(),
+            "--name".into(),
+            name.into(),
+            "--code-file".into(),
+            file.into_os_string(),
+        ])
+    }
+
+    /// A `cardea` command about the device `name`.
+    pub fn cardea(&self, namespace: Option<&Namespace>, name: &str, line: &str) -> Command {
+        let state = self.path(name);
+        let words = line.split_whitespace().map(OsString::from);
+        let mut command = self.program(namespace, "cardea", words);
+        command.arg("--state").arg(state);
+        command
+    }
+
+    /// Forwards `app` from the device `name`; returns the running command and its local address.
+    ///
+    /// # Errors
+    /// When access is denied or the command fails.
+    pub fn forward(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        line: &str,
+    ) -> Result<(Program, String)> {
+        let command = self.cardea(namespace, name, &format!("forward {line}"));
+        let mut forward = Program::start("cardea forward", command)?;
+        let line = forward.wait_for("127.0.0.1:")?;
+        let address = line
+            .split_whitespace()
+            .find(|word| word.starts_with("127.0.0.1:"))
+            .context("no address in the answer")?;
+        Ok((forward, address.trim_end_matches([',', '.']).to_owned()))
+    }
+
+    /// Writes the facts of a device and returns the file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_facts(&self, name: &str, facts: &str) -> Result<PathBuf> {
+        let file = self.path(&format!("{name}.facts.json"));
+        let fresh = self.path(&format!("{name}.facts.new"));
+        fs::write(&fresh, facts)?;
+        fs::rename(&fresh, &file)?;
+        Ok(file)
+    }
+}
