@@ -1,1 +1,16 @@
-//! Cardea
+//! The shell's tools: clocks, entropy, files, sockets, channels, telemetry.
+//!
+//! Everything that the pure crates may not touch is here, so that there is one place to read for
+//! what a program of ours does to the machine it runs on.
+#![expect(clippy::disallowed_types, reason = "sockets live in this crate")]
+
+pub mod channel;
+pub mod clock;
+pub mod entropy;
+pub mod exit;
+pub mod files;
+pub mod frame;
+pub mod process;
+pub mod telemetry;
+pub mod udp;
+pub mod unix;

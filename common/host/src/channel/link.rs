@@ -1,0 +1,233 @@
+//! The stream of messages on a connection, as two halves.
+
+use std::time::Duration;
+
+use cardea_proto::codec::{self, LENGTH_BYTES};
+use quinn::{ReadExactError, RecvStream, SendStream, VarInt};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{ChannelError, CloseCode, QUEUE_MESSAGES_MAX, TIME_BEFORE_TRUST, close};
+
+/// Bytes that are made room for before any of a message has come.
+const FIRST_BYTES: usize = 4 * 1024;
+
+/// How long a farewell may take to be acknowledged before the connection closes without.
+const FAREWELL_TIME: Duration = Duration::from_secs(3);
+
+/// Both halves of a channel's stream.
+#[derive(Debug)]
+pub struct Link {
+    /// Sends.
+    pub sender: Sender,
+    /// Receives.
+    pub receiver: Receiver,
+}
+
+impl Link {
+    /// `first_by` is when the first message must have come whole.
+    pub(super) fn new(
+        connection: quinn::Connection,
+        (outgoing, incoming): (SendStream, RecvStream),
+        bytes_max: usize,
+        first_by: Option<Instant>,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        tokio::spawn(write(connection.clone(), outgoing, waiting));
+        let sender = Sender {
+            connection: connection.clone(),
+            queue,
+        };
+        let receiver = Receiver {
+            connection,
+            endpoint: None,
+            incoming,
+            bytes_max,
+            first_by,
+        };
+        Self { sender, receiver }
+    }
+
+    /// Keeps a client's endpoint alive for as long as its one connection is read.
+    pub(super) fn keeping(mut self, endpoint: quinn::Endpoint) -> Self {
+        self.receiver.endpoint = Some(endpoint);
+        self
+    }
+}
+
+/// The sending half; copies of it send on the same stream, in order.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    connection: quinn::Connection,
+    queue: mpsc::Sender<Outgoing>,
+}
+
+#[derive(Debug)]
+enum Outgoing {
+    Message(Vec<u8>),
+    Farewell { code: CloseCode, reason: String },
+}
+
+impl Sender {
+    /// Queues one message; never waits.
+    ///
+    /// # Errors
+    /// [`ChannelError::SlowReader`] when the queue is full, which also closes the connection, and
+    /// [`ChannelError::Closed`] when it is closed.
+    pub fn send<T: Serialize>(&self, message: &T) -> Result<(), ChannelError> {
+        self.queue(Outgoing::Message(codec::encode_framed(message)))
+    }
+
+    /// Closes the connection once everything that is queued has arrived, or after a few seconds.
+    pub fn finish(&self, code: CloseCode, reason: &str) {
+        let farewell = Outgoing::Farewell {
+            code,
+            reason: reason.to_owned(),
+        };
+        if self.queue(farewell).is_err() {
+            self.close(code, reason);
+        }
+    }
+
+    fn queue(&self, outgoing: Outgoing) -> Result<(), ChannelError> {
+        use mpsc::error::TrySendError::{Closed, Full};
+        match self.queue.try_send(outgoing) {
+            Ok(()) => Ok(()),
+            Err(Full(_)) => {
+                let error = ChannelError::SlowReader;
+                close(&self.connection, &error);
+                Err(error)
+            }
+            Err(Closed(_)) => Err(self.why_closed()),
+        }
+    }
+
+    /// Closes the connection; what is still queued is lost.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        self.connection
+            .close(VarInt::from_u32(code.number()), reason.as_bytes());
+    }
+
+    fn why_closed(&self) -> ChannelError {
+        ChannelError::Closed(self.connection.close_reason().map_or_else(
+            || "the stream was stopped".to_owned(),
+            |why| why.to_string(),
+        ))
+    }
+}
+
+/// The receiving half.
+#[derive(Debug)]
+pub struct Receiver {
+    connection: quinn::Connection,
+    /// A client's endpoint lives as long as its one connection.
+    endpoint: Option<quinn::Endpoint>,
+    incoming: RecvStream,
+    bytes_max: usize,
+    /// When the first message must have come; `None` once it has.
+    first_by: Option<Instant>,
+}
+
+impl Receiver {
+    /// Waits for the next message; `None` when the peer has finished.
+    ///
+    /// Not safe to cancel: a message that was begun is lost with the future, so give each
+    /// receiver a task of its own.
+    ///
+    /// # Errors
+    /// [`ChannelError`]. The connection is closed by then, with a code that says why.
+    pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ChannelError> {
+        let result = match self.first_by {
+            None => self.next_message().await,
+            Some(first_by) => tokio::time::timeout_at(first_by, self.next_message())
+                .await
+                .unwrap_or(Err(ChannelError::NoAnswer(TIME_BEFORE_TRUST))),
+        };
+        match result {
+            Ok(message) => {
+                self.first_by = None;
+                Ok(message)
+            }
+            Err(error) => {
+                close(&self.connection, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes the largest message that is taken, as when the peer is trusted from here on.
+    pub const fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
+    async fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ChannelError> {
+        let mut prefix = [0_u8; LENGTH_BYTES];
+        match self.incoming.read_exact(&mut prefix).await {
+            Ok(()) => {}
+            Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+            Err(error) => return Err(self.read_error(error)),
+        }
+        let length = codec::decode_length(prefix, self.bytes_max)?;
+        let mut body = Vec::with_capacity(length.min(FIRST_BYTES));
+        while body.len() < length {
+            let want = length - body.len();
+            let chunk = self
+                .incoming
+                .read_chunk(want, true)
+                .await
+                .map_err(|error| self.read_error(ReadExactError::ReadError(error)))?
+                .ok_or(ChannelError::Truncated)?;
+            body.extend_from_slice(&chunk.bytes);
+        }
+        Ok(Some(codec::decode(&body, self.bytes_max)?))
+    }
+
+    fn read_error(&self, error: ReadExactError) -> ChannelError {
+        match error {
+            ReadExactError::FinishedEarly(_) => ChannelError::Truncated,
+            ReadExactError::ReadError(error) => ChannelError::Closed(
+                self.connection
+                    .close_reason()
+                    .map_or_else(|| error.to_string(), |why| why.to_string()),
+            ),
+        }
+    }
+}
+
+/// Writes what is queued until the queue or the connection ends.
+async fn write(
+    connection: quinn::Connection,
+    mut stream: SendStream,
+    mut queue: mpsc::Receiver<Outgoing>,
+) {
+    while let Some(outgoing) = queue.recv().await {
+        match outgoing {
+            Outgoing::Message(bytes) => {
+                if let Err(error) = stream.write_all(&bytes).await {
+                    tracing::debug!(%error, "a channel no longer takes messages");
+                    return;
+                }
+            }
+            Outgoing::Farewell { code, reason } => {
+                acknowledged(&mut stream).await;
+                let code = VarInt::from_u32(code.number());
+                connection.close(code, reason.as_bytes());
+                return;
+            }
+        }
+    }
+    acknowledged(&mut stream).await;
+}
+
+/// Ends the stream and waits, not for long, until the peer has all of it.
+async fn acknowledged(stream: &mut SendStream) {
+    if stream.finish().is_err() {
+        return;
+    }
+    if tokio::time::timeout(FAREWELL_TIME, stream.stopped())
+        .await
+        .is_err()
+    {
+        tracing::debug!("a channel ended before its last messages were acknowledged");
+    }
+}

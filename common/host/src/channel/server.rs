@@ -1,0 +1,179 @@
+//! A controller's end of channels.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use cardea_proto::codec::{MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_STRANGER};
+use quinn::crypto::rustls::QuicServerConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{ChannelError, CloseCode, Handshake, Kind, Link, TIME_BEFORE_TRUST, close, transport};
+
+/// Handshakes at one time; more strangers than that hear nothing and try again.
+///
+/// Each costs a millisecond of one core: as many as finish within [`TIME_BEFORE_TRUST`].
+const HANDSHAKES_MAX: usize = 4_096;
+
+/// Handshakes from which on an address must first show that it can receive (RFC 9000 §8.1).
+const HANDSHAKES_UNPROVEN_MAX: usize = 256;
+
+/// Accepted connections that wait for the controller's loop.
+const ACCEPTED_MAX: usize = 1_024;
+
+/// Listens for nodes.
+#[derive(Debug)]
+pub struct Server {
+    endpoint: quinn::Endpoint,
+    accepted: mpsc::Receiver<Accepted>,
+    address: SocketAddr,
+}
+
+/// A connection that finished its handshake and opened its stream.
+#[derive(Debug)]
+pub struct Accepted {
+    /// What it is for.
+    pub kind: Kind,
+    /// The peer's chain, leaf first, as the TLS configuration verified it; empty for `Enroll`.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// What the peer signs to prove that it holds a key ([`cardea_proto::EXPORTER_PROOF`]).
+    pub exporter: [u8; 32],
+    /// Where the peer is.
+    pub address: SocketAddr,
+    /// The messages.
+    pub link: Link,
+}
+
+impl Server {
+    /// Listens at `listen` with `tls`, which names both ALPNs. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ChannelError::Socket`] when the port is in use or not ours to take, [`ChannelError::Tls`].
+    pub fn bind(listen: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Self, ChannelError> {
+        let crypto = QuicServerConfig::try_from(tls).map_err(|_| ChannelError::Tls)?;
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        config
+            .transport_config(Arc::new(transport(1, None)))
+            .max_incoming(HANDSHAKES_MAX)
+            .migration(true);
+        let socket = crate::udp::socket(listen).map_err(ChannelError::Socket)?;
+        let endpoint = quinn::Endpoint::new(
+            quinn::EndpointConfig::default(),
+            Some(config),
+            socket.into(),
+            Arc::new(quinn::TokioRuntime),
+        )
+        .map_err(ChannelError::Socket)?;
+        let address = endpoint.local_addr().map_err(ChannelError::Socket)?;
+        let (sender, accepted) = mpsc::channel(ACCEPTED_MAX);
+        tokio::spawn(accept(endpoint.clone(), sender));
+        Ok(Self {
+            endpoint,
+            accepted,
+            address,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection; `None` after [`Server::close`]. Safe to cancel.
+    pub async fn accept(&mut self) -> Option<Accepted> {
+        self.accepted.recv().await
+    }
+
+    /// Closes every connection and takes no more.
+    pub async fn close(&self, reason: &str) {
+        let code = quinn::VarInt::from_u32(CloseCode::Leaving.number());
+        self.endpoint.close(code, reason.as_bytes());
+        let farewells = self.endpoint.wait_idle();
+        if tokio::time::timeout(TIME_BEFORE_TRUST, farewells)
+            .await
+            .is_err()
+        {
+            tracing::debug!("some nodes did not acknowledge that their channel was closed");
+        }
+    }
+}
+
+/// Takes connections one by one; each has its handshake in a task of its own.
+async fn accept(endpoint: quinn::Endpoint, accepted: mpsc::Sender<Accepted>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    while let Some(incoming) = endpoint.accept().await {
+        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+            incoming.ignore();
+            continue;
+        };
+        let busy = HANDSHAKES_MAX - handshakes.available_permits() > HANDSHAKES_UNPROVEN_MAX;
+        if busy && incoming.may_retry() && !incoming.remote_address_validated() {
+            if incoming.retry().is_err() {
+                tracing::debug!("an address could not be asked to prove itself");
+            }
+            continue;
+        }
+        let accepted = accepted.clone();
+        tokio::spawn(async move {
+            match shake_hands(incoming).await {
+                Ok(connection) => {
+                    if accepted.send(connection).await.is_err() {
+                        tracing::debug!("a connection came while the controller was leaving");
+                    }
+                }
+                Err(error) => tracing::debug!(reason = %error, "a connection did not come about"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// From a stranger's first datagram to its open stream, within [`TIME_BEFORE_TRUST`].
+async fn shake_hands(incoming: quinn::Incoming) -> Result<Accepted, ChannelError> {
+    let connecting = incoming
+        .accept()
+        .map_err(|error| ChannelError::Closed(error.to_string()))?;
+    let first_by = tokio::time::Instant::now() + TIME_BEFORE_TRUST;
+    let deadline = tokio::time::sleep_until(first_by);
+    tokio::pin!(deadline);
+    let connection = tokio::select! {
+        result = connecting => result.map_err(|error| ChannelError::Closed(error.to_string()))?,
+        () = &mut deadline => return Err(ChannelError::NoAnswer(TIME_BEFORE_TRUST)),
+    };
+    let opened = async {
+        let handshake = Handshake::of(&connection)?;
+        let stream = connection
+            .accept_bi()
+            .await
+            .map_err(|error| ChannelError::Closed(error.to_string()))?;
+        Ok((handshake, stream))
+    };
+    let result = tokio::select! {
+        result = opened => result,
+        () = &mut deadline => Err(ChannelError::NoAnswer(TIME_BEFORE_TRUST)),
+    };
+    let (handshake, streams) = match result {
+        Ok(opened) => opened,
+        Err(error) => {
+            close(&connection, &error);
+            return Err(error);
+        }
+    };
+    let Handshake {
+        kind,
+        certificates,
+        exporter,
+        address,
+    } = handshake;
+    let bytes_max = match kind {
+        Kind::Enroll => MESSAGE_BYTES_MAX_STRANGER,
+        Kind::Channel => MESSAGE_BYTES_MAX,
+    };
+    Ok(Accepted {
+        kind,
+        certificates,
+        exporter,
+        address,
+        link: Link::new(connection, streams, bytes_max, Some(first_by)),
+    })
+}

@@ -1,0 +1,278 @@
+use std::{net::Ipv4Addr, sync::Arc};
+
+use cardea_proto::{
+    codec::{self, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_STRANGER},
+    id::GrantId,
+    message::FromNode,
+};
+use rustls::{
+    DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    pki_types::{PrivateKeyDer, ServerName, UnixTime},
+};
+
+use super::*;
+
+const TIME: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn messages_pass_both_ways_and_both_ends_export_the_same_bytes() {
+    let mut server = server();
+    let client = Client::connect(
+        server.local_address(),
+        client_tls(cardea_proto::ALPN_CHANNEL),
+        TIME,
+    )
+    .await
+    .unwrap();
+    assert_eq!(client.kind, Kind::Channel);
+    let mut near = client.link;
+    near.sender.send(&closed(1)).unwrap();
+    let accepted = server.accept().await.unwrap();
+    assert_eq!(accepted.kind, Kind::Channel);
+    assert_eq!(accepted.exporter, client.exporter);
+    assert_eq!(client.certificates.len(), 1);
+    let mut far = accepted.link;
+    assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(1)));
+    far.sender.send(&closed(2)).unwrap();
+    far.sender.finish(CloseCode::Done, "done");
+    assert_eq!(near.receiver.receive().await.unwrap(), Some(closed(2)));
+    assert_eq!(near.receiver.receive::<FromNode>().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_strangers_wrong_message_closes_its_connection_with_a_name() {
+    let large = (u32::try_from(MESSAGE_BYTES_MAX_STRANGER).unwrap() + 1).to_be_bytes();
+    check(large.to_vec(), CloseCode::TooLarge).await;
+    check(
+        codec::encode_framed(&"no_such_variant"),
+        CloseCode::Malformed,
+    )
+    .await;
+    check(
+        [&[0, 0, 3, 0][..], &[0x81; 768]].concat(),
+        CloseCode::Malformed,
+    )
+    .await;
+    check(vec![0, 0, 1], CloseCode::Malformed).await;
+    let cut = codec::encode_framed(&closed(1));
+    check(cut[..cut.len() - 1].to_vec(), CloseCode::Malformed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_opens_no_stream_in_time_is_cut_off() {
+    let mut server = server();
+    let raw = raw_client(server.local_address(), cardea_proto::ALPN_ENROLL).await;
+    let reason = raw.1.closed().await;
+    assert!(closed_with(&reason, CloseCode::TooLate), "{reason}");
+    server.close("end").await;
+    assert!(server.accept().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_first_message_never_ends_is_cut_off() {
+    let mut server = server();
+    let (_endpoint, raw) = raw_client(server.local_address(), cardea_proto::ALPN_ENROLL).await;
+    let (mut stream, _) = raw.open_bi().await.unwrap();
+    stream.write_all(&[0, 0, 0]).await.unwrap();
+    let mut accepted = server.accept().await.unwrap();
+    let result = accepted.link.receiver.receive::<FromNode>().await;
+    assert!(matches!(result, Err(ChannelError::NoAnswer(_))));
+    let reason = raw.closed().await;
+    assert!(closed_with(&reason, CloseCode::TooLate), "{reason}");
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_cut_off_and_never_grows_the_queue() {
+    let mut server = server();
+    let (_endpoint, raw) = raw_client(server.local_address(), cardea_proto::ALPN_CHANNEL).await;
+    let (mut stream, _unread) = raw.open_bi().await.unwrap();
+    stream
+        .write_all(&codec::encode_framed(&closed(1)))
+        .await
+        .unwrap();
+    let accepted = server.accept().await.unwrap();
+    let message = "x".repeat(MESSAGE_BYTES_MAX - 16);
+    let mut sent = 0;
+    let error = loop {
+        match accepted.link.sender.send(&message) {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(matches!(error, ChannelError::SlowReader), "{error}");
+    assert!(sent <= QUEUE_MESSAGES_MAX + 16, "{sent}");
+    let reason = raw.closed().await;
+    assert!(closed_with(&reason, CloseCode::SlowReader), "{reason}");
+}
+
+#[tokio::test]
+async fn another_protocol_does_not_get_in() {
+    let server = server();
+    let result = Client::connect(server.local_address(), client_tls(b"h3"), TIME).await;
+    assert!(matches!(result, Err(ChannelError::Closed(_))));
+}
+
+#[tokio::test]
+async fn a_host_where_nobody_listens_is_known_at_once() {
+    let free = crate::udp::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = free.local_address();
+    drop(free);
+    let result = Client::connect(address, client_tls(cardea_proto::ALPN_CHANNEL), TIME).await;
+    assert!(matches!(result, Err(ChannelError::Refused)), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_an_error_of_the_socket() {
+    let server = server();
+    let result = Server::bind(server.local_address(), server_tls());
+    assert!(
+        matches!(result, Err(ChannelError::Socket(error)) if error.kind() == std::io::ErrorKind::AddrInUse)
+    );
+}
+
+#[tokio::test]
+async fn datagrams_of_every_size_do_not_end_the_receive_loop() {
+    let mut server = server();
+    let stranger = crate::udp::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let to = server.local_address();
+    let sizes = (0..64).chain([1_199, 1_200, 1_201, 9_000, 65_506, 65_507]);
+    for size in sizes {
+        for first in [0x00, 0x40, 0x80, 0xc0, 0xff] {
+            let mut datagram = vec![first; size];
+            if let Some(version) = datagram.get_mut(1..5) {
+                version.copy_from_slice(&1_u32.to_be_bytes());
+            }
+            if let Err(error) = stranger.send(to, None, &datagram) {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+            }
+        }
+    }
+    let client = Client::connect(to, client_tls(cardea_proto::ALPN_CHANNEL), TIME)
+        .await
+        .unwrap();
+    client.link.sender.send(&closed(1)).unwrap();
+    let mut accepted = server.accept().await.unwrap();
+    assert_eq!(
+        accepted.link.receiver.receive().await.unwrap(),
+        Some(closed(1))
+    );
+}
+
+/// Sends `bytes` as a stranger's whole stream and expects the server to close with `code`.
+async fn check(bytes: Vec<u8>, code: CloseCode) {
+    let mut server = server();
+    let (_endpoint, raw) = raw_client(server.local_address(), cardea_proto::ALPN_ENROLL).await;
+    let (mut stream, _answers) = raw.open_bi().await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    stream.finish().unwrap();
+    let mut accepted = server.accept().await.unwrap();
+    assert_eq!(accepted.kind, Kind::Enroll);
+    let error = accepted
+        .link
+        .receiver
+        .receive::<FromNode>()
+        .await
+        .unwrap_err();
+    assert_eq!(error.close_code(), code, "{error}");
+    let reason = raw.closed().await;
+    assert!(closed_with(&reason, code), "{reason}");
+}
+
+fn closed_with(reason: &quinn::ConnectionError, code: CloseCode) -> bool {
+    matches!(reason, quinn::ConnectionError::ApplicationClosed(close)
+        if close.error_code == VarInt::from_u32(code.number()) && !close.reason.is_empty())
+}
+
+fn closed(number: u8) -> FromNode {
+    FromNode::Closed {
+        grant: GrantId::from_bytes([number; 10]),
+    }
+}
+
+fn server() -> Server {
+    Server::bind((Ipv4Addr::LOCALHOST, 0).into(), server_tls()).unwrap()
+}
+
+async fn raw_client(to: SocketAddr, alpn: &[u8]) -> (quinn::Endpoint, quinn::Connection) {
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(client_tls(alpn)).unwrap();
+    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(crypto));
+    let connection = endpoint
+        .connect_with(config, to, "test")
+        .unwrap()
+        .await
+        .unwrap();
+    (endpoint, connection)
+}
+
+fn server_tls() -> Arc<rustls::ServerConfig> {
+    let made = rcgen::generate_simple_self_signed(vec!["test".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    tls.alpn_protocols = vec![
+        cardea_proto::ALPN_CHANNEL.to_vec(),
+        cardea_proto::ALPN_ENROLL.to_vec(),
+    ];
+    Arc::new(tls)
+}
+
+fn client_tls(alpn: &[u8]) -> Arc<rustls::ClientConfig> {
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    Arc::new(tls)
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// These tests are about messages, not about trust.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _rest: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}

@@ -1,0 +1,47 @@
+//! What a long-running program asks of the system at its start, and how it is told to end.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Makes this process fit to serve: as many descriptors as it may have, no core files, private files.
+pub fn prepare() {
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: files.maximum,
+        maximum: files.maximum,
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the number of open files stays as it is");
+    }
+    // A core file would hold keys.
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Core, none) {
+        tracing::debug!(%error, "core files cannot be switched off");
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+}
+
+/// The user that this process acts as.
+#[must_use]
+pub fn effective_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Waits until somebody asks this process to end, with Ctrl-C or `SIGTERM`.
+///
+/// # Errors
+/// When the signals cannot be listened to.
+pub async fn asked_to_end() -> io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Unix sockets for local APIs: made with a mode, answered with the caller's identity.
+
+use std::{
+    io,
+    os::unix::{fs::PermissionsExt, net::UnixStream as SyncStream},
+    path::Path,
+    time::Duration,
+};
+
+use rustix::fs::Mode;
+pub use tokio::net::{UnixListener, UnixStream};
+
+/// Who is at the other end of a Unix socket, as the kernel says (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerCredentials {
+    /// The user.
+    pub user: u32,
+    /// The process that connected.
+    pub process: i32,
+}
+
+impl PeerCredentials {
+    /// Whether the caller is root or the user that this process acts as.
+    #[must_use]
+    pub fn may_administer(self) -> bool {
+        self.user == 0 || self.user == crate::process::effective_user()
+    }
+}
+
+/// Listens at `path` with permission bits `mode`; a socket that a dead process left there goes.
+///
+/// The caller holds the lock of the directory, so whatever socket is there belongs to nobody.
+///
+/// # Errors
+/// As the system says; a file that is no socket stays where it is and is an error.
+pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    // The socket is born closed to everybody and then opened as far as it should be.
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+/// The caller's identity.
+///
+/// # Errors
+/// As the system says.
+pub fn peer(stream: &UnixStream) -> io::Result<PeerCredentials> {
+    let credentials = stream.peer_cred()?;
+    Ok(PeerCredentials {
+        user: credentials.uid(),
+        process: credentials.pid().unwrap_or(0),
+    })
+}
+
+/// Connects for a program without a runtime; each read and write may take `time`.
+///
+/// # Errors
+/// As the system says: `NotFound` and `ConnectionRefused` mean that no daemon runs there.
+pub fn connect_sync(path: &Path, time: Option<Duration>) -> io::Result<SyncStream> {
+    let stream = SyncStream::connect(path)?;
+    stream.set_read_timeout(time)?;
+    stream.set_write_timeout(time)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use cardea_proto::local::{LocalAnswer, LocalRequest};
+
+    use super::*;
+    use crate::frame;
+
+    const TIME: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn a_request_comes_with_its_callers_identity() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("agent.sock");
+        let listener = listen(&path, 0o660).unwrap();
+        let bits = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(bits & 0o777, 0o660);
+
+        let caller = std::thread::spawn(move || {
+            let mut stream = connect_sync(&path, Some(TIME)).unwrap();
+            frame::write_sync(&mut stream, &LocalRequest::Down).unwrap();
+            frame::read_sync::<LocalAnswer>(&mut stream, 1_024).unwrap()
+        });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let who = peer(&stream).unwrap();
+        assert_eq!(who.user, crate::process::effective_user());
+        assert!(who.may_administer());
+        let request: LocalRequest = frame::read_within(&mut stream, 1_024, TIME).await.unwrap();
+        assert_eq!(request, LocalRequest::Down);
+        let answer = LocalAnswer::Done("down".to_owned());
+        frame::write_within(&mut stream, &answer, TIME)
+            .await
+            .unwrap();
+        assert_eq!(caller.join().unwrap(), answer);
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_and_a_file_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("agent.sock");
+        drop(listen(&path, 0o600).unwrap());
+        listen(&path, 0o600).unwrap();
+        let file = place.path().join("file");
+        std::fs::write(&file, b"mine").unwrap();
+        assert!(listen(&file, 0o600).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+    }
+}
