@@ -1,0 +1,118 @@
+//! Grants that have not ended, and the indexes that say what a change can affect.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use cardea_proto::{
+    id::{ConnectorId, DeviceId, GrantId},
+    ledger::{Grant, Revision},
+    name::Name,
+    time::UnixMillis,
+};
+
+use super::nodes::remove_from;
+
+/// A grant that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantRecord {
+    /// As it was offered.
+    pub grant: Grant,
+    /// Whether the connector has answered for it.
+    pub admitted: bool,
+    /// The entry that granted it.
+    pub revision: Revision,
+    /// When it was granted.
+    pub since: UnixMillis,
+    /// The rules that permitted it.
+    pub rules: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Grants {
+    live: BTreeMap<GrantId, GrantRecord>,
+    by_device: BTreeMap<DeviceId, BTreeSet<(Name, GrantId)>>,
+    by_app: BTreeMap<Name, BTreeSet<GrantId>>,
+    by_connector: BTreeMap<ConnectorId, BTreeSet<GrantId>>,
+}
+
+impl Grants {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &GrantRecord> {
+        self.live.values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    pub(super) fn get(&self, id: &GrantId) -> Option<&GrantRecord> {
+        self.live.get(id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: &GrantId) -> Option<&mut GrantRecord> {
+        self.live.get_mut(id)
+    }
+
+    pub(super) fn of_device(&self, device: DeviceId) -> impl Iterator<Item = GrantId> {
+        self.by_device
+            .get(&device)
+            .into_iter()
+            .flatten()
+            .map(|(_, id)| *id)
+    }
+
+    pub(super) fn between(&self, device: DeviceId, app: &Name) -> impl Iterator<Item = GrantId> {
+        self.by_device
+            .get(&device)
+            .into_iter()
+            .flat_map(|grants| grants.range((app.clone(), GrantId::from_bytes([0; 10]))..))
+            .take_while(move |(name, _)| name == app)
+            .map(|(_, id)| *id)
+    }
+
+    pub(super) fn of_app(&self, app: &Name) -> impl Iterator<Item = GrantId> {
+        self.by_app.get(app).into_iter().flatten().copied()
+    }
+
+    pub(super) fn of_connector(&self, connector: ConnectorId) -> impl Iterator<Item = GrantId> {
+        self.by_connector
+            .get(&connector)
+            .into_iter()
+            .flatten()
+            .copied()
+    }
+
+    pub(super) fn load(&self, connector: ConnectorId) -> usize {
+        self.by_connector.get(&connector).map_or(0, BTreeSet::len)
+    }
+
+    pub(super) fn insert(&mut self, record: GrantRecord) {
+        let grant = &record.grant;
+        self.by_device
+            .entry(grant.device)
+            .or_default()
+            .insert((grant.app.clone(), grant.id));
+        self.by_app
+            .entry(grant.app.clone())
+            .or_default()
+            .insert(grant.id);
+        self.by_connector
+            .entry(grant.connector)
+            .or_default()
+            .insert(grant.id);
+        self.live.insert(grant.id, record);
+    }
+
+    pub(super) fn remove(&mut self, id: &GrantId) -> Option<GrantRecord> {
+        let record = self.live.remove(id)?;
+        let grant = &record.grant;
+        remove_from(
+            &mut self.by_device,
+            &grant.device,
+            &(grant.app.clone(), grant.id),
+        );
+        remove_from(&mut self.by_app, &grant.app, &grant.id);
+        remove_from(&mut self.by_connector, &grant.connector, &grant.id);
+        Some(record)
+    }
+}
