@@ -1,0 +1,310 @@
+//! From the files of a policy folder to rules, or to everything that is wrong with them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, LazyLock},
+};
+
+use cardea_proto::policy::{POLICY_FILE_BYTES_MAX, POLICY_FILES_MAX, PolicyFile, PolicyProblem};
+use cedar_policy::{
+    Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator,
+    pst::{Clause, Expr},
+};
+use miette::Diagnostic;
+
+use super::{
+    links::LINKS_FILE,
+    needs,
+    rule::{self, Action, Rule},
+    slice::Index,
+};
+
+/// The schema of every decision, in Cedar's schema language: published text.
+pub const SCHEMA: &str = include_str!("../../policies/cardea.cedarschema");
+
+/// Deepest nesting of a condition; the tree is walked recursively.
+const CONDITION_DEPTH_MAX: usize = 200;
+
+static PARSED_SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
+    #[expect(clippy::expect_used, reason = "a constant, parsed by every test")]
+    let (schema, _warnings) = Schema::from_cedarschema_str(SCHEMA).expect("our schema parses");
+    schema
+});
+
+/// The rules of a folder, sorted for decisions.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) certify: Index,
+    pub(super) connect: Index,
+    /// Programs that rules look for in `process.running`.
+    pub(super) watched: BTreeSet<String>,
+}
+
+/// A policy and where it stands.
+struct Found<'f> {
+    policy: Policy,
+    path: &'f str,
+}
+
+/// The schema, parsed.
+pub(super) fn schema() -> &'static Schema {
+    &PARSED_SCHEMA
+}
+
+/// Parses, names, validates and sorts the policies of a folder.
+pub(super) fn load(files: &[PolicyFile]) -> Result<Loaded, Vec<PolicyProblem>> {
+    let mut problems = check_paths(files);
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".cedar")) {
+        parse(file, &mut found, &mut problems);
+    }
+    let texts: BTreeMap<&str, &str> = files
+        .iter()
+        .map(|file| (file.path.as_str(), file.text.as_str()))
+        .collect();
+    let set = gather(&found, &texts, &mut problems);
+    if problems.is_empty() {
+        validate(&set, &found, &texts, &mut problems);
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    sort(&found)
+}
+
+fn check_paths(files: &[PolicyFile]) -> Vec<PolicyProblem> {
+    let mut problems = Vec::new();
+    if files.len() > POLICY_FILES_MAX {
+        let message = format!("a policy folder has at most {POLICY_FILES_MAX} files");
+        return vec![problem("", None, message)];
+    }
+    let mut seen = BTreeSet::new();
+    for PolicyFile { path, text } in files {
+        let strange = path.is_empty()
+            || path.starts_with('/')
+            || path.split('/').any(|part| matches!(part, "" | "." | ".."))
+            || path.chars().any(|c| c.is_control() || c == '\\');
+        let message = if strange {
+            "not a path within the folder".to_owned()
+        } else if !path.ends_with(".cedar") && !path.ends_with(".test.toml") {
+            "a policy folder has *.cedar and *.test.toml only".to_owned()
+        } else if path == LINKS_FILE {
+            "everyday rules are no part of the folder: use `cardeactl allow` and \
+             `cardeactl disallow`, and leave this file out"
+                .to_owned()
+        } else if text.len() > POLICY_FILE_BYTES_MAX {
+            format!("larger than {POLICY_FILE_BYTES_MAX} bytes")
+        } else if !seen.insert(path) {
+            "the same path twice".to_owned()
+        } else {
+            continue;
+        };
+        problems.push(problem(path, None, message));
+    }
+    problems
+}
+
+fn parse<'f>(file: &'f PolicyFile, found: &mut Vec<Found<'f>>, problems: &mut Vec<PolicyProblem>) {
+    let set: PolicySet = match file.text.parse() {
+        Ok(set) => set,
+        Err(errors) => {
+            let errors: &cedar_policy::ParseErrors = &errors;
+            problems.extend(
+                errors
+                    .iter()
+                    .map(|error| problem(&file.path, line_of(error, &file.text), explain(error))),
+            );
+            return;
+        }
+    };
+    if let Some(template) = set.templates().next() {
+        let line = template
+            .annotation("id")
+            .and_then(|id| line_of_id(&file.text, id, 0));
+        let message =
+            "templates are not part of a folder: use `cardeactl allow` for everyday rules";
+        problems.push(problem(&file.path, line, message.to_owned()));
+    }
+    let mut policies: Vec<&Policy> = set.policies().collect();
+    policies.sort_by_key(|policy| {
+        let number = policy.id().to_string();
+        number
+            .trim_start_matches("policy")
+            .parse::<u64>()
+            .unwrap_or(u64::MAX)
+    });
+    for policy in policies {
+        let id = match policy.annotation("id") {
+            Some(id) if !id.is_empty() => id.to_owned(),
+            _ => format!("{}:{}", file.path, policy.id()),
+        };
+        found.push(Found {
+            policy: policy.new_id(PolicyId::new(id)),
+            path: &file.path,
+        });
+    }
+}
+
+fn gather(
+    found: &[Found<'_>],
+    texts: &BTreeMap<&str, &str>,
+    problems: &mut Vec<PolicyProblem>,
+) -> PolicySet {
+    let mut set = PolicySet::new();
+    let mut first: BTreeMap<String, &str> = BTreeMap::new();
+    for Found { policy, path } in found {
+        let id = policy.id().to_string();
+        if id.starts_with("allow/") || id.chars().any(char::is_control) {
+            let message = format!(
+                "@id({id:?}) is not free: names that begin with allow/ are those of everyday rules, \
+                 and control characters cannot be shown"
+            );
+            let line = texts.get(path).and_then(|text| line_of_id(text, &id, 0));
+            problems.push(problem(path, line, message));
+        } else if let Some(other) = first.get(&id) {
+            let nth = usize::from(other == path);
+            let line = texts.get(path).and_then(|text| line_of_id(text, &id, nth));
+            let message = format!("@id({id:?}) is taken by another rule in {other}");
+            problems.push(problem(path, line, message));
+        } else {
+            first.insert(id, path);
+            if let Err(error) = set.add(policy.clone()) {
+                problems.push(problem(path, None, error.to_string()));
+            }
+        }
+    }
+    set
+}
+
+fn validate(
+    set: &PolicySet,
+    found: &[Found<'_>],
+    texts: &BTreeMap<&str, &str>,
+    problems: &mut Vec<PolicyProblem>,
+) {
+    let paths: BTreeMap<&PolicyId, &str> = found
+        .iter()
+        .map(|Found { policy, path }| (policy.id(), *path))
+        .collect();
+    let result = Validator::new(schema().clone()).validate(set, ValidationMode::Strict);
+    for error in result.validation_errors() {
+        let path = paths.get(error.policy_id()).copied().unwrap_or_default();
+        let text = texts.get(path).copied().unwrap_or_default();
+        problems.push(problem(path, line_of(error, text), explain(error)));
+    }
+    problems.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
+}
+
+fn sort(found: &[Found<'_>]) -> Result<Loaded, Vec<PolicyProblem>> {
+    let mut loaded = Loaded::default();
+    let mut problems = Vec::new();
+    for Found { policy, path } in found {
+        match rule_of(policy) {
+            Ok(rule) => {
+                for clause in &rule.clauses {
+                    let (Clause::When(condition) | Clause::Unless(condition)) = clause;
+                    watch(condition, &mut loaded.watched);
+                }
+                let added = add(&mut loaded.certify, Action::Certify, policy, &rule)
+                    .and_then(|()| add(&mut loaded.connect, Action::Connect, policy, &rule));
+                problems.extend(added.err().map(|message| problem(path, None, message)));
+            }
+            Err(message) => problems.push(problem(path, None, message)),
+        }
+    }
+    if problems.is_empty() {
+        Ok(loaded)
+    } else {
+        Err(problems)
+    }
+}
+
+fn rule_of(policy: &Policy) -> Result<Arc<Rule>, String> {
+    let tree = policy.to_pst().map_err(|error| error.to_string())?;
+    let clauses = tree.body().clauses().clone();
+    for clause in &clauses {
+        let (Clause::When(condition) | Clause::Unless(condition)) = clause;
+        if too_deep(condition) {
+            return Err(format!(
+                "the condition of {} nests deeper than {CONDITION_DEPTH_MAX}",
+                policy.id()
+            ));
+        }
+    }
+    Ok(Arc::new(Rule::new(policy, clauses)))
+}
+
+fn add(index: &mut Index, action: Action, policy: &Policy, rule: &Arc<Rule>) -> Result<(), String> {
+    let Some((principal, resource)) = rule::scopes(policy, action) else {
+        return Ok(());
+    };
+    let bucket = index.bucket(resource, principal);
+    bucket.needs.merge(&rule.needs);
+    bucket.rules.insert(rule.id.clone(), Arc::clone(rule));
+    bucket
+        .set
+        .add(policy.clone())
+        .map_err(|error| error.to_string())
+}
+
+/// Whether a condition nests deeper than we follow; itself without recursion.
+fn too_deep(condition: &Expr) -> bool {
+    let mut level = vec![condition];
+    for _ in 0..CONDITION_DEPTH_MAX {
+        level = level.into_iter().flat_map(needs::children).collect();
+        if level.is_empty() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Collects the programs of `…process_running.value.contains("sshd")` and its kin.
+fn watch(expr: &Expr, out: &mut BTreeSet<String>) {
+    if let Expr::BinaryOp { left, right, .. } = expr
+        && let Some((_, path)) = needs::path(left)
+        && path.ends_with(&["process_running", "value"])
+    {
+        let mut texts = vec![&**right];
+        while let Some(expr) = texts.pop() {
+            if let Expr::Literal(cedar_policy::pst::Literal::String(text)) = expr {
+                out.insert(text.to_string());
+            }
+            texts.extend(needs::children(expr));
+        }
+    }
+    for child in needs::children(expr) {
+        watch(child, out);
+    }
+}
+
+fn problem(path: &str, line: Option<u32>, message: String) -> PolicyProblem {
+    PolicyProblem {
+        path: path.to_owned(),
+        line,
+        message,
+    }
+}
+
+/// What is wrong and what would be right, in one line.
+fn explain(error: &impl Diagnostic) -> String {
+    let help = error.help().map(|help| format!(" ({help})"));
+    format!("{error}{}", help.unwrap_or_default())
+}
+
+fn line_of(error: &impl Diagnostic, text: &str) -> Option<u32> {
+    let offset = error.labels()?.next()?.offset();
+    line_at(text, offset)
+}
+
+fn line_of_id(text: &str, id: &str, nth: usize) -> Option<u32> {
+    let annotation = format!("@id({id:?})");
+    let (offset, _) = text.match_indices(&annotation).nth(nth)?;
+    line_at(text, offset)
+}
+
+fn line_at(text: &str, offset: usize) -> Option<u32> {
+    let before = text.as_bytes().get(..offset)?;
+    let lines = before.iter().filter(|byte| **byte == b'\n').count();
+    u32::try_from(lines).ok()?.checked_add(1)
+}
