@@ -1,7 +1,7 @@
 //! What travels between a node and a relay: tickets, and the eight bytes before a sealed datagram.
 //!
 //! A datagram begins with one byte of [`FrameKind`]. `Bind` carries a signed [`Ticket`]; `Bound`
-//! answers it and is never longer; `Data` carries the sender's own handle, which the relay replaces
+//! answers it with the ticket's handle and is never longer; `Data` carries the sender's own handle, which the relay replaces
 //! by the receiver's. A relay sees the random tunnel id in the ticket and nothing else.
 
 use std::fmt;
@@ -78,6 +78,20 @@ impl Handle {
     pub const fn data_header(self) -> [u8; DATA_HEADER_BYTES] {
         let [a, b, c, d, e, f, g] = self.0;
         [FrameKind::Data.byte(), a, b, c, d, e, f, g]
+    }
+
+    /// The whole `Bound` datagram that answers a ticket with this handle.
+    #[must_use]
+    pub const fn bound(self) -> [u8; DATA_HEADER_BYTES] {
+        let [a, b, c, d, e, f, g] = self.0;
+        [FrameKind::Bound.byte(), a, b, c, d, e, f, g]
+    }
+
+    /// The handle that a `Bound` datagram confirms; `None` when it is no such datagram.
+    #[must_use]
+    pub fn of_bound(datagram: &[u8]) -> Option<Self> {
+        let [kind, a, b, c, d, e, f, g] = *<&[u8; DATA_HEADER_BYTES]>::try_from(datagram).ok()?;
+        (kind == FrameKind::Bound.byte()).then_some(Self([a, b, c, d, e, f, g]))
     }
 
     /// The handle of a `Data` datagram and its sealed part; `None` when it is no such datagram.

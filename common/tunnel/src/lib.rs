@@ -1,1 +1,44 @@
-//! Cardea
+//! The data plane: what users send goes in, sealed datagrams come out, and back.
+//!
+//! One [`Tunnels`] value serves either [`End`]: an agent's, where flows begin, or a connector's,
+//! where they are admitted and dialed. It knows packets, flows and keys; names, grants and decisions
+//! live in the control half, which speaks [`Command`] and hears [`Event`]. It reads no clock and opens
+//! no socket; a shell feeds it [`Input`]s, moves flow bytes with [`Tunnels::write`] and
+//! [`Tunnels::read`], calls [`Tunnels::flush`] once a turn, and sends what stands in the [`Outbox`].
+//!
+//! ```text
+//! agent      OpenFlow, write → carrier.seal → Transmit ─▶ relay ─▶ Datagram → carrier.open
+//! connector  → source check → filter → Dial → Dialed → read → the app's socket
+//! ```
+//!
+//! What is not purely ours: boringtun and rustls draw entropy and boringtun stamps its handshakes
+//! with the system's clocks. Nothing that decides whether bytes pass rests on either.
+#![forbid(unsafe_code)]
+
+mod carrier;
+mod command;
+mod context;
+mod drops;
+pub mod egress;
+mod filter;
+mod input;
+pub mod keys;
+mod link;
+mod outbox;
+mod quic;
+mod schedule;
+mod tunnel;
+mod tunnels;
+mod udp;
+mod wireguard;
+
+pub use command::{CarrierKeys, Command, End, Install};
+pub use drops::{DropReason, Drops};
+pub use egress::{Egress, PermittedAddress};
+pub use input::{DialError, FlowId, Input, Read};
+pub use outbox::{
+    CloseReason, Event, FlowEvent, Outbox, ResetReason, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX,
+    Transmit, USED_INTERVAL,
+};
+pub use tunnel::TunnelStats;
+pub use tunnels::{TUNNELS_MAX, Tunnels};

@@ -1,0 +1,105 @@
+//! What may pass a tunnel: the granted addresses, and the ports of one app.
+
+use std::net::IpAddr;
+
+use cardea_proto::{
+    access::InnerAddresses,
+    app::{Protocol, Service, Target},
+};
+
+use crate::{command::End, drops::DropReason, egress::Egress};
+
+/// The rule of one tunnel.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    end: End,
+    services: Vec<Service>,
+    inner: InnerAddresses,
+    egress: Option<Egress>,
+    turn: usize,
+}
+
+/// A service that this tunnel's app has: what [`Filter::check`] alone makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Permitted(Service);
+
+impl Permitted {
+    pub(crate) const fn service(self) -> Service {
+        self.0
+    }
+}
+
+impl Filter {
+    pub(crate) fn new(
+        end: End,
+        services: Vec<Service>,
+        inner: InnerAddresses,
+        egress: Option<Egress>,
+    ) -> Self {
+        Self {
+            end,
+            services,
+            inner,
+            egress,
+            turn: 0,
+        }
+    }
+
+    pub(crate) const fn end(&self) -> End {
+        self.end
+    }
+
+    /// Our own inner address and the peer's, of one family.
+    pub(crate) const fn addresses(&self, v6: bool) -> (IpAddr, IpAddr) {
+        let (device, app) = if v6 {
+            (
+                IpAddr::V6(self.inner.device_v6),
+                IpAddr::V6(self.inner.app_v6),
+            )
+        } else {
+            (
+                IpAddr::V4(self.inner.device_v4),
+                IpAddr::V4(self.inner.app_v4),
+            )
+        };
+        match self.end {
+            End::Agent => (device, app),
+            End::Connector => (app, device),
+        }
+    }
+
+    /// Whether an inner packet comes from the one address it may come from, and goes to ours.
+    pub(crate) fn check_addresses(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<(), DropReason> {
+        let (own, peer) = self.addresses(source.is_ipv6());
+        if source != peer {
+            return Err(DropReason::SpoofedSource);
+        }
+        if destination != own {
+            return Err(DropReason::WrongDestination);
+        }
+        Ok(())
+    }
+
+    /// Whether the app has this port.
+    pub(crate) fn check(&self, protocol: Protocol, port: u16) -> Result<Permitted, DropReason> {
+        let service = Service { protocol, port };
+        if self.services.contains(&service) {
+            Ok(Permitted(service))
+        } else {
+            Err(DropReason::WrongService)
+        }
+    }
+
+    /// Where a connector dials for a permitted service.
+    pub(crate) fn target(&mut self, permitted: Permitted) -> Option<Target> {
+        self.turn = self.turn.wrapping_add(1);
+        self.egress
+            .as_ref()?
+            .target(permitted.service(), self.turn)
+            .cloned()
+    }
+}

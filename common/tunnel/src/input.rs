@@ -1,0 +1,101 @@
+//! What reaches the data half from outside: commands, datagrams, and the shell's sockets.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use cardea_proto::{app::Service, id::GrantId};
+
+use crate::command::Command;
+
+/// Names one conversation within a [`crate::Tunnels`].
+///
+/// At an agent the shell chooses it, and never the same one twice; at a connector the tunnels do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowId(pub u64);
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The control half changes what may pass.
+    Command(Command),
+    /// A datagram from the network, as it was received.
+    Datagram {
+        /// Who sent it; anyone but a tunnel's relay is ignored.
+        from: SocketAddr,
+        /// Its payload.
+        bytes: &'a [u8],
+    },
+    /// [`crate::Tunnels::deadline`] has come.
+    Timeout,
+    /// The local network changed: every relay must learn our new address at once.
+    Roamed,
+    /// Agent: somebody wants to reach a port of an app.
+    OpenFlow {
+        /// The flow's name from now on.
+        flow: FlowId,
+        /// Through which tunnel.
+        grant: GrantId,
+        /// Which port.
+        service: Service,
+    },
+    /// Connector: what became of a [`FlowEvent::Dial`](crate::FlowEvent::Dial).
+    Dialed {
+        /// The flow.
+        flow: FlowId,
+        /// Whether the app's target answered.
+        result: Result<(), DialError>,
+    },
+    /// The local side sends nothing more; what was written still arrives.
+    Finish {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// The local side is gone: the flow ends at once, and the peer learns it.
+    Reset {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// A UDP payload of the local side.
+    Packet {
+        /// The flow.
+        flow: FlowId,
+        /// The payload.
+        bytes: Bytes,
+    },
+}
+
+/// Why an app's target could not be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum DialError {
+    /// The target refused.
+    #[error("the target refused the connection")]
+    Refused,
+    /// There is no way to it.
+    #[error("the target is not reachable")]
+    Unreachable,
+    /// It did not answer in time.
+    #[error("the target did not answer in time")]
+    TimedOut,
+    /// Its name has no address.
+    #[error("the target's name has no address")]
+    NotResolved,
+    /// Its address is one that this connector never dials.
+    #[error("the target's address is not permitted")]
+    NotPermitted,
+    /// The connector has no room for another flow.
+    #[error("the connector is busy")]
+    Busy,
+}
+
+/// What [`crate::Tunnels::read`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Some bytes, in order.
+    Data(Bytes),
+    /// None at the moment; [`FlowEvent::Readable`](crate::FlowEvent::Readable) tells when to try again.
+    Blocked,
+    /// The peer sends nothing more.
+    Finished,
+    /// The flow is over, or never was.
+    Reset,
+}

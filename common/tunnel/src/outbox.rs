@@ -1,0 +1,288 @@
+//! What must follow from an input: datagrams, events for the control half, events of flows.
+
+use std::{collections::VecDeque, fmt, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use cardea_proto::{app::Target, id::GrantId};
+
+use crate::input::{DialError, FlowId};
+
+/// Queues that the shell owns and empties after each turn.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Datagrams to send, in order.
+    pub transmits: VecDeque<Transmit>,
+    /// What the control half should know.
+    pub events: VecDeque<Event>,
+    /// What the shell's sockets should know.
+    pub flows: VecDeque<FlowEvent>,
+    spare: Vec<Vec<u8>>,
+}
+
+/// Datagrams to one address, ready for one system call.
+#[derive(Debug)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Length of each datagram but the last, which may be shorter; `None` when there is only one.
+    pub segment: Option<usize>,
+    /// Their payloads, one after the other.
+    pub bytes: Vec<u8>,
+    /// How many datagrams these are.
+    count: usize,
+    /// Whether the last one is shorter than the others, so that none may follow.
+    closed: bool,
+}
+
+impl Transmit {
+    /// The datagrams one by one.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes
+            .chunks(self.segment.unwrap_or(self.bytes.len()).max(1))
+    }
+}
+
+impl Outbox {
+    /// Gives a sent transmit's buffer back, so that the next one needs no allocation.
+    pub fn recycle(&mut self, transmit: Transmit) {
+        if self.spare.len() < SPARE_BUFFERS_MAX {
+            let mut buffer = transmit.bytes;
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Whether nothing waits here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.transmits.is_empty() && self.events.is_empty() && self.flows.is_empty()
+    }
+
+    /// Appends one datagram, at most `len_max` long, that `write` puts into the slice it is given.
+    ///
+    /// It joins the transmit before it when the kernel could send both with one call (UDP GSO):
+    /// same address, same length, or a shorter last one. `write` says how long it became.
+    pub(crate) fn datagram(
+        &mut self,
+        to: SocketAddr,
+        len_max: usize,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) {
+        let joins = self
+            .transmits
+            .back()
+            .is_some_and(|last| last.takes_another(to, len_max));
+        let mut transmit = if joins {
+            self.transmits.pop_back()
+        } else {
+            None
+        }
+        .unwrap_or_else(|| Transmit::new(to, self.spare.pop().unwrap_or_default()));
+        let start = transmit.bytes.len();
+        transmit.bytes.resize(start + len_max, 0);
+        let len = transmit
+            .bytes
+            .get_mut(start..)
+            .and_then(write)
+            .unwrap_or(0)
+            .min(len_max);
+        transmit.bytes.truncate(start + len);
+        if len == 0 {
+            if start > 0 {
+                self.transmits.push_back(transmit);
+            } else {
+                self.recycle(transmit);
+            }
+            return;
+        }
+        match transmit.append(start, len) {
+            None => self.transmits.push_back(transmit),
+            Some(next) => {
+                let mut fresh = Transmit::new(to, self.spare.pop().unwrap_or_default());
+                fresh.bytes.extend_from_slice(&next);
+                fresh.append(0, next.len());
+                self.transmits.push_back(transmit);
+                self.transmits.push_back(fresh);
+            }
+        }
+    }
+}
+
+impl Transmit {
+    fn new(to: SocketAddr, mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        bytes.reserve(TRANSMIT_BYTES_MAX);
+        Self {
+            to,
+            segment: None,
+            bytes,
+            count: 0,
+            closed: false,
+        }
+    }
+
+    fn takes_another(&self, to: SocketAddr, len_max: usize) -> bool {
+        self.to == to
+            && !self.closed
+            && self.count < TRANSMIT_SEGMENTS_MAX
+            && self.bytes.len() + len_max <= TRANSMIT_BYTES_MAX
+    }
+
+    /// Counts the datagram at `start`; returns it cut off again when it is too long to stand behind
+    /// the ones before it.
+    fn append(&mut self, start: usize, len: usize) -> Option<Vec<u8>> {
+        let segment = if self.count == 0 {
+            len
+        } else {
+            self.segment.unwrap_or(start)
+        };
+        if self.count > 0 && len > segment {
+            self.closed = true;
+            return Some(self.bytes.split_off(start));
+        }
+        self.count += 1;
+        self.closed = len < segment;
+        self.segment = (self.count > 1).then_some(segment);
+        None
+    }
+}
+
+/// What happened to a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The two ends proved themselves to each other: bytes pass from now on.
+    Opened {
+        /// The grant.
+        grant: GrantId,
+    },
+    /// The tunnel is gone.
+    Closed {
+        /// The grant.
+        grant: GrantId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// What passed since the tunnel began; told every [`USED_INTERVAL`] while it changes, and before `Closed`.
+    Used {
+        /// The grant.
+        grant: GrantId,
+        /// Payload from the app to the device, in bytes.
+        bytes_in: u64,
+        /// Payload from the device to the app, in bytes.
+        bytes_out: u64,
+        /// Flows open at the moment.
+        flows: u32,
+        /// Latest round trip between the two ends.
+        rtt: Option<Duration>,
+    },
+}
+
+/// Why a tunnel is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CloseReason {
+    /// [`crate::Command::Remove`].
+    Removed,
+    /// Its ttl ended.
+    Expired,
+    /// Another `Install` took its place.
+    Replaced,
+    /// The other end did not answer, or answered no longer.
+    Lost,
+    /// The other end closed it.
+    PeerClosed,
+    /// The other end is not who it should be, or speaks another protocol.
+    PeerRefused,
+    /// The `Install` cannot work: a malformed ticket, key or configuration, or no room.
+    Invalid,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Removed => "removed",
+            Self::Expired => "expired",
+            Self::Replaced => "replaced",
+            Self::Lost => "the other end does not answer",
+            Self::PeerClosed => "closed by the other end",
+            Self::PeerRefused => "the other end is not the expected one",
+            Self::Invalid => "the tunnel's parameters are not valid",
+        })
+    }
+}
+
+/// What happened to a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlowEvent {
+    /// Connector: somebody with a grant wants to reach this; answer with [`crate::Input::Dialed`].
+    Dial {
+        /// The new flow.
+        flow: FlowId,
+        /// Under which grant.
+        grant: GrantId,
+        /// The exact target; its address must still pass [`crate::egress::Egress::permit`].
+        target: Target,
+    },
+    /// Agent: the connector has reached the target.
+    Established {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// [`crate::Tunnels::read`] has something.
+    Readable {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// [`crate::Tunnels::write`] takes bytes again.
+    Writable {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// The flow ended before its time; its id means nothing any more.
+    Reset {
+        /// The flow.
+        flow: FlowId,
+        /// Why.
+        why: ResetReason,
+    },
+    /// Both directions are finished and delivered, or a UDP flow was idle; its id means nothing any more.
+    Closed {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// A UDP payload for the local side.
+    Packet {
+        /// The flow.
+        flow: FlowId,
+        /// The payload.
+        bytes: Bytes,
+    },
+}
+
+/// Why a flow was reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResetReason {
+    /// The connector could not reach the target.
+    Refused(DialError),
+    /// The side beyond the tunnel reset it, or did not answer any more.
+    Peer,
+    /// Its tunnel is gone.
+    TunnelClosed(CloseReason),
+    /// There is no such tunnel, or its app has no such port.
+    NotGranted,
+    /// A limit on flows is reached.
+    Limit,
+}
+
+/// How often [`Event::Used`] is told while figures change.
+pub const USED_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Most bytes of one transmit: the largest UDP payload over IPv4 that a GSO send may carry.
+pub const TRANSMIT_BYTES_MAX: usize = 65_507;
+
+/// Most datagrams of one transmit.
+///
+/// Source: `UDP_MAX_SEGMENTS` of Linux before 6.9.
+pub const TRANSMIT_SEGMENTS_MAX: usize = 64;
+
+/// Buffers kept for the next turn: 2 MiB at most.
+const SPARE_BUFFERS_MAX: usize = 32;

@@ -1,0 +1,387 @@
+//! All tunnels of one end.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    net::SocketAddr,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use cardea_proto::{app::Service, id::GrantId, relay::Handle, time::Now};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::{
+    carrier::Carrier,
+    command::{Command, End, Install},
+    context::{Context, FlowTable, Shared, TRANSMITS_MAX},
+    drops::{DropReason, Drops},
+    input::{FlowId, Input, Read},
+    outbox::{CloseReason, Event, FlowEvent, Outbox, ResetReason},
+    schedule::Schedule,
+    tunnel::{Tunnel, TunnelStats},
+};
+
+/// The data half of a node.
+///
+/// Commands take effect before the call returns: after `Remove`, or once a ttl has passed, nothing
+/// of that tunnel is left to deliver. Datagrams, packets, reads and writes only queue what must be
+/// sent; [`Tunnels::flush`] produces it, once a turn, in batches.
+pub struct Tunnels {
+    end: End,
+    entropy: ChaCha20Rng,
+    tunnels: BTreeMap<GrantId, Tunnel>,
+    handles: BTreeMap<Handle, GrantId>,
+    schedule: Schedule<GrantId>,
+    /// Tunnels that may have something to send, in turn.
+    unflushed: VecDeque<GrantId>,
+    shared: Shared,
+    latest: Option<Instant>,
+}
+
+impl Tunnels {
+    /// No tunnels yet; `entropy` makes ports, indexes and connection ids that nobody can guess.
+    #[must_use]
+    pub fn new(end: End, entropy: [u8; 32]) -> Self {
+        Self {
+            end,
+            entropy: ChaCha20Rng::from_seed(entropy),
+            tunnels: BTreeMap::new(),
+            handles: BTreeMap::new(),
+            schedule: Schedule::default(),
+            unflushed: VecDeque::new(),
+            shared: Shared {
+                flows: FlowTable::default(),
+                drops: Drops::default(),
+                scratch: vec![0; SCRATCH_BYTES],
+            },
+            latest: None,
+        }
+    }
+
+    /// Takes one input and puts everything that must follow from it into `out`, in order.
+    ///
+    /// After `Datagram` and `Packet` the shell calls [`Tunnels::flush`] when it has handed over all
+    /// that was ready; every other input flushes by itself.
+    pub fn handle(&mut self, now: Now, input: Input<'_>, out: &mut Outbox) {
+        self.latest = Some(now.instant);
+        match input {
+            Input::Datagram { from, bytes } => return self.datagram(now, from, bytes, out),
+            Input::Packet { flow, bytes } => {
+                self.with_flow(now, flow, out, |carrier, context| {
+                    carrier.packet(context, flow, &bytes);
+                });
+                return;
+            }
+            Input::Command(command) => self.command(now, command, out),
+            Input::Timeout => self.timeout(now, out),
+            Input::Roamed => self.roamed(now, out),
+            Input::OpenFlow {
+                flow,
+                grant,
+                service,
+            } => self.open_flow(now, flow, grant, service, out),
+            Input::Dialed { flow, result } => {
+                self.with_flow(now, flow, out, |carrier, context| {
+                    carrier.dialed(context, flow, result);
+                });
+            }
+            Input::Finish { flow } => {
+                self.with_flow(now, flow, out, |carrier, context| {
+                    carrier.finish(context, flow)
+                });
+            }
+            Input::Reset { flow } => {
+                self.with_flow(now, flow, out, |carrier, context| {
+                    carrier.reset(context, flow)
+                });
+            }
+        }
+        self.flush(now, out);
+    }
+
+    /// When [`Input::Timeout`] is next due; `None` while there are no tunnels.
+    ///
+    /// A moment that has passed means that there is more to flush: the shell comes back as soon as
+    /// the network has taken what stands in the outbox.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.unflushed.is_empty() {
+            self.schedule.next()
+        } else {
+            self.latest
+        }
+    }
+
+    /// Takes bytes from the local side of a TCP flow; returns how many it took from the front.
+    ///
+    /// Zero means that the peer does not read: [`FlowEvent::Writable`] tells when to try again.
+    pub fn write(&mut self, now: Now, flow: FlowId, data: Bytes, out: &mut Outbox) -> usize {
+        self.latest = Some(now.instant);
+        self.with_flow(now, flow, out, |carrier, context| {
+            carrier.write(context, flow, data)
+        })
+        .unwrap_or(0)
+    }
+
+    /// How many bytes [`Tunnels::write`] would take, at least.
+    #[must_use]
+    pub fn writable(&self, flow: FlowId) -> usize {
+        self.shared
+            .flows
+            .owner(flow)
+            .and_then(|grant| self.tunnels.get(&grant))
+            .map_or(0, |tunnel| tunnel.writable(flow))
+    }
+
+    /// Gives up to `max` bytes of a TCP flow to the local side, and the peer credit for more.
+    pub fn read(&mut self, now: Now, flow: FlowId, max: usize, out: &mut Outbox) -> Read {
+        self.latest = Some(now.instant);
+        self.with_flow(now, flow, out, |carrier, context| {
+            carrier.read(context, flow, max)
+        })
+        .unwrap_or(Read::Reset)
+    }
+
+    /// Produces the datagrams that reads, writes, datagrams and packets made necessary.
+    ///
+    /// Stops when the outbox has enough for one turn; [`Tunnels::deadline`] then asks to come back.
+    pub fn flush(&mut self, now: Now, out: &mut Outbox) {
+        for _ in 0..self.unflushed.len() {
+            if out.transmits.len() >= TRANSMITS_MAX {
+                return;
+            }
+            let Some(grant) = self.unflushed.pop_front() else {
+                return;
+            };
+            let Some(tunnel) = self.tunnels.get_mut(&grant) else {
+                continue;
+            };
+            tunnel.queued = false;
+            if tunnel.over(now).is_none() {
+                tunnel.queued = tunnel.with(now, &mut self.shared, out, Carrier::flush);
+            }
+            if tunnel.queued {
+                self.unflushed.push_back(grant);
+            }
+            self.settle(now, grant, out);
+        }
+    }
+
+    /// Whether [`Tunnels::flush`] has something to do.
+    #[must_use]
+    pub fn wants_flush(&self) -> bool {
+        !self.unflushed.is_empty()
+    }
+
+    /// Figures of one tunnel.
+    #[must_use]
+    pub fn stats(&self, grant: GrantId) -> Option<TunnelStats> {
+        self.tunnels.get(&grant).map(Tunnel::stats)
+    }
+
+    /// The grants that have a tunnel.
+    pub fn grants(&self) -> impl Iterator<Item = GrantId> + '_ {
+        self.tunnels.keys().copied()
+    }
+
+    /// What was dropped, and why.
+    #[must_use]
+    pub const fn drops(&self) -> &Drops {
+        &self.shared.drops
+    }
+
+    /// Counts a drop that the shell decided, by [`crate::egress::Egress::permit`].
+    pub fn note_drop(&mut self, reason: DropReason) {
+        self.shared.drops.note(reason);
+    }
+
+    fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8], out: &mut Outbox) {
+        let (handle, sealed) = match (Handle::split_data(bytes), Handle::of_bound(bytes)) {
+            (Some((handle, sealed)), _) => (handle, Some(sealed)),
+            (None, Some(handle)) => (handle, None),
+            (None, None) => return self.shared.drops.note(DropReason::NotAFrame),
+        };
+        let Some(grant) = self.handles.get(&handle).copied() else {
+            return self.shared.drops.note(DropReason::UnknownTunnel);
+        };
+        let Some(tunnel) = self.tunnels.get_mut(&grant) else {
+            return self.shared.drops.note(DropReason::UnknownTunnel);
+        };
+        if tunnel.link().relay() != from {
+            return self.shared.drops.note(DropReason::NotFromRelay);
+        }
+        if tunnel.over(now).is_none() {
+            match sealed {
+                Some(sealed) => tunnel.datagram(now, sealed, &mut self.shared, out),
+                None => tunnel.link_mut().bound(now.instant),
+            }
+            self.queue(grant);
+        }
+        self.settle(now, grant, out);
+    }
+
+    fn command(&mut self, now: Now, command: Command, out: &mut Outbox) {
+        match command {
+            Command::Install(install) => self.install(now, *install, out),
+            Command::Extend { grant, ttl, ticket } => {
+                let Some(tunnel) = self.tunnels.get_mut(&grant) else {
+                    return;
+                };
+                // A tunnel whose time has passed is gone, however late the sweep comes.
+                if tunnel.over(now).is_none() {
+                    let before = tunnel.handle();
+                    tunnel.extend(now, ttl, &ticket.0);
+                    let after = tunnel.handle();
+                    self.handles.remove(&before);
+                    self.handles.insert(after, grant);
+                    tunnel.timeout(now, &mut self.shared, out);
+                }
+                self.settle(now, grant, out);
+            }
+            Command::Remove { grant } => self.close(now, grant, CloseReason::Removed, out),
+        }
+    }
+
+    fn install(&mut self, now: Now, install: Install, out: &mut Outbox) {
+        let grant = install.grant;
+        self.close(now, grant, CloseReason::Replaced, out);
+        let mut seed = [0; 32];
+        self.entropy.fill_bytes(&mut seed);
+        let has_room = self.tunnels.len() < TUNNELS_MAX;
+        let tunnel = has_room
+            .then(|| Tunnel::new(now, self.end, install, seed, &mut self.shared, out))
+            .flatten()
+            .filter(|tunnel| !self.handles.contains_key(&tunnel.handle()));
+        let Some(tunnel) = tunnel else {
+            out.events.push_back(Event::Closed {
+                grant,
+                reason: CloseReason::Invalid,
+            });
+            return;
+        };
+        self.handles.insert(tunnel.handle(), grant);
+        self.tunnels.insert(grant, tunnel);
+        self.queue(grant);
+        self.settle(now, grant, out);
+    }
+
+    fn timeout(&mut self, now: Now, out: &mut Outbox) {
+        while let Some(grant) = self.schedule.pop_due(now.instant) {
+            let Some(tunnel) = self.tunnels.get_mut(&grant) else {
+                continue;
+            };
+            if tunnel.over(now).is_none() {
+                tunnel.timeout(now, &mut self.shared, out);
+                self.queue(grant);
+            }
+            self.settle(now, grant, out);
+        }
+    }
+
+    fn roamed(&mut self, now: Now, out: &mut Outbox) {
+        let grants: Vec<GrantId> = self.tunnels.keys().copied().collect();
+        for grant in grants {
+            if let Some(tunnel) = self.tunnels.get_mut(&grant) {
+                tunnel.link_mut().rebind(now.instant);
+                tunnel.link_mut().timeout(now.instant, out);
+            }
+            self.settle(now, grant, out);
+        }
+    }
+
+    fn open_flow(
+        &mut self,
+        now: Now,
+        flow: FlowId,
+        grant: GrantId,
+        service: Service,
+        out: &mut Outbox,
+    ) {
+        let refuse = |why, out: &mut Outbox| out.flows.push_back(FlowEvent::Reset { flow, why });
+        let Some(tunnel) = self.tunnels.get_mut(&grant) else {
+            return refuse(ResetReason::NotGranted, out);
+        };
+        let taken = self.shared.flows.owner(flow).is_some();
+        match tunnel.check(service) {
+            Some(to) if !taken && self.end == End::Agent && tunnel.over(now).is_none() => {
+                tunnel.with(now, &mut self.shared, out, |carrier, context| {
+                    carrier.open_flow(context, flow, to);
+                });
+                self.queue(grant);
+            }
+            Some(_) | None => refuse(ResetReason::NotGranted, out),
+        }
+        self.settle(now, grant, out);
+    }
+
+    /// Calls the carrier of the tunnel that has `flow`; `None` when there is none any more.
+    fn with_flow<R>(
+        &mut self,
+        now: Now,
+        flow: FlowId,
+        out: &mut Outbox,
+        call: impl FnOnce(&mut Carrier, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let grant = self.shared.flows.owner(flow)?;
+        let tunnel = self.tunnels.get_mut(&grant)?;
+        let result = tunnel
+            .over(now)
+            .is_none()
+            .then(|| tunnel.with(now, &mut self.shared, out, call));
+        self.queue(grant);
+        self.settle(now, grant, out);
+        result
+    }
+
+    /// Lets a tunnel take part in the next flush.
+    fn queue(&mut self, grant: GrantId) {
+        if let Some(tunnel) = self.tunnels.get_mut(&grant)
+            && !tunnel.queued
+        {
+            tunnel.queued = true;
+            self.unflushed.push_back(grant);
+        }
+    }
+
+    /// After any call on a tunnel: it ends when it is over, and its next deadline is noted.
+    fn settle(&mut self, now: Now, grant: GrantId, out: &mut Outbox) {
+        let Some(tunnel) = self.tunnels.get_mut(&grant) else {
+            return;
+        };
+        tunnel.settle(now, out);
+        match tunnel.over(now) {
+            Some(reason) => self.close(now, grant, reason, out),
+            None => {
+                let deadline = tunnel.deadline();
+                self.schedule.set(grant, Some(deadline));
+            }
+        }
+    }
+
+    fn close(&mut self, now: Now, grant: GrantId, reason: CloseReason, out: &mut Outbox) {
+        let Some(tunnel) = self.tunnels.remove(&grant) else {
+            return;
+        };
+        self.schedule.set(grant, None);
+        self.handles.remove(&tunnel.handle());
+        tunnel.close(now, reason, &mut self.shared, out);
+    }
+}
+
+impl fmt::Debug for Tunnels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnels")
+            .field("end", &self.end)
+            .field("tunnels", &self.tunnels.len())
+            .field("drops", &self.shared.drops)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Most tunnels of one end: six times the 10,000 that a revocation must end within a second.
+pub const TUNNELS_MAX: usize = 65_536;
+
+/// Room for the largest datagram, opened or about to be sealed.
+const SCRATCH_BYTES: usize = 65_535;
