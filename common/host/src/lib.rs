@@ -2,7 +2,6 @@
 //!
 //! Everything that the pure crates may not touch is here, so that there is one place to read for
 //! what a program of ours does to the machine it runs on.
-#![expect(clippy::disallowed_types, reason = "sockets live in this crate")]
 
 pub mod channel;
 pub mod clock;
