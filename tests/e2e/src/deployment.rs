@@ -47,7 +47,13 @@ pub struct ControllerOptions<'a> {
 
 impl Default for ControllerOptions<'_> {
     fn default() -> Self {
-        Self { namespace: None, address: "127.0.0.1", port: 0, relay_port: 0, more: &[] }
+        Self {
+            namespace: None,
+            address: "127.0.0.1",
+            port: 0,
+            relay_port: 0,
+            more: &[],
+        }
     }
 }
 
@@ -58,7 +64,11 @@ impl Deployment {
     /// When the programs are not built.
     pub fn new() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("cardea-").tempdir()?;
-        Ok(Self { folder, binaries: binaries()?, controller: None })
+        Ok(Self {
+            folder,
+            binaries: binaries()?,
+            controller: None,
+        })
     }
 
     /// A path within the deployment's folder.
@@ -93,14 +103,24 @@ impl Deployment {
     /// # Errors
     /// When it does not.
     pub fn start_controller(&mut self, options: &ControllerOptions<'_>) -> Result<()> {
-        let ControllerOptions { namespace, address, port, relay_port, more } = options;
+        let ControllerOptions {
+            namespace,
+            address,
+            port,
+            relay_port,
+            more,
+        } = options;
         let state = self.path("controller");
         let fixed = [
             "up".to_owned(),
             "--domain".to_owned(),
             "corp.example".to_owned(),
             "--advertise".to_owned(),
-            if *port == 0 { (*address).to_owned() } else { format!("{address}:{port}") },
+            if *port == 0 {
+                (*address).to_owned()
+            } else {
+                format!("{address}:{port}")
+            },
             "--listen".to_owned(),
             format!("{address}:{port}"),
             "--relay-listen".to_owned(),
@@ -108,7 +128,9 @@ impl Deployment {
             "--state".to_owned(),
             state.display().to_string(),
         ];
-        let arguments = fixed.into_iter().chain(more.iter().map(|more| (*more).to_owned()));
+        let arguments = fixed
+            .into_iter()
+            .chain(more.iter().map(|more| (*more).to_owned()));
         let command = self.program(*namespace, "cardea-controller", arguments);
         let mut controller = Program::start("cardea-controller", command)?;
         controller.wait_for("listening on")?;
@@ -121,7 +143,9 @@ impl Deployment {
     /// # Errors
     /// When none was started.
     pub fn controller(&mut self) -> Result<&mut Program> {
-        self.controller.as_mut().context("no controller was started")
+        self.controller
+            .as_mut()
+            .context("no controller was started")
     }
 
     /// Stops the controller and waits until it has gone.
@@ -129,7 +153,9 @@ impl Deployment {
     /// # Errors
     /// When it does not end.
     pub fn stop_controller(&mut self) -> Result<()> {
-        self.controller.take().map_or(Ok(()), |mut controller| controller.stop().map(drop))
+        self.controller
+            .take()
+            .map_or(Ok(()), |mut controller| controller.stop().map(drop))
     }
 
     /// Runs `cardeactl` with the words of `line` and returns what it printed.
@@ -158,7 +184,10 @@ impl Deployment {
     ) -> Result<Output> {
         let state = self.path("controller");
         let mut command = self.program(None, "cardeactl", arguments);
-        command.env("CARDEA_ADMIN", format!("unix:{}", state.join("admin.sock").display()));
+        command.env(
+            "CARDEA_ADMIN",
+            format!("unix:{}", state.join("admin.sock").display()),
+        );
         command.env("CARDEA_ADMIN_KEY", state.join("keys/admin.key"));
         run(command)
     }

@@ -29,8 +29,18 @@ impl Namespace {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn link(&self, interface: &str, here: &str, other: &Self, peer: &str, there: &str) -> Result<()> {
-        self.ip(&format!("link add {interface} type veth peer name {peer} netns {}", other.name))?;
+    pub fn link(
+        &self,
+        interface: &str,
+        here: &str,
+        other: &Self,
+        peer: &str,
+        there: &str,
+    ) -> Result<()> {
+        self.ip(&format!(
+            "link add {interface} type veth peer name {peer} netns {}",
+            other.name
+        ))?;
         self.ip(&format!("addr add {here} dev {interface}"))?;
         other.ip(&format!("addr add {there} dev {peer}"))?;
         self.ip(&format!("link set {interface} up"))?;
@@ -68,7 +78,9 @@ impl Namespace {
     /// # Errors
     /// When the kernel refuses.
     pub fn ip(&self, arguments: &str) -> Result<()> {
-        let arguments = ["-n", &self.name].into_iter().chain(arguments.split_whitespace());
+        let arguments = ["-n", &self.name]
+            .into_iter()
+            .chain(arguments.split_whitespace());
         run_ok(command("ip", arguments)).map(drop)
     }
 
@@ -79,7 +91,9 @@ impl Namespace {
         arguments: impl IntoIterator<Item = S>,
     ) -> Command {
         let mut inside = command("ip", ["netns", "exec", &self.name]);
-        inside.arg(program.into()).args(arguments.into_iter().map(Into::into));
+        inside
+            .arg(program.into())
+            .args(arguments.into_iter().map(Into::into));
         inside
     }
 }
@@ -92,7 +106,10 @@ impl Drop for Namespace {
 
 /// Whether this process may make namespaces; says so once on stderr when it may not.
 #[must_use]
-#[expect(clippy::print_stderr, reason = "a test that leaves something out must say so")]
+#[expect(
+    clippy::print_stderr,
+    reason = "a test that leaves something out must say so"
+)]
 pub fn may_make_namespaces() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {

@@ -35,8 +35,13 @@ impl Program {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(name: &str, mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
         let lines = Arc::new(Lines::default());
         if let Some(stdout) = child.stdout.take() {
             lines.listen(stdout);
@@ -44,7 +49,11 @@ impl Program {
         if let Some(stderr) = child.stderr.take() {
             lines.listen(stderr);
         }
-        Ok(Self { name: name.to_owned(), child, lines })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            lines,
+        })
     }
 
     /// Waits for a line that contains `text` and returns it.
@@ -65,14 +74,22 @@ impl Program {
         loop {
             let ended = self.child.try_wait()?;
             let said = self.lines.said();
-            let found = said.iter().enumerate().skip(seen).find(|(_, line)| line.contains(text));
+            let found = said
+                .iter()
+                .enumerate()
+                .skip(seen)
+                .find(|(_, line)| line.contains(text));
             if let Some((at, line)) = found {
                 return Ok((at + 1, line.clone()));
             }
             let left = deadline.saturating_duration_since(now());
             if ended.is_some() || left.is_zero() {
                 let why = ended.map_or("timed out".to_owned(), |status| status.to_string());
-                bail!("{}: {why} before it said {text:?}; it said:\n{}", self.name, said.join("\n"));
+                bail!(
+                    "{}: {why} before it said {text:?}; it said:\n{}",
+                    self.name,
+                    said.join("\n")
+                );
             }
             drop(self.lines.wait(said, left.min(Duration::from_millis(200))));
         }
@@ -125,7 +142,10 @@ impl Program {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status.code());
             }
-            drop(self.lines.wait(self.lines.said(), Duration::from_millis(20)));
+            drop(
+                self.lines
+                    .wait(self.lines.said(), Duration::from_millis(20)),
+            );
         }
         bail!("{} does not end; it said:\n{}", self.name, self.said())
     }
@@ -163,7 +183,10 @@ impl Lines {
         said: MutexGuard<'a, Vec<String>>,
         limit: Duration,
     ) -> MutexGuard<'a, Vec<String>> {
-        self.more.wait_timeout(said, limit).unwrap_or_else(PoisonError::into_inner).0
+        self.more
+            .wait_timeout(said, limit)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
     }
 }
 
@@ -173,10 +196,13 @@ impl Lines {
 /// When they are not built.
 pub fn binaries() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let folder = own.ancestors().skip(1).find(|folder| folder.join("cardea-controller").is_file());
-    folder.map(Path::to_owned).ok_or_else(|| {
-        anyhow!("the programs are not built; run: cargo build --workspace --bins")
-    })
+    let folder = own
+        .ancestors()
+        .skip(1)
+        .find(|folder| folder.join("cardea-controller").is_file());
+    folder
+        .map(Path::to_owned)
+        .ok_or_else(|| anyhow!("the programs are not built; run: cargo build --workspace --bins"))
 }
 
 /// Runs a command to its end.
@@ -184,8 +210,13 @@ pub fn binaries() -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be started or does not end within [`PATIENCE`].
 pub fn run(mut command: Command) -> Result<Output> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
     let (send, receive) = std::sync::mpsc::channel();
     let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     std::thread::spawn(move || drop(send.send(child.wait_with_output())));
@@ -228,7 +259,10 @@ pub fn command<S: Into<OsString>>(
 
 /// The clock of a test.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "end-to-end tests run in real time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "end-to-end tests run in real time"
+)]
 pub fn now() -> Instant {
     Instant::now()
 }

@@ -1,5 +1,8 @@
 //! Pages, echoes and endless streams, and the clients that fetch them: plain sockets, no tools.
-#![expect(clippy::disallowed_types, reason = "end-to-end tests use sockets as any application does")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "end-to-end tests use sockets as any application does"
+)]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -58,7 +61,10 @@ fn serve(stream: TcpStream, page: &str) -> Result<()> {
         }
     }
     let length = page.len();
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{page}")?;
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{page}"
+    )?;
     Ok(())
 }
 
@@ -86,10 +92,17 @@ pub fn udp_echo(listen: &str) -> Result<SocketAddr> {
 /// When the connection fails or ends early.
 pub fn fetch(address: &str) -> Result<String> {
     let mut stream = connect(address)?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: wiki\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: wiki\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("the connection was cut")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no header")?;
+    stream
+        .read_to_string(&mut answer)
+        .context("the connection was cut")?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer has no header")?;
     ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
     Ok(body.to_owned())
 }
@@ -148,7 +161,9 @@ impl Bulk {
             match self.stream.read(&mut block) {
                 Ok(0) => return Ok(last),
                 Ok(_) => last = now(),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(last),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    return Ok(last);
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     bail!("neither bytes nor an end within {limit:?}")
                 }

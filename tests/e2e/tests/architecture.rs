@@ -1,4 +1,10 @@
 //! Holds the tree to its own `ARCHITECTURE.md`: arrows, purity, lints, links.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what a test does outside of its test function may panic as well"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,8 +22,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cardea-relay", &["cardea-proto", "cardea-credential"]),
     ("cardea-core", &["cardea-proto", "cardea-credential"]),
     ("cardea-store", &["cardea-proto", "cardea-core"]),
-    ("cardea-node", &["cardea-proto", "cardea-credential", "cardea-tunnel"]),
-    ("cardea-device", &["cardea-proto", "cardea-credential", "cardea-host"]),
+    (
+        "cardea-node",
+        &["cardea-proto", "cardea-credential", "cardea-tunnel"],
+    ),
+    (
+        "cardea-device",
+        &["cardea-proto", "cardea-credential", "cardea-host"],
+    ),
     (
         "cardea-server",
         &[
@@ -32,9 +44,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "cardea-relay-server",
-        &["cardea-proto", "cardea-credential", "cardea-host", "cardea-relay"],
+        &[
+            "cardea-proto",
+            "cardea-credential",
+            "cardea-host",
+            "cardea-relay",
+        ],
     ),
-    ("cardea-cli", &["cardea-proto", "cardea-credential", "cardea-host"]),
+    (
+        "cardea-cli",
+        &["cardea-proto", "cardea-credential", "cardea-host"],
+    ),
     (
         "cardea-daemon",
         &[
@@ -59,7 +79,15 @@ const PURE: &[&str] = &[
 ];
 
 /// What no pure crate may name.
-const IMPURE_CRATES: &[&str] = &["tokio", "mio", "socket2", "quinn", "quinn-udp", "rustix", "sled"];
+const IMPURE_CRATES: &[&str] = &[
+    "tokio",
+    "mio",
+    "socket2",
+    "quinn",
+    "quinn-udp",
+    "rustix",
+    "sled",
+];
 
 /// What the source of a pure crate may not say, outside its tests.
 const IMPURE_WORDS: &[&str] = &[
@@ -77,20 +105,28 @@ const IMPURE_WORDS: &[&str] = &[
 fn no_crate_imports_what_its_arrows_forbid() {
     let packages = packages();
     for (name, allowed) in ARROWS {
-        let package = packages.get(*name).unwrap_or_else(|| panic!("{name} is not a member"));
+        let package = packages
+            .get(*name)
+            .unwrap_or_else(|| panic!("{name} is not a member"));
         let ours: BTreeSet<&str> = package
             .dependencies
             .iter()
             .map(String::as_str)
             .filter(|dependency| dependency.starts_with("cardea-"))
             .collect();
-        let extra: Vec<_> = ours.iter().filter(|import| !allowed.contains(import)).collect();
+        let extra: Vec<_> = ours
+            .iter()
+            .filter(|import| !allowed.contains(import))
+            .collect();
         assert!(extra.is_empty(), "{name} imports {extra:?}");
     }
     let known: BTreeSet<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
     for (name, package) in &packages {
         let a_test = package.folder.starts_with(root().join("tests"));
-        assert!(a_test || known.contains(name.as_str()), "{name} has no arrows");
+        assert!(
+            a_test || known.contains(name.as_str()),
+            "{name} has no arrows"
+        );
     }
 }
 
@@ -100,7 +136,10 @@ fn a_pure_crate_links_nothing_that_reads_the_world() {
     for name in PURE {
         let package = &packages[*name];
         for impure in IMPURE_CRATES {
-            assert!(!package.dependencies.contains(*impure), "{name} imports {impure}");
+            assert!(
+                !package.dependencies.contains(*impure),
+                "{name} imports {impure}"
+            );
         }
         for file in rust_files(&package.folder.join("src")) {
             let text = fs::read_to_string(&file).unwrap();
@@ -109,7 +148,8 @@ fn a_pure_crate_links_nothing_that_reads_the_world() {
                 let code = line.split("//").next().unwrap_or_default();
                 for word in IMPURE_WORDS {
                     let at_origin = file.ends_with("proto/src/time.rs") && *word == "Instant::now";
-                    let in_tests = file.ends_with("tests.rs") || file.iter().any(|part| part == "tests");
+                    let in_tests =
+                        file.ends_with("tests.rs") || file.iter().any(|part| part == "tests");
                     assert!(
                         !code.contains(word) || at_origin || in_tests,
                         "{}:{}: {word}",
@@ -126,14 +166,21 @@ fn a_pure_crate_links_nothing_that_reads_the_world() {
 fn every_crate_takes_the_lints_and_forbids_unsafe_code() {
     for (name, package) in packages() {
         let manifest = fs::read_to_string(package.folder.join("Cargo.toml")).unwrap();
-        assert!(manifest.contains("[lints]\nworkspace = true"), "{name} has its own lints");
+        assert!(
+            manifest.contains("[lints]\nworkspace = true"),
+            "{name} has its own lints"
+        );
         if ["cardea-host", "cardea-device"].contains(&name.as_str()) {
             continue;
         }
         for start in ["src/lib.rs", "src/main.rs"] {
             let file = package.folder.join(start);
             if let Ok(text) = fs::read_to_string(&file) {
-                assert!(text.contains("#![forbid(unsafe_code)]"), "{}", file.display());
+                assert!(
+                    text.contains("#![forbid(unsafe_code)]"),
+                    "{}",
+                    file.display()
+                );
             }
         }
     }
@@ -141,11 +188,19 @@ fn every_crate_takes_the_lints_and_forbids_unsafe_code() {
 
 #[test]
 fn links_in_documents_lead_somewhere() {
-    let output = Command::new("git").args(["ls-files", "*.md"]).current_dir(root()).output().unwrap();
+    let output = Command::new("git")
+        .args(["ls-files", "*.md"])
+        .current_dir(root())
+        .output()
+        .unwrap();
     let files = String::from_utf8(output.stdout).unwrap();
     for file in files.lines().map(|file| root().join(file)) {
         let text = fs::read_to_string(&file).unwrap();
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for target in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             let path = target.split('#').next().unwrap_or_default();
             if path.is_empty() || path.contains("://") {
                 continue;
@@ -165,7 +220,13 @@ struct Package {
 
 fn packages() -> BTreeMap<String, Package> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
         .current_dir(root())
         .output()
         .unwrap();
@@ -181,7 +242,13 @@ fn packages() -> BTreeMap<String, Package> {
                 .map(|dependency| dependency["name"].as_str().unwrap().to_owned())
                 .collect();
             let folder = manifest.parent().unwrap().to_owned();
-            (package["name"].as_str().unwrap().to_owned(), Package { folder, dependencies })
+            (
+                package["name"].as_str().unwrap().to_owned(),
+                Package {
+                    folder,
+                    dependencies,
+                },
+            )
         })
         .collect()
 }
@@ -200,5 +267,8 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }

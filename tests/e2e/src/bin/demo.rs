@@ -1,6 +1,10 @@
 //! `deploy/demo`: the whole path on this machine, without root, with the real programs.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the demo talks to a person")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the demo talks to a person"
+)]
 
 use std::{
     io::{BufRead, stdin},
@@ -23,7 +27,10 @@ const PAGE: &str = "Her power is to open what is shut, and to shut what is open.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let mut voice = Voice { json: false, failed: false };
+    let mut voice = Voice {
+        json: false,
+        failed: false,
+    };
     let mut keep = false;
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
@@ -34,7 +41,9 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             other => {
-                eprintln!("deploy/demo: unknown argument {other:?}; only --json and --keep are known");
+                eprintln!(
+                    "deploy/demo: unknown argument {other:?}; only --json and --keep are known"
+                );
                 return ExitCode::from(2);
             }
         }
@@ -66,16 +75,30 @@ impl Voice {
     fn step<T>(&mut self, step: &str, what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = now();
         let result = act();
-        self.tell(step, what, result.is_ok(), start.elapsed_until(now()), result.as_ref().err());
+        self.tell(
+            step,
+            what,
+            result.is_ok(),
+            start.elapsed_until(now()),
+            result.as_ref().err(),
+        );
         result.with_context(|| format!("step {step} failed"))
     }
 
     /// Tells of a step whose time was measured within.
-    fn tell(&mut self, step: &str, what: &str, ok: bool, took: Duration, error: Option<&anyhow::Error>) {
+    fn tell(
+        &mut self,
+        step: &str,
+        what: &str,
+        ok: bool,
+        took: Duration,
+        error: Option<&anyhow::Error>,
+    ) {
         let ms = took.as_secs_f64() * 1_000.0;
         self.failed |= !ok;
         if self.json {
-            let mut line = serde_json::json!({"step": step, "ok": ok, "ms": (ms * 100.0).round() / 100.0});
+            let mut line =
+                serde_json::json!({"step": step, "ok": ok, "ms": (ms * 100.0).round() / 100.0});
             if let (Some(error), Some(object)) = (error, line.as_object_mut()) {
                 object.insert("error".to_owned(), format!("{error:#}").into());
             }
@@ -114,7 +137,10 @@ impl Demo {
         demo.revoke(voice, &wiki)?;
         let tail = voice.step("audit.tail", "the ledger tells what happened", || {
             let tail = demo.deployment.ctl("audit tail -n 8")?;
-            ensure!(tail.contains("revoke"), "no revocation in the ledger:\n{tail}");
+            ensure!(
+                tail.contains("revoke"),
+                "no revocation in the ledger:\n{tail}"
+            );
             Ok(tail)
         })?;
         tail.lines().for_each(|line| voice.say(line));
@@ -123,26 +149,46 @@ impl Demo {
 
     fn start(voice: &mut Voice) -> Result<Self> {
         let mut deployment = Deployment::new()?;
-        voice.step("controller", "controller with relay: `cardea-controller up`", || {
-            let more = ["--allow-simulated-posture", "--posture-poll", "5s"];
-            deployment.start_controller(&ControllerOptions { more: &more, ..Default::default() })
-        })?;
+        voice.step(
+            "controller",
+            "controller with relay: `cardea-controller up`",
+            || {
+                let more = ["--allow-simulated-posture", "--posture-poll", "5s"];
+                deployment.start_controller(&ControllerOptions {
+                    more: &more,
+                    ..Default::default()
+                })
+            },
+        )?;
         deployment.ctl("policy apply --recommended --yes")?;
         publish(&deployment)?;
-        let connector = voice.step("connector", "connector: listens on nothing, dials out", || {
-            deployment.start_connector(None, "connector", "default")
-        })?;
+        let connector = voice.step(
+            "connector",
+            "connector: listens on nothing, dials out",
+            || deployment.start_connector(None, "connector", "default"),
+        )?;
         let facts = deployment.write_facts("laptop", GOOD_FACTS)?;
-        let laptop = voice.step("enroll", "device: posture checked, enrolled, connected", || {
-            deployment.start_device(None, "laptop", "alice@corp.example", "staff", Some(&facts))
-        })?;
-        let demo = Self { deployment, nodes: vec![connector, laptop], facts };
+        let laptop = voice.step(
+            "enroll",
+            "device: posture checked, enrolled, connected",
+            || deployment.start_device(None, "laptop", "alice@corp.example", "staff", Some(&facts)),
+        )?;
+        let demo = Self {
+            deployment,
+            nodes: vec![connector, laptop],
+            facts,
+        };
         let until = voice.step("certificate", "device certificate, short-lived", || {
             let status = demo.status()?;
-            let until = status["certificate"]["not_after"].as_str().context("no certificate")?;
+            let until = status
+                .pointer("/certificate/not_after")
+                .and_then(|at| at.as_str())
+                .context("no certificate")?;
             Ok(until.to_owned())
         })?;
-        voice.say(&format!("valid until {until}, renewed only while posture passes"));
+        voice.say(&format!(
+            "valid until {until}, renewed only while posture passes"
+        ));
         Ok(demo)
     }
 
@@ -150,7 +196,8 @@ impl Demo {
     fn carriers(&mut self, voice: &mut Voice) -> Result<String> {
         let mut address = String::new();
         for (carrier, label) in [("wireguard", "WireGuard"), ("quic", "QUIC")] {
-            self.deployment.ctl(&format!("app set wiki --transport {carrier} --yes"))?;
+            self.deployment
+                .ctl(&format!("app set wiki --transport {carrier} --yes"))?;
             let open = format!("app wiki opened over {label}: `cardea forward wiki`");
             address = voice.step(&format!("open.{carrier}"), &open, || self.forward("wiki"))?;
             let page = voice.step(
@@ -161,7 +208,10 @@ impl Demo {
             ensure!(page == PAGE, "a wrong page came back: {page:?}");
             let status = self.status()?;
             let transport = app(&status, "wiki")?["transport"].clone();
-            ensure!(transport == carrier, "the tunnel is {transport}, not {carrier}");
+            ensure!(
+                transport == carrier,
+                "the tunnel is {transport}, not {carrier}"
+            );
             voice.say(&format!("\"{}\"", page.trim()));
         }
         voice.step("udp", "UDP app answers through its own tunnel", || {
@@ -172,12 +222,20 @@ impl Demo {
 
     /// Asks for what may not be had.
     fn limits(&self, voice: &mut Voice) -> Result<()> {
-        let why = voice.step("deny.other_app", "another app is denied, and it says why", || {
-            let output = run(self.deployment.cardea(None, "laptop", "forward payroll"))?;
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            ensure!(output.status.code() == Some(3), "exit {:?}: {said}", output.status.code());
-            Ok(said)
-        })?;
+        let why = voice.step(
+            "deny.other_app",
+            "another app is denied, and it says why",
+            || {
+                let output = run(self.deployment.cardea(None, "laptop", "forward payroll"))?;
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                ensure!(
+                    output.status.code() == Some(3),
+                    "exit {:?}: {said}",
+                    output.status.code()
+                );
+                Ok(said)
+            },
+        )?;
         voice.say(&why);
         Ok(())
     }
@@ -186,35 +244,62 @@ impl Demo {
     fn posture(&self, voice: &mut Voice, wiki: &str) -> Result<()> {
         let bulk = Bulk::open(wiki)?;
         let start = now();
-        voice.step("posture.broken", "disk encryption switched off on the device", || {
-            let broken = GOOD_FACTS.replace("\"disk.encrypted\": true", "\"disk.encrypted\": false");
-            self.deployment.write_facts("laptop", &broken)
-        })?;
-        close(voice, "access.closed", "open flow cut, from the change to the last byte", bulk, start)?;
+        voice.step(
+            "posture.broken",
+            "disk encryption switched off on the device",
+            || {
+                let broken =
+                    GOOD_FACTS.replace("\"disk.encrypted\": true", "\"disk.encrypted\": false");
+                self.deployment.write_facts("laptop", &broken)
+            },
+        )?;
+        close(
+            voice,
+            "access.closed",
+            "open flow cut, from the change to the last byte",
+            bulk,
+            start,
+        )?;
         let output = run(self.deployment.cardea(None, "laptop", "explain wiki"))?;
         let said = String::from_utf8_lossy(&output.stdout);
         voice.say(said.lines().next().unwrap_or_default());
         ensure!(fetch(wiki).is_err(), "the app still answers");
 
-        voice.step("posture.mended", "disk encryption switched on again", || {
-            let seen = self.facts.clone();
-            self.deployment.write_facts("laptop", GOOD_FACTS)?;
-            ensure!(seen.exists(), "the facts are gone");
-            self.until(|status| status["posture"]["compliant"] == true)
-        })?;
-        voice.step("access.back", "the app opens again by itself", || fetch(wiki).map(drop))
+        voice.step(
+            "posture.mended",
+            "disk encryption switched on again",
+            || {
+                let seen = self.facts.clone();
+                self.deployment.write_facts("laptop", GOOD_FACTS)?;
+                ensure!(seen.exists(), "the facts are gone");
+                self.until(|status| status.pointer("/posture/compliant") == Some(&true.into()))
+            },
+        )?;
+        voice.step("access.back", "the app opens again by itself", || {
+            fetch(wiki).map(drop)
+        })
     }
 
     /// Revokes the grant under an open flow.
     fn revoke(&self, voice: &mut Voice, wiki: &str) -> Result<()> {
         let bulk = Bulk::open(wiki)?;
-        let grants: serde_json::Value = serde_json::from_str(&self.deployment.ctl("grant ls -o json")?)?;
+        let grants: serde_json::Value =
+            serde_json::from_str(&self.deployment.ctl("grant ls -o json")?)?;
         let grants = grants.as_array().context("grant ls prints no array")?;
-        let grant = grants.iter().find(|grant| grant["app"] == "wiki").context("no grant on wiki")?;
+        let grant = grants
+            .iter()
+            .find(|grant| grant["app"] == "wiki")
+            .context("no grant on wiki")?;
         let id = grant["id"].as_str().context("a grant without id")?;
         let start = now();
         self.deployment.ctl(&format!("grant revoke {id} --yes"))?;
-        close(voice, "revoke", "`cardeactl grant revoke`: flow cut, to the last byte", bulk, start)
+        close(
+            voice,
+            "revoke",
+            "`cardeactl grant revoke`: flow cut, to the last byte",
+            bulk,
+            start,
+        )
     }
 
     fn forward(&mut self, app: &str) -> Result<String> {
@@ -225,9 +310,8 @@ impl Demo {
 
     fn status(&self) -> Result<serde_json::Value> {
         let output = run(self.deployment.cardea(None, "laptop", "status -o json"))?;
-        serde_json::from_slice(&output.stdout).with_context(|| {
-            format!("cardea status: {}", String::from_utf8_lossy(&output.stderr))
-        })
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("cardea status: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
     /// Asks for the status until it is as wanted.
@@ -252,7 +336,9 @@ impl Demo {
             format!("cardea explain payroll {cardea}"),
             format!("cardea forward wiki {cardea}"),
             format!("cardeactl grant ls {admin}"),
-            format!("cardeactl explain --user alice@corp.example --device laptop --app wiki {admin}"),
+            format!(
+                "cardeactl explain --user alice@corp.example --device laptop --app wiki {admin}"
+            ),
             format!("cardeactl audit tail --follow {admin}"),
             format!("edit {}   (posture; it is watched)", self.facts.display()),
         ] {
@@ -283,21 +369,30 @@ fn publish(deployment: &Deployment) -> Result<()> {
         "app add wiki --target {} {host} --name wiki.corp.example --allow group:staff",
         wiki.address
     ))?;
-    deployment.ctl(&format!("app add echo --target {echo}/udp {host} --allow group:staff"))?;
-    deployment.ctl(&format!("app add payroll --target {} {host} --allow group:hr", payroll.address))?;
+    deployment.ctl(&format!(
+        "app add echo --target {echo}/udp {host} --allow group:staff"
+    ))?;
+    deployment.ctl(&format!(
+        "app add payroll --target {} {host} --allow group:hr",
+        payroll.address
+    ))?;
     Ok(())
 }
 
 fn close(voice: &mut Voice, step: &str, what: &str, bulk: Bulk, start: Instant) -> Result<()> {
     let last = bulk.last_byte(CLOSE_LIMIT);
-    let took = last.as_ref().map_or(CLOSE_LIMIT, |last| start.elapsed_until(*last));
+    let took = last
+        .as_ref()
+        .map_or(CLOSE_LIMIT, |last| start.elapsed_until(*last));
     voice.tell(step, what, last.is_ok(), took, last.as_ref().err());
     last.map(drop)
 }
 
 fn app<'a>(status: &'a serde_json::Value, name: &str) -> Result<&'a serde_json::Value> {
     let apps = status["apps"].as_array().context("a status without apps")?;
-    apps.iter().find(|app| app["name"] == name).with_context(|| format!("no app {name}"))
+    apps.iter()
+        .find(|app| app["name"] == name)
+        .with_context(|| format!("no app {name}"))
 }
 
 /// Time from one moment to another.

@@ -1,0 +1,55 @@
+//! Side-by-side benchmarks. `tests/bench/run NAME` builds what they need and runs them.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark prints its figures"
+)]
+
+mod load;
+mod open;
+mod peers;
+mod report;
+mod revoke;
+mod userspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use crate::report::Report;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tests/bench/run: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next().context("which benchmark?")?;
+    let mut report = Report::new(&name);
+    let mut rounds = None;
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--json" => report.json = true,
+            "--rounds" => {
+                let number = arguments.next().context("--rounds needs a number")?;
+                rounds = Some(number.parse().context("--rounds needs a number")?);
+            }
+            other => bail!("unknown argument {other:?}"),
+        }
+    }
+    match name.as_str() {
+        "revoke" => revoke::run(&mut report, rounds.unwrap_or(100))?,
+        "open" => open::run(&mut report, rounds.unwrap_or(100))?,
+        "userspace" => userspace::run(&mut report, rounds.unwrap_or(5))?,
+        other => bail!("no benchmark {other:?}; there are revoke, open, userspace and policy"),
+    }
+    report.print();
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! First byte through a new tunnel, from the request at the local socket, all on one machine.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, anyhow};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    program::{Program, now},
+};
+
+use crate::{
+    load::{first_byte_through_proxy, source},
+    report::{Report, Row},
+};
+
+/// Apps that the agents open.
+const APPS: usize = 50;
+
+/// Agents that open them at the same time, ten tunnels each.
+const AGENTS: usize = 100;
+
+/// Tunnels of one agent.
+const TUNNELS_EACH: usize = 10;
+
+/// Measures `rounds` openings one after the other, then a thousand at once.
+///
+/// # Errors
+/// When an app cannot be opened.
+pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
+    let mut deployment = Deployment::new()?;
+    let more = ["--allow-simulated-posture"];
+    deployment.start_controller(&ControllerOptions {
+        more: &more,
+        ..Default::default()
+    })?;
+    let target = source()?;
+    for app in 0..APPS {
+        deployment.ctl(&format!(
+            "app add app-{app} --target {target} --allow-host-scoped --allow group:staff"
+        ))?;
+    }
+    let _connector = deployment.start_connector(None, "connector", "default")?;
+    let port = target.port();
+    let first = Agent::start(&deployment, "agent-0")?;
+    for carrier in ["quic", "wireguard"] {
+        deployment.ctl(&format!("app set app-0 --transport {carrier} --yes"))?;
+        let mut times = Vec::new();
+        for _ in 0..rounds {
+            times.push(first_byte_through_proxy(&first.proxy, "app-0", port)?);
+            end_grants(&deployment)?;
+        }
+        report.add_times(
+            &format!("first byte, {carrier}"),
+            &times,
+            (25.0, 100.0),
+            (8.0, 30.0),
+        );
+    }
+    at_once(report, &deployment, first, port)
+}
+
+/// Ends all grants, so that the next request needs a new tunnel.
+fn end_grants(deployment: &Deployment) -> Result<()> {
+    let grants: serde_json::Value = serde_json::from_str(&deployment.ctl("grant ls -o json")?)?;
+    for grant in grants.as_array().into_iter().flatten() {
+        if let Some(id) = grant["id"].as_str() {
+            deployment.ctl(&format!("grant revoke {id} --yes"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A thousand tunnels to fifty apps from a hundred agents, all asked for in the same moment.
+fn at_once(report: &mut Report, deployment: &Deployment, first: Agent, port: u16) -> Result<()> {
+    let mut agents = vec![first];
+    for agent in 1..AGENTS {
+        agents.push(Agent::start(deployment, &format!("agent-{agent}"))?);
+    }
+    let start = now();
+    let openings: Vec<_> = (0..AGENTS * TUNNELS_EACH)
+        .map(|opening| {
+            let agent = agents
+                .get(opening / TUNNELS_EACH)
+                .map(|agent| agent.proxy.clone());
+            thread::spawn(move || -> Result<Duration> {
+                let proxy = agent.ok_or_else(|| anyhow!("no agent"))?;
+                let app = (opening / TUNNELS_EACH * 7 + opening % TUNNELS_EACH) % APPS;
+                first_byte_through_proxy(&proxy, &format!("app-{app}"), port)
+            })
+        })
+        .collect();
+    let mut errors = 0_u32;
+    let mut times = Vec::new();
+    for opening in openings {
+        match opening.join().map_err(|_| anyhow!("an opening panicked"))? {
+            Ok(time) => times.push(time.as_secs_f64() * 1_000.0),
+            Err(_) => errors += 1,
+        }
+    }
+    let took = now().duration_since(start).as_secs_f64() * 1_000.0;
+    let range = (
+        crate::report::percentile(&times, 0.0),
+        crate::report::percentile(&times, 1.0),
+    );
+    for (case, ours, floor) in [
+        (
+            "1,000 tunnels at once, errors",
+            f64::from(errors),
+            Some(0.0),
+        ),
+        ("1,000 tunnels at once, all open", took, None),
+        (
+            "1,000 tunnels at once, p50",
+            crate::report::median(&times),
+            None,
+        ),
+    ] {
+        let unit = if floor.is_some() { "errors" } else { "ms" };
+        report.add(Row {
+            case: case.to_owned(),
+            ours,
+            range,
+            peer: None,
+            floor,
+            goal: None,
+            unit,
+        });
+    }
+    Ok(())
+}
+
+/// An enrolled agent with a SOCKS5 proxy.
+struct Agent {
+    proxy: String,
+    _processes: [Program; 2],
+}
+
+impl Agent {
+    fn start(deployment: &Deployment, name: &str) -> Result<Self> {
+        let facts = deployment.write_facts(name, GOOD_FACTS)?;
+        let user = format!("{name}@corp.example");
+        let daemon = deployment.start_device(None, name, &user, "staff", Some(&facts))?;
+        let command = deployment.cardea(None, name, "proxy --socks5 127.0.0.1:0");
+        let mut proxy = Program::start("cardea proxy", command)?;
+        let line = proxy.wait_for("127.0.0.1:")?;
+        let address = line
+            .split_whitespace()
+            .find(|word| word.starts_with("127.0.0.1:"));
+        let address = address
+            .ok_or_else(|| anyhow!("no address in {line:?}"))?
+            .to_owned();
+        Ok(Self {
+            proxy: address,
+            _processes: [daemon, proxy],
+        })
+    }
+}

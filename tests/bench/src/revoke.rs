@@ -1,0 +1,146 @@
+//! How long an open bulk flow lives after its grant was revoked or posture broke, from the commit.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    program::{self, now},
+    traffic::{Bulk, WebServer},
+};
+
+use crate::report::Report;
+
+/// Longest time to wait for a flow to be cut.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Measures `rounds` revocations and as many broken postures.
+///
+/// # Errors
+/// When a flow is not cut, or anything of the deployment fails.
+pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
+    let mut deployment = Deployment::new()?;
+    let more = ["--allow-simulated-posture"];
+    deployment.start_controller(&ControllerOptions {
+        more: &more,
+        ..Default::default()
+    })?;
+    deployment.ctl("policy apply --recommended --yes")?;
+    let web = WebServer::start("127.0.0.1:0", "page\n")?;
+    for carrier in ["quic", "wireguard"] {
+        let target = web.address;
+        deployment.ctl(&format!(
+            "app add {carrier} --target {target} --allow-host-scoped --allow group:staff --transport {carrier}"
+        ))?;
+    }
+    let _connector = deployment.start_connector(None, "connector", "default")?;
+    let facts = deployment.write_facts("laptop", GOOD_FACTS)?;
+    let user = "alice@corp.example";
+    let _laptop = deployment.start_device(None, "laptop", user, "staff", Some(&facts))?;
+    for carrier in ["quic", "wireguard"] {
+        let (_forward, address) = deployment.forward(None, "laptop", carrier)?;
+        let revoked = (0..rounds).map(|_| revoke(&deployment, carrier, &address));
+        let revoked = revoked.collect::<Result<Vec<_>>>()?;
+        report.add_times(
+            &format!("revoke, {carrier}"),
+            &revoked,
+            (20.0, 100.0),
+            (5.0, 20.0),
+        );
+        let broken = (0..rounds).map(|_| break_posture(&deployment, carrier, &address));
+        let broken = broken.collect::<Result<Vec<_>>>()?;
+        report.add_times(
+            &format!("posture breaks, {carrier}"),
+            &broken,
+            (20.0, 100.0),
+            (5.0, 20.0),
+        );
+    }
+    Ok(())
+}
+
+fn revoke(deployment: &Deployment, app: &str, address: &str) -> Result<Duration> {
+    let bulk = Bulk::open(address)?;
+    let id = grant_of(deployment, app)?;
+    cut(deployment, bulk, &id, || {
+        deployment
+            .ctl(&format!("grant revoke {id} --yes"))
+            .map(drop)
+    })
+}
+
+fn break_posture(deployment: &Deployment, app: &str, address: &str) -> Result<Duration> {
+    let bulk = Bulk::open(address)?;
+    let id = grant_of(deployment, app)?;
+    let broken = GOOD_FACTS.replace("\"disk.encrypted\": true", "\"disk.encrypted\": false");
+    let took = cut(deployment, bulk, &id, || {
+        deployment.write_facts("laptop", &broken).map(drop)
+    })?;
+    deployment.write_facts("laptop", GOOD_FACTS)?;
+    let deadline = now() + LIMIT;
+    while now() < deadline {
+        let status = program::run(deployment.cardea(None, "laptop", "status -o json"))?;
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
+        if status.pointer("/posture/compliant") == Some(&true.into()) {
+            return Ok(took);
+        }
+    }
+    bail!("posture does not recover")
+}
+
+/// The open grant on `app`.
+fn grant_of(deployment: &Deployment, app: &str) -> Result<String> {
+    let grants: serde_json::Value = serde_json::from_str(&deployment.ctl("grant ls -o json")?)?;
+    let grants = grants.as_array().context("grant ls prints no array")?;
+    let grant = grants
+        .iter()
+        .find(|grant| grant["app"] == app)
+        .context("no grant")?;
+    Ok(grant["id"]
+        .as_str()
+        .context("a grant without id")?
+        .to_owned())
+}
+
+/// Time from the commit of the grant's end to the last byte.
+///
+/// An entry carries the wall time at which it was planned, which is before it was durable: the
+/// figure errs against us, by the time of one commit.
+fn cut(
+    deployment: &Deployment,
+    bulk: Bulk,
+    id: &str,
+    act: impl FnOnce() -> Result<()>,
+) -> Result<Duration> {
+    let anchor = (now(), wall());
+    let reader = std::thread::spawn(move || bulk.last_byte(LIMIT));
+    act()?;
+    let last = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+    let last = anchor.1 + last.saturating_duration_since(anchor.0);
+    let entries: serde_json::Value =
+        serde_json::from_str(&deployment.ctl("audit tail -n 20 -o json")?)?;
+    let entries = entries.as_array().context("audit tail prints no array")?;
+    let ended = entries.iter().rev().find(|entry| {
+        let text = entry
+            .pointer("/draft/changes")
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        text.contains("grant_ended") && text.contains(id)
+    });
+    let at = ended
+        .and_then(|entry| entry.pointer("/draft/at")?.as_u64())
+        .context("no end of the grant")?;
+    Ok(last.saturating_sub(Duration::from_millis(at)))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "compares with the stamps of the ledger"
+)]
+fn wall() -> Duration {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+}

@@ -1,0 +1,350 @@
+//! Two hosts, each behind a NAT of its own, with the controller and its relay between them: real
+//! applications over both carriers.
+//!
+//! ```text
+//!  laptop ── nat-a ── controller + relay ── nat-b ── connector ── apps (nginx, PostgreSQL, DNS)
+//! ```
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what a test does outside of its test function may panic as well"
+)]
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    namespace::{Namespace, may_make_namespaces},
+    program::{Program, command, run, run_ok},
+};
+
+const PAGE: &str = "served by an unmodified nginx\n";
+
+#[test]
+fn nginx_postgresql_and_dns_are_served_over_both_carriers() {
+    if may_make_namespaces() {
+        serve_everything().unwrap();
+    }
+}
+
+fn serve_everything() -> Result<()> {
+    let hosts = Hosts::new("serve")?;
+    let mut world = hosts.deploy()?;
+    let _apps = hosts.applications(&world)?;
+    for carrier in ["wireguard", "quic"] {
+        publish(&world, carrier)?;
+        hosts.web(&world, "wiki")?;
+        hosts.web(&world, "wiki6")?;
+        hosts.database(&world)?;
+        hosts.names(&world)?;
+        for app in ["wiki", "wiki6", "db", "dns"] {
+            let status = hosts.status(&world)?;
+            let apps = status["apps"].as_array().context("no apps")?;
+            let row = apps
+                .iter()
+                .find(|row| row["name"] == app)
+                .context("no such app")?;
+            ensure!(
+                row["transport"] == carrier && row["state"] == "open",
+                "{app}: {row}"
+            );
+        }
+    }
+    hosts.connector_hears_nobody()?;
+    world.deployment.controller()?.stop().map(drop)
+}
+
+/// Publishes the applications, or changes their carrier when they exist.
+fn publish(world: &World, carrier: &str) -> Result<()> {
+    let apps = [
+        ("wiki", "10.9.1.10:80"),
+        ("wiki6", "[fd00:9:1::10]:80"),
+        ("db", "10.9.1.10:5432"),
+        ("dns", "10.9.1.10:53/udp"),
+    ];
+    let known = world.deployment.ctl("app ls -o json")?;
+    for (app, target) in apps {
+        let line = if known.contains(&format!("\"{app}\"")) {
+            format!("app set {app} --transport {carrier} --yes")
+        } else {
+            format!("app add {app} --target {target} --allow group:staff --transport {carrier}")
+        };
+        world.deployment.ctl(&line)?;
+    }
+    Ok(())
+}
+
+/// The six hosts of the picture above.
+struct Hosts {
+    laptop: Namespace,
+    nat_a: Namespace,
+    controller: Namespace,
+    nat_b: Namespace,
+    connector: Namespace,
+    apps: Namespace,
+}
+
+/// What runs on them.
+struct World {
+    deployment: Deployment,
+    _connector: Program,
+    _laptop: Program,
+}
+
+impl Hosts {
+    fn new(test: &str) -> Result<Self> {
+        let hosts = Self {
+            laptop: Namespace::new(test, "laptop")?,
+            nat_a: Namespace::new(test, "nat-a")?,
+            controller: Namespace::new(test, "ctl")?,
+            nat_b: Namespace::new(test, "nat-b")?,
+            connector: Namespace::new(test, "con")?,
+            apps: Namespace::new(test, "apps")?,
+        };
+        let Self {
+            laptop,
+            nat_a,
+            controller,
+            nat_b,
+            connector,
+            apps,
+        } = &hosts;
+        laptop.link("lan", "192.168.1.2/24", nat_a, "lan", "192.168.1.1/24")?;
+        nat_a.link(
+            "wan",
+            "203.0.113.2/24",
+            controller,
+            "wan-a",
+            "203.0.113.1/24",
+        )?;
+        nat_b.link(
+            "wan",
+            "198.51.100.2/24",
+            controller,
+            "wan-b",
+            "198.51.100.1/24",
+        )?;
+        connector.link("lan", "10.9.0.2/24", nat_b, "lan", "10.9.0.1/24")?;
+        connector.link("apps", "10.9.1.1/24", apps, "eth", "10.9.1.10/24")?;
+        connector.ip("addr add fd00:9:1::1/64 dev apps nodad")?;
+        apps.ip("addr add fd00:9:1::10/64 dev eth nodad")?;
+        laptop.route("192.168.1.1")?;
+        nat_a.route("203.0.113.1")?;
+        nat_b.route("198.51.100.1")?;
+        connector.route("10.9.0.1")?;
+        nat_a.masquerade("wan")?;
+        nat_b.masquerade("wan")?;
+        Ok(hosts)
+    }
+
+    /// The five commands of the README.
+    fn deploy(&self) -> Result<World> {
+        let mut deployment = Deployment::new()?;
+        deployment.start_controller(&ControllerOptions {
+            namespace: Some(&self.controller),
+            address: "203.0.113.1",
+            port: 7443,
+            relay_port: 7444,
+            more: &["--allow-simulated-posture"],
+        })?;
+        let connector =
+            deployment.start_connector(Some(&self.connector), "connector", "default")?;
+        let facts = deployment.write_facts("laptop", GOOD_FACTS)?;
+        let laptop = deployment.start_device(
+            Some(&self.laptop),
+            "laptop",
+            "alice@corp.example",
+            "staff",
+            Some(&facts),
+        )?;
+        Ok(World {
+            deployment,
+            _connector: connector,
+            _laptop: laptop,
+        })
+    }
+
+    /// nginx, PostgreSQL and a name server, as the distribution ships them.
+    fn applications(&self, world: &World) -> Result<Vec<Program>> {
+        Ok(vec![
+            self.nginx(world)?,
+            self.postgresql(world)?,
+            self.dnsmasq()?,
+        ])
+    }
+
+    fn nginx(&self, world: &World) -> Result<Program> {
+        let folder = world.deployment.path("nginx");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("index.html"), PAGE)?;
+        let shown = folder.display();
+        let configuration = format!(
+            "pid {shown}/pid; error_log stderr notice; daemon off; user root;\n\
+             events {{}}\n\
+             http {{ access_log off; server {{ listen 10.9.1.10:80; listen [fd00:9:1::10]:80; root {shown}; }} }}\n"
+        );
+        fs::write(folder.join("nginx.conf"), configuration)?;
+        let mut nginx = self
+            .apps
+            .command("nginx", ["-c".into(), folder.join("nginx.conf")]);
+        nginx.arg("-e").arg("stderr");
+        let mut nginx = Program::start("nginx", nginx)?;
+        nginx.wait_for("start worker process")?;
+        Ok(nginx)
+    }
+
+    fn postgresql(&self, world: &World) -> Result<Program> {
+        let binaries = newest_postgresql()?;
+        let folder = tempfile_of_postgres(world)?;
+        let data = folder.join("data").display().to_string();
+        let as_user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"].map(String::from);
+        let initdb = binaries.join("initdb").display().to_string();
+        let words =
+            as_user
+                .clone()
+                .into_iter()
+                .chain([initdb, "-A".into(), "trust".into(), "-D".into()]);
+        run_ok(command("setpriv", words.chain([data.clone()])))?;
+        fs::write(
+            format!("{data}/pg_hba.conf"),
+            "host all all 0.0.0.0/0 trust\n",
+        )?;
+        let server = binaries.join("postgres").display().to_string();
+        let more = [
+            "-D",
+            &data,
+            "-h",
+            "10.9.1.10",
+            "-k",
+            "",
+            "-c",
+            "logging_collector=off",
+        ];
+        let words = as_user
+            .into_iter()
+            .chain([server])
+            .chain(more.map(String::from));
+        let mut postgresql = Program::start("postgres", self.apps.command("setpriv", words))?;
+        postgresql.wait_for("ready to accept connections")?;
+        Ok(postgresql)
+    }
+
+    fn dnsmasq(&self) -> Result<Program> {
+        let arguments = [
+            "--no-daemon",
+            "--no-resolv",
+            "--no-hosts",
+            "--conf-file=/dev/null",
+            "--user=root",
+            "--listen-address=10.9.1.10",
+            "--bind-interfaces",
+            "--log-facility=-",
+            "--address=/answer.corp.example/10.1.2.3",
+        ];
+        let mut dnsmasq = Program::start("dnsmasq", self.apps.command("dnsmasq", arguments))?;
+        dnsmasq.wait_for("started")?;
+        Ok(dnsmasq)
+    }
+
+    fn web(&self, world: &World, app: &str) -> Result<()> {
+        let (_forward, address) = self.forward(world, app)?;
+        let page = self.fetch(&address)?;
+        ensure!(page == PAGE, "{app}: {page:?}");
+        Ok(())
+    }
+
+    fn database(&self, world: &World) -> Result<()> {
+        let (_forward, address) = self.forward(world, "db")?;
+        let port = address.rsplit(':').next().context("no port")?;
+        let rows = "select sum(n) from generate_series(1, 100000) as n";
+        let psql = [
+            "-h",
+            "127.0.0.1",
+            "-p",
+            port,
+            "-U",
+            "postgres",
+            "-tA",
+            "-c",
+            rows,
+        ];
+        let sum = run_ok(self.laptop.command("psql", psql))?;
+        ensure!(sum.trim() == "5000050000", "{sum}");
+        Ok(())
+    }
+
+    fn names(&self, world: &World) -> Result<()> {
+        let (_forward, address) = self.forward(world, "dns")?;
+        let port = address.rsplit(':').next().context("no port")?;
+        let dig = ["@127.0.0.1", "-p", port, "+short", "answer.corp.example"];
+        let answer = run_ok(self.laptop.command("dig", dig))?;
+        ensure!(answer.trim() == "10.1.2.3", "{answer}");
+        Ok(())
+    }
+
+    fn forward(&self, world: &World, app: &str) -> Result<(Program, String)> {
+        world.deployment.forward(Some(&self.laptop), "laptop", app)
+    }
+
+    fn fetch(&self, address: &str) -> Result<String> {
+        let url = format!("http://{address}/");
+        run_ok(
+            self.laptop
+                .command("curl", ["-sS", "--max-time", "20", &url]),
+        )
+    }
+
+    fn status(&self, world: &World) -> Result<serde_json::Value> {
+        let command = world
+            .deployment
+            .cardea(Some(&self.laptop), "laptop", "status -o json");
+        Ok(serde_json::from_slice(&run(command)?.stdout)?)
+    }
+
+    /// No TCP listener, and no UDP socket that would take a datagram from anybody but its peer.
+    fn connector_hears_nobody(&self) -> Result<()> {
+        let listeners = run_ok(self.connector.command("ss", ["-Hltn"]))?;
+        ensure!(
+            listeners.trim().is_empty(),
+            "the connector listens:\n{listeners}"
+        );
+        let open = run_ok(
+            self.connector
+                .command("ss", ["-Huan", "state", "unconnected"]),
+        )?;
+        ensure!(
+            open.trim().is_empty(),
+            "the connector hears strangers:\n{open}"
+        );
+        Ok(())
+    }
+}
+
+/// The newest installed server's folder of programs.
+fn newest_postgresql() -> Result<PathBuf> {
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")?
+        .flatten()
+        .map(|entry| entry.path().join("bin"))
+        .filter(|bin| bin.join("initdb").exists())
+        .collect();
+    versions.sort();
+    versions.pop().context("PostgreSQL is not installed")
+}
+
+/// A folder that the database's own user may enter, which the deployment's is not.
+fn tempfile_of_postgres(world: &World) -> Result<PathBuf> {
+    let folder = world.deployment.path("postgresql");
+    fs::create_dir_all(&folder)?;
+    run_ok(command(
+        "chown",
+        ["postgres:".into(), folder.as_os_str().to_owned()],
+    ))?;
+    let parent = folder.parent().context("a folder has a parent")?;
+    run_ok(command(
+        "chmod",
+        ["711".into(), parent.as_os_str().to_owned()],
+    ))?;
+    Ok(folder)
+}
