@@ -17,6 +17,12 @@ pub const TICKET_BODY_BYTES: usize = 1 + 16 + 1 + 7 + 8;
 /// Bytes of a ticket with its Ed25519 signature (RFC 8032).
 pub const TICKET_BYTES: usize = TICKET_BODY_BYTES + 64;
 
+/// Bytes of a `Bind` datagram: kind and ticket.
+pub const BIND_BYTES: usize = 1 + TICKET_BYTES;
+
+/// Bytes of a `Bound` datagram: kind (1) and handle (7).
+pub const BOUND_BYTES: usize = DATA_HEADER_BYTES;
+
 /// Context that the ticket's signature also covers, so that it can be taken for nothing else.
 pub const TICKET_CONTEXT: &[u8] = b"cardea relay ticket v1\0";
 
@@ -76,8 +82,20 @@ impl Handle {
     /// The header of a `Data` datagram with this handle.
     #[must_use]
     pub const fn data_header(self) -> [u8; DATA_HEADER_BYTES] {
-        let [a, b, c, d, e, f, g] = self.0;
-        [FrameKind::Data.byte(), a, b, c, d, e, f, g]
+        self.after(FrameKind::Data)
+    }
+
+    /// The `Bound` datagram with this handle.
+    #[must_use]
+    pub const fn bound(self) -> [u8; BOUND_BYTES] {
+        self.after(FrameKind::Bound)
+    }
+
+    /// The handle of a `Bound` datagram; `None` when it is no such datagram.
+    #[must_use]
+    pub fn of_bound(datagram: &[u8]) -> Option<Self> {
+        let [kind, a, b, c, d, e, f, g] = *<&[u8; BOUND_BYTES]>::try_from(datagram).ok()?;
+        (kind == FrameKind::Bound.byte()).then_some(Self([a, b, c, d, e, f, g]))
     }
 
     /// The whole `Bound` datagram that answers a ticket with this handle.
@@ -100,6 +118,11 @@ impl Handle {
         let (header, sealed) = datagram.split_first_chunk::<DATA_HEADER_BYTES>()?;
         let [kind, a, b, c, d, e, f, g] = *header;
         (kind == FrameKind::Data.byte()).then_some((Self([a, b, c, d, e, f, g]), sealed))
+    }
+
+    const fn after(self, kind: FrameKind) -> [u8; DATA_HEADER_BYTES] {
+        let [a, b, c, d, e, f, g] = self.0;
+        [kind.byte(), a, b, c, d, e, f, g]
     }
 }
 
@@ -193,7 +216,18 @@ mod tests {
         let handle = Handle([1, 2, 3, 4, 5, 6, 7]);
         let mut datagram = handle.data_header().to_vec();
         assert_eq!(Handle::split_data(&datagram), Some((handle, &[][..])));
+        assert_eq!(Handle::of_bound(&datagram), None);
         datagram.pop();
         assert_eq!(Handle::split_data(&datagram), None);
+    }
+
+    #[test]
+    fn a_bound_names_its_handle_and_has_one_length() {
+        let handle = Handle([1, 2, 3, 4, 5, 6, 7]);
+        let bound = handle.bound();
+        assert_eq!(Handle::of_bound(&bound), Some(handle));
+        assert_eq!(Handle::split_data(&bound), None);
+        assert_eq!(Handle::of_bound(&bound[1..]), None);
+        assert_eq!(Handle::of_bound(&[&bound[..], &[0]].concat()), None);
     }
 }
