@@ -1,8 +1,8 @@
 //! What travels between a node and a relay: tickets, and the eight bytes before a sealed datagram.
 //!
-//! A datagram begins with one byte of [`FrameKind`]. `Bind` carries a signed [`Ticket`]; `Bound`
-//! answers it with the ticket's handle and is never longer; `Data` carries the sender's own handle, which the relay replaces
-//! by the receiver's. A relay sees the random tunnel id in the ticket and nothing else.
+//! A datagram begins with one byte of [`FrameKind`]. `Bind` carries a signed [`Ticket`] and nothing
+//! else; `Bound` answers it with the ticket's handle; `Data` carries the sender's own handle, which
+//! the relay replaces by the receiver's. A relay sees the random tunnel id in the ticket and nothing else.
 
 use std::fmt;
 
@@ -85,30 +85,16 @@ impl Handle {
         self.after(FrameKind::Data)
     }
 
-    /// The `Bound` datagram with this handle.
+    /// The whole `Bound` datagram that answers a ticket with this handle.
     #[must_use]
     pub const fn bound(self) -> [u8; BOUND_BYTES] {
         self.after(FrameKind::Bound)
     }
 
-    /// The handle of a `Bound` datagram; `None` when it is no such datagram.
-    #[must_use]
-    pub fn of_bound(datagram: &[u8]) -> Option<Self> {
-        let [kind, a, b, c, d, e, f, g] = *<&[u8; BOUND_BYTES]>::try_from(datagram).ok()?;
-        (kind == FrameKind::Bound.byte()).then_some(Self([a, b, c, d, e, f, g]))
-    }
-
-    /// The whole `Bound` datagram that answers a ticket with this handle.
-    #[must_use]
-    pub const fn bound(self) -> [u8; DATA_HEADER_BYTES] {
-        let [a, b, c, d, e, f, g] = self.0;
-        [FrameKind::Bound.byte(), a, b, c, d, e, f, g]
-    }
-
     /// The handle that a `Bound` datagram confirms; `None` when it is no such datagram.
     #[must_use]
     pub fn of_bound(datagram: &[u8]) -> Option<Self> {
-        let [kind, a, b, c, d, e, f, g] = *<&[u8; DATA_HEADER_BYTES]>::try_from(datagram).ok()?;
+        let [kind, a, b, c, d, e, f, g] = *<&[u8; BOUND_BYTES]>::try_from(datagram).ok()?;
         (kind == FrameKind::Bound.byte()).then_some(Self([a, b, c, d, e, f, g]))
     }
 
