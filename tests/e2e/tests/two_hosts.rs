@@ -5,9 +5,7 @@
 //!  laptop ── nat-a ── controller + relay ── nat-b ── connector ── apps (nginx, PostgreSQL, DNS)
 //! ```
 #![expect(
-    clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic,
     reason = "what a test does outside of its test function may panic as well"
 )]
 
