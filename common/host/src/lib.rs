@@ -3,6 +3,7 @@
 //! Everything that the pure crates may not touch is here, so that there is one place to read for
 //! what a program of ours does to the machine it runs on.
 
+pub mod addresses;
 pub mod channel;
 pub mod clock;
 pub mod entropy;
@@ -10,6 +11,7 @@ pub mod exit;
 pub mod files;
 pub mod frame;
 pub mod process;
+pub mod tcp;
 pub mod telemetry;
 pub mod udp;
 pub mod unix;
