@@ -1,0 +1,346 @@
+//! What people and strangers do wrong, with the real programs: the error, the exit code, the entry
+//! in the ledger, and that everything still works afterwards.
+#![expect(
+    clippy::disallowed_types,
+    reason = "a stranger uses sockets as he likes"
+)]
+
+use std::{
+    fs,
+    net::UdpSocket,
+    os::unix::fs::{PermissionsExt, chown},
+    process::Output,
+};
+
+use anyhow::{Context, Result, ensure};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    program::{Program, command, run, run_ok},
+    traffic::{WebServer, fetch},
+};
+
+#[test]
+fn a_code_admits_one_node_and_says_why_it_admits_no_other() {
+    codes().unwrap();
+}
+
+fn codes() -> Result<()> {
+    let mut world = started(&[])?;
+    let code = world.ctl("invite connector --site default")?;
+    run_ok(world.program(
+        None,
+        "cardea-connector",
+        world.node_arguments("enroll", "first", &code)?,
+    ))?;
+    let used = enroll(&world, "cardea-connector", "second", &code)?;
+    expect(&used, 4, "this code was already used")?;
+
+    let forged = enroll(&world, "cardea", "forger", "cardea1-aaaa")?;
+    expect(&forged, 4, "not a Cardea code")?;
+
+    let wrong_role = enroll(&world, "cardea", "laptop", &world.ctl("invite connector")?)?;
+    expect(&wrong_role, 4, "connector")?;
+
+    let short = world.ctl("invite device --user alice --expires 1s")?;
+    while world
+        .ctl("invite ls")?
+        .lines()
+        .filter(|line| line.contains("expired"))
+        .count()
+        == 0
+    {}
+    expect(&enroll(&world, "cardea", "late", &short)?, 4, "expired at")?;
+
+    let tail = world.ctl("audit tail -n 50 -o json")?;
+    for refusal in ["invite_used", "invite_expired"] {
+        ensure!(
+            tail.contains(refusal),
+            "no {refusal} in the ledger:\n{tail}"
+        );
+    }
+    another_controller(&mut world)
+}
+
+/// A code of a controller whose address now belongs to another one.
+fn another_controller(world: &mut Deployment) -> Result<()> {
+    let address = listening_port(world)?;
+    let code = world.ctl("invite connector")?;
+    world.stop_controller()?;
+    let mut other = Deployment::new()?;
+    other.start_controller(&ControllerOptions {
+        port: address,
+        ..Default::default()
+    })?;
+    expect(
+        &enroll(world, "cardea-connector", "lost", &code)?,
+        4,
+        "another controller",
+    )
+}
+
+#[test]
+fn an_admin_with_a_wrong_key_changes_nothing() {
+    wrong_key().unwrap();
+}
+
+fn wrong_key() -> Result<()> {
+    let world = started(&[])?;
+    let other = started(&[])?;
+    let key = other.path("controller").join("keys/admin.key");
+    let key = key.display().to_string();
+    let output = world.ctl_output(["site", "add", "office", "--admin-key", &key])?;
+    expect(&output, 1, "key")?;
+    ensure!(
+        !world.ctl("site ls")?.contains("office"),
+        "the site was added"
+    );
+    ensure!(
+        world
+            .ctl("audit tail -n 5 -o json")?
+            .contains("unauthorized"),
+        "no entry"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_policy_that_is_wrong_is_refused_with_its_place() {
+    policies().unwrap();
+}
+
+fn policies() -> Result<()> {
+    let world = started(&[])?;
+    let before = world.ctl("policy show")?;
+    let folder = world.path("policy");
+    fs::create_dir_all(&folder)?;
+    let shown = folder.display().to_string();
+    let file = folder.join("rules.cedar");
+    let cases = [
+        (
+            "permit(principal, action == Action::\"connect\", resource",
+            "rules.cedar:1",
+        ),
+        (
+            "@id(\"x\")\npermit(principal, action, resource) when { context.colour == 1 };",
+            "rules.cedar",
+        ),
+    ];
+    for (text, place) in cases {
+        fs::write(&file, text)?;
+        for verb in ["check", "apply"] {
+            let output = world.ctl_output(["policy", verb, &shown, "--yes"])?;
+            expect(&output, 1, place)?;
+        }
+    }
+    fs::write(
+        &file,
+        "@id(\"all\")\npermit(principal, action == Action::\"connect\", resource);\n",
+    )?;
+    let before_test = world.ctl_output(["policy", "check", &shown])?;
+    ensure!(before_test.status.success(), "{}", text_of(&before_test));
+    ensure!(
+        world.ctl("policy show")? == before,
+        "a refused policy changed something"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_target_on_the_connectors_own_host_needs_the_admins_word() {
+    let world = started(&[]).unwrap();
+    for target in [
+        "127.0.0.1:80",
+        "[::1]:80",
+        "169.254.169.254:80",
+        "[fe80::1]:80",
+    ] {
+        let output = world
+            .ctl_output(["app", "add", "x", "--target", target])
+            .unwrap();
+        expect(&output, 1, "--allow-host-scoped").unwrap();
+    }
+    assert!(!world.ctl("app ls").unwrap().contains("127.0.0.1"));
+}
+
+#[test]
+fn a_name_that_is_almost_right_is_suggested() {
+    let world = started(&[]).unwrap();
+    world.ctl("app add wiki --target 10.9.0.10:80").unwrap();
+    let output = world.ctl_output(["app", "show", "wikki"]).unwrap();
+    expect(&output, 1, "wiki").unwrap();
+    let output = world
+        .ctl_output(["app", "add", "a b", "--target", "10.9.0.10:80"])
+        .unwrap();
+    assert_ne!(output.status.code(), Some(0));
+}
+
+#[test]
+fn simulated_posture_is_refused_unless_the_controller_was_told() {
+    let world = started(&[]).unwrap();
+    let facts = world.write_facts("laptop", GOOD_FACTS).unwrap();
+    let code = world.ctl("invite device --user alice").unwrap();
+    let mut arguments = world.node_arguments("enroll", "laptop", &code).unwrap();
+    arguments.extend(["--facts-from".into(), facts.into_os_string()]);
+    let output = run(world.program(None, "cardea", arguments)).unwrap();
+    expect(&output, 6, "simulated").unwrap();
+}
+
+#[test]
+fn a_state_folder_that_cannot_be_trusted_is_refused() {
+    folders().unwrap();
+}
+
+fn folders() -> Result<()> {
+    let mut world = started(&[])?;
+    let run_on = |state: &std::path::Path| {
+        let state = state.display().to_string();
+        run(world.program(None, "cardea-controller", ["run", "--state", &state]))
+    };
+    expect(&run_on(&world.path("missing"))?, 7, "init")?;
+    expect(&run_on(&world.path("controller"))?, 7, "twice")?;
+    let file = world.path("file");
+    fs::write(&file, "not a folder")?;
+    expect(&run_on(&file)?, 7, "file")?;
+    let open = world.path("open");
+    fs::create_dir(&open)?;
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777))?;
+    expect(&run_on(&open)?, 7, "chmod")?;
+    if rustix::process::geteuid().is_root() {
+        let foreign = world.path("foreign");
+        fs::create_dir(&foreign)?;
+        chown(&foreign, Some(65_534), None)?;
+        expect(&run_on(&foreign)?, 7, "belongs to")?;
+    }
+    world.ctl("site ls")?;
+    world.stop_controller()
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let world = Deployment::new().unwrap();
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let state = world.path("controller").display().to_string();
+    let arguments = [
+        "up",
+        "--domain",
+        "corp.example",
+        "--state",
+        &state,
+        "--listen",
+        &listen,
+    ];
+    let output = run(world.program(None, "cardea-controller", arguments)).unwrap();
+    expect(&output, 1, &listen).unwrap();
+}
+
+#[test]
+fn datagrams_of_every_size_end_no_socket() {
+    datagrams().unwrap();
+}
+
+fn datagrams() -> Result<()> {
+    let mut world = started(&["--allow-simulated-posture"])?;
+    let web = WebServer::start("127.0.0.1:0", "page\n")?;
+    world.ctl(&format!(
+        "app add wiki --target {} --allow-host-scoped --allow everyone",
+        web.address
+    ))?;
+    let connector = world.start_connector(None, "connector", "default")?;
+    let facts = world.write_facts("laptop", GOOD_FACTS)?;
+    let laptop = world.start_device(None, "laptop", "alice", "staff", Some(&facts))?;
+    let (_forward, address) = world.forward(None, "laptop", "wiki")?;
+    ensure!(fetch(&address)? == "page\n");
+    let ids = [world.controller()?.id(), connector.id(), laptop.id()];
+    let ports = udp_ports(&ids)?;
+    ensure!(ports.len() >= 6, "only {ports:?}");
+    let stranger = UdpSocket::bind("127.0.0.1:0")?;
+    let bytes: Vec<u8> = (0..65_507_u32)
+        .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_be_bytes())
+        .collect();
+    for port in &ports {
+        for size in (0..1_600)
+            .chain((1_600..65_507).step_by(997))
+            .chain([65_507])
+        {
+            for first in [0x30, 0x31, 0x32, 0x01, 0x04, 0xc3, 0x40] {
+                let mut datagram = bytes.get(..size).context("a size in range")?.to_vec();
+                if let Some(kind) = datagram.first_mut() {
+                    *kind = first;
+                }
+                // A connected socket answers with an error that the next send reports.
+                drop(stranger.send_to(&datagram, ("127.0.0.1", *port)));
+            }
+        }
+    }
+    ensure!(
+        fetch(&address)? == "page\n",
+        "the tunnel does not carry any more"
+    );
+    let (_second, fresh) = world.forward(None, "laptop", "wiki")?;
+    ensure!(fetch(&fresh)? == "page\n");
+    world.ctl("status").map(drop)
+}
+
+/// A controller on loopback.
+fn started(more: &[&str]) -> Result<Deployment> {
+    let mut world = Deployment::new()?;
+    world.start_controller(&ControllerOptions {
+        more,
+        ..Default::default()
+    })?;
+    Ok(world)
+}
+
+fn enroll(world: &Deployment, program: &str, name: &str, code: &str) -> Result<Output> {
+    run(world.program(None, program, world.node_arguments("enroll", name, code)?))
+}
+
+/// The command ended with `code` and said `text`.
+fn expect(output: &Output, code: i32, text: &str) -> Result<()> {
+    let said = text_of(output);
+    ensure!(
+        output.status.code() == Some(code),
+        "exit {:?}, not {code}: {said}",
+        output.status.code()
+    );
+    ensure!(said.contains(text), "no {text:?} in: {said}");
+    ensure!(!said.contains("panicked"), "{said}");
+    Ok(())
+}
+
+fn text_of(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// The UDP port of the controller's channels.
+fn listening_port(world: &mut Deployment) -> Result<u16> {
+    let controller: &mut Program = world.controller()?;
+    let line = controller.wait_for("listening on")?;
+    let port = line.rsplit(':').next().and_then(|port| {
+        port.split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
+    });
+    port.with_context(|| format!("no port in {line:?}"))
+}
+
+/// All UDP ports that processes have open.
+fn udp_ports(ids: &[u32]) -> Result<Vec<u16>> {
+    let text = run_ok(command("ss", ["-Huanp"]))?;
+    let ours = |line: &&str| ids.iter().any(|id| line.contains(&format!("pid={id},")));
+    let port = |line: &str| {
+        line.split_whitespace()
+            .nth(3)?
+            .rsplit(':')
+            .next()?
+            .parse()
+            .ok()
+    };
+    Ok(text.lines().filter(ours).filter_map(port).collect())
+}
