@@ -1,0 +1,534 @@
+//! The agent: what a device asks for, holds, reports and tells its user.
+
+mod access;
+mod apps;
+mod calls;
+mod local;
+mod offer;
+mod posture;
+mod status;
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use cardea_credential::{key::Signer, trust::Trust};
+use cardea_proto::{
+    access::{Extend, Granted},
+    enroll::Certificate,
+    id::{DeviceId, GrantId, NodeId},
+    ledger::EndReason,
+    local::{LocalAnswer, LocalRequest},
+    message::{AppView, FromNode, ToNode, Usage, Welcome},
+    name::Name,
+    posture::PostureVerdict,
+    refusal::{Refusal, RefusalCode},
+    time::Now,
+};
+use cardea_tunnel::{Command, Event};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use tracing::{debug, info, warn};
+
+pub use self::posture::Collected;
+use self::{
+    access::{Effect, Held, Step, Way},
+    apps::Apps,
+    calls::Calls,
+    offer::PendingOffer,
+    posture::Posture,
+};
+use crate::{
+    channel::{Channel, ChannelSettings, earliest},
+    entropy::seed,
+    limits,
+    outbox::NodeOutbox,
+    reasons,
+    usage::UsageReports,
+};
+
+/// What an agent is told once, at its start.
+#[derive(Clone, Debug)]
+pub struct AgentSettings {
+    /// The device.
+    pub device: DeviceId,
+    /// Its name.
+    pub name: Name,
+    /// Its user.
+    pub user: Option<Name>,
+    /// The trust domain.
+    pub domain: Name,
+    /// The domain's root.
+    pub trust: Trust,
+    /// The certificate to begin with.
+    pub certificate: Certificate,
+    /// The device's key.
+    pub signer: Arc<dyn Signer>,
+    /// Where controllers are, `HOST:PORT`, in the order in which they are tried.
+    pub addresses: Vec<String>,
+    /// Version of the program.
+    pub program: String,
+}
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum AgentInput {
+    /// The channel that [`NodeOutbox::connect`] asked for is up.
+    ChannelUp {
+        /// What binds proofs to this channel.
+        exporter: [u8; 32],
+        /// Where it leads.
+        address: String,
+    },
+    /// The channel, or the attempt at one, is gone without our asking.
+    ChannelDown {
+        /// Why, in a few words.
+        why: String,
+    },
+    /// A message from the controller.
+    Message(ToNode),
+    /// Somebody on this machine wants to reach an app; [`AgentOutbox::opened`] answers.
+    Wanted {
+        /// The app.
+        app: Name,
+    },
+    /// What the data half has to say.
+    Tunnel(Event),
+    /// All facts as they stand: those missing here are not known any longer.
+    Facts(Vec<Collected>),
+    /// A request at the local socket; [`AgentOutbox::answers`] answers under the same number.
+    Local {
+        /// Names this request in the answer.
+        call: u64,
+        /// The request.
+        request: LocalRequest,
+    },
+    /// [`Agent::deadline`] has come; also the very first input, which begins to connect.
+    Timeout,
+}
+
+/// What must follow from a turn.
+#[derive(Debug, Default)]
+pub struct AgentOutbox {
+    /// What both roles have.
+    pub node: NodeOutbox,
+    /// Collect all facts and hand them over.
+    pub collect: bool,
+    /// Programs whose running is a fact from now on.
+    pub watch: Option<Vec<String>>,
+    /// Answers to local requests.
+    pub answers: VecDeque<(u64, LocalAnswer)>,
+    /// Answers to `Wanted`: one for everybody who waits for that app.
+    pub opened: VecDeque<(Name, Result<GrantId, Refusal>)>,
+}
+
+/// A device's control half.
+///
+/// It keeps the channel up, asks for apps that somebody wants, takes grants whose answer holds,
+/// reports posture when it changes and at each poll, and answers its user from what it knows. All
+/// tunnels live in the data half, which hears [`Command`]s and tells [`Event`]s.
+#[derive(Debug)]
+pub struct Agent {
+    device: DeviceId,
+    name: Name,
+    user: Option<Name>,
+    channel: Channel,
+    is_started: bool,
+    posture: Posture,
+    apps: Apps,
+    calls: Calls,
+    usage: UsageReports,
+    requests: u64,
+    rng: ChaCha20Rng,
+}
+
+impl Agent {
+    /// An agent that will connect at its first [`AgentInput::Timeout`].
+    #[must_use]
+    pub fn new(settings: AgentSettings, entropy: [u8; 32]) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(entropy);
+        let channel = ChannelSettings {
+            node: NodeId::Device(settings.device),
+            domain: settings.domain,
+            trust: settings.trust,
+            certificate: settings.certificate,
+            signer: settings.signer,
+            addresses: settings.addresses,
+            program: settings.program,
+        };
+        Self {
+            device: settings.device,
+            name: settings.name,
+            user: settings.user,
+            channel: Channel::new(channel, seed(&mut rng)),
+            is_started: false,
+            posture: Posture::new(),
+            apps: Apps::default(),
+            calls: Calls::default(),
+            usage: UsageReports::default(),
+            requests: 0,
+            rng,
+        }
+    }
+
+    /// Takes one input and puts everything that must follow from it into `out`.
+    pub fn handle(&mut self, now: Now, input: AgentInput, out: &mut AgentOutbox) {
+        let was_ready = self.channel.is_ready();
+        if !self.is_started {
+            self.is_started = true;
+            out.collect = true;
+            self.channel.start(now, &mut out.node);
+        }
+        match input {
+            AgentInput::ChannelUp { exporter, address } => {
+                let grants = self.apps.held().map(|held| held.grant).collect();
+                self.channel
+                    .connected(now, address, exporter, grants, &mut out.node);
+            }
+            AgentInput::ChannelDown { why } => {
+                self.channel.disconnected(now, why, &mut out.node);
+            }
+            AgentInput::Message(message) => self.message(now, message, out),
+            AgentInput::Wanted { app } => self.wanted(now, &app, out),
+            AgentInput::Tunnel(event) => self.tunnel(now, event, out),
+            AgentInput::Facts(facts) => self.facts(now, facts, out),
+            AgentInput::Local { call, request } => self.local(now, call, request, out),
+            AgentInput::Timeout => {}
+        }
+        self.follow_channel(now, was_ready, out);
+        self.timeout(now, out);
+    }
+
+    /// When [`AgentInput::Timeout`] is next due; `None` when only an outside event can move this agent.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        earliest([
+            self.channel.deadline(),
+            self.posture.deadline(),
+            self.apps.deadline(),
+            self.calls.deadline(),
+            self.usage.deadline(),
+        ])
+    }
+
+    /// The apps that the controller told this device of.
+    #[must_use]
+    pub fn apps(&self) -> &[AppView] {
+        self.apps.views()
+    }
+
+    /// The app of this name or DNS name.
+    #[must_use]
+    pub fn find_app(&self, name: &str) -> Option<&AppView> {
+        let views = self.apps.views();
+        let by_name = views.iter().find(|view| view.name.as_str() == name);
+        by_name.or_else(|| {
+            views.iter().find(|view| {
+                view.names
+                    .iter()
+                    .any(|dns| dns.as_str().eq_ignore_ascii_case(name))
+            })
+        })
+    }
+
+    /// The device.
+    #[must_use]
+    pub const fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    fn message(&mut self, now: Now, message: ToNode, out: &mut AgentOutbox) {
+        match message {
+            ToNode::Welcome(welcome) => self.welcome(now, welcome, out),
+            ToNode::Goodbye(refusal) => self.channel.refuse(now, refusal, &mut out.node),
+            _ if !self.channel.is_ready() => debug!("a message before the welcome is ignored"),
+            ToNode::Certificate(certificate) => {
+                self.channel.certificate(now, certificate, &mut out.node);
+            }
+            ToNode::CertificateRefused(refusal) => self.channel.certificate_refused(now, refusal),
+            ToNode::Posture(verdict) => self.judged(now, verdict, out),
+            ToNode::Apps(views) => {
+                for app in self.apps.replace_views(views) {
+                    self.step(now, &app, Step::Cleared, None, out);
+                }
+            }
+            ToNode::Granted(granted) => self.granted(now, &granted, out),
+            ToNode::Denied {
+                request, refusal, ..
+            } => {
+                if let Some(app) = self.apps.asked(request) {
+                    debug!(app.id = %app, reason = %refusal.code, "denied");
+                    self.step(now, &app, Step::Denied(refusal), None, out);
+                }
+            }
+            ToNode::Explained { request, decision } => {
+                if let Some(call) = self.calls.explained(request) {
+                    let answer = decision.map_or_else(LocalAnswer::Refused, LocalAnswer::Explained);
+                    out.answers.push_back((call, answer));
+                }
+            }
+            ToNode::Extend(extend) => self.extend(now, extend, out),
+            ToNode::Withdraw { grant, reason } => self.withdraw(now, grant, reason, out),
+            ToNode::Admit(_) => {
+                let refusal = Refusal::new(RefusalCode::Protocol, "an agent admits nobody");
+                self.channel.refuse(now, refusal, &mut out.node);
+            }
+        }
+    }
+
+    fn welcome(&mut self, now: Now, welcome: Welcome, out: &mut AgentOutbox) {
+        let was_ready = self.channel.is_ready();
+        self.channel.welcome(now, &welcome, &mut out.node);
+        if was_ready || !self.channel.is_ready() {
+            return;
+        }
+        self.posture.welcome(now, &welcome, &mut self.rng);
+        self.name = welcome.name;
+        self.user = welcome.user.or_else(|| self.user.take());
+        out.watch = Some(welcome.watched_processes);
+        out.collect = true;
+        if self.posture.is_known() {
+            self.report(now, out);
+        }
+    }
+
+    fn judged(&mut self, now: Now, verdict: PostureVerdict, out: &mut AgentOutbox) {
+        let is_compliant = verdict.compliant;
+        self.posture.judged(verdict);
+        for call in self.calls.verdict() {
+            out.answers.push_back((call, self.posture_answer(now)));
+        }
+        for app in self.apps.names() {
+            let step = if is_compliant {
+                Step::Mended
+            } else {
+                Step::Failing(reasons::posture_failed(&app, self.posture.verdict()))
+            };
+            self.step(now, &app, step, None, out);
+        }
+        if is_compliant {
+            self.channel.retry_certificate(now);
+        }
+    }
+
+    fn granted(&mut self, now: Now, granted: &Granted, out: &mut AgentOutbox) {
+        let Some(offer) = self.apps.take_offer(&granted.app, granted.request) else {
+            let grant = granted.grant;
+            if self.apps.holder(grant).is_none() {
+                out.node.messages.push_back(FromNode::Closed { grant });
+            }
+            return;
+        };
+        match offer.accept(now, granted, &self.channel) {
+            Ok(install) => {
+                let held = Held {
+                    grant: granted.grant,
+                    connector: granted.connector,
+                    carrier: granted.carrier,
+                    until: now.instant + install.ttl,
+                };
+                let install = Command::Install(Box::new(install));
+                self.step(now, &granted.app, Step::Granted(held), Some(install), out);
+            }
+            Err(error) => {
+                warn!(grant.id = %granted.grant, connector.id = %granted.connector, reason = %error, "answer refused");
+                let grant = granted.grant;
+                out.node.messages.push_back(FromNode::Closed { grant });
+                let refusal = self.answer_refusal(&granted.app, &error);
+                self.step(now, &granted.app, Step::Denied(refusal), None, out);
+            }
+        }
+    }
+
+    /// A wrong clock breaks every check of a certificate, and is the likelier fault where it is known.
+    fn answer_refusal(&self, app: &Name, error: &offer::AnswerError) -> Refusal {
+        let code = if self.channel.skew().is_some() {
+            RefusalCode::ClockSkew
+        } else {
+            RefusalCode::NotProven
+        };
+        Refusal::new(code, format!("{app}: {error}")).with_next("See: cardea status")
+    }
+
+    fn extend(&mut self, now: Now, extend: Extend, out: &mut AgentOutbox) {
+        let Some(app) = self.apps.holder(extend.grant) else {
+            return;
+        };
+        let ttl = limits::ttl(extend.ttl_ms);
+        let step = Step::Extended(extend.grant, now.instant + ttl);
+        let command = Command::Extend {
+            grant: extend.grant,
+            ttl,
+            ticket: extend.ticket,
+        };
+        self.step(now, &app, step, Some(command), out);
+    }
+
+    fn withdraw(&mut self, now: Now, grant: GrantId, reason: EndReason, out: &mut AgentOutbox) {
+        if let Some(app) = self.apps.holder(grant) {
+            info!(grant.id = %grant, app.id = %app, %reason, "grant withdrawn");
+            let why = reasons::ended(&app, reason, self.posture.verdict());
+            self.step(now, &app, Step::Withdrawn(grant, reason, why), None, out);
+        }
+    }
+
+    fn wanted(&mut self, now: Now, app: &Name, out: &mut AgentOutbox) {
+        if !self.apps.admit(app) {
+            let answer = Err(calls::busy());
+            return out.opened.push_back((app.clone(), answer));
+        }
+        let way = self.way();
+        self.step(now, app, Step::Wanted(way), None, out);
+    }
+
+    fn tunnel(&mut self, now: Now, event: Event, out: &mut AgentOutbox) {
+        match event {
+            Event::Opened { grant } => {
+                if let Some(app) = self.apps.holder(grant) {
+                    self.step(now, &app, Step::Opened(grant), None, out);
+                }
+            }
+            Event::Closed { grant, reason } => {
+                if let Some(app) = self.apps.holder(grant) {
+                    let why = reasons::tunnel_closed(&app, reason);
+                    self.step(now, &app, Step::TunnelClosed(grant, why), None, out);
+                }
+            }
+            Event::Used {
+                grant,
+                bytes_in,
+                bytes_out,
+                flows,
+                rtt,
+            } => {
+                let usage = Usage {
+                    grant,
+                    bytes_in,
+                    bytes_out,
+                    flows,
+                };
+                if let Some(app) = self.apps.holder(grant) {
+                    self.apps.note(&app, &usage, rtt);
+                    self.usage.note(now.instant, usage);
+                }
+            }
+        }
+    }
+
+    fn facts(&mut self, now: Now, facts: Vec<Collected>, out: &mut AgentOutbox) {
+        let is_asked = self.calls.is_collecting();
+        let is_news = self.posture.collected(facts);
+        let is_changed = self.posture.has_changed();
+        let is_ready = self.channel.is_ready();
+        if is_ready && (is_news || is_asked) {
+            self.report(now, out);
+        }
+        let is_verdict_due = is_ready && (is_changed || self.posture.verdict().is_none());
+        for call in self.calls.collected(now.instant, is_verdict_due) {
+            out.answers.push_back((call, self.posture_answer(now)));
+        }
+    }
+
+    fn report(&mut self, now: Now, out: &mut AgentOutbox) {
+        let report = self.posture.report(now);
+        out.node.messages.push_back(FromNode::Report(report));
+    }
+
+    /// What follows from a channel that became ready or was lost in this turn.
+    fn follow_channel(&mut self, now: Now, was_ready: bool, out: &mut AgentOutbox) {
+        let is_ready = self.channel.is_ready();
+        if !was_ready && is_ready {
+            self.channel.timeout(now, &mut out.node);
+            for app in self.apps.names() {
+                let request = self.requests + 1;
+                self.step(now, &app, Step::Ready(request), None, out);
+            }
+        }
+        if was_ready && !is_ready {
+            self.posture.lost();
+            for app in self.apps.names() {
+                self.step(now, &app, Step::Lost, None, out);
+            }
+            for call in self.calls.lost() {
+                let refusal = self.channel.unreachable();
+                out.answers.push_back((call, LocalAnswer::Refused(refusal)));
+            }
+        }
+    }
+
+    /// Does what is due.
+    fn timeout(&mut self, now: Now, out: &mut AgentOutbox) {
+        self.channel.timeout(now, &mut out.node);
+        if self.channel.is_unreachable() {
+            let refusal = self.channel.unreachable();
+            for app in self.apps.names() {
+                self.step(now, &app, Step::NoWay(refusal.clone()), None, out);
+            }
+        }
+        if self.posture.poll(now.instant, &mut self.rng) {
+            out.collect = true;
+        }
+        for app in self.apps.due(now.instant) {
+            self.step(now, &app, Step::Due, None, out);
+        }
+        for call in self.calls.due_postures(now.instant) {
+            out.answers.push_back((call, self.posture_answer(now)));
+        }
+        for call in self.calls.due_explains(now.instant) {
+            let refusal = Refusal::new(
+                RefusalCode::Unreachable,
+                "the controller did not answer in time",
+            );
+            out.answers.push_back((call, LocalAnswer::Refused(refusal)));
+        }
+        let usages = self.usage.flush(now.instant, self.channel.is_ready());
+        out.node.messages.extend(usages);
+    }
+
+    /// The channel, as somebody sees it who wants an app.
+    fn way(&self) -> Way {
+        if self.channel.is_ready() {
+            Way::Ready(self.requests + 1)
+        } else if self.channel.is_unreachable() {
+            Way::Closed(self.channel.unreachable())
+        } else {
+            Way::Soon
+        }
+    }
+
+    /// Takes one step of one app and does what follows; `command` is what an effect may carry.
+    fn step(
+        &mut self,
+        now: Now,
+        app: &Name,
+        step: Step,
+        mut command: Option<Command>,
+        out: &mut AgentOutbox,
+    ) {
+        for effect in self.apps.step(now.instant, app, step) {
+            match effect {
+                Effect::Ask(request) => self.ask(now, app, request, out),
+                Effect::Install | Effect::Extend(_) => out.node.commands.extend(command.take()),
+                Effect::Remove(grant) => out.node.commands.push_back(Command::Remove { grant }),
+                Effect::Tell(grant) => out.node.messages.push_back(FromNode::Closed { grant }),
+                Effect::Answer(answer) => out.opened.push_back((app.clone(), answer)),
+            }
+        }
+    }
+
+    fn ask(&mut self, now: Now, app: &Name, request: u64, out: &mut AgentOutbox) {
+        self.requests = request;
+        match PendingOffer::make(self.device, app, request, &self.channel, &mut self.rng) {
+            Ok((offer, message)) => {
+                self.apps.offered(app, offer);
+                out.node.messages.push_back(message);
+            }
+            Err(error) => {
+                warn!(reason = %error, "the key did not sign");
+                let refusal = Refusal::new(RefusalCode::Internal, "this device's key did not sign");
+                self.step(now, app, Step::Denied(refusal), None, out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

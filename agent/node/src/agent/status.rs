@@ -1,0 +1,200 @@
+//! How things are, in the words of the local API. Nothing reads `open` when bytes cannot pass.
+
+use cardea_proto::{
+    admin::Warning,
+    app::Transport,
+    local::{
+        AgentStatus, AppState, AppStatus, CertificateView, ControllerView, DeviceView, PostureView,
+        transport_text,
+    },
+    message::AppView,
+    name::Name,
+    refusal::RefusalCode,
+    time::Now,
+};
+
+use super::{
+    Agent,
+    access::{Access, Held},
+    apps::Entry,
+};
+
+impl Agent {
+    /// How things are at this moment.
+    #[must_use]
+    pub fn status(&self, now: Now) -> AgentStatus {
+        let controller: ControllerView = self.channel.controller_view();
+        let certificate: CertificateView = self.channel.certificate_view();
+        AgentStatus {
+            device: DeviceView {
+                id: self.device,
+                name: self.name.clone(),
+            },
+            user: self.user.clone(),
+            controller,
+            certificate,
+            posture: self.posture_view(),
+            apps: self.app_statuses(now),
+            warnings: self.warnings(now),
+        }
+    }
+
+    /// What this device may reach, and what it tried to reach, by name.
+    pub(super) fn app_statuses(&self, now: Now) -> Vec<AppStatus> {
+        let views = self.apps.views();
+        let known = views
+            .iter()
+            .map(|view| self.app_status(now, &view.name, Some(view)));
+        let others = self
+            .apps
+            .entries()
+            .filter(|(app, _)| views.iter().all(|view| view.name != **app))
+            .map(|(app, _)| self.app_status(now, app, None));
+        let mut statuses: Vec<AppStatus> = known.chain(others).collect();
+        statuses.sort_by(|a, b| a.name.cmp(&b.name));
+        statuses
+    }
+
+    fn app_status(&self, now: Now, app: &Name, view: Option<&AppView>) -> AppStatus {
+        let entry = self.apps.entry(app);
+        let held = entry.and_then(|entry| entry.access.held());
+        let traffic = entry.map(|entry| entry.traffic).unwrap_or_default();
+        let (state, why) = self.app_state(now, entry, view);
+        let is_open = state == AppState::Open;
+        let wish = view.map_or(Transport::Auto, |view| view.transport);
+        AppStatus {
+            name: app.clone(),
+            state,
+            transport: transport_text(held.map(|held| held.carrier), wish),
+            path: is_open.then(|| "relay".to_owned()),
+            rtt_ms: traffic
+                .rtt
+                .filter(|_| is_open)
+                .and_then(|rtt| u64::try_from(rtt.as_millis()).ok()),
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
+            not_after: held.map(|held| not_after(now, held)),
+            why,
+            services: view.map(|view| view.services.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn app_state(
+        &self,
+        now: Now,
+        entry: Option<&Entry>,
+        view: Option<&AppView>,
+    ) -> (AppState, Option<String>) {
+        match entry.map(|entry| &entry.access) {
+            Some(Access::Open { held }) if held.until > now.instant => (AppState::Open, None),
+            Some(Access::Opening { .. } | Access::Asking { .. }) => (AppState::Opening, None),
+            Some(Access::Denied { refusal, .. }) => (AppState::Denied, Some(refusal.to_string())),
+            Some(Access::Unreachable { refusal, .. }) => {
+                (AppState::Unreachable, Some(refusal.to_string()))
+            }
+            Some(Access::Open { .. } | Access::Idle { .. }) | None => {
+                let ended = match entry.map(|entry| &entry.access) {
+                    Some(Access::Idle { ended: Some(ended) }) => Some(ended.to_string()),
+                    _ => None,
+                };
+                self.idle_state(view, ended)
+            }
+        }
+    }
+
+    /// The state of an app that nobody has asked for, or whose tunnel ended.
+    fn idle_state(
+        &self,
+        view: Option<&AppView>,
+        ended: Option<String>,
+    ) -> (AppState, Option<String>) {
+        if let Some(view) = view.filter(|view| !view.allowed) {
+            return (AppState::Denied, view.why.clone());
+        }
+        if self.channel.is_unreachable() {
+            return (
+                AppState::Unreachable,
+                Some(self.channel.unreachable().to_string()),
+            );
+        }
+        (AppState::Idle, ended)
+    }
+
+    fn posture_view(&self) -> PostureView {
+        let verdict = self.posture.verdict();
+        PostureView {
+            compliant: verdict.map(|verdict| verdict.compliant),
+            checked_at: verdict.map(|verdict| verdict.checked_at.to_rfc3339()),
+            failed: verdict
+                .map(|verdict| verdict.failed.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn warnings(&self, now: Now) -> Vec<Warning> {
+        let warning = |code: &str, title: String, fix: String| Warning {
+            code: code.to_owned(),
+            title,
+            fix,
+        };
+        let mut warnings = Vec::new();
+        if self.channel.is_wanted() && self.channel.is_unreachable() {
+            warnings.push(warning(
+                "controller_unreachable",
+                self.channel.unreachable().message,
+                "Open tunnels go on for their ttl; check the network, then: cardea status"
+                    .to_owned(),
+            ));
+        }
+        if let Some(told) = self.channel.told() {
+            let fix = told
+                .next
+                .clone()
+                .unwrap_or_else(|| "Ask an admin".to_owned());
+            warnings.push(warning(&told.code.to_string(), told.message.clone(), fix));
+        }
+        if let Some(skew) = self.channel.skew() {
+            let way = if skew.ahead { "ahead of" } else { "behind" };
+            warnings.push(warning(
+                &RefusalCode::ClockSkew.to_string(),
+                format!(
+                    "this device's clock is {} s {way} the controller's",
+                    skew.offset.as_secs()
+                ),
+                "Set the clock, then: cardea up".to_owned(),
+            ));
+        }
+        if self.channel.not_after() <= now.unix {
+            warnings.push(warning(
+                &RefusalCode::CertificateExpired.to_string(),
+                "this device's certificate has ended".to_owned(),
+                "Connect, then: cardea status".to_owned(),
+            ));
+        }
+        if let Some(refusal) = self.channel.renewal_refused() {
+            let fix = refusal
+                .next
+                .clone()
+                .unwrap_or_else(|| "See: cardea posture".to_owned());
+            warnings.push(warning("certificate_refused", refusal.message.clone(), fix));
+        }
+        if let Some(verdict) = self.posture.verdict().filter(|verdict| !verdict.compliant) {
+            let title = verdict
+                .failed
+                .first()
+                .map_or_else(|| "posture does not pass".to_owned(), ToString::to_string);
+            let fix = verdict
+                .remedy
+                .clone()
+                .unwrap_or_else(|| "See: cardea posture".to_owned());
+            warnings.push(warning(&RefusalCode::PostureFailed.to_string(), title, fix));
+        }
+        warnings
+    }
+}
+
+/// When a grant ends unless it is extended, as a wall clock shows it.
+fn not_after(now: Now, held: &Held) -> String {
+    let left = held.until.saturating_duration_since(now.instant);
+    now.unix.plus(left).to_rfc3339()
+}

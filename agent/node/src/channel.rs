@@ -1,0 +1,473 @@
+//! The part that both roles share: one channel to one of the controllers, and the certificate.
+
+mod backoff;
+mod connection;
+mod renewal;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cardea_credential::{
+    key::{self, Signer},
+    proof::proof_message,
+    trust::Trust,
+};
+use cardea_proto::{
+    PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
+    codec::Blob,
+    enroll::Certificate,
+    id::{GrantId, NodeId},
+    identity::{Holder, Identity},
+    local::{CertificateView, ControllerState, ControllerView},
+    message::{FromNode, Hello, Welcome},
+    name::Name,
+    refusal::{Refusal, RefusalCode},
+    time::{Now, UnixMillis},
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use tracing::{debug, info, warn};
+
+use self::{
+    connection::{Connection, Effect, Step},
+    renewal::Renewal,
+};
+use crate::outbox::{Connect, NodeOutbox};
+
+/// Largest difference between the two wall clocks that is nobody's concern.
+///
+/// PROMISES §3: ±5 min works.
+pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// Most addresses of controllers that a node keeps.
+const ADDRESSES_MAX: usize = 16;
+
+/// What a node must know to hold a channel: who it is and whom it trusts.
+#[derive(Clone, Debug)]
+pub(crate) struct ChannelSettings {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// The trust domain.
+    pub(crate) domain: Name,
+    /// The domain's root.
+    pub(crate) trust: Trust,
+    /// The certificate to begin with.
+    pub(crate) certificate: Certificate,
+    /// The node's key.
+    pub(crate) signer: Arc<dyn Signer>,
+    /// Where controllers are, `HOST:PORT`, in the order in which they are tried.
+    pub(crate) addresses: Vec<String>,
+    /// Version of the node's program.
+    pub(crate) program: String,
+}
+
+/// A node's channel and certificate.
+///
+/// It connects whenever a channel is wanted, tries all addresses of a round one after the other and
+/// pauses between rounds with full jitter, says `Hello`, checks `Welcome`, and renews the certificate
+/// from half of its life. What travels on a ready channel otherwise is its parent's concern.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    settings: ChannelSettings,
+    position: usize,
+    connection: Connection,
+    outage: Outage,
+    shown: (ControllerState, UnixMillis),
+    renewal: Renewal,
+    skew: Option<Skew>,
+    rng: ChaCha20Rng,
+}
+
+/// What has been tried since the channel was last ready.
+#[derive(Debug, Default)]
+struct Outage {
+    since: Option<UnixMillis>,
+    attempts: u32,
+    why: Option<String>,
+    told: Option<Refusal>,
+}
+
+/// How far the controller's wall clock is from ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Skew {
+    /// The difference.
+    pub(crate) offset: Duration,
+    /// Whether ours is ahead.
+    pub(crate) ahead: bool,
+}
+
+impl Channel {
+    pub(crate) fn new(settings: ChannelSettings, entropy: [u8; 32]) -> Self {
+        let renewal = Renewal::new(settings.certificate.clone());
+        Self {
+            settings,
+            position: 0,
+            connection: Connection::Off,
+            outage: Outage::default(),
+            shown: (ControllerState::Connecting, UnixMillis(0)),
+            renewal,
+            skew: None,
+            rng: ChaCha20Rng::from_seed(entropy),
+        }
+    }
+
+    /// A channel is wanted from now on.
+    pub(crate) fn start(&mut self, now: Now, out: &mut NodeOutbox) {
+        if self.connection == Connection::Off {
+            self.outage = Outage::default();
+        }
+        self.step(now, Step::Start, out);
+        self.timeout(now, out);
+    }
+
+    /// No channel is wanted from now on.
+    pub(crate) fn stop(&mut self, now: Now, out: &mut NodeOutbox) {
+        self.step(now, Step::Stop, out);
+    }
+
+    /// The shell has a channel: says `Hello`, naming the grants that the node still holds.
+    pub(crate) fn connected(
+        &mut self,
+        now: Now,
+        address: String,
+        exporter: [u8; 32],
+        grants: Vec<GrantId>,
+        out: &mut NodeOutbox,
+    ) {
+        if self.step(now, Step::Up { address, exporter }, out) == Effect::Hello {
+            out.messages.push_back(FromNode::Hello(Hello {
+                version: PROTOCOL_VERSION,
+                program: self.settings.program.clone(),
+                clock: now.unix,
+                grants,
+            }));
+        }
+    }
+
+    /// The channel, or the attempt at one, is gone.
+    pub(crate) fn disconnected(&mut self, now: Now, why: String, out: &mut NodeOutbox) {
+        debug!(reason = %why, "channel lost");
+        self.outage.why = Some(why);
+        self.step(now, Step::Lost, out);
+    }
+
+    /// Checks the controller's `Welcome`; the channel is ready afterwards, or gone.
+    pub(crate) fn welcome(&mut self, now: Now, welcome: &Welcome, out: &mut NodeOutbox) {
+        if welcome.version < PROTOCOL_VERSION_MIN {
+            let refusal = Refusal::new(
+                RefusalCode::Version,
+                format!(
+                    "the controller speaks version {} of the channel protocol, this node {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}",
+                    welcome.version
+                ),
+            );
+            return self.refuse(now, refusal, out);
+        }
+        self.skew = Skew::between(now.unix, welcome.clock);
+        if !welcome.addresses.is_empty() && welcome.addresses != self.settings.addresses {
+            self.settings.addresses = welcome
+                .addresses
+                .iter()
+                .take(ADDRESSES_MAX)
+                .cloned()
+                .collect();
+            self.position = 0;
+            out.addresses = Some(self.settings.addresses.clone());
+        }
+        self.step(now, Step::Welcome, out);
+        if self.is_ready() {
+            info!(node.id = %self.settings.node, "channel ready");
+            self.renewal.resume(now, &mut self.rng);
+        }
+    }
+
+    /// The controller ends the channel, or says what this node does not accept.
+    pub(crate) fn refuse(&mut self, now: Now, refusal: Refusal, out: &mut NodeOutbox) {
+        warn!(reason = %refusal, "channel refused");
+        self.outage.told = Some(refusal);
+        self.step(now, Step::Refuse, out);
+    }
+
+    /// Takes the next certificate, if it is this node's.
+    pub(crate) fn certificate(&mut self, now: Now, certificate: Certificate, out: &mut NodeOutbox) {
+        match self.check(now, &certificate) {
+            Ok(()) => {
+                self.renewal
+                    .renewed(now, certificate.clone(), &mut self.rng);
+                out.save = Some(certificate);
+            }
+            Err(refusal) => self.certificate_refused(now, refusal),
+        }
+    }
+
+    /// There is no next certificate at the moment.
+    pub(crate) fn certificate_refused(&mut self, now: Now, refusal: Refusal) {
+        debug!(reason = %refusal, "certificate refused");
+        self.renewal.refuse(now.instant, refusal, &mut self.rng);
+    }
+
+    /// What a refused certificate waited for may have happened.
+    pub(crate) fn retry_certificate(&mut self, now: Now) {
+        self.renewal.retry(now.instant);
+    }
+
+    /// Does what is due.
+    pub(crate) fn timeout(&mut self, now: Now, out: &mut NodeOutbox) {
+        if self
+            .connection
+            .deadline()
+            .is_some_and(|due| due <= now.instant)
+        {
+            if matches!(
+                self.connection,
+                Connection::Connecting { .. } | Connection::Greeting { .. }
+            ) {
+                self.outage.why = Some("no answer".to_owned());
+            }
+            let address = self.next_address();
+            self.step(now, Step::Due { address }, out);
+        }
+        self.renew(now, out);
+    }
+
+    /// When [`Self::timeout`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let renewal = self.is_ready().then(|| self.renewal.deadline()).flatten();
+        earliest([self.connection.deadline(), renewal])
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.connection.ready().is_some()
+    }
+
+    /// Whether a channel is wanted.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.connection != Connection::Off
+    }
+
+    /// Whether every address has failed since the channel was last ready.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.state() == ControllerState::Unreachable
+    }
+
+    pub(crate) const fn settings(&self) -> &ChannelSettings {
+        &self.settings
+    }
+
+    /// Leaf, then intermediate, of this moment.
+    pub(crate) fn chain(&self) -> &[Blob] {
+        &self.renewal.certificate().chain
+    }
+
+    pub(crate) const fn not_after(&self) -> UnixMillis {
+        self.renewal.certificate().not_after
+    }
+
+    pub(crate) const fn renewal_refused(&self) -> Option<&Refusal> {
+        self.renewal.refused()
+    }
+
+    /// Why the controller sent this node away, when it did since the channel was last ready.
+    pub(crate) const fn told(&self) -> Option<&Refusal> {
+        self.outage.told.as_ref()
+    }
+
+    pub(crate) const fn skew(&self) -> Option<Skew> {
+        self.skew
+    }
+
+    /// What a person is told who needs the controller at this moment.
+    pub(crate) fn unreachable(&self) -> Refusal {
+        if !self.is_wanted() {
+            return Refusal::new(RefusalCode::Unreachable, "this device is disconnected")
+                .with_next("Connect: cardea up");
+        }
+        if let Some(told) = &self.outage.told {
+            return told.clone();
+        }
+        let since = self.outage.since.unwrap_or(self.shown.1).to_rfc3339();
+        let tried = self.tried();
+        Refusal::new(
+            RefusalCode::Unreachable,
+            format!(
+                "controller {} not reachable since {} ({tried} {} tried, UDP{})",
+                self.address(),
+                since.get(11..16).unwrap_or(&since),
+                if tried == 1 { "address" } else { "addresses" },
+                self.outage
+                    .why
+                    .as_ref()
+                    .map(|why| format!(": {why}"))
+                    .unwrap_or_default(),
+            ),
+        )
+    }
+
+    pub(crate) fn controller_view(&self) -> ControllerView {
+        ControllerView {
+            state: self.shown.0,
+            address: self.address().to_owned(),
+            since: self.shown.1.to_rfc3339(),
+        }
+    }
+
+    pub(crate) fn certificate_view(&self) -> CertificateView {
+        let certificate = self.renewal.certificate();
+        CertificateView {
+            not_after: certificate.not_after.to_rfc3339(),
+            serial: certificate.serial.clone(),
+        }
+    }
+
+    fn step(&mut self, now: Now, step: Step, out: &mut NodeOutbox) -> Effect {
+        let was_ready = self.is_ready();
+        let count = self.count();
+        let pause = backoff::delay(&mut self.rng, self.outage.attempts, count);
+        let (connection, effect) =
+            std::mem::replace(&mut self.connection, Connection::Off).step(now.instant, step, pause);
+        self.connection = connection;
+        match effect {
+            Effect::Nothing | Effect::Hello => {}
+            Effect::Connect => {
+                self.outage.attempts = self.outage.attempts.saturating_add(1);
+                out.connect = Some(Connect {
+                    address: self.address().to_owned(),
+                    chain: self.chain().to_vec(),
+                });
+            }
+            Effect::Disconnect => {
+                out.disconnect = true;
+                out.connect = None;
+            }
+        }
+        if self.is_ready() {
+            self.outage = Outage::default();
+        } else if was_ready || self.outage.since.is_none() {
+            self.outage.since = Some(now.unix);
+        }
+        let state = self.state();
+        if self.shown.0 != state || self.shown.1 == UnixMillis(0) {
+            self.shown = (state, now.unix);
+        }
+        effect
+    }
+
+    fn renew(&mut self, now: Now, out: &mut NodeOutbox) {
+        let Some(exporter) = self.connection.ready() else {
+            return;
+        };
+        if !self.renewal.is_due(now.instant) {
+            return;
+        }
+        let public_key = self.settings.signer.public_key();
+        match self
+            .settings
+            .signer
+            .sign(&proof_message(exporter, public_key))
+        {
+            Ok(proof) => {
+                out.messages.push_back(FromNode::Renew {
+                    public_key: Blob(public_key.to_vec()),
+                    proof: Blob(proof),
+                });
+                self.renewal.asked(now.instant);
+            }
+            Err(error) => {
+                warn!(reason = %error, "the key did not sign");
+                let refusal = Refusal::new(RefusalCode::Internal, "this node's key did not sign");
+                self.renewal.refuse(now.instant, refusal, &mut self.rng);
+            }
+        }
+    }
+
+    /// A certificate must be of this node, for its key, and good at this moment.
+    fn check(&self, now: Now, certificate: &Certificate) -> Result<(), Refusal> {
+        let refuse = |why: String| Refusal::new(RefusalCode::NotProven, why);
+        let leaf = self
+            .settings
+            .trust
+            .verify(&certificate.chain, now.unix)
+            .map_err(|error| refuse(format!("the new certificate does not hold: {error}")))?;
+        let ours = Identity {
+            domain: self.settings.domain.clone(),
+            holder: Holder::from(self.settings.node),
+        };
+        if leaf.identity != ours || leaf.key != key::digest(self.settings.signer.public_key()) {
+            return Err(refuse(
+                "the new certificate is for somebody else".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> ControllerState {
+        match self.connection {
+            Connection::Ready { .. } => ControllerState::Connected,
+            Connection::Off => ControllerState::Unreachable,
+            Connection::Connecting { .. } | Connection::Greeting { .. }
+                if self.outage.attempts <= self.count() =>
+            {
+                ControllerState::Connecting
+            }
+            Connection::Waiting { .. } if self.outage.attempts < self.count() => {
+                ControllerState::Connecting
+            }
+            Connection::Waiting { .. }
+            | Connection::Connecting { .. }
+            | Connection::Greeting { .. } => ControllerState::Unreachable,
+        }
+    }
+
+    fn next_address(&mut self) -> String {
+        let count = self.settings.addresses.len().max(1);
+        let address = self
+            .settings
+            .addresses
+            .get(self.position % count)
+            .cloned()
+            .unwrap_or_default();
+        self.position = (self.position + 1) % count;
+        address
+    }
+
+    /// The address in use, else the one tried last.
+    fn address(&self) -> &str {
+        let count = self.settings.addresses.len().max(1);
+        let last = (self.position + count - 1) % count;
+        let last = if self.outage.attempts == 0 { 0 } else { last };
+        self.connection
+            .address()
+            .or_else(|| self.settings.addresses.get(last).map(String::as_str))
+            .unwrap_or_default()
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.settings.addresses.len())
+            .unwrap_or(u32::MAX)
+            .max(1)
+    }
+
+    fn tried(&self) -> u32 {
+        self.outage.attempts.clamp(1, self.count())
+    }
+}
+
+impl Skew {
+    /// The difference between two clocks, when it is more than [`CLOCK_SKEW_MAX`].
+    pub(crate) fn between(ours: UnixMillis, theirs: UnixMillis) -> Option<Self> {
+        let ahead = ours > theirs;
+        let offset = if ahead {
+            ours.since(theirs)
+        } else {
+            theirs.since(ours)
+        };
+        (offset > CLOCK_SKEW_MAX).then_some(Self { offset, ahead })
+    }
+}
+
+/// The earliest of some deadlines.
+pub(crate) fn earliest(deadlines: impl IntoIterator<Item = Option<Instant>>) -> Option<Instant> {
+    deadlines.into_iter().flatten().min()
+}

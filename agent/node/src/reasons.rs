@@ -1,0 +1,123 @@
+//! Why an access ended or could not begin, in words for a person.
+
+use cardea_proto::{
+    ledger::EndReason,
+    name::Name,
+    posture::PostureVerdict,
+    refusal::{Refusal, RefusalCode},
+};
+use cardea_tunnel::CloseReason;
+
+/// What a person is told whose grant the controller took back.
+pub(crate) fn ended(app: &Name, reason: EndReason, verdict: Option<&PostureVerdict>) -> Refusal {
+    let refusal = |code, text: &str| Refusal::new(code, format!("{app}: {text}"));
+    match reason {
+        EndReason::Revoked => refusal(RefusalCode::NotPermitted, "closed: an admin revoked it"),
+        EndReason::NotPermitted => refusal(
+            RefusalCode::NotPermitted,
+            "closed: no rule permits it any longer",
+        )
+        .with_next(format!("See: cardea explain {app}")),
+        EndReason::PostureFailed => posture_failed(app, verdict),
+        EndReason::PostureStale => refusal(
+            RefusalCode::PostureFailed,
+            "closed: this device has not reported its posture in time",
+        )
+        .with_next("See: cardea posture"),
+        EndReason::DeviceBlocked => refusal(RefusalCode::Blocked, "closed: this device is blocked"),
+        EndReason::CertificateExpired => refusal(
+            RefusalCode::CertificateExpired,
+            "closed: this device's certificate has ended",
+        )
+        .with_next("See: cardea status"),
+        EndReason::AppChanged => refusal(RefusalCode::NotFound, "closed: the app was changed"),
+        EndReason::ConnectorGone => refusal(
+            RefusalCode::NoConnector,
+            "closed: its connector is not connected",
+        ),
+        EndReason::Expired => refusal(RefusalCode::Unreachable, "closed: its time ended"),
+        EndReason::Closed => refusal(RefusalCode::Unreachable, "closed: its other end closed it"),
+        EndReason::Replaced => refusal(
+            RefusalCode::Unreachable,
+            "closed: a newer tunnel took its place",
+        ),
+        EndReason::ControllerRestarted => {
+            refusal(RefusalCode::Unreachable, "closed: the controller restarted")
+        }
+    }
+}
+
+/// What a person is told whose device does not pass, from the verdict's first failed check.
+///
+/// PRODUCT §8: `wiki: denied: disk.encrypted is false on this device (needed: true, rule
+/// base/certify). Turn on disk encryption, then: cardea posture`.
+pub(crate) fn posture_failed(app: &Name, verdict: Option<&PostureVerdict>) -> Refusal {
+    let code = RefusalCode::PostureFailed;
+    let Some((verdict, check)) = verdict
+        .filter(|verdict| !verdict.compliant)
+        .and_then(|verdict| Some((verdict, verdict.failed.first()?)))
+    else {
+        return Refusal::new(
+            code,
+            format!("{app}: denied: this device's posture does not pass"),
+        )
+        .with_next("See: cardea posture");
+    };
+    let remedy = check.remedy.as_ref().or(verdict.remedy.as_ref());
+    Refusal::new(
+        code,
+        format!(
+            "{app}: denied: {} is {} on this device (needed: {}, rule {})",
+            check.subject, check.observed, check.needed, check.rule
+        ),
+    )
+    .with_next(remedy.map_or_else(
+        || "See: cardea posture".to_owned(),
+        |remedy| format!("{}, then: cardea posture", remedy.trim_end_matches('.')),
+    ))
+}
+
+/// What a person is told whose tunnel ended by itself.
+pub(crate) fn tunnel_closed(app: &Name, reason: CloseReason) -> Refusal {
+    let code = match reason {
+        CloseReason::PeerRefused => RefusalCode::NotProven,
+        CloseReason::Invalid => RefusalCode::Internal,
+        CloseReason::Removed
+        | CloseReason::Expired
+        | CloseReason::Replaced
+        | CloseReason::Lost
+        | CloseReason::PeerClosed => RefusalCode::Unreachable,
+    };
+    Refusal::new(code, format!("{app}: tunnel closed: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use cardea_proto::{decision::Check, time::UnixMillis};
+
+    use super::*;
+
+    #[test]
+    fn a_failed_posture_reads_as_the_product_page_says() {
+        let verdict = PostureVerdict {
+            compliant: false,
+            checked_at: UnixMillis(0),
+            failed: vec![Check {
+                subject: "disk.encrypted".to_owned(),
+                observed: "false".to_owned(),
+                needed: "true".to_owned(),
+                rule: "base/certify".to_owned(),
+                remedy: Some("Turn on disk encryption".to_owned()),
+            }],
+            remedy: None,
+        };
+        let app = "wiki".parse().unwrap();
+        let refusal = ended(&app, EndReason::PostureFailed, Some(&verdict));
+        assert_eq!(
+            refusal.to_string(),
+            "wiki: denied: disk.encrypted is false on this device (needed: true, rule \
+             base/certify). Turn on disk encryption, then: cardea posture"
+        );
+        assert_eq!(refusal.code.exit_code(), 6);
+    }
+}
