@@ -244,10 +244,17 @@ impl Intermediate {
             return Err(IssueError::UnsuitableKey);
         }
         within((leaf.not_before, leaf.not_after), &self.claims)?;
+        self.sign(&leaf_params(leaf)?, &subject)
+    }
+
+    /// Signs whatever `params` say: [`Self::issue`] checked them, and tests make bad ones on purpose.
+    pub(crate) fn sign(
+        &self,
+        params: &CertificateParams,
+        subject: &RcgenKey<'_>,
+    ) -> Result<Vec<Blob>, IssueError> {
         let issuer = issuer(&self.claims, self.key.as_ref())?;
-        let certificate = leaf_params(leaf)?
-            .signed_by(&subject, &issuer)
-            .map_err(encode_error)?;
+        let certificate = params.signed_by(subject, &issuer).map_err(encode_error)?;
         Ok(vec![
             certificate.der().to_vec().into(),
             self.certificate.clone().into(),
@@ -277,7 +284,7 @@ pub fn backdated(now: UnixMillis) -> UnixMillis {
     UnixMillis(now.0.saturating_sub(backdate))
 }
 
-fn leaf_params(leaf: &Leaf) -> Result<CertificateParams, IssueError> {
+pub(crate) fn leaf_params(leaf: &Leaf) -> Result<CertificateParams, IssueError> {
     let mut params = params(
         &leaf.identity.holder.to_string(),
         &leaf.identity.to_string(),
@@ -387,7 +394,7 @@ fn load_error(error: LoadError) -> IssueError {
 }
 
 /// One of our keys as rcgen wants to see it: with a signer for issuers, without for subjects.
-struct RcgenKey<'a> {
+pub(crate) struct RcgenKey<'a> {
     algorithm: KeyAlgorithm,
     raw: &'a [u8],
     signer: Option<&'a dyn Signer>,
@@ -402,7 +409,7 @@ impl<'a> RcgenKey<'a> {
         })
     }
 
-    fn of_public_key(public_key: &'a [u8]) -> Result<Self, IssueError> {
+    pub(crate) fn of_public_key(public_key: &'a [u8]) -> Result<Self, IssueError> {
         let (algorithm, raw) =
             key::split_public_key(public_key).ok_or(IssueError::UnsuitableKey)?;
         Ok(Self {
@@ -434,3 +441,6 @@ impl SigningKey for RcgenKey<'_> {
             .ok_or(rcgen::Error::RemoteKeyError)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,3 +145,6 @@ fn verify(
 fn read<T: serde::de::DeserializeOwned>(signed: &Signed) -> Result<T, StatementError> {
     codec::decode(signed.body.as_ref(), BODY_BYTES_MAX).map_err(StatementError::Unreadable)
 }
+
+#[cfg(test)]
+mod tests;

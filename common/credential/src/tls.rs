@@ -24,7 +24,8 @@ use std::sync::{
 use std::time::Duration;
 
 use rustls::{
-    ClientConfig, ConfigBuilder, ServerConfig, SupportedCipherSuite, WantsVerifier,
+    CertificateError, ClientConfig, ConfigBuilder, OtherError, ServerConfig, SupportedCipherSuite,
+    WantsVerifier,
     client::Resumption,
     crypto::{
         CryptoProvider,
@@ -111,6 +112,16 @@ pub fn peer_leaf(
     match certificates {
         [leaf, intermediate] => trust.verify_pair(leaf, intermediate, at),
         _ => Err(ChainError::Filler),
+    }
+}
+
+/// What a failed handshake says to a person: rustls shows our own errors as they are stored.
+#[must_use]
+pub fn explain(error: &rustls::Error) -> String {
+    if let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(error))) = error {
+        error.to_string()
+    } else {
+        error.to_string()
     }
 }
 

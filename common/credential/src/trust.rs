@@ -282,3 +282,6 @@ impl ExtendedKeyUsageValidator for OurProfile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
