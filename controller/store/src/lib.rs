@@ -1,1 +1,80 @@
-//! Cardea
+//! Where a controller keeps its ledger: one trait of three methods, in memory and embedded.
+//!
+//! A commit is durable before it is acknowledged. The batch given to [`Store::commit`] is one group
+//! commit: one write and one sync for all of it, so the caller gives everything that waits.
+#![forbid(unsafe_code)]
+
+use cardea_core::{CommitError, Proposal, State};
+use cardea_proto::{
+    codec::Digest,
+    ledger::{Entry, Revision},
+};
+
+mod admission;
+mod disk;
+mod embedded;
+mod entry;
+mod error;
+mod frame;
+mod index;
+mod journal;
+mod mark;
+mod memory;
+mod scan;
+mod segment;
+
+#[cfg(test)]
+mod conformance;
+
+pub use self::{
+    embedded::EmbeddedStore,
+    error::{LoadError, TailError, TornTail},
+    memory::MemoryStore,
+};
+
+/// A place that keeps the ledger. All of it blocks, so a server gives it a thread of its own.
+pub trait Store: Send {
+    /// Reads the ledger and its fold. The first call of all; again after a failure.
+    ///
+    /// # Errors
+    /// [`LoadError`] when the ledger cannot be trusted to be whole or to be ours alone.
+    fn load(&mut self) -> Result<Loaded, LoadError>;
+
+    /// Takes each proposal durably or not at all, in order, and says which: a proposal is refused
+    /// when a record on which it rests has moved, also by an earlier proposal of the batch.
+    fn commit(&mut self, batch: Vec<Proposal>) -> Vec<Result<Entry, CommitError>>;
+
+    /// Entries after a revision, in order, at most `limit`; fewer where they are large, and none
+    /// only when there is none.
+    ///
+    /// # Errors
+    /// [`TailError`] when an entry cannot be read back as it was written.
+    fn tail(&mut self, after: Revision, limit: usize) -> Result<Vec<Entry>, TailError>;
+}
+
+/// What a store knows when it has loaded.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The fold of all entries.
+    pub state: State,
+    /// The last entry.
+    pub head: Head,
+    /// What was cut off the end, because it was never acknowledged.
+    pub torn: Option<TornTail>,
+    /// Whether the snapshot was of no use and all entries were folded again.
+    pub rebuilt: bool,
+}
+
+/// The last entry of a ledger: its revision, and the hash that the next one carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its revision; 0 for an empty ledger.
+    pub revision: Revision,
+    /// SHA-256 of its encoding; zeros for an empty ledger.
+    pub hash: Digest,
+}
+
+/// A length as files count it.
+fn wide(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,275 @@
+//! The default store: a journal on the local disk, with an index that can always be made again.
+
+use std::{
+    path::{Path, PathBuf},
+    thread::JoinHandle,
+};
+
+use cardea_core::{CommitError, Proposal, State};
+use cardea_proto::ledger::{Entry, Revision};
+
+use crate::{
+    Head, LoadError, Loaded, Store, TailError,
+    admission::Admission,
+    disk::{Disk, Folder},
+    entry,
+    index::{Index, IndexError, Snapshot},
+    journal::{AppendError, ClosedJournal, Journal, SEGMENT_BYTES},
+    scan::Found,
+    segment::{self, Place},
+};
+
+/// After so many entries a snapshot is taken, so that a start folds no more than that: about a
+/// tenth of a second.
+const SNAPSHOT_ENTRIES: u64 = 16_384;
+
+/// A store in one folder: `ledger/NNNN.seg` and `index/`.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    ledger: PathBuf,
+    index: PathBuf,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    journal: Journal,
+    state: State,
+    index: Option<Index>,
+    /// The last entry that a snapshot covers.
+    snapshot: Revision,
+    saving: Option<JoinHandle<Result<(), IndexError>>>,
+}
+
+impl EmbeddedStore {
+    /// The store in the state folder `dir`. Nothing is opened before [`Store::load`].
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self {
+            ledger: dir.join("ledger"),
+            index: dir.join("index"),
+            open: None,
+        }
+    }
+
+    /// Whether `dir` has a ledger, so that nobody begins a second one.
+    #[must_use]
+    pub fn exists(dir: &Path) -> bool {
+        dir.join("ledger").join(segment::name(1)).exists()
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn load(&mut self) -> Result<Loaded, LoadError> {
+        // A loaded store holds its own lock.
+        self.open = None;
+        let folder = Folder::open(&self.ledger).map_err(|source| LoadError::Io {
+            operation: "open",
+            path: self.ledger.clone(),
+            source,
+        })?;
+        let (open, loaded) = Open::load(Box::new(folder), SEGMENT_BYTES, Some(&self.index))?;
+        self.open = Some(open);
+        Ok(loaded)
+    }
+
+    fn commit(&mut self, batch: Vec<Proposal>) -> Vec<Result<Entry, CommitError>> {
+        match &mut self.open {
+            Some(open) => open.commit(batch),
+            None => {
+                let why = CommitError::Failed("the store is not loaded".to_owned());
+                batch.iter().map(|_| Err(why.clone())).collect()
+            }
+        }
+    }
+
+    fn tail(&mut self, after: Revision, limit: usize) -> Result<Vec<Entry>, TailError> {
+        let open = self.open.as_mut().ok_or(TailError::NotLoaded)?;
+        open.tail(after, limit)
+    }
+}
+
+impl Open {
+    fn load(
+        disk: Box<dyn Disk>,
+        segment_bytes: u64,
+        index: Option<&Path>,
+    ) -> Result<(Self, Loaded), LoadError> {
+        let closed = ClosedJournal::lock(disk, segment_bytes)?;
+        let index = index.and_then(|path| Index::open(path).map_err(report).ok());
+        let mut fold = Fold::from(index.as_ref().and_then(Index::snapshot));
+        let mut scan = closed.scan(&mut |found| fold.take(found))?;
+        let rebuilt = !fold.agrees();
+        if rebuilt {
+            tracing::warn!("the snapshot disagrees with the journal and is rebuilt from it");
+            fold = Fold::from(None);
+            scan = closed.scan(&mut |found| fold.take(found))?;
+        }
+        let (journal, torn) = closed.open(scan)?;
+        if let Some(torn) = &torn {
+            tracing::warn!(
+                file = %torn.file.display(),
+                offset = torn.offset,
+                bytes = torn.bytes,
+                reason = torn.fault,
+                "a write that was never acknowledged was cut off the ledger"
+            );
+        }
+        let agreed = index.filter(|index| index.agree(&fold.places).map_err(report).is_ok());
+        let loaded = Loaded {
+            state: fold.state.clone(),
+            head: journal.head(),
+            torn,
+            rebuilt,
+        };
+        let mut open = Self {
+            journal,
+            state: fold.state,
+            index: agreed,
+            snapshot: if rebuilt {
+                Revision(0)
+            } else {
+                fold.start.revision
+            },
+            saving: None,
+        };
+        open.save_when_due();
+        Ok((open, loaded))
+    }
+
+    fn commit(&mut self, batch: Vec<Proposal>) -> Vec<Result<Entry, CommitError>> {
+        let admission = Admission::of(&self.state, self.journal.head(), batch);
+        if admission.entries.is_empty() {
+            return admission.conclude(Ok(()));
+        }
+        let written = match self.journal.append(&admission.entries) {
+            Ok(places) => {
+                for encoded in &admission.entries {
+                    self.state.apply(&encoded.entry);
+                }
+                let revisions = admission
+                    .entries
+                    .iter()
+                    .map(|encoded| encoded.entry.revision);
+                self.note(revisions.zip(places));
+                self.save_when_due();
+                Ok(())
+            }
+            Err(AppendError::Full) => Err(CommitError::Full),
+            Err(AppendError::Latched(reason)) => Err(CommitError::Failed(reason)),
+        };
+        admission.conclude(written)
+    }
+
+    fn tail(&mut self, after: Revision, limit: usize) -> Result<Vec<Entry>, TailError> {
+        let first = after.next();
+        let index = self.index.as_ref();
+        let nearest = index.and_then(|index| index.nearest(first).map_err(report).ok().flatten());
+        if nearest.is_some() {
+            match self.journal.read(first, limit, nearest) {
+                Err(TailError::Damaged { fault, .. }) => {
+                    tracing::warn!(reason = fault, "the index leads nowhere and is not used");
+                    self.index = None;
+                }
+                other => return other,
+            }
+        }
+        self.journal.read(first, limit, None)
+    }
+
+    fn note(&mut self, entries: impl Iterator<Item = (Revision, Place)>) {
+        let listed = entries.filter(|(revision, _)| Index::lists(*revision));
+        let noted = self.index.as_ref().map(|index| index.note(listed));
+        if let Some(Err(error)) = noted {
+            report(error);
+            self.index = None;
+        }
+    }
+
+    /// Takes a snapshot on a thread of its own, so that no commit waits for it.
+    fn save_when_due(&mut self) {
+        let due = self.state.head().0.saturating_sub(self.snapshot.0) >= SNAPSHOT_ENTRIES;
+        let busy = self
+            .saving
+            .as_ref()
+            .is_some_and(|saving| !saving.is_finished());
+        let Some(index) = self.index.clone().filter(|_| due && !busy) else {
+            return;
+        };
+        let snapshot = Snapshot {
+            head: self.journal.head(),
+            state: self.state.clone(),
+        };
+        self.snapshot = snapshot.head.revision;
+        let save = move || index.save(&snapshot).inspect_err(|error| warn(error));
+        let thread = std::thread::Builder::new().name("snapshot".to_owned());
+        self.saving = thread.spawn(save).ok();
+    }
+}
+
+impl Drop for Open {
+    /// A snapshot that is being written holds the index open.
+    fn drop(&mut self) {
+        if let Some(saving) = self.saving.take() {
+            drop(saving.join());
+        }
+    }
+}
+
+/// What a scan makes of the entries: the state, from a snapshot on, and the places for the index.
+#[derive(Debug)]
+struct Fold {
+    start: Head,
+    state: State,
+    /// Whether the snapshot's entry was seen, as the snapshot knows it.
+    met: bool,
+    places: Vec<(Revision, Place)>,
+}
+
+impl Fold {
+    fn from(snapshot: Option<Snapshot>) -> Self {
+        let (start, state) = snapshot.map_or_else(
+            || (Head::default(), State::default()),
+            |snapshot| (snapshot.head, snapshot.state),
+        );
+        Self {
+            met: start == Head::default(),
+            start,
+            state,
+            places: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, found: &Found<'_>) -> Result<(), String> {
+        let revision = found.head.revision;
+        if Index::lists(revision) {
+            self.places.push((revision, found.place));
+        }
+        if revision == self.start.revision {
+            self.met = found.head == self.start;
+        }
+        if revision > self.start.revision && self.met {
+            let entry = entry::decode(found.payload).map_err(|error| {
+                format!("entry {revision} was not written by this version: {error}")
+            })?;
+            self.state.apply(&entry);
+        }
+        Ok(())
+    }
+
+    const fn agrees(&self) -> bool {
+        self.met
+    }
+}
+
+fn report(error: IndexError) {
+    warn(&error);
+}
+
+fn warn(error: &IndexError) {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    tracing::warn!(reason = %error, cause, "the store goes on without its index");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! The sled database beside the journal: the latest snapshot, and where entries stand.
+//!
+//! Nothing in it is trusted or needed. Sled's `flush` does not reach the disk on Linux and its
+//! recovery truncates silently, so whatever is missing, unreadable or disagrees with the journal is
+//! made again from the journal, and a store without its index is slower, not wrong.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use cardea_core::State;
+use cardea_proto::{
+    PROGRAM_VERSION,
+    codec::{self, Digest},
+    ledger::Revision,
+};
+
+use crate::{Head, segment::Place};
+
+/// One entry in so many has its place in the index; a reader walks from the nearest one.
+const STRIDE: u64 = 64;
+
+/// Memory that sled may use for its pages, in bytes: the index of a million entries is smaller.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The key of the snapshot.
+const SNAPSHOT: &[u8] = b"snapshot";
+
+/// An open index. Clones are the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct Index {
+    database: sled::Db,
+    places: sled::Tree,
+}
+
+/// A state as it was after one entry.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// The entry.
+    pub(crate) head: Head,
+    /// The state.
+    pub(crate) state: State,
+}
+
+/// Why the index is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IndexError {
+    #[error("the index failed")]
+    Sled(#[from] sled::Error),
+    #[error("the index at {} cannot be opened, not even anew", .0.display())]
+    Open(PathBuf),
+}
+
+impl Index {
+    /// Opens the index at `path`. One that cannot be opened is thrown away and begun anew.
+    pub(crate) fn open(path: &Path) -> Result<Self, IndexError> {
+        if let Some(index) = Self::try_open(path) {
+            return Ok(index);
+        }
+        tracing::warn!("the index cannot be opened and is rebuilt from the journal");
+        let unusable = || IndexError::Open(path.to_owned());
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unusable()),
+            Ok(()) | Err(_) => {}
+        }
+        Self::try_open(path).ok_or_else(unusable)
+    }
+
+    /// Sled panics on some damaged files, so that a panic here means the same as an error.
+    fn try_open(path: &Path) -> Option<Self> {
+        let open = || -> sled::Result<Self> {
+            let database = sled::Config::new()
+                .path(path)
+                .cache_capacity(CACHE_BYTES)
+                .mode(sled::Mode::LowSpace)
+                .open()?;
+            let places = database.open_tree("places")?;
+            Ok(Self { database, places })
+        };
+        catch_unwind(AssertUnwindSafe(open)).ok()?.ok()
+    }
+
+    /// The latest snapshot, if there is one that this build can read.
+    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
+        let bytes = self.database.get(SNAPSHOT).ok()??;
+        let (sum, body) = bytes.split_first_chunk::<4>()?;
+        if crc32c::crc32c(body).to_be_bytes() != *sum {
+            return None;
+        }
+        let (program, revision, hash, state): (String, Revision, Digest, State) =
+            codec::decode(body, body.len()).ok()?;
+        let head = Head { revision, hash };
+        // Another build may fold the same entries into something else.
+        let usable = program == PROGRAM_VERSION && state.head() == revision;
+        usable.then_some(Snapshot { head, state })
+    }
+
+    /// Replaces the snapshot.
+    pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), IndexError> {
+        let Snapshot { head, state } = snapshot;
+        let body = codec::encode(&(PROGRAM_VERSION, head.revision, head.hash, state));
+        let mut bytes = crc32c::crc32c(&body).to_be_bytes().to_vec();
+        bytes.extend_from_slice(&body);
+        self.database.insert(SNAPSHOT, bytes)?;
+        self.database.flush()?;
+        Ok(())
+    }
+
+    /// Whether the entry at `revision` has its place in the index.
+    pub(crate) const fn lists(revision: Revision) -> bool {
+        revision.0 % STRIDE == 1
+    }
+
+    /// Adds places.
+    pub(crate) fn note(
+        &self,
+        places: impl Iterator<Item = (Revision, Place)>,
+    ) -> Result<(), IndexError> {
+        for (revision, place) in places {
+            self.places.insert(revision.0.to_be_bytes(), value(place))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the places exactly these.
+    pub(crate) fn agree(&self, places: &[(Revision, Place)]) -> Result<(), IndexError> {
+        let expected = places
+            .iter()
+            .map(|(revision, place)| (revision.0.to_be_bytes().to_vec(), value(*place)));
+        let mut found = self.places.iter();
+        let same = expected.clone().all(|(key, value)| {
+            matches!(found.next(), Some(Ok(pair)) if *pair.0 == *key && *pair.1 == *value)
+        });
+        if same && found.next().is_none() {
+            return Ok(());
+        }
+        self.places.clear()?;
+        self.note(places.iter().copied())
+    }
+
+    /// The place of the last listed entry that is not after `revision`.
+    pub(crate) fn nearest(
+        &self,
+        revision: Revision,
+    ) -> Result<Option<(Revision, Place)>, IndexError> {
+        let found = self.places.range(..=revision.0.to_be_bytes()).next_back();
+        let Some((key, place)) = found.transpose()? else {
+            return Ok(None);
+        };
+        let parsed = || {
+            let (segment, offset) = place.split_first_chunk::<8>()?;
+            let place = Place {
+                segment: u64::from_be_bytes(*segment),
+                offset: u64::from_be_bytes(*offset.first_chunk::<8>()?),
+            };
+            Some((
+                Revision(u64::from_be_bytes(*key.first_chunk::<8>()?)),
+                place,
+            ))
+        };
+        Ok(parsed())
+    }
+}
+
+fn value(place: Place) -> Vec<u8> {
+    let mut bytes = place.segment.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&place.offset.to_be_bytes());
+    bytes
+}

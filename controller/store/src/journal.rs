@@ -1,0 +1,336 @@
+//! The journal: entries in append-only segments, durable before they are acknowledged.
+
+use std::io;
+
+use cardea_proto::ledger::{Entry, Revision};
+
+use crate::{
+    Head,
+    disk::{Disk, DiskFile},
+    entry::{self, Encoded},
+    error::{LoadError, TailError, TornTail},
+    frame,
+    mark::{Mark, MarkFile},
+    scan::{Scan, Segment, Visit, failed, scan},
+    segment::{self, HEADER_BYTES, Next, Place, Reader},
+    wide,
+};
+
+/// When a segment is full and the next one begins, in bytes: a few hundred thousand entries, and
+/// small enough to copy.
+pub(crate) const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Most bytes that one call of [`Journal::read`] gives back, so that a reader of large entries
+/// cannot fill the memory; a single larger entry is given back alone.
+const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A journal whose folder is locked for this process and whose entries were not read yet.
+#[derive(Debug)]
+pub(crate) struct ClosedJournal {
+    disk: Box<dyn Disk>,
+    segment_bytes: u64,
+}
+
+/// A journal that takes entries.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    disk: Box<dyn Disk>,
+    segment_bytes: u64,
+    segments: Vec<Segment>,
+    tail: Box<dyn DiskFile>,
+    /// Behind the last entry, in the last segment.
+    end: Place,
+    head: Head,
+    mark: MarkFile,
+    /// Why nothing is accepted any more.
+    latched: Option<String>,
+}
+
+/// Why entries were not appended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum AppendError {
+    /// No space. None of them is in the journal, and a later append may succeed.
+    Full,
+    /// The journal accepts nothing until it is opened again; then it is seen which of them are on
+    /// the disk, for a failed sync does not tell.
+    Latched(String),
+}
+
+impl ClosedJournal {
+    /// Locks `disk`. A new segment begins when the last one has reached `segment_bytes`.
+    pub(crate) fn lock(mut disk: Box<dyn Disk>, segment_bytes: u64) -> Result<Self, LoadError> {
+        match disk.lock().map_err(failed(disk.as_ref(), "lock", ""))? {
+            true => Ok(Self {
+                disk,
+                segment_bytes,
+            }),
+            false => Err(LoadError::Locked(disk.path(""))),
+        }
+    }
+
+    /// Reads and checks everything, showing each entry to `visit`; may be called again.
+    pub(crate) fn scan(&self, visit: &mut Visit<'_>) -> Result<Scan, LoadError> {
+        scan(self.disk.as_ref(), visit)
+    }
+
+    /// Cuts off what was never acknowledged and makes durable what is there: entries that a
+    /// killed process had written and not synced count from here on.
+    pub(crate) fn open(self, scan: Scan) -> Result<(Journal, Option<TornTail>), LoadError> {
+        let Self {
+            disk,
+            segment_bytes,
+        } = self;
+        let end = scan.end.unwrap_or(Place {
+            segment: 1,
+            offset: 0,
+        });
+        let name = segment::name(end.segment);
+        let broken = |operation| failed(disk.as_ref(), operation, &name);
+        let mut segments = scan.segments;
+        if segments.is_empty() {
+            // Without a mark nothing may ever be cut, not even the torn header of a first segment.
+            establish(disk.as_ref(), end, scan.head)?;
+        }
+        let (tail, end) = if end.offset < wide(HEADER_BYTES) {
+            segments.retain(|segment| segment.number != end.segment);
+            let (segment, tail) =
+                begin_segment(disk.as_ref(), end.segment, scan.head).map_err(broken("create"))?;
+            segments.push(segment);
+            (tail, begin_of(end.segment))
+        } else {
+            let file = disk.open(&name).map_err(broken("open"))?;
+            let gone = || io::Error::from(io::ErrorKind::NotFound);
+            let mut file = file.ok_or_else(gone).map_err(broken("open"))?;
+            if scan.torn.is_some() {
+                file.truncate(end.offset).map_err(broken("cut"))?;
+            }
+            file.sync().map_err(broken("sync"))?;
+            (file, end)
+        };
+        // Never before the tail is durable: a mark may be late, not early.
+        let mark = establish(disk.as_ref(), end, scan.head)?;
+        let journal = Journal {
+            disk,
+            segment_bytes,
+            segments,
+            tail,
+            end,
+            head: scan.head,
+            mark,
+            latched: None,
+        };
+        Ok((journal, scan.torn))
+    }
+}
+
+impl Journal {
+    /// The last entry.
+    pub(crate) const fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Appends entries, which continue the chain from [`Journal::head`], with one write and one
+    /// sync, and says where each one is.
+    pub(crate) fn append(&mut self, batch: &[Encoded]) -> Result<Vec<Place>, AppendError> {
+        if let Some(reason) = &self.latched {
+            return Err(AppendError::Latched(reason.clone()));
+        }
+        if self.end.offset >= self.segment_bytes {
+            self.rotate()?;
+        }
+        let mut bytes = Vec::new();
+        let mut places = Vec::with_capacity(batch.len());
+        for encoded in batch {
+            places.push(Place {
+                segment: self.end.segment,
+                offset: self.end.offset.saturating_add(wide(bytes.len())),
+            });
+            frame::append(&mut bytes, &encoded.bytes);
+        }
+        if let Err(error) = self.tail.write_all_at(&bytes, self.end.offset) {
+            let cut = self.tail.truncate(self.end.offset);
+            return Err(self.give_up("write", &error, cut));
+        }
+        // What a failed sync leaves on the disk is unknown, so no later one can be believed.
+        if let Err(error) = self.tail.sync() {
+            return Err(self.latch("sync", &error));
+        }
+        self.end.offset = self.end.offset.saturating_add(wide(bytes.len()));
+        if let Some(last) = batch.last() {
+            self.head = Head {
+                revision: last.entry.revision,
+                hash: last.hash,
+            };
+        }
+        self.acknowledge();
+        Ok(places)
+    }
+
+    /// Entries from revision `first` on, in order: at most `limit`, and no more than a few MiB of
+    /// them. The search begins at `from`, where entry `from.0` stands; without it, at the
+    /// beginning of the segment.
+    pub(crate) fn read(
+        &self,
+        first: Revision,
+        limit: usize,
+        from: Option<(Revision, Place)>,
+    ) -> Result<Vec<Entry>, TailError> {
+        let mut entries = Vec::new();
+        let Some(start) = self
+            .segments
+            .iter()
+            .rposition(|segment| segment.first <= first)
+        else {
+            return Ok(entries);
+        };
+        let mut taken_bytes = 0_usize;
+        for segment in self.segments.iter().skip(start) {
+            let (mut revision, offset) = match from {
+                Some((revision, place)) if place.segment == segment.number => {
+                    (revision, place.offset)
+                }
+                Some(_) | None => (segment.first, wide(HEADER_BYTES)),
+            };
+            let gone = || io::Error::from(io::ErrorKind::NotFound);
+            let file = self.disk.open(&segment::name(segment.number))?;
+            let file = file.ok_or_else(gone)?;
+            let mut reader = Reader::at(file.as_ref(), offset)?;
+            while revision <= self.head.revision && entries.len() < limit {
+                let damaged = |fault: &str| TailError::Damaged {
+                    revision,
+                    fault: fault.to_owned(),
+                };
+                let payload = match reader.next()? {
+                    Next::Frame { payload, .. } => payload,
+                    Next::End => break,
+                    Next::Bad { fault, .. } => return Err(damaged(fault)),
+                };
+                if revision >= first {
+                    let entry = entry::decode(payload).map_err(|e| damaged(&e.to_string()))?;
+                    if entry.revision != revision {
+                        return Err(damaged("another entry stands in its place"));
+                    }
+                    taken_bytes = taken_bytes.saturating_add(payload.len());
+                    if taken_bytes > READ_BYTES_MAX && !entries.is_empty() {
+                        return Ok(entries);
+                    }
+                    entries.push(entry);
+                }
+                revision = revision.next();
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Begins the next segment.
+    fn rotate(&mut self) -> Result<(), AppendError> {
+        let number = self.end.segment.saturating_add(1);
+        match begin_segment(self.disk.as_ref(), number, self.head) {
+            Ok((segment, tail)) => {
+                self.segments.push(segment);
+                self.tail = tail;
+                self.end = begin_of(number);
+                Ok(())
+            }
+            Err(error) => {
+                let name = segment::name(number);
+                let removed = match self.disk.remove(&name) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    Ok(()) | Err(_) => self.disk.sync(),
+                };
+                Err(self.give_up("create", &error, removed))
+            }
+        }
+    }
+
+    /// Moves the mark. The entries are durable whether or not this succeeds, and a mark that is
+    /// late is still true; so no space for it (on file systems that copy) is no reason to stop.
+    fn acknowledge(&mut self) {
+        let mark = Mark {
+            end: self.end,
+            revision: self.head.revision,
+        };
+        match self.mark.write(mark) {
+            Ok(()) => {}
+            Err(error) if is_full(&error) => {
+                tracing::warn!(reason = %error, "the journal's mark could not be moved");
+            }
+            Err(error) => {
+                self.latch("write the mark of", &error);
+            }
+        }
+    }
+
+    /// After a failed write: no space is survivable when what was written could be undone.
+    fn give_up(
+        &mut self,
+        operation: &str,
+        error: &io::Error,
+        undone: io::Result<()>,
+    ) -> AppendError {
+        match undone {
+            Ok(()) if is_full(error) => AppendError::Full,
+            Ok(()) | Err(_) => self.latch(operation, error),
+        }
+    }
+
+    fn latch(&mut self, operation: &str, error: &io::Error) -> AppendError {
+        let path = self.disk.path(&segment::name(self.end.segment));
+        let reason = format!("cannot {operation} {}: {error}", path.display());
+        tracing::error!(reason, "the store accepts nothing until it is restarted");
+        self.latched = Some(reason.clone());
+        AppendError::Latched(reason)
+    }
+}
+
+fn establish(disk: &dyn Disk, end: Place, head: Head) -> Result<MarkFile, LoadError> {
+    let mark = Mark {
+        end,
+        revision: head.revision,
+    };
+    MarkFile::establish(disk, mark).map_err(failed(disk, "write", crate::mark::NAME))
+}
+
+/// Creates (or begins again) a segment that follows `head`, durably.
+fn begin_segment(
+    disk: &dyn Disk,
+    number: u64,
+    head: Head,
+) -> io::Result<(Segment, Box<dyn DiskFile>)> {
+    let header = segment::Header {
+        number,
+        first: head.revision.next(),
+        previous: head.hash,
+    };
+    let name = segment::name(number);
+    let mut file = match disk.open(&name)? {
+        Some(file) => file,
+        None => disk.create(&name)?,
+    };
+    file.truncate(0)?;
+    file.write_all_at(&header.bytes(), 0)?;
+    file.sync()?;
+    disk.sync()?;
+    let segment = Segment {
+        number,
+        first: header.first,
+    };
+    Ok((segment, file))
+}
+
+fn begin_of(segment: u64) -> Place {
+    Place {
+        segment,
+        offset: wide(HEADER_BYTES),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+#[cfg(test)]
+mod tests;

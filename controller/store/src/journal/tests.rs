@@ -1,0 +1,331 @@
+use std::io::ErrorKind;
+
+use cardea_proto::{
+    codec::Digest,
+    id::ControllerId,
+    ledger::{Actor, Change, Draft},
+    time::UnixMillis,
+};
+
+use super::*;
+use crate::disk::faulty::{FaultyDisk, Operation};
+
+/// Small enough that a few entries fill a segment.
+const SEGMENT: u64 = 700;
+
+#[test]
+fn a_tail_torn_at_any_byte_is_cut_and_what_was_acknowledged_stays() {
+    let disk = FaultyDisk::default();
+    let (mut journal, _) = open(&disk).unwrap();
+    append(&mut journal, &["a", "b"]);
+    let acknowledged = disk.bytes("0001.seg").len();
+    let mark = disk.bytes("acknowledged");
+    append(&mut journal, &["c", "d"]);
+    let all = disk.bytes("0001.seg");
+    let boundary = frame_end(&all, acknowledged);
+    for length in acknowledged..=all.len() {
+        let torn = disk
+            .with("0001.seg", |bytes| bytes.truncate(length))
+            .with("acknowledged", |bytes| bytes.clone_from(&mark));
+        let (mut journal, cut) = open(&torn).unwrap();
+        let whole = [acknowledged, boundary, all.len()];
+        let kept = whole.iter().rposition(|end| *end <= length).unwrap();
+        assert_eq!(
+            journal.head().revision,
+            Revision(2 + kept as u64),
+            "{length}"
+        );
+        let expected = (length - whole[kept]) as u64;
+        assert_eq!(cut.map_or(0, |cut| cut.bytes), expected, "{length}");
+        append(&mut journal, &["e"]);
+        let (journal, cut) = open(&torn).unwrap();
+        assert_eq!(journal.head().revision, Revision(3 + kept as u64));
+        assert_eq!(cut, None);
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_an_acknowledged_journal_is_found_and_named() {
+    let disk = three_segments();
+    for name in ["0001.seg", "0002.seg", "0003.seg"] {
+        for at in 0..disk.bytes(name).len() {
+            let flipped = disk.with(name, |bytes| bytes[at] ^= 0x10);
+            match open(&flipped) {
+                Err(LoadError::Damaged { file, offset, .. }) => {
+                    assert_eq!(file, disk.path(name));
+                    assert!(offset <= at as u64, "{name} {at} {offset}");
+                }
+                other => panic!("{name} {at}: {other:?}"),
+            }
+            assert_eq!(flipped.bytes(name).len(), disk.bytes(name).len());
+        }
+    }
+}
+
+#[test]
+fn a_damaged_mark_loses_nothing_and_is_made_again() {
+    let disk = three_segments();
+    let (journal, _) = open(&disk).unwrap();
+    for at in 0..disk.bytes("acknowledged").len() {
+        let flipped = disk.with("acknowledged", |bytes| bytes[at] ^= 0x10);
+        let (opened, cut) = open(&flipped).unwrap();
+        assert_eq!((opened.head(), cut), (journal.head(), None));
+        assert_eq!(flipped.bytes("acknowledged"), disk.bytes("acknowledged"));
+    }
+}
+
+#[test]
+fn without_a_mark_nothing_is_cut() {
+    let disk = three_segments().without("acknowledged");
+    assert!(open(&disk.with("0003.seg", |bytes| bytes.push(0))).is_err());
+    assert!(open(&disk).is_ok());
+}
+
+#[test]
+fn acknowledged_entries_that_are_gone_are_damage_wherever_the_cut_is() {
+    let disk = three_segments();
+    for name in ["0001.seg", "0002.seg", "0003.seg"] {
+        assert!(damaged(open(&disk.without(name))), "{name}");
+        for length in 0..disk.bytes(name).len() {
+            let shorter = disk.with(name, |bytes| bytes.truncate(length));
+            assert!(damaged(open(&shorter)), "{name} {length}");
+        }
+    }
+}
+
+#[test]
+fn segments_in_each_others_place_are_damage() {
+    let disk = three_segments();
+    let (second, third) = (disk.bytes("0002.seg"), disk.bytes("0003.seg"));
+    let swapped = disk
+        .with("0002.seg", |bytes| *bytes = third)
+        .with("0003.seg", |bytes| *bytes = second);
+    assert!(damaged(open(&swapped)));
+}
+
+#[test]
+fn entries_are_read_across_segments() {
+    let disk = three_segments();
+    let (journal, _) = open(&disk).unwrap();
+    let last = journal.head().revision.0;
+    for first in 1..=last {
+        let entries = journal.read(Revision(first), 100, None).unwrap();
+        let revisions: Vec<u64> = entries.iter().map(|entry| entry.revision.0).collect();
+        assert_eq!(revisions, (first..=last).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_full_disk_takes_nothing_and_recovers_when_space_returns() {
+    let disk = FaultyDisk::default();
+    let (mut journal, _) = open(&disk).unwrap();
+    append(&mut journal, &["a"]);
+    let used: usize = disk.all().iter().map(|name| disk.bytes(name).len()).sum();
+    let before = disk.bytes("0001.seg");
+    for space in 0..100 {
+        disk.set_space(Some(used + space));
+        let batch = encoded(journal.head(), &["b"]);
+        assert_eq!(journal.append(&batch), Err(AppendError::Full), "{space}");
+        assert_eq!(disk.bytes("0001.seg"), before);
+    }
+    disk.set_space(None);
+    append(&mut journal, &["b", "c"]);
+    assert_eq!(open(&disk).unwrap().0.head(), journal.head());
+}
+
+#[test]
+fn a_full_disk_at_the_beginning_of_a_segment_leaves_no_segment_behind() {
+    let disk = FaultyDisk::default();
+    let (mut journal, _) = open(&disk).unwrap();
+    while disk.bytes("0001.seg").len() < SEGMENT as usize {
+        append(&mut journal, &["a"]);
+    }
+    let used: usize = disk.all().iter().map(|name| disk.bytes(name).len()).sum();
+    disk.set_space(Some(used + 10));
+    let batch = encoded(journal.head(), &["b"]);
+    assert_eq!(journal.append(&batch), Err(AppendError::Full));
+    assert_eq!(disk.all(), ["0001.seg", "acknowledged"]);
+    disk.set_space(None);
+    append(&mut journal, &["b"]);
+    assert_eq!(disk.all(), ["0001.seg", "0002.seg", "acknowledged"]);
+    assert_eq!(open(&disk).unwrap().0.head(), journal.head());
+}
+
+#[test]
+fn after_an_error_of_the_disk_nothing_is_accepted_until_the_journal_is_opened_again() {
+    for (operation, kind) in [
+        (Operation::Write, ErrorKind::Other),
+        (Operation::Write, ErrorKind::ReadOnlyFilesystem),
+        (Operation::Sync, ErrorKind::Other),
+        (Operation::Sync, ErrorKind::StorageFull),
+    ] {
+        let disk = FaultyDisk::default();
+        let (mut journal, _) = open(&disk).unwrap();
+        append(&mut journal, &["a"]);
+        let acknowledged = journal.head();
+        disk.fail(operation, 0, kind);
+        for _ in 0..3 {
+            let batch = encoded(journal.head(), &["b"]);
+            let refused = journal.append(&batch);
+            assert!(
+                matches!(refused, Err(AppendError::Latched(_))),
+                "{operation:?} {kind:?}"
+            );
+        }
+        assert_eq!(journal.head(), acknowledged);
+        let (mut journal, _) = open(&disk).unwrap();
+        assert!(journal.head().revision >= acknowledged.revision);
+        append(&mut journal, &["c"]);
+    }
+}
+
+#[test]
+fn a_write_that_cannot_be_undone_is_no_full_disk() {
+    let disk = FaultyDisk::default();
+    let (mut journal, _) = open(&disk).unwrap();
+    append(&mut journal, &["a"]);
+    let used: usize = disk.all().iter().map(|name| disk.bytes(name).len()).sum();
+    disk.set_space(Some(used + 5));
+    disk.fail(Operation::Truncate, 0, ErrorKind::Other);
+    let batch = encoded(journal.head(), &["b"]);
+    assert!(matches!(
+        journal.append(&batch),
+        Err(AppendError::Latched(_))
+    ));
+    disk.set_space(None);
+    let (journal, cut) = open(&disk).unwrap();
+    assert_eq!(journal.head().revision, Revision(1));
+    assert_eq!(cut.unwrap().bytes, 5);
+}
+
+#[test]
+fn whatever_fails_while_a_segment_begins_the_next_start_goes_on() {
+    for operation in [
+        Operation::Create,
+        Operation::Write,
+        Operation::Sync,
+        Operation::SyncFolder,
+        Operation::Truncate,
+    ] {
+        let disk = FaultyDisk::default();
+        let (mut journal, _) = open(&disk).unwrap();
+        while disk.bytes("0001.seg").len() < SEGMENT as usize {
+            append(&mut journal, &["a"]);
+        }
+        disk.fail(operation, 0, ErrorKind::Other);
+        let batch = encoded(journal.head(), &["b"]);
+        assert!(journal.append(&batch).is_err(), "{operation:?}");
+        let (mut opened, _) = open(&disk).unwrap();
+        assert_eq!(opened.head(), journal.head());
+        append(&mut opened, &["b"]);
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_refused_with_its_name() {
+    for operation in [Operation::Create, Operation::Write, Operation::Sync] {
+        let disk = FaultyDisk::default();
+        disk.fail(operation, 0, ErrorKind::ReadOnlyFilesystem);
+        let Err(LoadError::Io { path, source, .. }) = open(&disk) else {
+            panic!("{operation:?}");
+        };
+        assert!(path.starts_with("ledger"));
+        assert_eq!(source.kind(), ErrorKind::ReadOnlyFilesystem);
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_the_loss_of_power_at_every_step() {
+    for seed in 0..2_000 {
+        let disk = FaultyDisk::default();
+        let (mut journal, _) = open(&disk).unwrap();
+        for _ in 0..seed % 7 {
+            append(&mut journal, &["a", "b", "c"]);
+        }
+        let acknowledged = journal.head();
+        // The last batch is written, and the power goes before its sync returns.
+        disk.fail(Operation::Sync, (seed % 3) as usize, ErrorKind::Other);
+        let batch = encoded(journal.head(), &["d", "e", "f"]);
+        let last = journal.append(&batch).map(|_| journal.head());
+        let left = disk.after_power_loss(seed);
+        let (mut opened, _) = open(&left).unwrap_or_else(|error| panic!("{seed}: {error}"));
+        let least = last.unwrap_or(acknowledged);
+        assert!(opened.head().revision >= least.revision, "{seed}");
+        if opened.head().revision == least.revision {
+            assert_eq!(opened.head(), least, "{seed}");
+        }
+        append(&mut opened, &["g"]);
+    }
+}
+
+#[test]
+fn a_founding_interrupted_anywhere_can_be_done_again() {
+    for operation in [
+        Operation::Create,
+        Operation::Write,
+        Operation::Sync,
+        Operation::SyncFolder,
+    ] {
+        for skip in 0..4 {
+            for seed in 0..20 {
+                let disk = FaultyDisk::default();
+                disk.fail(operation, skip, ErrorKind::Other);
+                drop(open(&disk));
+                let (mut journal, _) = open(&disk.after_power_loss(seed)).unwrap();
+                append(&mut journal, &["a"]);
+            }
+        }
+    }
+}
+
+fn three_segments() -> FaultyDisk {
+    let disk = FaultyDisk::default();
+    let (mut journal, _) = open(&disk).unwrap();
+    while !disk.all().contains(&"0003.seg".to_owned()) {
+        append(&mut journal, &["a", "b"]);
+    }
+    append(&mut journal, &["c"]);
+    disk
+}
+
+fn open(disk: &FaultyDisk) -> Result<(Journal, Option<TornTail>), LoadError> {
+    let closed = ClosedJournal::lock(Box::new(disk.clone()), SEGMENT)?;
+    let scan = closed.scan(&mut |_| Ok(()))?;
+    closed.open(scan)
+}
+
+fn damaged(opened: Result<(Journal, Option<TornTail>), LoadError>) -> bool {
+    matches!(opened, Err(LoadError::Damaged { .. }))
+}
+
+fn append(journal: &mut Journal, names: &[&str]) {
+    let batch = encoded(journal.head(), names);
+    journal.append(&batch).unwrap();
+}
+
+fn encoded(head: Head, names: &[&str]) -> Vec<Encoded> {
+    let mut previous: Digest = head.hash;
+    (head.revision.0 + 1..)
+        .zip(names)
+        .map(|(revision, name)| {
+            let encoded = Encoded::new(Entry {
+                revision: Revision(revision),
+                previous,
+                draft: Draft {
+                    at: UnixMillis(1),
+                    actor: Actor::Controller(ControllerId::from_bytes([1; 10])),
+                    changes: vec![Change::SiteAdded(name.parse().unwrap())],
+                    decision: None,
+                    signed: None,
+                },
+            });
+            previous = encoded.hash;
+            encoded
+        })
+        .collect()
+}
+
+fn frame_end(bytes: &[u8], begin: usize) -> usize {
+    let length = u32::from_be_bytes(bytes[begin..begin + 4].try_into().unwrap());
+    begin + frame::HEADER_BYTES + length as usize
+}
