@@ -89,11 +89,9 @@ impl fmt::Display for Decision {
         } else {
             write!(f, "{resource}: denied: {}", self.why())?;
             if let Some(remedy) = &self.remedy {
-                let stop = if remedy.ends_with(['.', '!', '?']) {
-                    ""
-                } else {
-                    "."
-                };
+                // What ends with a command to type has no full stop, which would be typed with it.
+                let ends = remedy.ends_with(['.', '!', '?']) || remedy.contains(": cardea");
+                let stop = if ends { "" } else { "." };
                 write!(f, ". {remedy}{stop}")?;
             }
         }
@@ -130,8 +128,13 @@ impl Decision {
             first.map_or_else(
                 || format!("{prefix}rule {}", self.rules.join(", ")),
                 |check| {
+                    let whose = if check.is_about_device() {
+                        " on this device"
+                    } else {
+                        ""
+                    };
                     format!(
-                        "{prefix}{} is {} on this device (needed: {}, rule {})",
+                        "{prefix}{} is {}{whose} (needed: {}, rule {})",
                         check.subject, check.observed, check.needed, check.rule
                     )
                 },
@@ -139,9 +142,10 @@ impl Decision {
         };
         match self.reason {
             Reason::Permitted => "permitted".to_owned(),
-            Reason::NoRule => {
-                format!("no rule permits {principal} to {} {resource}", self.action)
+            Reason::NoRule if self.action == "certify" => {
+                format!("no rule permits a certificate for {principal}")
             }
+            Reason::NoRule => format!("no rule permits {principal} on app {resource}"),
             Reason::CheckFailed | Reason::NotCompliant => checked(""),
             Reason::Forbidden => checked("forbidden: "),
             Reason::EvaluationError => {
@@ -152,6 +156,15 @@ impl Decision {
             Reason::CertificateExpired => "the device's certificate has expired".to_owned(),
             Reason::Gone => "it no longer exists".to_owned(),
         }
+    }
+}
+
+impl Check {
+    /// Whether this is about a fact of the device, and not about the request around it.
+    #[must_use]
+    pub fn is_about_device(&self) -> bool {
+        let about = self.subject.split(['.', ' ']).next();
+        !matches!(about, Some("context" | "principal" | "resource" | "action"))
     }
 }
 
@@ -168,5 +181,66 @@ impl fmt::Display for Check {
         self.remedy
             .as_ref()
             .map_or(Ok(()), |remedy| write!(f, ": {remedy}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn denied(reason: Reason, checks: Vec<Check>, remedy: &str) -> Decision {
+        Decision {
+            action: "connect".to_owned(),
+            principal: "alice@corp.example".to_owned(),
+            resource: "wiki".to_owned(),
+            allowed: false,
+            reason,
+            rules: vec!["base/certify".to_owned()],
+            checks,
+            remedy: Some(remedy.to_owned()),
+            errors: Vec::new(),
+            policy_revision: Revision(7),
+        }
+    }
+
+    fn check(subject: &str, observed: &str, needed: &str) -> Check {
+        Check {
+            subject: subject.to_owned(),
+            observed: observed.to_owned(),
+            needed: needed.to_owned(),
+            rule: "base/certify".to_owned(),
+            remedy: None,
+        }
+    }
+
+    #[test]
+    fn a_denial_reads_as_the_product_contract_says() {
+        let check = check("disk.encrypted", "false", "true");
+        let remedy = "Turn on disk encryption, then: cardea posture";
+        assert_eq!(
+            denied(Reason::NotCompliant, vec![check], remedy).summary(),
+            "wiki: denied: disk.encrypted is false on this device (needed: true, rule \
+             base/certify). Turn on disk encryption, then: cardea posture"
+        );
+    }
+
+    #[test]
+    fn a_check_of_the_request_is_not_said_to_be_of_the_device() {
+        let check = check("context.time.hour", "22", "< 18");
+        assert_eq!(
+            denied(Reason::CheckFailed, vec![check], "Come back tomorrow").summary(),
+            "wiki: denied: context.time.hour is 22 (needed: < 18, rule base/certify). Come back \
+             tomorrow."
+        );
+    }
+
+    #[test]
+    fn a_denial_without_a_rule_names_the_user_and_the_app() {
+        let remedy = "Ask an admin to run: cardeactl allow user:alice@corp.example wiki";
+        assert_eq!(
+            denied(Reason::NoRule, Vec::new(), remedy).summary(),
+            "wiki: denied: no rule permits alice@corp.example on app wiki. Ask an admin to run: \
+             cardeactl allow user:alice@corp.example wiki"
+        );
     }
 }

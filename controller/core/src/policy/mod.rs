@@ -16,11 +16,13 @@
 //! stands in the way, and `@remedy_disk_encrypted("…")` says it for one fact.
 
 mod ask;
+mod condition;
 mod diff;
 mod engine;
 mod explain;
 mod facts;
 mod folders;
+mod given;
 mod links;
 mod load;
 mod needs;

@@ -58,13 +58,6 @@ impl<'a> Asked<'a> {
         }
     }
 
-    pub(super) const fn groups(self) -> &'a BTreeSet<Name> {
-        match self {
-            Self::Certify(ask) => ask.groups,
-            Self::Connect(ask) => ask.groups,
-        }
-    }
-
     pub(super) const fn circumstances(self) -> Circumstances {
         match self {
             Self::Certify(ask) => ask.circumstances,
@@ -225,18 +218,17 @@ fn posture(device: &DeviceFacts<'_>, needs: &Needs) -> RestrictedExpression {
 }
 
 fn fact_record(kind: Kind, value: &Value, grade: Grade, age_s: i64) -> RestrictedExpression {
-    let mut fields = Vec::with_capacity(7);
+    let mut fields = Vec::with_capacity(5);
     let shown = match value {
         Value::Bool(value) => RestrictedExpression::new_bool(*value),
         Value::Integer(value) => long(*value),
         Value::Text(value) => {
             if let Some(numbers) = facts::version_numbers(value).filter(|_| kind == Kind::Version) {
                 let names = ["major", "minor", "patch"].into_iter();
-                fields.extend(
-                    names
-                        .zip(numbers)
-                        .map(|(name, n)| (name.to_owned(), long(n))),
-                );
+                let numbers = names
+                    .zip(numbers)
+                    .map(|(name, n)| (name.to_owned(), long(n)));
+                fields.push(("number".to_owned(), record(numbers)));
             }
             text(value)
         }
@@ -258,6 +250,18 @@ pub(super) const fn grade_rank(grade: Grade) -> i64 {
         Grade::Mdm => 3,
         Grade::Hardware => 4,
     }
+}
+
+/// The grade of a number that policies compare.
+pub(super) const fn grade_name(rank: i64) -> Option<&'static str> {
+    Some(match rank {
+        0 => Grade::Simulated.as_str(),
+        1 => Grade::Own.as_str(),
+        2 => Grade::Os.as_str(),
+        3 => Grade::Mdm.as_str(),
+        4 => Grade::Hardware.as_str(),
+        _ => return None,
+    })
 }
 
 /// The fields of `context.time`.

@@ -1,13 +1,13 @@
 //! One policy as the engine keeps it: its name, its advice, and where its scope puts it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use cedar_policy::{
     ActionConstraint, Effect, EntityUid, Policy, PrincipalConstraint, ResourceConstraint,
     pst::Clause,
 };
 
-use super::{needs::Needs, slice::Scope};
+use super::{explain::Probe, needs::Needs, slice::Scope};
 
 /// A policy of a folder, or an everyday rule.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Rule {
     pub(super) needs: Needs,
     /// All its annotations.
     annotations: BTreeMap<String, String>,
+    /// Its conditions one by one, made when a denial is first explained.
+    probe: OnceLock<Probe>,
 }
 
 /// An action that the engine decides.
@@ -67,7 +69,14 @@ impl Rule {
                 .annotations()
                 .map(|(key, text)| (key.to_owned(), text.to_owned()))
                 .collect(),
+            probe: OnceLock::new(),
         }
+    }
+
+    /// The conditions one by one.
+    pub(super) fn probe(&self) -> &Probe {
+        self.probe
+            .get_or_init(|| Probe::of(self.effect, &self.clauses))
     }
 
     /// What a person can do where this rule stands in the way because of `fact`:
