@@ -13,12 +13,31 @@ pub struct Now {
     pub unix: UnixMillis,
 }
 
-/// Wall time in milliseconds since 1970-01-01T00:00:00Z.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
+/// Wall time in milliseconds since 1970-01-01T00:00:00Z; RFC 3339 in JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
+
+impl Serialize for UnixMillis {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&self.to_rfc3339())
+        } else {
+            serializer.serialize_u64(self.0)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for UnixMillis {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            let text = String::deserialize(deserializer)?;
+            Self::from_rfc3339(&text)
+                .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no time")))
+        } else {
+            u64::deserialize(deserializer).map(Self)
+        }
+    }
+}
 
 impl UnixMillis {
     /// Whole seconds since the epoch.
@@ -54,6 +73,19 @@ impl UnixMillis {
             })
             .unwrap_or_else(|| self.0.to_string())
     }
+
+    /// The moment that [`Self::to_rfc3339`] shows; `None` when the text is none since 1970.
+    #[must_use]
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        if let Ok(number) = text.parse() {
+            return Some(Self(number));
+        }
+        let format = &time::format_description::well_known::Rfc3339;
+        let at = time::OffsetDateTime::parse(text, format).ok()?;
+        u64::try_from(at.unix_timestamp_nanos() / 1_000_000)
+            .ok()
+            .map(Self)
+    }
 }
 
 impl Now {
@@ -81,6 +113,26 @@ pub mod testing {
         Now {
             instant: Instant::now(),
             unix: UnixMillis(1_767_225_600_000),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_reads_back_as_itself_from_its_text() {
+        for millis in [0, 1, 999, 1_767_225_600_123, 253_402_300_800_000, u64::MAX] {
+            let at = UnixMillis(millis);
+            assert_eq!(UnixMillis::from_rfc3339(&at.to_rfc3339()), Some(at));
+        }
+        assert_eq!(
+            UnixMillis(1_767_225_600_120).to_rfc3339(),
+            "2026-01-01T00:00:00.12Z"
+        );
+        for text in ["", "yesterday", "1969-12-31T23:59:59Z", "2026-01-01"] {
+            assert_eq!(UnixMillis::from_rfc3339(text), None, "{text}");
         }
     }
 }

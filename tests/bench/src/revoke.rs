@@ -8,6 +8,7 @@ use cardea_e2e::{
     program::{self, now},
     traffic::{Bulk, WebServer},
 };
+use cardea_proto::time::UnixMillis;
 
 use crate::report::Report;
 
@@ -130,9 +131,9 @@ fn cut(
         text.contains("grant_ended") && text.contains(id)
     });
     let at = ended
-        .and_then(|entry| entry.pointer("/draft/at")?.as_u64())
+        .and_then(|entry| UnixMillis::from_rfc3339(entry.pointer("/draft/at")?.as_str()?))
         .context("no end of the grant")?;
-    Ok(last.saturating_sub(Duration::from_millis(at)))
+    Ok(last.saturating_sub(Duration::from_millis(at.0)))
 }
 
 #[expect(
