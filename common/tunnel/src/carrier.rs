@@ -56,7 +56,7 @@ impl Carrier {
                 Some(Self::Quic(Box::new(Quic::connect(context, config, seed)?)))
             }
             (CarrierKeys::QuicServer(config), End::Connector) => {
-                Some(Self::Quic(Box::new(Quic::listen(config, seed)?)))
+                Some(Self::Quic(Box::new(Quic::listen(context, config, seed)?)))
             }
             (CarrierKeys::QuicClient(_), End::Connector)
             | (CarrierKeys::QuicServer(_), End::Agent) => None,

@@ -21,6 +21,16 @@ pub enum End {
     Connector,
 }
 
+/// Which inner addresses the flows that begin at an agent use; what arrives may use either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// A change of what may pass.
 #[derive(Debug)]
 pub enum Command {

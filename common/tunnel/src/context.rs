@@ -28,8 +28,10 @@ pub(crate) struct Context<'a> {
 pub(crate) struct Shared {
     pub(crate) flows: FlowTable,
     pub(crate) drops: Drops,
-    /// Where one packet is opened or built before it goes on.
-    pub(crate) scratch: Vec<u8>,
+    /// Where one packet is opened; taken while it is looked at.
+    pub(crate) opened: Vec<u8>,
+    /// Where one packet is built before it is sealed.
+    pub(crate) built: Vec<u8>,
 }
 
 /// Payload that passed a tunnel, in bytes, as this end saw it, and its flows.

@@ -7,7 +7,11 @@ use cardea_proto::{
     app::{Protocol, Service, Target},
 };
 
-use crate::{command::End, drops::DropReason, egress::Egress};
+use crate::{
+    command::{End, Family},
+    drops::DropReason,
+    egress::Egress,
+};
 
 /// The rule of one tunnel.
 #[derive(Debug)]
@@ -16,6 +20,7 @@ pub(crate) struct Filter {
     services: Vec<Service>,
     inner: InnerAddresses,
     egress: Option<Egress>,
+    family: Family,
     turn: usize,
 }
 
@@ -35,18 +40,25 @@ impl Filter {
         services: Vec<Service>,
         inner: InnerAddresses,
         egress: Option<Egress>,
+        family: Family,
     ) -> Self {
         Self {
             end,
             services,
             inner,
             egress,
+            family,
             turn: 0,
         }
     }
 
     pub(crate) const fn end(&self) -> End {
         self.end
+    }
+
+    /// Whether flows that begin here use IPv6 inside.
+    pub(crate) const fn opens_v6(&self) -> bool {
+        matches!(self.family, Family::V6)
     }
 
     /// Our own inner address and the peer's, of one family.

@@ -32,7 +32,7 @@ mod tunnels;
 mod udp;
 mod wireguard;
 
-pub use command::{CarrierKeys, Command, End, Install};
+pub use command::{CarrierKeys, Command, End, Family, Install};
 pub use drops::{DropReason, Drops};
 pub use egress::{Egress, PermittedAddress};
 pub use input::{DialError, FlowId, Input, Read};

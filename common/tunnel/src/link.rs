@@ -14,7 +14,7 @@ use cardea_proto::relay::{
     DATA_HEADER_BYTES, FrameKind, Handle, TICKET_BODY_BYTES, TICKET_BYTES, Ticket,
 };
 
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Room};
 
 /// One end of the way through a relay.
 #[derive(Debug)]
@@ -101,16 +101,20 @@ impl Link {
         }
     }
 
-    /// Sends one sealed datagram of at most `len_max` bytes that `seal` writes.
+    /// Sends one sealed datagram that `seal` writes.
     pub(crate) fn send(
         &mut self,
         now: Instant,
         out: &mut Outbox,
-        len_max: usize,
+        room: Room,
         seal: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) {
         let header = self.handle.data_header();
-        out.datagram(self.relay, DATA_HEADER_BYTES + len_max, |buffer| {
+        let room = Room {
+            max: DATA_HEADER_BYTES + room.max,
+            expected: DATA_HEADER_BYTES + room.expected,
+        };
+        out.datagram(self.relay, room, |buffer| {
             let (front, sealed) = buffer.split_at_mut_checked(DATA_HEADER_BYTES)?;
             let len = seal(sealed)?;
             front.copy_from_slice(&header);
@@ -120,7 +124,7 @@ impl Link {
     }
 
     fn send_bind(&self, out: &mut Outbox) {
-        out.datagram(self.relay, 1 + TICKET_BYTES, |buffer| {
+        out.datagram(self.relay, Room::exact(1 + TICKET_BYTES), |buffer| {
             let (kind, ticket) = buffer.split_first_mut()?;
             *kind = FrameKind::Bind.byte();
             ticket.copy_from_slice(&self.ticket);

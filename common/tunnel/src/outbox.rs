@@ -58,20 +58,21 @@ impl Outbox {
         self.transmits.is_empty() && self.events.is_empty() && self.flows.is_empty()
     }
 
-    /// Appends one datagram, at most `len_max` long, that `write` puts into the slice it is given.
+    /// Appends one datagram that `write` puts into the slice it is given.
     ///
     /// It joins the transmit before it when the kernel could send both with one call (UDP GSO):
     /// same address, same length, or a shorter last one. `write` says how long it became.
     pub(crate) fn datagram(
         &mut self,
         to: SocketAddr,
-        len_max: usize,
+        room: Room,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) {
+        let len_max = room.max.max(room.expected);
         let joins = self
             .transmits
             .back()
-            .is_some_and(|last| last.takes_another(to, len_max));
+            .is_some_and(|last| last.takes_another(to, room));
         let mut transmit = if joins {
             self.transmits.pop_back()
         } else {
@@ -108,6 +109,25 @@ impl Outbox {
     }
 }
 
+/// How long a datagram will be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// At most.
+    pub(crate) max: usize,
+    /// In all likelihood.
+    pub(crate) expected: usize,
+}
+
+impl Room {
+    /// Room for exactly `len` bytes.
+    pub(crate) const fn exact(len: usize) -> Self {
+        Self {
+            max: len,
+            expected: len,
+        }
+    }
+}
+
 impl Transmit {
     fn new(to: SocketAddr, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
@@ -121,11 +141,12 @@ impl Transmit {
         }
     }
 
-    fn takes_another(&self, to: SocketAddr, len_max: usize) -> bool {
+    fn takes_another(&self, to: SocketAddr, room: Room) -> bool {
         self.to == to
             && !self.closed
             && self.count < TRANSMIT_SEGMENTS_MAX
-            && self.bytes.len() + len_max <= TRANSMIT_BYTES_MAX
+            && self.bytes.len() + room.max.max(room.expected) <= TRANSMIT_BYTES_MAX
+            && room.expected <= self.segment.unwrap_or(self.bytes.len())
     }
 
     /// Counts the datagram at `start`; returns it cut off again when it is too long to stand behind

@@ -6,7 +6,7 @@ use cardea_proto::{app, app::Service, id::GrantId, name::Name, relay::Handle, ti
 
 use crate::{
     carrier::{Carrier, Phase},
-    command::{CarrierKeys, End, Install},
+    command::{CarrierKeys, End, Family, Install},
     context::{Context, Shared, Traffic},
     filter::{Filter, Permitted},
     link::Link,
@@ -55,14 +55,14 @@ impl Tunnel {
     /// The tunnel that `install` asks for; `None` when it cannot work.
     pub(crate) fn new(
         now: Now,
-        end: End,
+        (end, family): (End, Family),
         install: Install,
         seed: [u8; 32],
         shared: &mut Shared,
         out: &mut Outbox,
     ) -> Option<Self> {
         let mut link = Link::new(now.instant, install.relay, &install.ticket.0)?;
-        let mut filter = Filter::new(end, install.services, install.inner, install.egress);
+        let mut filter = Filter::new(end, install.services, install.inner, install.egress, family);
         let mut traffic = Traffic::default();
         let keys: CarrierKeys = install.keys;
         let kind = keys.carrier();

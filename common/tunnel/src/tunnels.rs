@@ -14,7 +14,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::{
     carrier::Carrier,
-    command::{Command, End, Install},
+    command::{Command, End, Family, Install},
     context::{Context, FlowTable, Shared, TRANSMITS_MAX},
     drops::{DropReason, Drops},
     input::{FlowId, Input, Read},
@@ -30,6 +30,7 @@ use crate::{
 /// sent; [`Tunnels::flush`] produces it, once a turn, in batches.
 pub struct Tunnels {
     end: End,
+    family: Family,
     entropy: ChaCha20Rng,
     tunnels: BTreeMap<GrantId, Tunnel>,
     handles: BTreeMap<Handle, GrantId>,
@@ -46,6 +47,7 @@ impl Tunnels {
     pub fn new(end: End, entropy: [u8; 32]) -> Self {
         Self {
             end,
+            family: Family::default(),
             entropy: ChaCha20Rng::from_seed(entropy),
             tunnels: BTreeMap::new(),
             handles: BTreeMap::new(),
@@ -54,10 +56,16 @@ impl Tunnels {
             shared: Shared {
                 flows: FlowTable::default(),
                 drops: Drops::default(),
-                scratch: vec![0; SCRATCH_BYTES],
+                opened: vec![0; PACKET_BYTES],
+                built: vec![0; PACKET_BYTES],
             },
             latest: None,
         }
+    }
+
+    /// Chooses the inner addresses that tunnels installed from here on open their flows with.
+    pub const fn prefer(&mut self, family: Family) {
+        self.family = family;
     }
 
     /// Takes one input and puts everything that must follow from it into `out`, in order.
@@ -251,7 +259,16 @@ impl Tunnels {
         self.entropy.fill_bytes(&mut seed);
         let has_room = self.tunnels.len() < TUNNELS_MAX;
         let tunnel = has_room
-            .then(|| Tunnel::new(now, self.end, install, seed, &mut self.shared, out))
+            .then(|| {
+                Tunnel::new(
+                    now,
+                    (self.end, self.family),
+                    install,
+                    seed,
+                    &mut self.shared,
+                    out,
+                )
+            })
             .flatten()
             .filter(|tunnel| !self.handles.contains_key(&tunnel.handle()));
         let Some(tunnel) = tunnel else {
@@ -383,5 +400,5 @@ impl fmt::Debug for Tunnels {
 /// Most tunnels of one end: six times the 10,000 that a revocation must end within a second.
 pub const TUNNELS_MAX: usize = 65_536;
 
-/// Room for the largest datagram, opened or about to be sealed.
-const SCRATCH_BYTES: usize = 65_535;
+/// Room for the largest packet that a datagram can hold, opened or about to be sealed.
+const PACKET_BYTES: usize = 65_535;

@@ -1,60 +1,484 @@
-//! stub
+//! The QUIC carrier: TCP flows in streams, UDP payloads in DATAGRAM frames.
+
+mod config;
+mod flows;
+mod parts;
+mod wire;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use cardea_proto::app::Protocol;
+use quinn_proto::{
+    Connection, ConnectionError, ConnectionHandle, DatagramEvent, Endpoint, Event,
+    SendDatagramError, StreamEvent, VarInt,
+};
+
+use self::{
+    flows::Flows,
+    parts::Parts,
+    wire::{Part, UdpName},
+};
 use crate::{
     carrier::Phase,
+    command::End,
     context::Context,
+    drops::DropReason,
     filter::Permitted,
     input::{DialError, FlowId, Read},
-    outbox::CloseReason,
+    outbox::{CloseReason, Room, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX},
+    udp::UdpFlows,
 };
-use bytes::Bytes;
-use std::time::{Duration, Instant};
-#[derive(Debug)]
-pub(crate) struct Quic;
-impl Quic {
-    pub(crate) fn connect(
-        _: &mut Context<'_>,
-        _: std::sync::Arc<rustls::ClientConfig>,
-        _: [u8; 32],
-    ) -> Option<Self> {
-        Some(Self)
-    }
-    pub(crate) fn listen(_: std::sync::Arc<rustls::ServerConfig>, _: [u8; 32]) -> Option<Self> {
-        Some(Self)
-    }
-    pub(crate) fn phase(&self) -> Phase {
-        Phase::Opening
-    }
-    pub(crate) fn rtt(&self) -> Option<Duration> {
-        None
-    }
-    pub(crate) fn datagram(&mut self, _: &mut Context<'_>, _: &[u8]) -> bool {
-        false
-    }
-    pub(crate) fn timeout(&mut self, _: &mut Context<'_>) {}
-    pub(crate) fn deadline(&mut self) -> Option<Instant> {
-        None
-    }
-    pub(crate) fn open_flow(&mut self, c: &mut Context<'_>, flow: FlowId, _: Permitted) {
-        c.adopt(flow);
-        c.new_flow();
-        c.close_flow(flow);
-        c.reset_flow(flow, crate::ResetReason::Peer);
-    }
-    pub(crate) fn dialed(&mut self, _: &mut Context<'_>, _: FlowId, _: Result<(), DialError>) {}
-    pub(crate) fn finish(&mut self, _: &mut Context<'_>, _: FlowId) {}
-    pub(crate) fn reset(&mut self, _: &mut Context<'_>, _: FlowId) {}
-    pub(crate) fn packet(&mut self, _: &mut Context<'_>, _: FlowId, _: &Bytes) {}
-    pub(crate) fn writable(&self, _: FlowId) -> usize {
-        0
-    }
-    pub(crate) fn write(&mut self, _: &mut Context<'_>, _: FlowId, _: Bytes) -> usize {
-        0
-    }
-    pub(crate) fn read(&mut self, _: &mut Context<'_>, _: FlowId, _: usize) -> Read {
-        Read::Blocked
-    }
-    pub(crate) fn flush(&mut self, _: &mut Context<'_>) -> bool {
-        false
-    }
-    pub(crate) fn close(&mut self, _: &mut Context<'_>, _: CloseReason) {}
+
+/// One QUIC tunnel: an endpoint that knows one connection.
+pub(crate) struct Quic {
+    phase: Phase,
+    endpoint: Endpoint,
+    connection: Option<(ConnectionHandle, Connection)>,
+    since: Instant,
+    flows: Flows,
+    udp: UdpFlows<UdpName>,
+    parts: Parts,
+    next_udp: u32,
+    next_packet: u16,
+    /// Where quinn puts packets before they get the relay's header.
+    packets: Vec<u8>,
 }
+
+impl Quic {
+    /// Agent: begins the handshake.
+    pub(crate) fn connect(
+        context: &mut Context<'_>,
+        config: Arc<rustls::ClientConfig>,
+        seed: [u8; 32],
+    ) -> Option<Self> {
+        let (mut endpoint, config) = config::client(config, seed)?;
+        let now = context.now.instant;
+        let connection = endpoint
+            .connect(now, config, context.link.relay(), SERVER_NAME)
+            .ok()?;
+        Some(Self::with(now, endpoint, Some(connection)))
+    }
+
+    /// Connector: waits for the handshake.
+    pub(crate) fn listen(
+        context: &mut Context<'_>,
+        config: Arc<rustls::ServerConfig>,
+        seed: [u8; 32],
+    ) -> Option<Self> {
+        let endpoint = config::server(config, seed)?;
+        Some(Self::with(context.now.instant, endpoint, None))
+    }
+
+    fn with(
+        now: Instant,
+        endpoint: Endpoint,
+        connection: Option<(ConnectionHandle, Connection)>,
+    ) -> Self {
+        Self {
+            phase: Phase::Opening,
+            endpoint,
+            connection,
+            since: now,
+            flows: Flows::default(),
+            udp: UdpFlows::default(),
+            parts: Parts::default(),
+            next_udp: 0,
+            next_packet: 0,
+            packets: Vec::new(),
+        }
+    }
+
+    pub(crate) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        let (_, connection) = self.connection.as_ref()?;
+        (self.phase == Phase::Open).then(|| connection.rtt())
+    }
+
+    /// Opens one datagram; says whether it was authentic.
+    pub(crate) fn datagram(&mut self, context: &mut Context<'_>, sealed: &[u8]) -> bool {
+        let now = context.now.instant;
+        let from = context.link.relay();
+        self.packets.clear();
+        let event = self.endpoint.handle(
+            now,
+            from,
+            None,
+            None,
+            BytesMut::from(sealed),
+            &mut self.packets,
+        );
+        let before = self.authentic_packets();
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => match &mut self.connection {
+                Some((own, connection)) if *own == handle => connection.handle_event(event),
+                Some(_) | None => {}
+            },
+            Some(DatagramEvent::NewConnection(incoming)) => self.accept(now, incoming),
+            // A stranger gets no answer: no version list, no reset, no refusal.
+            Some(DatagramEvent::Response(_)) | None => {}
+        }
+        let authentic = self.authentic_packets() > before;
+        if !authentic {
+            context.drop(DropReason::NotAuthentic);
+        }
+        self.turn(context);
+        authentic
+    }
+
+    pub(crate) fn timeout(&mut self, context: &mut Context<'_>) {
+        let now = context.now.instant;
+        if let Some((_, connection)) = &mut self.connection {
+            connection.handle_timeout(now);
+        }
+        if self.end_of_opening().is_some_and(|at| now >= at) {
+            self.phase = Phase::Dead(CloseReason::Lost);
+        }
+        self.udp.expire(context);
+        self.turn(context);
+    }
+
+    pub(crate) fn deadline(&mut self) -> Option<Instant> {
+        let connection = self.connection.as_mut();
+        let timer = connection.and_then(|(_, connection)| connection.poll_timeout());
+        [timer, self.udp.deadline(), self.end_of_opening()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(crate) fn open_flow(&mut self, context: &mut Context<'_>, flow: FlowId, to: Permitted) {
+        let service = to.service();
+        match service.protocol {
+            Protocol::Udp => {
+                self.next_udp = self.next_udp.wrapping_add(1);
+                let name = UdpName {
+                    flow: self.next_udp,
+                    port: service.port,
+                };
+                self.udp.open(context, flow, name);
+            }
+            Protocol::Tcp => {
+                let connection = self.connection.as_mut();
+                let connection = connection.map(|(_, connection)| connection);
+                self.flows.open(context, connection, flow, service);
+            }
+        }
+    }
+
+    pub(crate) fn dialed(
+        &mut self,
+        context: &mut Context<'_>,
+        flow: FlowId,
+        result: Result<(), DialError>,
+    ) {
+        if self.udp.contains(flow) {
+            self.udp.dialed(context, flow, result);
+        } else if let Some((_, connection)) = &mut self.connection {
+            self.flows.dialed(context, connection, flow, result);
+        }
+    }
+
+    pub(crate) fn finish(&mut self, context: &mut Context<'_>, flow: FlowId) {
+        if self.udp.contains(flow) {
+            self.udp.remove(context, flow);
+        } else if let Some((_, connection)) = &mut self.connection {
+            self.flows.finish(context, connection, flow);
+        }
+    }
+
+    pub(crate) fn reset(&mut self, context: &mut Context<'_>, flow: FlowId) {
+        if self.udp.contains(flow) {
+            self.udp.remove(context, flow);
+        } else if let Some((_, connection)) = &mut self.connection {
+            self.flows.reset(context, connection, flow);
+        }
+    }
+
+    /// Sends a UDP payload, in parts when the path is too narrow; or keeps it while the tunnel opens.
+    pub(crate) fn packet(&mut self, context: &mut Context<'_>, flow: FlowId, payload: &Bytes) {
+        if self.phase == Phase::Opening {
+            return self.udp.keep_early(context, flow, payload.clone());
+        }
+        let Some(name) = self.udp.send(context.now.instant, flow) else {
+            return context.drop(DropReason::UnknownFlow);
+        };
+        let Some((_, connection)) = &mut self.connection else {
+            return;
+        };
+        self.next_packet = self.next_packet.wrapping_add(1);
+        let mut datagrams = connection.datagrams();
+        let parts = datagrams
+            .max_size()
+            .and_then(|room| wire::split(name, self.next_packet, payload, room));
+        let Some(parts) = parts else {
+            return context.drop(DropReason::TooLarge);
+        };
+        for part in parts {
+            match datagrams.send(part.encode(), false) {
+                Ok(()) => {}
+                Err(SendDatagramError::Blocked(_)) => return context.drop(DropReason::QueueFull),
+                Err(
+                    SendDatagramError::TooLarge
+                    | SendDatagramError::Disabled
+                    | SendDatagramError::UnsupportedByPeer,
+                ) => return context.drop(DropReason::TooLarge),
+            }
+        }
+        let len = u64::try_from(payload.len()).unwrap_or(u64::MAX);
+        context.traffic.written = context.traffic.written.saturating_add(len);
+    }
+
+    pub(crate) fn writable(&self, flow: FlowId) -> usize {
+        self.flows.writable(flow)
+    }
+
+    pub(crate) fn write(&mut self, context: &mut Context<'_>, flow: FlowId, data: Bytes) -> usize {
+        match &mut self.connection {
+            Some((_, connection)) => self.flows.write(context, connection, flow, data),
+            None => 0,
+        }
+    }
+
+    pub(crate) fn read(&mut self, context: &mut Context<'_>, flow: FlowId, max: usize) -> Read {
+        match &mut self.connection {
+            Some((_, connection)) => self.flows.read(context, connection, flow, max),
+            None => Read::Blocked,
+        }
+    }
+
+    /// Lets quinn send; says whether more waits for the next turn.
+    pub(crate) fn flush(&mut self, context: &mut Context<'_>) -> bool {
+        self.turn(context);
+        while self.transmit(context) {
+            if context.is_full() {
+                return true;
+            }
+        }
+        self.endpoint_events();
+        false
+    }
+
+    /// Ends every flow, and tells the peer once.
+    pub(crate) fn close(&mut self, context: &mut Context<'_>, reason: CloseReason) {
+        if let Some((_, connection)) = &mut self.connection {
+            connection.close(context.now.instant, VarInt::from_u32(0), Bytes::new());
+            self.transmit(context);
+        }
+        self.flows.close(context, reason);
+        self.udp.close(context, reason);
+    }
+
+    /// Takes the peer's connection. Another takes its place only while nobody has proved anything.
+    fn accept(&mut self, now: Instant, incoming: quinn_proto::Incoming) {
+        let replaceable = match &self.connection {
+            None => true,
+            Some((_, connection)) => {
+                connection.is_handshaking() && now >= self.since + HANDSHAKE_ALONE
+            }
+        };
+        if !replaceable {
+            return self.endpoint.ignore(incoming);
+        }
+        self.packets.clear();
+        // What it would answer a connection that it refuses stays unsaid.
+        if let Ok(connection) = self.endpoint.accept(incoming, now, &mut self.packets, None) {
+            self.since = now;
+            self.connection = Some(connection);
+        }
+    }
+
+    /// Packets that opened under the connection's keys.
+    fn authentic_packets(&self) -> u64 {
+        self.connection.as_ref().map_or(0, |(_, connection)| {
+            // Anything that carried a frame was opened first.
+            let frames = connection.stats().frame_rx;
+            let often = frames.acks + frames.stream + frames.datagram + frames.max_data;
+            let seldom = frames.crypto + frames.ping + frames.max_stream_data;
+            often + seldom + frames.reset_stream + frames.stop_sending + frames.connection_close
+        })
+    }
+
+    /// Takes everything that quinn wants to tell.
+    fn turn(&mut self, context: &mut Context<'_>) {
+        self.endpoint_events();
+        loop {
+            let event = match &mut self.connection {
+                Some((_, connection)) => connection.poll(),
+                None => None,
+            };
+            match event {
+                Some(event) => self.event(context, event),
+                None => break,
+            }
+        }
+        self.confirm(context);
+    }
+
+    fn event(&mut self, context: &mut Context<'_>, event: Event) {
+        let Some((_, connection)) = &mut self.connection else {
+            return;
+        };
+        match event {
+            Event::HandshakeDataReady | Event::DatagramsUnblocked => {}
+            Event::Connected => self.flows.open_waiting(context, connection),
+            Event::ConnectionLost { reason } => self.lost(&reason),
+            Event::DatagramReceived => self.receive(context),
+            Event::Stream(StreamEvent::Available { .. }) => {
+                self.flows.open_waiting(context, connection);
+            }
+            Event::Stream(StreamEvent::Opened { .. }) => self.flows.accept(context, connection),
+            Event::Stream(StreamEvent::Readable { id }) => {
+                self.flows.readable(context, connection, id);
+            }
+            Event::Stream(StreamEvent::Writable { id }) => {
+                self.flows.writable_again(context, connection, id);
+            }
+            Event::Stream(StreamEvent::Finished { id }) => self.flows.delivered(context, id),
+            Event::Stream(StreamEvent::Stopped { id, error_code }) => {
+                self.flows.stopped(context, connection, id, error_code);
+            }
+        }
+    }
+
+    /// Counts the tunnel as open once both ends have proved themselves.
+    ///
+    /// An agent's handshake is done before the connector has looked at its certificate: only what the
+    /// connector sends after that, HANDSHAKE_DONE, shows that it accepts it (RFC 9001 §4.1.2).
+    fn confirm(&mut self, context: &mut Context<'_>) {
+        let Some((_, connection)) = &self.connection else {
+            return;
+        };
+        if self.phase != Phase::Opening || connection.is_handshaking() || connection.is_closed() {
+            return;
+        }
+        let confirmed = match context.filter.end() {
+            End::Connector => true,
+            End::Agent => connection.stats().frame_rx.handshake_done > 0,
+        };
+        if confirmed {
+            self.phase = Phase::Open;
+            for (flow, payload) in self.udp.take_early() {
+                self.packet(context, flow, &payload);
+            }
+        }
+    }
+
+    fn lost(&mut self, reason: &ConnectionError) {
+        tracing::debug!(%reason, "tunnel's connection is lost");
+        let reason = match reason {
+            ConnectionError::ApplicationClosed(_) => CloseReason::PeerClosed,
+            ConnectionError::TransportError(_)
+            | ConnectionError::ConnectionClosed(_)
+            | ConnectionError::VersionMismatch => CloseReason::PeerRefused,
+            ConnectionError::TimedOut
+            | ConnectionError::Reset
+            | ConnectionError::LocallyClosed
+            | ConnectionError::CidsExhausted => CloseReason::Lost,
+        };
+        // Somebody who could not prove himself to a connector does not end the tunnel of who can.
+        if self.phase == Phase::Opening && self.endpoint_is_server() {
+            self.connection = None;
+            self.endpoint_events();
+        } else {
+            self.phase = Phase::Dead(reason);
+        }
+    }
+
+    fn endpoint_is_server(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(|(_, connection)| connection.side().is_server())
+    }
+
+    /// Takes DATAGRAM frames: whole, of a permitted service, then to their flow.
+    fn receive(&mut self, context: &mut Context<'_>) {
+        let Some((_, connection)) = &mut self.connection else {
+            return;
+        };
+        while let Some(frame) = connection.datagrams().recv() {
+            let Some(part) = Part::parse(frame) else {
+                context.drop(DropReason::Malformed);
+                continue;
+            };
+            let name = part.name;
+            match context.filter.check(Protocol::Udp, name.port) {
+                Ok(to) => {
+                    if let Some(payload) = self.parts.join(part) {
+                        self.udp.receive(context, name, to, payload);
+                    }
+                }
+                Err(reason) => context.drop(reason),
+            }
+        }
+    }
+
+    fn endpoint_events(&mut self) {
+        let Some((handle, connection)) = &mut self.connection else {
+            return;
+        };
+        while let Some(event) = connection.poll_endpoint_events() {
+            if let Some(event) = self.endpoint.handle_event(*handle, event) {
+                connection.handle_event(event);
+            }
+        }
+    }
+
+    /// Produces one batch of datagrams; says whether there was one.
+    fn transmit(&mut self, context: &mut Context<'_>) -> bool {
+        let Some((_, connection)) = &mut self.connection else {
+            return false;
+        };
+        let now = context.now.instant;
+        let mtu = usize::from(connection.current_mtu());
+        let count = (TRANSMIT_BYTES_MAX / (mtu + cardea_proto::relay::DATA_HEADER_BYTES))
+            .clamp(1, TRANSMIT_SEGMENTS_MAX);
+        self.packets.clear();
+        let Some(transmit) = connection.poll_transmit(now, count, &mut self.packets) else {
+            return false;
+        };
+        let packets = self.packets.get(..transmit.size).unwrap_or_default();
+        for packet in packets.chunks(transmit.segment_size.unwrap_or(transmit.size).max(1)) {
+            let room = Room::exact(packet.len());
+            context.link.send(now, context.out, room, |room| {
+                room.copy_from_slice(packet);
+                Some(packet.len())
+            });
+        }
+        true
+    }
+
+    /// When an agent stops waiting for its peer.
+    fn end_of_opening(&self) -> Option<Instant> {
+        let is_agent = self
+            .connection
+            .as_ref()
+            .is_some_and(|(_, connection)| connection.side().is_client());
+        (is_agent && self.phase == Phase::Opening).then_some(self.since + OPEN_TIMEOUT)
+    }
+}
+
+impl fmt::Debug for Quic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Quic")
+            .field("phase", &self.phase)
+            .field("flows", &self.flows)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a ClientHello names: the same for all, because it can be read on the way.
+const SERVER_NAME: &str = "cardea.invalid";
+
+/// How long an opening tunnel may take before it is called lost.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a handshake has a tunnel for itself before another may replace it.
+const HANDSHAKE_ALONE: Duration = Duration::from_secs(1);

@@ -1,59 +1,352 @@
-//! stub
+//! The WireGuard carrier: flows become TCP and UDP packets, and each packet a sealed datagram.
+
+mod conversation;
+mod noise;
+mod packet;
+mod sealer;
+mod session;
+mod stack;
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use cardea_proto::{
+    app::Protocol,
+    codec::{Bytes as Array, Secret32},
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use self::{
+    noise::{Noise, Opened},
+    packet::{Body, Packet},
+    sealer::{INNER_MTU, Sealer},
+    session::{Due, Session},
+    stack::{Pair, Seal, Stack},
+};
 use crate::{
     carrier::Phase,
+    command::End,
     context::Context,
+    drops::DropReason,
     filter::Permitted,
     input::{DialError, FlowId, Read},
-    outbox::CloseReason,
+    outbox::{CloseReason, FlowEvent, ResetReason},
+    udp::UdpFlows,
 };
-use bytes::Bytes;
-use std::time::{Duration, Instant};
+
+/// One WireGuard tunnel.
 #[derive(Debug)]
-pub(crate) struct WireGuard;
+pub(crate) struct WireGuard {
+    phase: Phase,
+    noise: Noise,
+    session: Session,
+    stack: Stack,
+    udp: UdpFlows<Pair>,
+    next_port: u16,
+}
+
 impl WireGuard {
     pub(crate) fn new(
-        _: &mut Context<'_>,
-        _: &cardea_proto::codec::Secret32,
-        _: cardea_proto::codec::Bytes<32>,
-        _: &cardea_proto::codec::Secret32,
-        _: [u8; 32],
+        context: &mut Context<'_>,
+        private: &Secret32,
+        peer: Array<32>,
+        psk: &Secret32,
+        seed: [u8; 32],
     ) -> Self {
-        Self
+        let now = context.now.instant;
+        let mut entropy = ChaCha20Rng::from_seed(seed);
+        let mut port = || u16::try_from(entropy.next_u32() & 0x7fff).unwrap_or(0) + PORT_BASE;
+        let (tcp_port, udp_port) = (port(), port());
+        // Its upper eight bits count sessions.
+        let index = entropy.next_u32() >> 8;
+        let mut tunnel = Self {
+            phase: Phase::Opening,
+            noise: Noise::new(private, peer, psk, index),
+            session: Session::new(now, context.filter.end()),
+            stack: Stack::new(now, context.filter, entropy.next_u64(), tcp_port),
+            udp: UdpFlows::default(),
+            next_port: udp_port,
+        };
+        tunnel.timeout(context);
+        tunnel
     }
-    pub(crate) fn phase(&self) -> Phase {
-        Phase::Opening
+
+    pub(crate) const fn phase(&self) -> Phase {
+        self.phase
     }
-    pub(crate) fn rtt(&self) -> Option<Duration> {
-        None
+
+    pub(crate) const fn rtt(&self) -> Option<Duration> {
+        self.session.rtt()
     }
-    pub(crate) fn datagram(&mut self, _: &mut Context<'_>, _: &[u8]) -> bool {
-        false
+
+    /// Opens one datagram; says whether it was authentic.
+    pub(crate) fn datagram(&mut self, context: &mut Context<'_>, sealed: &[u8]) -> bool {
+        let now = context.now.instant;
+        if Noise::is_handshake(sealed) && !self.session.admits_handshake(now) {
+            context.drop(DropReason::HandshakeFlood);
+            return false;
+        }
+        let mut room = std::mem::take(&mut context.shared.opened);
+        let opened = self.noise.open(sealed, &mut room);
+        let authentic = opened != Opened::Nothing;
+        match opened {
+            Opened::Nothing => context.drop(DropReason::NotAuthentic),
+            Opened::KeepAlive => self.heard(context),
+            Opened::Handshake { answer } => {
+                self.session.heard(now);
+                self.sealer(context).send_bare(answer);
+            }
+            Opened::Answered { confirm } => {
+                self.session.established(now);
+                self.sealer(context).send_bare(confirm);
+                self.opened(context);
+            }
+            Opened::Packet(packet) => {
+                self.heard(context);
+                self.session.heard_packet(now);
+                if let Err(reason) = self.receive(context, packet) {
+                    context.drop(reason);
+                }
+            }
+        }
+        context.shared.opened = room;
+        authentic
     }
-    pub(crate) fn timeout(&mut self, _: &mut Context<'_>) {}
-    pub(crate) fn deadline(&mut self) -> Option<Instant> {
-        None
+
+    /// Does what is due: handshakes, signs of life, and the stack's timers.
+    pub(crate) fn timeout(&mut self, context: &mut Context<'_>) {
+        let now = context.now.instant;
+        while let Some(due) = self.session.poll(now) {
+            match due {
+                Due::Lost => {
+                    self.phase = Phase::Dead(CloseReason::Lost);
+                    return;
+                }
+                Due::Initiate => self.sealer(context).send_with(0, Noise::initiate),
+                Due::Tick => self.sealer(context).send_with(0, Noise::tick),
+                Due::KeepAlive => self
+                    .sealer(context)
+                    .send_with(0, |noise, room| noise.seal(&[], room)),
+            }
+        }
+        self.stack.timeout(now);
+        self.udp.expire(context);
     }
-    pub(crate) fn open_flow(&mut self, c: &mut Context<'_>, flow: FlowId, _: Permitted) {
-        c.adopt(flow);
-        c.new_flow();
-        c.close_flow(flow);
-        c.reset_flow(flow, crate::ResetReason::Peer);
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        [self.stack.deadline(), self.udp.deadline()]
+            .into_iter()
+            .flatten()
+            .chain([self.session.deadline()])
+            .min()
     }
-    pub(crate) fn dialed(&mut self, _: &mut Context<'_>, _: FlowId, _: Result<(), DialError>) {}
-    pub(crate) fn finish(&mut self, _: &mut Context<'_>, _: FlowId) {}
-    pub(crate) fn reset(&mut self, _: &mut Context<'_>, _: FlowId) {}
-    pub(crate) fn packet(&mut self, _: &mut Context<'_>, _: FlowId, _: &Bytes) {}
-    pub(crate) fn writable(&self, _: FlowId) -> usize {
-        0
+
+    pub(crate) fn open_flow(&mut self, context: &mut Context<'_>, flow: FlowId, to: Permitted) {
+        let service = to.service();
+        match service.protocol {
+            Protocol::Tcp => self.stack.open(context, flow, to),
+            Protocol::Udp => match self.free_port(context.filter.opens_v6(), service.port) {
+                Some(name) => self.udp.open(context, flow, name),
+                None => context.tell(FlowEvent::Reset {
+                    flow,
+                    why: ResetReason::Limit,
+                }),
+            },
+        }
     }
-    pub(crate) fn write(&mut self, _: &mut Context<'_>, _: FlowId, _: Bytes) -> usize {
-        0
+
+    pub(crate) fn dialed(
+        &mut self,
+        context: &mut Context<'_>,
+        flow: FlowId,
+        result: Result<(), DialError>,
+    ) {
+        if self.udp.contains(flow) {
+            self.udp.dialed(context, flow, result);
+        } else {
+            let Self {
+                stack,
+                noise,
+                session,
+                ..
+            } = self;
+            stack.dialed(context, Seal { noise, session }, flow, result);
+        }
     }
-    pub(crate) fn read(&mut self, _: &mut Context<'_>, _: FlowId, _: usize) -> Read {
-        Read::Blocked
+
+    pub(crate) fn finish(&mut self, context: &mut Context<'_>, flow: FlowId) {
+        if self.udp.contains(flow) {
+            self.udp.remove(context, flow);
+        } else {
+            self.stack.finish(context, flow);
+        }
     }
-    pub(crate) fn flush(&mut self, _: &mut Context<'_>) -> bool {
-        false
+
+    pub(crate) fn reset(&mut self, context: &mut Context<'_>, flow: FlowId) {
+        if self.udp.contains(flow) {
+            self.udp.remove(context, flow);
+        } else {
+            let Self {
+                stack,
+                noise,
+                session,
+                ..
+            } = self;
+            stack.reset(context, Seal { noise, session }, flow);
+        }
     }
-    pub(crate) fn close(&mut self, _: &mut Context<'_>, _: CloseReason) {}
+
+    /// Sends a UDP payload, or keeps it while the tunnel opens.
+    pub(crate) fn packet(&mut self, context: &mut Context<'_>, flow: FlowId, payload: &Bytes) {
+        if self.phase == Phase::Opening {
+            return self.udp.keep_early(context, flow, payload.clone());
+        }
+        let Some(name) = self.udp.send(context.now.instant, flow) else {
+            return context.drop(DropReason::UnknownFlow);
+        };
+        let (own, peer) = context.filter.addresses(name.v6);
+        let mut built = std::mem::take(&mut context.shared.built);
+        let packet = built.get_mut(..INNER_MTU).and_then(|room| {
+            let len =
+                packet::build_udp((own, name.own_port), (peer, name.peer_port), payload, room)?;
+            room.get(..len)
+        });
+        match packet {
+            Some(packet) => {
+                self.sealer(context).send(packet);
+                let len = u64::try_from(payload.len()).unwrap_or(u64::MAX);
+                context.traffic.written = context.traffic.written.saturating_add(len);
+            }
+            None => context.drop(DropReason::TooLarge),
+        }
+        context.shared.built = built;
+    }
+
+    pub(crate) fn writable(&self, flow: FlowId) -> usize {
+        self.stack.writable(flow)
+    }
+
+    pub(crate) fn write(&mut self, context: &mut Context<'_>, flow: FlowId, data: Bytes) -> usize {
+        self.stack.write(context, flow, &data)
+    }
+
+    pub(crate) fn read(&mut self, context: &mut Context<'_>, flow: FlowId, max: usize) -> Read {
+        self.stack.read(context, flow, max)
+    }
+
+    /// Lets the stack send; says whether more waits for the next turn.
+    pub(crate) fn flush(&mut self, context: &mut Context<'_>) -> bool {
+        let Self {
+            stack,
+            noise,
+            session,
+            phase,
+            ..
+        } = self;
+        *phase == Phase::Open && stack.flush(context, Seal { noise, session })
+    }
+
+    /// Ends every flow, and lets the peer know of its conversations while there are keys.
+    pub(crate) fn close(&mut self, context: &mut Context<'_>, reason: CloseReason) {
+        let Self {
+            stack,
+            noise,
+            session,
+            ..
+        } = self;
+        let seal = (self.phase == Phase::Open).then_some(Seal { noise, session });
+        stack.close(context, seal, reason);
+        self.udp.close(context, reason);
+    }
+
+    /// Checks a packet that was opened, in this order: well-formed, from the granted address to
+    /// ours, of a service or a known flow. Only then does a stack see it.
+    fn receive(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Result<(), DropReason> {
+        let packet = Packet::parse(bytes)?;
+        context
+            .filter
+            .check_addresses(packet.source, packet.destination)?;
+        let protocol = packet.body.protocol();
+        let service_port = match context.filter.end() {
+            End::Agent => packet.source_port,
+            End::Connector => packet.destination_port,
+        };
+        let to = context.filter.check(protocol, service_port)?;
+        let name = Pair {
+            v6: matches!(packet.source, IpAddr::V6(_)),
+            own_port: packet.destination_port,
+            peer_port: packet.source_port,
+        };
+        match packet.body {
+            Body::Udp(payload) => {
+                self.udp
+                    .receive(context, name, to, Bytes::copy_from_slice(payload));
+            }
+            Body::Tcp { begins } => {
+                let Self {
+                    stack,
+                    noise,
+                    session,
+                    ..
+                } = self;
+                let seal = Seal { noise, session };
+                stack.receive(context, seal, bytes, name, begins.then_some(to));
+            }
+        }
+        Ok(())
+    }
+
+    /// Something came under the keys of a session: it is proven now.
+    fn heard(&mut self, context: &mut Context<'_>) {
+        let now = context.now.instant;
+        if context.filter.end() == End::Connector && !self.session.is_established() {
+            self.session.established(now);
+            self.opened(context);
+        }
+        self.session.heard(now);
+    }
+
+    fn opened(&mut self, context: &mut Context<'_>) {
+        // What boringtun was asked to seal while it had no keys.
+        let mut room = [0; INNER_MTU + noise::OVERHEAD_BYTES];
+        while let Some(len) = self.noise.unsent(&mut room) {
+            if let Some(sealed) = room.get(..len) {
+                self.sealer(context).send_bare(sealed);
+            }
+        }
+        if self.phase == Phase::Opening {
+            self.phase = Phase::Open;
+            for (flow, payload) in self.udp.take_early() {
+                self.packet(context, flow, &payload);
+            }
+        }
+    }
+
+    fn free_port(&mut self, v6: bool, peer_port: u16) -> Option<Pair> {
+        (0..=self.udp.len()).find_map(|_| {
+            let own_port = self.next_port.max(PORT_BASE);
+            self.next_port = own_port.wrapping_add(1);
+            let name = Pair {
+                v6,
+                own_port,
+                peer_port,
+            };
+            (!self.udp.has_name(name)).then_some(name)
+        })
+    }
+
+    fn sealer<'a, 'b>(&'a mut self, context: &'a mut Context<'b>) -> Sealer<'a, 'b> {
+        Sealer {
+            noise: &mut self.noise,
+            session: &mut self.session,
+            context,
+        }
+    }
 }
+
+/// Where an agent's ports begin: those below are services'.
+const PORT_BASE: u16 = 16_384;

@@ -1,0 +1,108 @@
+//! How our two ends speak QUIC: limits, windows and timers.
+
+use std::{sync::Arc, time::Duration};
+
+use quinn_proto::{
+    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig,
+    TransportConfig, VarInt,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
+
+/// An endpoint for one tunnel, and how to connect with it.
+pub(super) fn client(
+    config: Arc<rustls::ClientConfig>,
+    seed: [u8; 32],
+) -> Option<(Endpoint, ClientConfig)> {
+    let crypto = QuicClientConfig::try_from(config).ok()?;
+    let mut client = ClientConfig::new(Arc::new(crypto));
+    client.transport_config(Arc::new(transport(0)));
+    Some((
+        Endpoint::new(Arc::new(endpoint(seed)?), None, true, None),
+        client,
+    ))
+}
+
+/// An endpoint for one tunnel that waits for its peer.
+pub(super) fn server(config: Arc<rustls::ServerConfig>, seed: [u8; 32]) -> Option<Endpoint> {
+    let crypto = QuicServerConfig::try_from(config).ok()?;
+    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+    server
+        .transport_config(Arc::new(transport(STREAMS_MIN)))
+        .migration(false)
+        .max_incoming(1)
+        .incoming_buffer_size(u64::from(INCOMING_BYTES_MAX))
+        .incoming_buffer_size_total(u64::from(INCOMING_BYTES_MAX));
+    let endpoint = Arc::new(endpoint(seed)?);
+    Some(Endpoint::new(endpoint, Some(Arc::new(server)), true, None))
+}
+
+fn endpoint(seed: [u8; 32]) -> Option<EndpointConfig> {
+    let mut endpoint = EndpointConfig::default();
+    endpoint.rng_seed(Some(seed));
+    endpoint.max_udp_payload_size(MTU_MAX).ok()?;
+    Some(endpoint)
+}
+
+fn transport(streams: u32) -> TransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(MTU_MAX);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(TUNNEL_WINDOW))
+        .send_window(u64::from(SEND_WINDOW))
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_BUFFER)
+        .max_idle_timeout(Some(VarInt::from_u32(IDLE_MS).into()))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT)
+        .mtu_discovery_config(Some(discovery))
+        .ack_frequency_config(Some(acks));
+    transport
+}
+
+/// Streams that an agent may open at first. quinn allocates each allowed stream, so that idle
+/// tunnels would pay for more; the connector allows more as they are used.
+pub(super) const STREAMS_MIN: u32 = 16;
+
+/// Streams that an agent may have open at once.
+pub(super) const STREAMS_MAX: u32 = 1_024;
+
+/// Unread bytes of one flow: what may be on its way, and what a stopped reader costs.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// Unread bytes of one tunnel, so that many stopped readers cost no more than this.
+const TUNNEL_WINDOW: u32 = 64 * 1024 * 1024;
+
+/// Bytes that one tunnel keeps until its peer has them.
+const SEND_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// UDP payloads of one tunnel that wait either way, in bytes.
+const DATAGRAM_BUFFER: usize = 1024 * 1024;
+
+/// How long a silent peer is waited for.
+const IDLE_MS: u32 = 30_000;
+
+/// How often an idle tunnel shows that it lives: three times within [`IDLE_MS`].
+const KEEP_ALIVE: Duration = Duration::from_secs(9);
+
+/// What the round trip is taken for until it is known.
+///
+/// A lost first datagram is repeated after three of these; RFC 9002's 333 ms would cost a person a
+/// second for each one lost.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Largest QUIC packet that is tried: with the relay's header it fills the largest UDP payload.
+///
+/// A loopback path carries that; every other settles at its own size after a few lost probes.
+pub(super) const MTU_MAX: u16 = 65_507 - 8;
+
+/// Packets that one acknowledgment may cover on a path without loss.
+const ACK_EVERY: u32 = 10;
+
+/// Bytes of a handshake that may wait: its first flight has two datagrams.
+const INCOMING_BYTES_MAX: u32 = 16 * 1024;

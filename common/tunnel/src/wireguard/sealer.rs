@@ -1,0 +1,130 @@
+//! From an inner packet to a sealed datagram in the outbox; and smoltcp's view of that as a device.
+
+use smoltcp::{
+    phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    time::Instant,
+};
+
+use crate::{
+    context::Context,
+    outbox::Room,
+    wireguard::{
+        noise::{self, Noise},
+        session::Session,
+    },
+};
+
+/// Largest inner packet, in bytes.
+///
+/// With the seal (32), the relay's header (8), UDP (8) and IPv6 (40) it makes 1,488 of Ethernet's 1,500.
+pub(crate) const INNER_MTU: usize = 1_400;
+
+/// Everything that sealing a packet touches.
+pub(crate) struct Sealer<'a, 'b> {
+    pub(crate) noise: &'a mut Noise,
+    pub(crate) session: &'a mut Session,
+    pub(crate) context: &'a mut Context<'b>,
+}
+
+impl Sealer<'_, '_> {
+    /// Seals one packet and appends it to the outbox.
+    pub(crate) fn send(&mut self, packet: &[u8]) {
+        let now = self.context.now.instant;
+        self.session.sent_packet(now);
+        self.send_with(packet.len(), |noise, room| noise.seal(packet, room));
+    }
+
+    /// Sends a datagram that carries no packet.
+    pub(crate) fn send_bare(&mut self, datagram: &[u8]) {
+        let now = self.context.now.instant;
+        let room = Room::exact(datagram.len());
+        self.context.link.send(now, self.context.out, room, |room| {
+            room.copy_from_slice(datagram);
+            Some(datagram.len())
+        });
+    }
+
+    /// Sends what `write` makes of a packet of about `len` bytes.
+    pub(crate) fn send_with(
+        &mut self,
+        len: usize,
+        write: impl FnOnce(&mut Noise, &mut [u8]) -> Option<usize>,
+    ) {
+        let now = self.context.now.instant;
+        let room = Room {
+            max: noise::room_for(len),
+            expected: len + noise::OVERHEAD_BYTES,
+        };
+        let noise = &mut *self.noise;
+        self.context
+            .link
+            .send(now, self.context.out, room, |room| write(noise, room));
+    }
+}
+
+/// A network device of one packet in, and as many out as the stack makes.
+pub(crate) struct Wire<'a, 'b> {
+    pub(crate) incoming: Option<&'a [u8]>,
+    pub(crate) sealer: Sealer<'a, 'b>,
+    pub(crate) built: &'a mut [u8],
+}
+
+impl<'a, 'b> Device for Wire<'a, 'b> {
+    type RxToken<'c>
+        = Incoming<'a>
+    where
+        Self: 'c;
+    type TxToken<'c>
+        = Outgoing<'c, 'a, 'b>
+    where
+        Self: 'c;
+
+    fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        let incoming = Incoming(self.incoming.take()?);
+        Some((incoming, Outgoing(self)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {
+        Some(Outgoing(self))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        capabilities()
+    }
+}
+
+/// What both ends' stacks may rely on. Checksums are written, so that a kernel could read our
+/// packets, and not read: the tunnel's tag covers them.
+pub(crate) fn capabilities() -> DeviceCapabilities {
+    let mut capabilities = DeviceCapabilities::default();
+    capabilities.medium = Medium::Ip;
+    capabilities.max_transmission_unit = INNER_MTU;
+    capabilities.checksum.ipv4 = Checksum::Tx;
+    capabilities.checksum.tcp = Checksum::Tx;
+    capabilities
+}
+
+pub(crate) struct Incoming<'a>(&'a [u8]);
+
+impl RxToken for Incoming<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
+        take(self.0)
+    }
+}
+
+pub(crate) struct Outgoing<'c, 'a, 'b>(&'c mut Wire<'a, 'b>);
+
+impl TxToken for Outgoing<'_, '_, '_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
+        let Wire { sealer, built, .. } = self.0;
+        match built.get_mut(..len) {
+            Some(packet) => {
+                let result = write(packet);
+                sealer.send(packet);
+                result
+            }
+            // Never: the room is as long as a packet can be. What is written here goes nowhere.
+            None => write(&mut vec![0; len]),
+        }
+    }
+}

@@ -1,0 +1,512 @@
+//! TCP over inner packets: sockets become packets at an agent, packets become flows at a connector.
+//!
+//! One smoltcp interface serves a tunnel, and each flow has its socket in a set of its own, so that a
+//! packet costs the same however many flows there are.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use smoltcp::{
+    iface::{Config, Interface, PollResult, SocketSet},
+    phy::{Device, DeviceCapabilities},
+    time::Instant as StackInstant,
+    wire::{HardwareAddress, IpCidr, IpEndpoint, IpListenEndpoint},
+};
+
+use crate::{
+    command::End,
+    context::Context,
+    drops::DropReason,
+    filter::{Filter, Permitted},
+    input::{DialError, FlowId, Read},
+    outbox::{CloseReason, FlowEvent, ResetReason},
+    schedule::Schedule,
+    wireguard::{
+        conversation::{Conversation, Over, Stage},
+        noise::Noise,
+        sealer::{Sealer, Wire, capabilities},
+        session::Session,
+    },
+};
+
+/// All TCP flows of one tunnel.
+pub(crate) struct Stack {
+    interface: Interface,
+    nobody: SocketSet<'static>,
+    flows: BTreeMap<FlowId, Conversation>,
+    names: BTreeMap<Pair, FlowId>,
+    /// Flows that may have something to send, in turn.
+    unflushed: VecDeque<FlowId>,
+    schedule: Schedule<FlowId>,
+    epoch: Instant,
+    next_port: u16,
+}
+
+/// Names a conversation within a tunnel, whose two addresses are fixed but for their family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pair {
+    pub(crate) v6: bool,
+    pub(crate) own_port: u16,
+    pub(crate) peer_port: u16,
+}
+
+/// What sealing needs.
+pub(crate) struct Seal<'a> {
+    pub(crate) noise: &'a mut Noise,
+    pub(crate) session: &'a mut Session,
+}
+
+impl Stack {
+    pub(crate) fn new(epoch: Instant, filter: &Filter, seed: u64, next_port: u16) -> Self {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut Idle, StackInstant::ZERO);
+        for v6 in [false, true] {
+            let (own, peer) = filter.addresses(v6);
+            // Both lists have room for two entries, which is what they get.
+            interface.update_ip_addrs(|addresses| {
+                let _fits = addresses.push(IpCidr::new(own.into(), if v6 { 128 } else { 32 }));
+            });
+            let _fits = match peer {
+                IpAddr::V4(peer) => interface.routes_mut().add_default_ipv4_route(peer),
+                IpAddr::V6(peer) => interface.routes_mut().add_default_ipv6_route(peer),
+            };
+        }
+        Self {
+            interface,
+            nobody: SocketSet::new(Vec::new()),
+            flows: BTreeMap::new(),
+            names: BTreeMap::new(),
+            unflushed: VecDeque::new(),
+            schedule: Schedule::default(),
+            epoch,
+            next_port,
+        }
+    }
+
+    pub(crate) fn contains(&self, flow: FlowId) -> bool {
+        self.flows.contains_key(&flow)
+    }
+
+    /// Agent: begins a conversation.
+    pub(crate) fn open(&mut self, context: &mut Context<'_>, flow: FlowId, to: Permitted) {
+        let v6 = context.filter.opens_v6();
+        let name = self.free_name(v6, to.service().port);
+        let (Some(name), true) = (name, self.flows.len() < TCP_FLOWS_MAX) else {
+            context.drop(DropReason::FlowLimit);
+            return context.tell(FlowEvent::Reset {
+                flow,
+                why: ResetReason::Limit,
+            });
+        };
+        let (own, peer) = context.filter.addresses(v6);
+        self.set_now(context);
+        let conversation = Conversation::connect(
+            &mut self.interface,
+            name,
+            IpEndpoint::new(own.into(), name.own_port),
+            IpEndpoint::new(peer.into(), name.peer_port),
+        );
+        context.adopt(flow);
+        self.names.insert(name, flow);
+        self.flows.insert(flow, conversation);
+        self.queue(flow);
+    }
+
+    /// Takes a checked packet; one that begins a conversation at a connector asks to dial.
+    pub(crate) fn receive(
+        &mut self,
+        context: &mut Context<'_>,
+        seal: Seal<'_>,
+        packet: &[u8],
+        name: Pair,
+        begins: Option<Permitted>,
+    ) {
+        let flow = match (self.names.get(&name).copied(), begins) {
+            (Some(flow), _) => flow,
+            (None, Some(to)) if context.filter.end() == End::Connector => {
+                match self.park(context, name, to) {
+                    Ok(flow) => flow,
+                    Err(reason) => {
+                        context.drop(reason);
+                        return self.refuse(context, seal, packet);
+                    }
+                }
+            }
+            (None, _) => {
+                context.drop(DropReason::UnknownFlow);
+                return self.refuse(context, seal, packet);
+            }
+        };
+        let at = self.set_now(context);
+        let mut built = std::mem::take(&mut context.shared.built);
+        if let Some(conversation) = self.flows.get_mut(&flow) {
+            let mut wire = wire(context, seal, &mut built, Some(packet));
+            self.interface
+                .poll_ingress_single(at, &mut wire, &mut conversation.sockets);
+            conversation.notice();
+        }
+        context.shared.built = built;
+        self.queue(flow);
+        self.settle(context, flow);
+    }
+
+    /// Connector: lets a parked conversation begin, or refuses it.
+    pub(crate) fn dialed(
+        &mut self,
+        context: &mut Context<'_>,
+        seal: Seal<'_>,
+        flow: FlowId,
+        result: Result<(), DialError>,
+    ) {
+        let Some(conversation) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                conversation.accept();
+                self.queue(flow);
+                self.settle(context, flow);
+            }
+            Err(_) => self.reset(context, seal, flow),
+        }
+    }
+
+    pub(crate) fn finish(&mut self, context: &mut Context<'_>, flow: FlowId) {
+        if let Some(conversation) = self.flows.get_mut(&flow) {
+            conversation.finish();
+            self.queue(flow);
+            self.settle(context, flow);
+        }
+    }
+
+    /// Ends a conversation at once and tells the peer; the shell knows.
+    pub(crate) fn reset(&mut self, context: &mut Context<'_>, seal: Seal<'_>, flow: FlowId) {
+        if self.flows.contains_key(&flow) {
+            self.abort(context, seal, flow);
+            self.remove(flow);
+            context.forget(flow);
+        }
+    }
+
+    pub(crate) fn writable(&self, flow: FlowId) -> usize {
+        self.flows.get(&flow).map_or(0, Conversation::writable)
+    }
+
+    pub(crate) fn write(&mut self, context: &mut Context<'_>, flow: FlowId, data: &[u8]) -> usize {
+        let Some(conversation) = self.flows.get_mut(&flow) else {
+            return 0;
+        };
+        let taken = conversation.write(data);
+        let count = u64::try_from(taken).unwrap_or(u64::MAX);
+        context.traffic.written = context.traffic.written.saturating_add(count);
+        if taken > 0 {
+            self.queue(flow);
+        }
+        taken
+    }
+
+    pub(crate) fn read(&mut self, context: &mut Context<'_>, flow: FlowId, max: usize) -> Read {
+        let Some(conversation) = self.flows.get_mut(&flow) else {
+            return Read::Reset;
+        };
+        let read = conversation.read(max);
+        if let Read::Data(bytes) = &read {
+            let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            context.traffic.read = context.traffic.read.saturating_add(count);
+            self.queue(flow);
+        } else {
+            self.settle(context, flow);
+        }
+        read
+    }
+
+    /// Sends what may be sent; says whether more waits for the next turn.
+    pub(crate) fn flush(&mut self, context: &mut Context<'_>, seal: Seal<'_>) -> bool {
+        let Seal { noise, session } = seal;
+        while let Some(flow) = self.unflushed.pop_front() {
+            let Some(conversation) = self.flows.get_mut(&flow) else {
+                continue;
+            };
+            conversation.queued = false;
+            let seal = Seal {
+                noise: &mut *noise,
+                session: &mut *session,
+            };
+            if self.flush_one(context, seal, flow) {
+                self.queue(flow);
+                if context.is_full() {
+                    return true;
+                }
+            } else {
+                self.settle(context, flow);
+            }
+        }
+        false
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.schedule.next()
+    }
+
+    /// Lets due conversations take part in the next flush.
+    pub(crate) fn timeout(&mut self, now: Instant) {
+        while let Some(flow) = self.schedule.pop_due(now) {
+            self.queue(flow);
+        }
+    }
+
+    /// Resets every conversation, at the peer too when there are keys to tell it with.
+    pub(crate) fn close(
+        &mut self,
+        context: &mut Context<'_>,
+        seal: Option<Seal<'_>>,
+        reason: CloseReason,
+    ) {
+        let flows: Vec<FlowId> = self.flows.keys().copied().collect();
+        if let Some(Seal { noise, session }) = seal {
+            for flow in &flows {
+                let seal = Seal {
+                    noise: &mut *noise,
+                    session: &mut *session,
+                };
+                self.abort(context, seal, *flow);
+            }
+        }
+        for flow in flows {
+            self.remove(flow);
+            context.reset_flow(flow, ResetReason::TunnelClosed(reason));
+        }
+    }
+
+    /// Makes the flow of a conversation that the peer begins; its answer waits for the dial.
+    fn park(
+        &mut self,
+        context: &mut Context<'_>,
+        name: Pair,
+        to: Permitted,
+    ) -> Result<FlowId, DropReason> {
+        if self.flows.len() >= TCP_FLOWS_MAX {
+            return Err(DropReason::FlowLimit);
+        }
+        let target = context.filter.target(to).ok_or(DropReason::WrongService)?;
+        let (own, _) = context.filter.addresses(name.v6);
+        let at = IpListenEndpoint {
+            addr: Some(own.into()),
+            port: name.own_port,
+        };
+        let flow = context.new_flow();
+        self.flows.insert(flow, Conversation::park(name, at));
+        self.names.insert(name, flow);
+        context.tell(FlowEvent::Dial {
+            flow,
+            grant: context.grant,
+            target,
+        });
+        Ok(flow)
+    }
+
+    /// Answers a packet that belongs to nothing with a reset.
+    fn refuse(&mut self, context: &mut Context<'_>, seal: Seal<'_>, packet: &[u8]) {
+        let at = self.set_now(context);
+        let mut built = std::mem::take(&mut context.shared.built);
+        let mut wire = wire(context, seal, &mut built, Some(packet));
+        self.interface
+            .poll_ingress_single(at, &mut wire, &mut self.nobody);
+        context.shared.built = built;
+    }
+
+    fn abort(&mut self, context: &mut Context<'_>, seal: Seal<'_>, flow: FlowId) {
+        if let Some(conversation) = self.flows.get_mut(&flow) {
+            conversation.abort();
+            self.emit(context, seal, flow, 1);
+        }
+    }
+
+    /// Sends some packets of one flow; says whether more wait.
+    fn flush_one(&mut self, context: &mut Context<'_>, seal: Seal<'_>, flow: FlowId) -> bool {
+        let more = self.emit(context, seal, flow, PACKETS_PER_TURN);
+        let now = context.now.instant;
+        let at = self.set_now(context);
+        let Some(conversation) = self.flows.get_mut(&flow) else {
+            return false;
+        };
+        let parked = conversation.stage == Stage::Parked;
+        let due = self.interface.poll_at(at, &conversation.sockets);
+        let due = due.filter(|_| !parked && !more).map(|due| {
+            let micros = u64::try_from(due.total_micros()).unwrap_or(0);
+            let due = self.epoch + Duration::from_micros(micros);
+            // Rounded up, so that it has come when we come back.
+            due.max(now + STACK_TICK)
+        });
+        self.schedule.set(flow, due);
+        more
+    }
+
+    /// Lets the stack send at most `limit` packets of one flow; says whether it stopped for that.
+    fn emit(
+        &mut self,
+        context: &mut Context<'_>,
+        seal: Seal<'_>,
+        flow: FlowId,
+        limit: usize,
+    ) -> bool {
+        let at = self.set_now(context);
+        let Some(conversation) = self.flows.get_mut(&flow) else {
+            return false;
+        };
+        let mut built = std::mem::take(&mut context.shared.built);
+        let mut wire = wire(context, seal, &mut built, None);
+        let mut more = true;
+        for _ in 0..limit {
+            more = match self
+                .interface
+                .poll_egress(at, &mut wire, &mut conversation.sockets)
+            {
+                PollResult::None => false,
+                PollResult::SocketStateChanged => true,
+            };
+            if !more {
+                break;
+            }
+        }
+        context.shared.built = built;
+        conversation.notice();
+        more
+    }
+
+    /// Tells the shell what changed, and forgets a conversation that is over.
+    fn settle(&mut self, context: &mut Context<'_>, flow: FlowId) {
+        let Some(conversation) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        conversation.tell(flow, context.out);
+        match conversation.over() {
+            None => {}
+            Some(Over::Orderly) => {
+                self.remove(flow);
+                context.close_flow(flow);
+            }
+            Some(Over::Refused) => {
+                self.remove(flow);
+                context.reset_flow(flow, ResetReason::Refused(DialError::Refused));
+            }
+            Some(Over::Reset) => {
+                self.remove(flow);
+                context.reset_flow(flow, ResetReason::Peer);
+            }
+        }
+    }
+
+    fn remove(&mut self, flow: FlowId) {
+        if let Some(conversation) = self.flows.remove(&flow) {
+            self.names.remove(&conversation.name);
+        }
+        self.schedule.set(flow, None);
+    }
+
+    fn queue(&mut self, flow: FlowId) {
+        if let Some(conversation) = self.flows.get_mut(&flow)
+            && !conversation.queued
+        {
+            conversation.queued = true;
+            self.unflushed.push_back(flow);
+        }
+    }
+
+    fn free_name(&mut self, v6: bool, peer_port: u16) -> Option<Pair> {
+        (0..=TCP_FLOWS_MAX).find_map(|_| {
+            let own_port = self.next_port.max(PORT_MIN);
+            self.next_port = own_port.checked_add(1).unwrap_or(PORT_MIN);
+            let name = Pair {
+                v6,
+                own_port,
+                peer_port,
+            };
+            (!self.names.contains_key(&name)).then_some(name)
+        })
+    }
+
+    fn set_now(&self, context: &Context<'_>) -> StackInstant {
+        let since = context.now.instant.saturating_duration_since(self.epoch);
+        StackInstant::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+fn wire<'a, 'b>(
+    context: &'a mut Context<'b>,
+    seal: Seal<'a>,
+    built: &'a mut [u8],
+    incoming: Option<&'a [u8]>,
+) -> Wire<'a, 'b> {
+    Wire {
+        incoming,
+        sealer: Sealer {
+            noise: seal.noise,
+            session: seal.session,
+            context,
+        },
+        built,
+    }
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stack")
+            .field("flows", &self.flows.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A device that tells the interface its limits while it is made, and carries nothing.
+struct Idle;
+
+impl Device for Idle {
+    type RxToken<'a> = Nothing;
+    type TxToken<'a> = Nothing;
+
+    fn receive(&mut self, _: StackInstant) -> Option<(Nothing, Nothing)> {
+        None
+    }
+
+    fn transmit(&mut self, _: StackInstant) -> Option<Nothing> {
+        None
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        capabilities()
+    }
+}
+
+struct Nothing;
+
+impl smoltcp::phy::RxToken for Nothing {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
+        take(&[])
+    }
+}
+
+impl smoltcp::phy::TxToken for Nothing {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
+        write(&mut vec![0; len])
+    }
+}
+
+/// Most TCP flows of one tunnel: a browser's worth several times over.
+///
+/// With both buffers full of each, that is 1 GiB, which takes a peer 512 flows of unread data; pages
+/// that no byte has touched cost nothing.
+pub(crate) const TCP_FLOWS_MAX: usize = 1_024;
+
+/// Packets of one flow before the next one has its turn: one full GSO batch.
+const PACKETS_PER_TURN: usize = 44;
+
+/// The stack counts microseconds: the least wait that it can see pass.
+const STACK_TICK: Duration = Duration::from_micros(100);
+
+/// Lowest port of an agent's end: those below are services'.
+const PORT_MIN: u16 = 1_024;

@@ -1,0 +1,293 @@
+//! What tunnels carry: bytes both ways, ends and resets, UDP, on both carriers and bad paths.
+
+mod pair;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cardea_tunnel::{DialError, End, Family, FlowEvent, Input, Read, ResetReason};
+use pair::{CARRIERS, Pair, keys, pattern};
+
+#[test]
+fn bytes_arrive_intact_both_ways() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        let (mine, theirs) = pair.connect("80/tcp");
+        let data = pattern(3_000_000);
+        assert!(
+            pair.transfer(End::Agent, mine, theirs, &data) == data,
+            "{carrier:?}"
+        );
+        assert!(
+            pair.transfer(End::Connector, theirs, mine, &data) == data,
+            "{carrier:?}"
+        );
+        let stats = pair.agent.tunnels.stats(pair::GRANT).unwrap();
+        assert!(stats.open);
+        assert_eq!(
+            (stats.bytes_in, stats.bytes_out, stats.flows),
+            (3_000_000, 3_000_000, 1)
+        );
+        assert_eq!(
+            pair.connector.tunnels.stats(pair::GRANT).unwrap().bytes_in,
+            3_000_000
+        );
+        assert!(stats.rtt.unwrap() >= Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn one_side_may_finish_while_the_other_goes_on() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        let (mine, theirs) = pair.connect("80/tcp");
+        assert_eq!(
+            pair.transfer(End::Agent, mine, theirs, b"question"),
+            b"question"
+        );
+        pair.input(End::Agent, Input::Finish { flow: mine });
+        pair.pass(Duration::from_millis(200));
+        assert_eq!(
+            pair.read_all(End::Connector, theirs),
+            (Vec::new(), Read::Finished)
+        );
+        let answer = pattern(900_000);
+        assert!(pair.transfer(End::Connector, theirs, mine, &answer) == answer);
+        pair.input(End::Connector, Input::Finish { flow: theirs });
+        pair.pass(Duration::from_millis(200));
+        assert_eq!(
+            pair.read_all(End::Agent, mine),
+            (Vec::new(), Read::Finished)
+        );
+        pair.pass(Duration::from_millis(200));
+        assert!(
+            pair.agent.closed(mine) && pair.connector.closed(theirs),
+            "{carrier:?}"
+        );
+        assert_eq!(pair.agent.tunnels.stats(pair::GRANT).unwrap().flows, 0);
+    }
+}
+
+#[test]
+fn what_was_written_before_the_end_still_arrives() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        let (mine, theirs) = pair.connect("80/tcp");
+        let now = pair.now;
+        let data = Bytes::from(pattern(100_000));
+        let taken =
+            pair.connector
+                .tunnels
+                .write(now, theirs, data.clone(), &mut pair.connector.out);
+        assert_eq!(taken, data.len());
+        pair.input(End::Connector, Input::Finish { flow: theirs });
+        pair.input(End::Agent, Input::Finish { flow: mine });
+        pair.pass(Duration::from_secs(2));
+        assert_eq!(
+            pair.read_all(End::Agent, mine),
+            (data.to_vec(), Read::Finished),
+            "{carrier:?}"
+        );
+    }
+}
+
+#[test]
+fn a_reset_reaches_the_other_side() {
+    for carrier in CARRIERS {
+        for end in [End::Agent, End::Connector] {
+            let mut pair = Pair::new(carrier);
+            let (mine, theirs) = pair.connect("80/tcp");
+            let (flow, peers) = match end {
+                End::Agent => (mine, theirs),
+                End::Connector => (theirs, mine),
+            };
+            pair.input(end, Input::Reset { flow });
+            pair.pass(Duration::from_millis(100));
+            let other = pair.node(pair::other(end));
+            assert_eq!(
+                other.reset(peers),
+                Some(ResetReason::Peer),
+                "{carrier:?} {end:?}"
+            );
+            assert_eq!(pair.node(end).reset(flow), None);
+            assert_eq!(pair.agent.tunnels.stats(pair::GRANT).unwrap().flows, 0);
+        }
+    }
+}
+
+#[test]
+fn a_refused_dial_is_a_refused_connection() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        pair.dial = Err(DialError::Refused);
+        let flow = pair.open("80/tcp");
+        pair.pass(Duration::from_millis(300));
+        assert_eq!(
+            pair.agent.reset(flow),
+            Some(ResetReason::Refused(DialError::Refused)),
+            "{carrier:?}"
+        );
+        assert!(!pair.agent.established(flow));
+    }
+}
+
+#[test]
+fn udp_payloads_come_and_go_and_the_first_waits_for_nothing() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        let flow = pair.open("53/udp");
+        let question = Bytes::from_static(b"who is it");
+        pair.input(
+            End::Agent,
+            Input::Packet {
+                flow,
+                bytes: question.clone(),
+            },
+        );
+        pair.pass(Duration::from_secs(1));
+        let theirs = pair.dials()[0];
+        assert_eq!(pair.connector.packets(theirs), [question]);
+        let answer = Bytes::from(pattern(1_300));
+        pair.input(
+            End::Connector,
+            Input::Packet {
+                flow: theirs,
+                bytes: answer.clone(),
+            },
+        );
+        pair.pass(Duration::from_secs(1));
+        assert_eq!(pair.agent.packets(flow), [answer], "{carrier:?}");
+        pair.pass(Duration::from_secs(125));
+        assert!(pair.agent.closed(flow) && pair.connector.closed(theirs));
+    }
+}
+
+#[test]
+fn quic_carries_udp_payloads_that_are_longer_than_the_path() {
+    let mut pair = Pair::bare();
+    pair.install(keys::quic());
+    let flow = pair.open("53/udp");
+    let payload = Bytes::from(pattern(20_000));
+    pair.input(
+        End::Agent,
+        Input::Packet {
+            flow,
+            bytes: payload.clone(),
+        },
+    );
+    pair.pass(Duration::from_secs(2));
+    assert_eq!(pair.connector.packets(pair.dials()[0]), [payload]);
+}
+
+#[test]
+fn flows_may_use_ipv6_inside() {
+    let mut pair = Pair::bare();
+    pair.agent.tunnels.prefer(Family::V6);
+    pair.install(keys::wireguard(1));
+    let (mine, theirs) = pair.connect("5432/tcp");
+    let data = pattern(300_000);
+    assert!(pair.transfer(End::Agent, mine, theirs, &data) == data);
+    let flow = pair.open("53/udp");
+    pair.input(
+        End::Agent,
+        Input::Packet {
+            flow,
+            bytes: Bytes::from_static(b"six"),
+        },
+    );
+    pair.pass(Duration::from_millis(50));
+    assert_eq!(
+        pair.connector.packets(pair.dials()[1]),
+        [Bytes::from_static(b"six")]
+    );
+}
+
+#[test]
+fn a_bad_path_opens_soon_and_carries_everything() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::bare();
+        pair.loss = 200;
+        pair.jitter = Duration::from_millis(5);
+        let keys = match carrier {
+            cardea_proto::app::Carrier::WireGuard => keys::wireguard(1),
+            cardea_proto::app::Carrier::Quic => keys::quic(),
+        };
+        pair.install(keys);
+        assert!(
+            pair.run(Duration::from_secs(5), |pair| pair.agent.is_open()),
+            "{carrier:?}"
+        );
+        let (mine, theirs) = pair.connect("80/tcp");
+        let data = pattern(1_000_000);
+        assert!(
+            pair.transfer(End::Agent, mine, theirs, &data) == data,
+            "{carrier:?}"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_stops_stops_its_writer_and_goes_on_later() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        let (mine, theirs) = pair.connect("80/tcp");
+        let chunk = Bytes::from(pattern(64 * 1_024));
+        let mut written = Vec::new();
+        for _ in 0..2_000 {
+            let now = pair.now;
+            let taken = pair
+                .agent
+                .tunnels
+                .write(now, mine, chunk.clone(), &mut pair.agent.out);
+            written.extend_from_slice(&chunk[..taken]);
+            pair.pass(Duration::from_millis(5));
+        }
+        assert_eq!(pair.agent.tunnels.writable(mine), 0, "{carrier:?}");
+        assert!(
+            written.len() < 12_000_000,
+            "{carrier:?} took {}",
+            written.len()
+        );
+        let before = pair.agent.flows.len();
+        let mut came = Vec::new();
+        for _ in 0..2_000 {
+            came.extend(pair.read_all(End::Connector, theirs).0);
+            pair.pass(Duration::from_millis(5));
+        }
+        assert!(came == written, "{carrier:?}");
+        assert!(pair.agent.flows[before..].contains(&FlowEvent::Writable { flow: mine }));
+    }
+}
+
+#[test]
+fn many_short_flows_pass_and_nothing_of_them_stays() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        for _ in 0..20 {
+            let flows: Vec<_> = (0..40).map(|_| pair.open("80/tcp")).collect();
+            let ready = |pair: &Pair| flows.iter().all(|flow| pair.agent.established(*flow));
+            assert!(pair.run(Duration::from_secs(5), ready), "{carrier:?}");
+            let dials = pair.dials();
+            for (mine, theirs) in flows.iter().zip(&dials[dials.len() - 40..]) {
+                pair.input(End::Agent, Input::Finish { flow: *mine });
+                pair.input(End::Connector, Input::Finish { flow: *theirs });
+            }
+            pair.pass(Duration::from_millis(100));
+            for (mine, theirs) in flows.iter().zip(&dials[dials.len() - 40..]) {
+                assert_eq!(pair.read_all(End::Agent, *mine).1, Read::Finished);
+                assert_eq!(pair.read_all(End::Connector, *theirs).1, Read::Finished);
+            }
+            pair.pass(Duration::from_millis(100));
+        }
+        assert_eq!(
+            pair.agent.tunnels.stats(pair::GRANT).unwrap().flows,
+            0,
+            "{carrier:?}"
+        );
+        assert_eq!(
+            pair.connector.tunnels.stats(pair::GRANT).unwrap().flows,
+            0,
+            "{carrier:?}"
+        );
+    }
+}

@@ -1,0 +1,444 @@
+//! Two `Tunnels` back to back, with a relay and a bad network between them, on a virtual clock.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its part of this"
+)]
+
+pub mod keys;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use cardea_proto::{
+    access::InnerAddresses,
+    app::{Carrier, Target},
+    codec::{Blob, Bytes as Array},
+    id::GrantId,
+    relay::{FrameKind, Handle, Side, TICKET_BODY_BYTES, TICKET_BYTES, Ticket},
+    time::{Now, UnixMillis, testing},
+};
+use cardea_tunnel::{
+    CarrierKeys, Command, DialError, Egress, End, Event, FlowEvent, FlowId, Input, Install, Outbox,
+    Read, ResetReason, Tunnels,
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+pub const GRANT: GrantId = GrantId::from_bytes([7; 10]);
+pub const TTL: Duration = Duration::from_secs(300);
+pub const CARRIERS: [Carrier; 2] = [Carrier::WireGuard, Carrier::Quic];
+
+/// One end and what its shell would have seen.
+pub struct Node {
+    pub tunnels: Tunnels,
+    pub out: Outbox,
+    pub events: Vec<Event>,
+    pub flows: Vec<FlowEvent>,
+    address: SocketAddr,
+}
+
+/// Both ends, and everything between them.
+pub struct Pair {
+    pub now: Now,
+    pub agent: Node,
+    pub connector: Node,
+    /// What the connector's shell says to a dial.
+    pub dial: Result<(), DialError>,
+    /// Lost datagrams of a thousand.
+    pub loss: u32,
+    pub delay: Duration,
+    /// Added at random, so that datagrams overtake each other.
+    pub jitter: Duration,
+    /// Largest datagram that arrives.
+    pub mtu: usize,
+    pub carried: u64,
+    bound: BTreeSet<Handle>,
+    random: ChaCha20Rng,
+    queue: BTreeMap<(Instant, u64), (End, Vec<u8>)>,
+    sequence: u64,
+    next_flow: u64,
+}
+
+impl Pair {
+    /// A clean path, with a tunnel of `carrier` to an app that has 80/tcp, 5432/tcp and 53/udp.
+    pub fn new(carrier: Carrier) -> Self {
+        let mut pair = Self::bare();
+        let keys = match carrier {
+            Carrier::WireGuard => keys::wireguard(1),
+            Carrier::Quic => keys::quic(),
+        };
+        pair.install(keys);
+        pair
+    }
+
+    /// Both ends without a tunnel.
+    pub fn bare() -> Self {
+        let node = |end, port| Node {
+            tunnels: Tunnels::new(end, [port; 32]),
+            out: Outbox::default(),
+            events: Vec::new(),
+            flows: Vec::new(),
+            address: SocketAddr::from(([192, 0, 2, port], 4_000)),
+        };
+        Self {
+            now: testing::start(),
+            agent: node(End::Agent, 1),
+            connector: node(End::Connector, 2),
+            dial: Ok(()),
+            loss: 0,
+            delay: Duration::from_millis(10),
+            jitter: Duration::ZERO,
+            mtu: 1_472,
+            carried: 0,
+            bound: BTreeSet::new(),
+            random: ChaCha20Rng::from_seed([5; 32]),
+            queue: BTreeMap::new(),
+            sequence: 0,
+            next_flow: 0,
+        }
+    }
+
+    /// The tunnel at both ends.
+    pub fn install(&mut self, keys: (CarrierKeys, CarrierKeys)) {
+        self.command(
+            End::Connector,
+            Command::Install(Box::new(install(End::Connector, keys.1))),
+        );
+        self.command(
+            End::Agent,
+            Command::Install(Box::new(install(End::Agent, keys.0))),
+        );
+    }
+
+    pub fn command(&mut self, end: End, command: Command) {
+        self.input(end, Input::Command(command));
+    }
+
+    pub fn input(&mut self, end: End, input: Input<'_>) {
+        let now = self.now;
+        let node = self.node(end);
+        node.tunnels.handle(now, input, &mut node.out);
+        self.flush(end);
+    }
+
+    pub fn node(&mut self, end: End) -> &mut Node {
+        match end {
+            End::Agent => &mut self.agent,
+            End::Connector => &mut self.connector,
+        }
+    }
+
+    /// Opens a flow at the agent.
+    pub fn open(&mut self, service: &str) -> FlowId {
+        self.next_flow += 1;
+        let flow = FlowId(1_000_000 + self.next_flow);
+        let service = format!("host:{service}").parse::<Target>().unwrap().service;
+        self.input(
+            End::Agent,
+            Input::OpenFlow {
+                flow,
+                grant: GRANT,
+                service,
+            },
+        );
+        flow
+    }
+
+    /// Opens a TCP flow and waits until both shells have it.
+    pub fn connect(&mut self, service: &str) -> (FlowId, FlowId) {
+        let mine = self.open(service);
+        let before = self.dials().len();
+        assert!(self.run(Duration::from_secs(30), |pair| pair.agent.established(mine)));
+        (mine, self.dials()[before])
+    }
+
+    /// Flows that the connector was asked to dial.
+    pub fn dials(&self) -> Vec<FlowId> {
+        let dials = self.connector.flows.iter();
+        dials
+            .filter_map(|event| match event {
+                FlowEvent::Dial { flow, .. } => Some(*flow),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Takes bytes from `end` and brings them to the other, which reads them; says what came.
+    pub fn transfer(&mut self, end: End, from: FlowId, to: FlowId, data: &[u8]) -> Vec<u8> {
+        let mut rest = Bytes::copy_from_slice(data);
+        let mut came = Vec::new();
+        let limit = self.now.instant + Duration::from_secs(600);
+        while came.len() < data.len() && self.now.instant < limit {
+            let now = self.now;
+            if !rest.is_empty() {
+                let node = self.node(end);
+                let taken = node.tunnels.write(now, from, rest.clone(), &mut node.out);
+                let _written = rest.split_to(taken);
+            }
+            self.flush(end);
+            let reader = other(end);
+            came.extend(self.read_all(reader, to).0);
+            self.step();
+        }
+        came
+    }
+
+    /// Everything that can be read at the moment, and how it ended.
+    pub fn read_all(&mut self, end: End, flow: FlowId) -> (Vec<u8>, Read) {
+        let now = self.now;
+        let node = self.node(end);
+        let mut came = Vec::new();
+        let last = loop {
+            match node.tunnels.read(now, flow, 64 * 1024, &mut node.out) {
+                Read::Data(bytes) => came.extend_from_slice(&bytes),
+                last => break last,
+            }
+        };
+        self.flush(end);
+        (came, last)
+    }
+
+    /// Runs until `done`, or for `patience`; says whether it was done.
+    pub fn run(&mut self, patience: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        let limit = self.now.instant + patience;
+        while !done(self) {
+            if !self.step_until(limit) {
+                return done(self);
+            }
+        }
+        true
+    }
+
+    /// Lets `duration` pass.
+    pub fn pass(&mut self, duration: Duration) {
+        let limit = self.now.instant + duration;
+        while self.step_until(limit) {}
+    }
+
+    fn step(&mut self) {
+        let limit = self.now.instant + Duration::from_secs(3_600);
+        self.step_until(limit);
+    }
+
+    /// Goes to the next thing that happens, unless it is after `limit`.
+    fn step_until(&mut self, limit: Instant) -> bool {
+        let deadlines = [
+            self.agent.tunnels.deadline(),
+            self.connector.tunnels.deadline(),
+        ];
+        let arrival = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let next = deadlines.into_iter().flatten().chain(arrival).min();
+        let at = next.unwrap_or(limit).max(self.now.instant);
+        if at > limit {
+            let rest = limit - self.now.instant;
+            self.now = self.now.plus(rest);
+            return false;
+        }
+        let passed = at - self.now.instant;
+        self.now = self.now.plus(passed);
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > at {
+                break;
+            }
+            let (end, datagram) = entry.remove();
+            self.deliver(end, &datagram);
+        }
+        for end in [End::Agent, End::Connector] {
+            self.flush(end);
+            if self
+                .node(end)
+                .tunnels
+                .deadline()
+                .is_some_and(|due| due <= at)
+            {
+                self.input(end, Input::Timeout);
+            }
+        }
+        next.is_some()
+    }
+
+    /// Hands a datagram from the relay to `end`, without a flush.
+    pub fn deliver(&mut self, end: End, datagram: &[u8]) {
+        let now = self.now;
+        let node = self.node(end);
+        let from = RELAY.parse().unwrap();
+        node.tunnels.handle(
+            now,
+            Input::Datagram {
+                from,
+                bytes: datagram,
+            },
+            &mut node.out,
+        );
+    }
+
+    /// Flushes one end, answers its dials, and brings its datagrams on their way.
+    pub fn flush(&mut self, end: End) {
+        let now = self.now;
+        let node = self.node(end);
+        node.tunnels.flush(now, &mut node.out);
+        node.events.extend(node.out.events.drain(..));
+        let flows: Vec<FlowEvent> = node.out.flows.drain(..).collect();
+        node.flows.extend(flows.iter().cloned());
+        let sent: Vec<_> = node.out.transmits.drain(..).collect();
+        for transmit in sent {
+            assert_eq!(transmit.to, RELAY.parse().unwrap());
+            for datagram in transmit.datagrams() {
+                self.relay(end, datagram);
+            }
+            self.node(end).out.recycle(transmit);
+        }
+        for event in flows {
+            if let FlowEvent::Dial { flow, .. } = event {
+                let result = self.dial;
+                self.input(end, Input::Dialed { flow, result });
+            }
+        }
+    }
+
+    /// What a relay does: binds, and passes on with the receiver's handle.
+    fn relay(&mut self, from: End, datagram: &[u8]) {
+        self.carried += 1;
+        match datagram.first().copied().and_then(FrameKind::of) {
+            Some(FrameKind::Bind) => {
+                assert_eq!(datagram.len(), 1 + TICKET_BYTES);
+                let body = datagram[1..].first_chunk::<TICKET_BODY_BYTES>().unwrap();
+                let ticket = Ticket::from_body(body).unwrap();
+                self.bound.insert(ticket.handle);
+                self.send(from, ticket.handle.bound().to_vec());
+            }
+            Some(FrameKind::Data) => {
+                let (own, sealed) = Handle::split_data(datagram).unwrap();
+                assert_eq!(own, handle(from));
+                let peer = handle(other(from));
+                if self.bound.contains(&own) && self.bound.contains(&peer) {
+                    let mut forwarded = peer.data_header().to_vec();
+                    forwarded.extend_from_slice(sealed);
+                    self.send(other(from), forwarded);
+                }
+            }
+            kind => panic!("a node sent {kind:?}"),
+        }
+    }
+
+    fn send(&mut self, to: End, datagram: Vec<u8>) {
+        let lost = self.random.next_u32() % 1_000 < self.loss;
+        if lost || datagram.len() > self.mtu {
+            return;
+        }
+        let jitter = u32::try_from(self.jitter.as_micros()).unwrap();
+        let extra = self.random.next_u32().checked_rem(jitter).unwrap_or(0);
+        let at = self.now.instant + self.delay + Duration::from_micros(extra.into());
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), (to, datagram));
+    }
+}
+
+impl Node {
+    pub fn established(&self, flow: FlowId) -> bool {
+        self.flows.contains(&FlowEvent::Established { flow })
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.events.contains(&Event::Opened { grant: GRANT })
+    }
+
+    pub fn reset(&self, wanted: FlowId) -> Option<ResetReason> {
+        self.flows.iter().find_map(|event| match event {
+            FlowEvent::Reset { flow, why } if *flow == wanted => Some(*why),
+            _ => None,
+        })
+    }
+
+    pub fn closed(&self, flow: FlowId) -> bool {
+        self.flows.contains(&FlowEvent::Closed { flow })
+    }
+
+    /// UDP payloads of a flow.
+    pub fn packets(&self, wanted: FlowId) -> Vec<Bytes> {
+        let packets = self.flows.iter();
+        packets
+            .filter_map(|event| match event {
+                FlowEvent::Packet { flow, bytes } if *flow == wanted => Some(bytes.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn close_reason(&self) -> Option<cardea_tunnel::CloseReason> {
+        self.events.iter().find_map(|event| match event {
+            Event::Closed { reason, .. } => Some(*reason),
+            _ => None,
+        })
+    }
+}
+
+/// What the control half would send.
+pub fn install(end: End, keys: CarrierKeys) -> Install {
+    let targets: Vec<Target> = ["10.9.0.10:80/tcp", "10.9.0.10:5432/tcp", "10.9.0.10:53/udp"]
+        .map(|text| text.parse().unwrap())
+        .to_vec();
+    Install {
+        grant: GRANT,
+        app: "wiki".parse().unwrap(),
+        keys,
+        ttl: TTL,
+        relay: RELAY.parse().unwrap(),
+        ticket: ticket(end),
+        services: targets.iter().map(|target| target.service).collect(),
+        inner: InnerAddresses {
+            device_v4: [100, 64, 0, 1].into(),
+            device_v6: "fd00::1".parse().unwrap(),
+            app_v4: [100, 65, 0, 1].into(),
+            app_v6: "fd00::a".parse().unwrap(),
+        },
+        egress: (end == End::Connector).then_some(Egress {
+            targets,
+            host_scoped: false,
+            never: Vec::new(),
+        }),
+    }
+}
+
+pub fn ticket(end: End) -> Blob {
+    let ticket = Ticket {
+        tunnel: Array([3; 16]),
+        side: match end {
+            End::Agent => Side::Agent,
+            End::Connector => Side::Connector,
+        },
+        handle: handle(end),
+        not_after: UnixMillis(u64::MAX),
+    };
+    let mut signed = ticket.body().to_vec();
+    signed.extend_from_slice(&[0; 64]);
+    Blob(signed)
+}
+
+pub fn handle(end: End) -> Handle {
+    Handle::from_bytes(match end {
+        End::Agent => [0xa; 7],
+        End::Connector => [0xc; 7],
+    })
+}
+
+pub fn other(end: End) -> End {
+    match end {
+        End::Agent => End::Connector,
+        End::Connector => End::Agent,
+    }
+}
+
+/// Bytes that are not the same everywhere.
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| u8::try_from(i % 251).unwrap() ^ u8::try_from((i >> 12) & 0xff).unwrap())
+        .collect()
+}
+
+pub const RELAY: &str = "203.0.113.9:7444";
