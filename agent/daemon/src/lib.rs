@@ -1,1 +1,4 @@
-//! Cardea
+//! The daemon behind `cardea` and `cardea-connector`: one event loop serves both ends of a tunnel.
+#![forbid(unsafe_code)]
+
+pub mod data;

@@ -1,0 +1,509 @@
+//! The agent's side: local listeners, and the programs that connect to them.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read as _, Write as _},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use cardea_host::tcp::{self, TcpListener, TcpStream};
+use cardea_proto::{
+    app::{Protocol, Service},
+    id::GrantId,
+    name::Name,
+    refusal::{Refusal, RefusalCode},
+};
+use cardea_tunnel::{FlowId, Input};
+use mio::{Token, net::UdpSocket};
+
+use super::{
+    FromData, ListenerId, Serves,
+    flow::Flow,
+    plane::{Due, Plane},
+    socks::{self, Heard, Stage},
+    tcp::TcpFlow,
+    udp::UdpListener,
+    wiring::Owner,
+};
+
+/// Connections that one listener accepts in one turn.
+const ACCEPTS_MAX: usize = 64;
+
+/// Clients of SOCKS at a time that have not said where they want to go.
+const GUESTS_MAX: usize = 256;
+
+/// How long such a client may take.
+const GUEST_TIME: Duration = Duration::from_secs(10);
+
+/// How long somebody may wait for a tunnel: longer than the control half takes to say no.
+const WAITING_TIME: Duration = Duration::from_secs(30);
+
+/// How long a listener pauses when the system has no descriptor for the next connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Everything that local programs reach us by.
+#[derive(Debug, Default)]
+pub(super) struct Locals {
+    listeners: BTreeMap<ListenerId, Listener>,
+    guests: BTreeMap<u64, Guest>,
+    next_guest: u64,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp {
+        socket: TcpListener,
+        token: Token,
+        serves: Serves,
+        readable: bool,
+    },
+    Udp(UdpListener),
+}
+
+/// A client of SOCKS that has not said where it wants to go.
+#[derive(Debug)]
+struct Guest {
+    stream: TcpStream,
+    token: Token,
+    from: ListenerId,
+    stage: Stage,
+    heard: Vec<u8>,
+}
+
+/// Somebody who waits for a tunnel.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    since: Instant,
+    from: ListenerId,
+    service: Service,
+    who: Who,
+}
+
+#[derive(Debug)]
+enum Who {
+    Stream(Caller),
+    Datagram { client: SocketAddr, bytes: Bytes },
+}
+
+/// A local program's stream.
+#[derive(Debug)]
+struct Caller {
+    stream: TcpStream,
+    /// For a client of SOCKS: what it has said to the app already.
+    socks: Option<Bytes>,
+}
+
+impl Locals {
+    pub(super) fn ready(&mut self, listener: ListenerId, is_readable: bool) {
+        match self.listeners.get_mut(&listener) {
+            Some(Listener::Tcp { readable, .. }) => *readable |= is_readable,
+            Some(Listener::Udp(udp)) => udp.readable |= is_readable,
+            None => {}
+        }
+    }
+
+    pub(super) fn wants_turn(&self) -> bool {
+        self.listeners.values().any(|listener| match listener {
+            Listener::Tcp { readable, .. } => *readable,
+            Listener::Udp(udp) => udp.readable,
+        })
+    }
+
+    pub(super) fn send(&self, listener: ListenerId, client: SocketAddr, bytes: &[u8]) {
+        if let Some(Listener::Udp(udp)) = self.listeners.get(&listener) {
+            udp.send(client, bytes);
+        }
+    }
+
+    pub(super) fn leave(&mut self, listener: ListenerId, client: SocketAddr) {
+        if let Some(Listener::Udp(udp)) = self.listeners.get_mut(&listener) {
+            udp.leave(client);
+        }
+    }
+}
+
+impl Plane {
+    /// Opens a local listener; says where it is.
+    pub(super) fn listen(
+        &mut self,
+        id: ListenerId,
+        serves: Serves,
+        at: SocketAddr,
+    ) -> io::Result<SocketAddr> {
+        let owner = Owner::Listener(id);
+        let (listener, address) = match serves {
+            Serves::App { app, service } if service.protocol == Protocol::Udp => {
+                let mut socket = UdpSocket::bind(at)?;
+                let address = socket.local_addr()?;
+                let token = self.wiring.add(&mut socket, owner)?;
+                let udp = UdpListener::new(socket, token, app, service);
+                (Listener::Udp(udp), address)
+            }
+            serves => {
+                let mut socket = tcp::listen(at)?;
+                let address = socket.local_addr()?;
+                let token = self.wiring.add(&mut socket, owner)?;
+                let tcp = Listener::Tcp {
+                    socket,
+                    token,
+                    serves,
+                    readable: true,
+                };
+                (tcp, address)
+            }
+        };
+        self.locals.listeners.insert(id, listener);
+        Ok(address)
+    }
+
+    /// Closes a listener, and every flow that came in through it.
+    pub(super) fn unlisten(&mut self, id: ListenerId) {
+        for flow in self.flows.through(id) {
+            self.break_flow(flow);
+        }
+        for waiting in self.routes.take_leaving(|waiting| waiting.from == id) {
+            if let Who::Stream(caller) = waiting.who {
+                tcp::abort(caller.stream);
+            }
+        }
+        let guests: Vec<u64> = self
+            .locals
+            .guests
+            .iter()
+            .filter(|(_, guest)| guest.from == id)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in guests {
+            drop(self.take_guest(number));
+        }
+        match self.locals.listeners.remove(&id) {
+            Some(Listener::Tcp {
+                mut socket, token, ..
+            }) => self.wiring.remove(&mut socket, token),
+            Some(Listener::Udp(mut udp)) => self.wiring.remove(&mut udp.socket, udp.token),
+            None => {}
+        }
+    }
+
+    /// Takes in whoever has come, a bounded number.
+    pub(super) fn serve_listeners(&mut self) {
+        let ids: Vec<ListenerId> = self.locals.listeners.keys().copied().collect();
+        for id in ids {
+            match self.locals.listeners.get_mut(&id) {
+                Some(Listener::Tcp { readable: true, .. }) => self.accept(id),
+                Some(Listener::Udp(udp)) if udp.readable => {
+                    let arrived = udp.receive(&mut self.carry.scratch);
+                    let (app, service) = (udp.app.clone(), udp.service);
+                    for datagram in arrived {
+                        match datagram.flow {
+                            Some(flow) => self.carry.input(Input::Packet {
+                                flow,
+                                bytes: datagram.bytes,
+                            }),
+                            None => self.want(
+                                &app,
+                                Waiting {
+                                    since: self.carry.now.instant,
+                                    from: id,
+                                    service,
+                                    who: Who::Datagram {
+                                        client: datagram.client,
+                                        bytes: datagram.bytes,
+                                    },
+                                },
+                            ),
+                        }
+                    }
+                }
+                Some(Listener::Tcp { .. } | Listener::Udp(_)) | None => {}
+            }
+        }
+    }
+
+    fn accept(&mut self, id: ListenerId) {
+        for _ in 0..ACCEPTS_MAX {
+            let Some(Listener::Tcp {
+                socket,
+                serves,
+                readable,
+                ..
+            }) = self.locals.listeners.get_mut(&id)
+            else {
+                return;
+            };
+            match socket.accept() {
+                Ok((stream, _)) => {
+                    tcp::without_delay(&stream);
+                    match serves.clone() {
+                        Serves::App { app, service } => {
+                            let who = Who::Stream(Caller {
+                                stream,
+                                socks: None,
+                            });
+                            self.want(&app, self.waiting(id, service, who));
+                        }
+                        Serves::Socks => self.greet(id, stream),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    *readable = false;
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a local connection could not be accepted");
+                    *readable = false;
+                    let again = self.carry.now.instant + ACCEPT_PAUSE;
+                    self.timers.set(again, Due::Accept(id));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn waiting(&self, from: ListenerId, service: Service, who: Who) -> Waiting {
+        Waiting {
+            since: self.carry.now.instant,
+            from,
+            service,
+            who,
+        }
+    }
+
+    /// Somebody wants to reach an app: through its tunnel, or once there is one.
+    fn want(&mut self, app: &Name, waiting: Waiting) {
+        if let Some(grant) = self.routes.open(app) {
+            return self.begin(grant, waiting);
+        }
+        match self.routes.wait(app, waiting) {
+            Ok(is_first) => {
+                if is_first {
+                    self.told.push(FromData::Wanted(app.clone()));
+                    let until = self.carry.now.instant + WAITING_TIME;
+                    self.timers.set(until, Due::Waiting);
+                }
+            }
+            Err(waiting) => {
+                let why = Refusal::new(RefusalCode::Busy, format!("{app}: too many wait for it"));
+                self.turn_away(waiting, &why);
+            }
+        }
+    }
+
+    /// Opens a flow through an open tunnel.
+    fn begin(&mut self, grant: GrantId, waiting: Waiting) {
+        let Waiting {
+            from, service, who, ..
+        } = waiting;
+        let flow = self.flows.name();
+        let open = Input::OpenFlow {
+            flow,
+            grant,
+            service,
+        };
+        match who {
+            Who::Stream(caller) => {
+                let Caller { mut stream, socks } = caller;
+                match self.wiring.add(&mut stream, Owner::Flow(flow)) {
+                    Ok(token) => {
+                        let mut tcp = TcpFlow::new(flow, stream, token);
+                        if let Some(said) = socks {
+                            tcp.hold(said);
+                        }
+                        let joined = Flow::Tcp {
+                            flow: Box::new(tcp),
+                            from: Some(from),
+                        };
+                        self.flows.insert(flow, joined);
+                        self.carry.input(open);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a local connection could not be served");
+                        tcp::abort(stream);
+                    }
+                }
+            }
+            Who::Datagram { client, bytes } => self.begin_udp(flow, open, from, client, bytes),
+        }
+    }
+
+    fn begin_udp(
+        &mut self,
+        flow: FlowId,
+        open: Input<'_>,
+        listener: ListenerId,
+        client: SocketAddr,
+        bytes: Bytes,
+    ) {
+        let Some(Listener::Udp(udp)) = self.locals.listeners.get_mut(&listener) else {
+            return;
+        };
+        if let Some(flow) = udp.flow_of(client) {
+            return self.carry.input(Input::Packet { flow, bytes });
+        }
+        if udp.join(client, flow) {
+            self.flows
+                .insert(flow, Flow::UdpClient { listener, client });
+            self.carry.input(open);
+            self.carry.input(Input::Packet { flow, bytes });
+        }
+    }
+
+    /// An app's tunnel is open: everybody who waited for it begins.
+    pub(super) fn start_waiting(&mut self, app: &Name) {
+        let Some(grant) = self.routes.open(app) else {
+            return;
+        };
+        for waiting in self.routes.take_waiting(app) {
+            self.begin(grant, waiting);
+        }
+    }
+
+    /// The control half says that an app is open under this grant.
+    ///
+    /// The tunnel may have ended meanwhile; then whoever waits wants another.
+    pub(super) fn opened(&mut self, app: &Name, grant: GrantId) {
+        if self.routes.open(app).is_some() {
+            self.start_waiting(app);
+        } else if self.carry.tunnels.stats(grant).is_none() {
+            for waiting in self.routes.take_waiting(app) {
+                self.want(app, waiting);
+            }
+        }
+    }
+
+    /// An app cannot be opened: everybody who waits for it is turned away.
+    pub(super) fn denied(&mut self, app: &Name, why: &Refusal) {
+        for waiting in self.routes.take_waiting(app) {
+            self.turn_away(waiting, why);
+        }
+    }
+
+    pub(super) fn waited_too_long(&mut self) {
+        let now = self.carry.now.instant;
+        let why = Refusal::new(RefusalCode::Unreachable, "no tunnel was opened in time");
+        let late = |waiting: &Waiting| waiting.since + WAITING_TIME <= now;
+        for waiting in self.routes.take_leaving(late) {
+            self.turn_away(waiting, &why);
+        }
+    }
+
+    fn turn_away(&mut self, waiting: Waiting, why: &Refusal) {
+        match waiting.who {
+            Who::Stream(Caller {
+                mut stream,
+                socks: Some(_),
+            }) => say(&mut stream, &socks::Reply::NotAllowed.bytes()),
+            Who::Stream(caller) => tcp::abort(caller.stream),
+            Who::Datagram { .. } => {}
+        }
+        self.told.push(FromData::Refused {
+            listener: waiting.from,
+            refusal: why.clone(),
+        });
+    }
+
+    /// A client of SOCKS has come.
+    fn greet(&mut self, from: ListenerId, mut stream: TcpStream) {
+        if self.locals.guests.len() >= GUESTS_MAX {
+            return tcp::abort(stream);
+        }
+        self.locals.next_guest += 1;
+        let number = self.locals.next_guest;
+        match self.wiring.add(&mut stream, Owner::Guest(number)) {
+            Ok(token) => {
+                let guest = Guest {
+                    stream,
+                    token,
+                    from,
+                    stage: Stage::Methods,
+                    heard: Vec::new(),
+                };
+                self.locals.guests.insert(number, guest);
+                let until = self.carry.now.instant + GUEST_TIME;
+                self.timers.set(until, Due::Guest(number));
+                self.hear_guest(number);
+            }
+            Err(error) => tracing::warn!(%error, "a client of SOCKS could not be served"),
+        }
+    }
+
+    /// Reads what a client of SOCKS has said, and answers.
+    pub(super) fn hear_guest(&mut self, number: u64) {
+        while let Some(guest) = self.locals.guests.get_mut(&number) {
+            let room = socks::BYTES_MAX.saturating_sub(guest.heard.len());
+            let buffer = self.carry.scratch.get_mut(..room).unwrap_or_default();
+            match guest.stream.read(buffer) {
+                Ok(count) if count > 0 => {
+                    guest
+                        .heard
+                        .extend_from_slice(buffer.get(..count).unwrap_or_default());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(_) | Err(_) => return drop(self.take_guest(number)),
+            }
+            self.answer_guest(number);
+        }
+    }
+
+    fn answer_guest(&mut self, number: u64) {
+        while let Some(guest) = self.locals.guests.get_mut(&number) {
+            match socks::hear(guest.stage, &guest.heard) {
+                Heard::More => return,
+                Heard::Methods { used } => {
+                    guest.heard.drain(..used);
+                    guest.stage = Stage::Request;
+                    say(&mut guest.stream, &socks::NO_AUTHENTICATION);
+                }
+                Heard::Connect {
+                    host,
+                    service,
+                    used,
+                } => {
+                    let said = Bytes::copy_from_slice(guest.heard.get(used..).unwrap_or_default());
+                    let from = guest.from;
+                    let app = self.routes.find(&host, service);
+                    let Some(mut stream) = self.take_guest(number) else {
+                        return;
+                    };
+                    return match app {
+                        Some(app) => {
+                            let caller = Caller {
+                                stream,
+                                socks: Some(said),
+                            };
+                            self.want(&app, self.waiting(from, service, Who::Stream(caller)));
+                        }
+                        None => say(&mut stream, &socks::Reply::NotAllowed.bytes()),
+                    };
+                }
+                Heard::Refuse(reply) => {
+                    if let Some(mut stream) = self.take_guest(number) {
+                        say(&mut stream, &reply);
+                    }
+                }
+                Heard::Garbage => drop(self.take_guest(number)),
+            }
+        }
+    }
+
+    pub(super) fn guest_timed_out(&mut self, number: u64) {
+        drop(self.take_guest(number));
+    }
+
+    fn take_guest(&mut self, number: u64) -> Option<TcpStream> {
+        let mut guest = self.locals.guests.remove(&number)?;
+        self.wiring.remove(&mut guest.stream, guest.token);
+        Some(guest.stream)
+    }
+}
+
+/// Says a few bytes to a local program, which has room for them or is not worth waiting for.
+pub(super) fn say(stream: &mut TcpStream, bytes: &[u8]) {
+    if let Err(error) = stream.write_all(bytes) {
+        tracing::debug!(%error, "a local program did not take an answer");
+    }
+}

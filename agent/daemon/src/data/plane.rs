@@ -1,0 +1,538 @@
+//! The loop of the data half.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use cardea_host::clock::Clock;
+use cardea_tunnel::{End, FlowEvent, FlowId, Input, ResetReason, Tunnels};
+use mio::{Events, Poll, Token, Waker, event::Event as Readiness};
+use tokio::sync::mpsc as queue;
+
+use super::{
+    FromData, ListenerId, ToData,
+    connector::Dialer,
+    flow::{Carry, Flow, Stage},
+    listen::{Locals, Waiting},
+    relays::Relays,
+    routes::Routes,
+    socks,
+    tcp::{self, Turn},
+    timers::Timers,
+    wiring::{Owner, Wiring},
+};
+
+/// The token of the waker; sockets have those after it.
+const WAKER: Token = Token(0);
+
+/// Events of the operating system in one turn.
+const EVENTS_MAX: usize = 1_024;
+
+/// Rounds between flows and tunnels in one turn: what a read makes possible is done at once, but
+/// two ends on one machine must not keep each other in one turn for ever.
+const ROUNDS_MAX: usize = 4;
+
+/// How often the loop looks whether time has jumped, which timers of the system do not notice.
+const NAP_MAX: Duration = Duration::from_secs(2);
+
+/// How long the loop waits for a queue that was full.
+const FULL_NAP: Duration = Duration::from_millis(5);
+
+/// How often routes to relays are looked at while there are tunnels.
+const ROUTES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a timer is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// A dial has taken too long.
+    Dial(FlowId),
+    /// A client of SOCKS has taken too long.
+    Guest(u64),
+    /// A listener could not accept and should try again.
+    Accept(ListenerId),
+    /// Somebody has waited too long for a tunnel.
+    Waiting,
+    /// Routes may have changed.
+    Routes,
+}
+
+/// Every socket and tunnel of one end, and the loop that serves them.
+pub(super) struct Plane {
+    poll: Poll,
+    clock: Clock,
+    pub(super) carry: Carry,
+    pub(super) wiring: Wiring,
+    relays: Relays,
+    pub(super) routes: Routes<Waiting>,
+    pub(super) flows: Flows,
+    pub(super) locals: Locals,
+    pub(super) dialer: Dialer,
+    pub(super) timers: Timers<Due>,
+    commands: mpsc::Receiver<ToData>,
+    pub(super) told: Told,
+}
+
+/// All flows, and those that have something to do.
+#[derive(Debug, Default)]
+pub(super) struct Flows {
+    all: BTreeMap<FlowId, Flow>,
+    ready: VecDeque<FlowId>,
+    next: u64,
+}
+
+/// Events for the control half; it may be slow, and is not waited for.
+pub(super) struct Told {
+    queue: queue::Sender<FromData>,
+    backlog: VecDeque<FromData>,
+}
+
+impl Plane {
+    pub(super) fn new(
+        end: End,
+        clock: Clock,
+        entropy: [u8; 32],
+        commands: mpsc::Receiver<ToData>,
+        queue: queue::Sender<FromData>,
+    ) -> io::Result<(Self, Arc<Waker>)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let now = clock.now();
+        let mut timers = Timers::new();
+        timers.set(now.instant + ROUTES_INTERVAL, Due::Routes);
+        let plane = Self {
+            wiring: Wiring::new(poll.registry().try_clone()?, WAKER.0 + 1),
+            poll,
+            clock,
+            carry: Carry::new(now, Tunnels::new(end, entropy)),
+            relays: Relays::default(),
+            routes: Routes::new(),
+            flows: Flows::default(),
+            locals: Locals::default(),
+            dialer: Dialer::new(Arc::clone(&waker)),
+            timers,
+            commands,
+            told: Told {
+                queue,
+                backlog: VecDeque::new(),
+            },
+        };
+        Ok((plane, waker))
+    }
+
+    /// Serves until [`ToData::Stop`] or until the control half is gone.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        loop {
+            match self.poll.poll(&mut events, Some(self.nap())) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the data half ends: it cannot wait for its sockets");
+                    return;
+                }
+            }
+            self.carry.now = self.clock.now();
+            if !self.take_commands() {
+                return;
+            }
+            for event in &events {
+                self.notice(event);
+            }
+            self.turn();
+        }
+    }
+
+    /// How long nothing is to be done, as far as is known.
+    fn nap(&self) -> Duration {
+        let is_full = self.relays.is_full();
+        let busy = !self.flows.ready.is_empty()
+            || !self.carry.out.is_empty()
+            || self.relays.wants_turn()
+            || self.locals.wants_turn()
+            || (self.carry.tunnels.wants_flush() && !is_full);
+        if busy {
+            return Duration::ZERO;
+        }
+        let tunnels = self.carry.tunnels.deadline().filter(|_| !is_full);
+        let due = [tunnels, self.timers.next()].into_iter().flatten().min();
+        let most = if self.told.backlog.is_empty() && !is_full {
+            NAP_MAX
+        } else {
+            FULL_NAP
+        };
+        due.map_or(most, |due| self.clock.until(due).min(most))
+    }
+
+    /// Carries out everything that the control half said; false when it is over.
+    fn take_commands(&mut self) -> bool {
+        loop {
+            match self.commands.try_recv() {
+                Ok(ToData::Tunnel(command)) => {
+                    self.routes.note_command(&command);
+                    self.carry.input(Input::Command(command));
+                    // Sockets of flows that ended with a tunnel are reset before anything else.
+                    self.flow_events();
+                }
+                Ok(ToData::Listen {
+                    listener,
+                    serves,
+                    at,
+                    reply,
+                }) => {
+                    let result = self.listen(listener, serves, at);
+                    if reply.send(result).is_err() {
+                        self.unlisten(listener);
+                    }
+                }
+                Ok(ToData::Unlisten(listener)) => self.unlisten(listener),
+                Ok(ToData::Apps(apps)) => self.routes.set_apps(apps),
+                Ok(ToData::Opened { app, grant }) => self.opened(&app, grant),
+                Ok(ToData::Denied { app, refusal }) => self.denied(&app, &refusal),
+                Ok(ToData::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
+                Err(mpsc::TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    /// Remembers what a socket is ready for.
+    fn notice(&mut self, event: &Readiness) {
+        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+        match self.wiring.owner(event.token()) {
+            None => {}
+            Some(Owner::Relay(relay)) => self.relays.ready(relay, readable, event.is_writable()),
+            Some(Owner::Listener(listener)) => self.locals.ready(listener, readable),
+            Some(Owner::Guest(guest)) => self.hear_guest(guest),
+            Some(Owner::Flow(id)) => self.notice_flow(id, event, readable),
+        }
+    }
+
+    fn notice_flow(&mut self, id: FlowId, event: &Readiness, readable: bool) {
+        match self.flows.all.get_mut(&id) {
+            Some(Flow::Tcp { flow, .. }) => {
+                if flow.notice(event) {
+                    self.flows.queue(id);
+                } else {
+                    self.break_flow(id);
+                }
+            }
+            Some(Flow::UdpTarget(target)) => {
+                target.readable |= readable;
+                self.flows.queue(id);
+            }
+            Some(Flow::Dialing(_)) => self.dial_progress(id),
+            Some(Flow::UdpClient { .. }) | None => {}
+        }
+    }
+
+    /// Everything that can be done without waiting, a bounded amount of each.
+    fn turn(&mut self) {
+        self.told.retry();
+        let carry = &mut self.carry;
+        self.relays
+            .receive(|from, bytes| carry.input(Input::Datagram { from, bytes }));
+        while let Some(due) = self.timers.pop_due(self.carry.now.instant) {
+            self.due(due);
+        }
+        while let Some((flow, addresses)) = self.dialer.resolver.answer() {
+            self.resolved(flow, addresses);
+        }
+        self.serve_listeners();
+        let deadline = self.carry.tunnels.deadline();
+        if deadline.is_some_and(|due| due <= self.carry.now.instant) {
+            self.carry.input(Input::Timeout);
+        }
+        for _ in 0..ROUNDS_MAX {
+            self.tunnel_events();
+            self.flow_events();
+            self.pump();
+            if self.carry.out.flows.is_empty() && self.carry.out.events.is_empty() {
+                break;
+            }
+        }
+        self.flush();
+    }
+
+    /// Sends what this turn came to, until the network is full or there is no more.
+    fn flush(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            if !self.relays.is_full() {
+                let carry = &mut self.carry;
+                carry.tunnels.flush(carry.now, &mut carry.out);
+            }
+            self.relays.send(&mut self.wiring, &mut self.carry.out);
+            if self.relays.is_full() || !self.carry.tunnels.wants_flush() {
+                return;
+            }
+        }
+    }
+
+    fn due(&mut self, due: Due) {
+        match due {
+            Due::Dial(flow) => self.dial_timed_out(flow),
+            Due::Guest(guest) => self.guest_timed_out(guest),
+            Due::Accept(listener) => self.locals.ready(listener, true),
+            Due::Waiting => self.waited_too_long(),
+            Due::Routes => {
+                let next = self.carry.now.instant + ROUTES_INTERVAL;
+                self.timers.set(next, Due::Routes);
+                if self.relays.follow_routes(&mut self.wiring) {
+                    tracing::info!("the way to the relay changed");
+                    self.carry.input(Input::Roamed);
+                }
+            }
+        }
+    }
+
+    fn tunnel_events(&mut self) {
+        while let Some(event) = self.carry.out.events.pop_front() {
+            let is_gone = match &event {
+                cardea_tunnel::Event::Closed { grant, .. } => {
+                    self.carry.tunnels.stats(*grant).is_none()
+                }
+                cardea_tunnel::Event::Opened { .. } | cardea_tunnel::Event::Used { .. } => false,
+            };
+            let opened = self.routes.note_event(&event, is_gone);
+            self.told.push(FromData::Tunnel(event));
+            if let Some(app) = opened {
+                self.start_waiting(&app);
+            }
+        }
+    }
+
+    fn flow_events(&mut self) {
+        while let Some(event) = self.carry.out.flows.pop_front() {
+            match event {
+                FlowEvent::Dial {
+                    flow,
+                    grant,
+                    target,
+                } => self.dial(flow, grant, target),
+                FlowEvent::Established { flow } => self.established(flow),
+                FlowEvent::Readable { flow } => {
+                    if let Some(Flow::Tcp { flow, .. }) = self.flows.all.get_mut(&flow) {
+                        flow.tunnel_readable();
+                    }
+                    self.flows.queue(flow);
+                }
+                FlowEvent::Writable { flow } => self.flows.queue(flow),
+                FlowEvent::Reset { flow, why } => self.reset(flow, why),
+                FlowEvent::Closed { flow } => self.closed(flow),
+                FlowEvent::Packet { flow, bytes } => match self.flows.all.get(&flow) {
+                    Some(Flow::UdpTarget(target)) => target.send(&bytes),
+                    Some(Flow::UdpClient { listener, client }) => {
+                        self.locals.send(*listener, *client, &bytes);
+                    }
+                    Some(Flow::Tcp { .. } | Flow::Dialing(_)) | None => {}
+                },
+            }
+        }
+    }
+
+    /// Gives every flow that has something to do its turn.
+    fn pump(&mut self) {
+        for _ in 0..self.flows.ready.len() {
+            let Some(id) = self.flows.ready.pop_front() else {
+                return;
+            };
+            match self.flows.all.get_mut(&id) {
+                Some(Flow::Tcp { flow, .. }) => {
+                    flow.queued = false;
+                    match flow.pump(&mut self.carry) {
+                        Turn::Again => self.flows.queue(id),
+                        Turn::Wait => {}
+                        Turn::Done => drop(self.take_stream(id)),
+                        Turn::Broken => self.break_flow(id),
+                    }
+                }
+                Some(Flow::UdpTarget(target)) => {
+                    target.queued = false;
+                    if target.pump(id, &mut self.carry) {
+                        self.flows.queue(id);
+                    }
+                }
+                Some(Flow::Dialing(_) | Flow::UdpClient { .. }) | None => {}
+            }
+        }
+    }
+
+    /// The connector reached the target: a client of SOCKS is told.
+    fn established(&mut self, id: FlowId) {
+        if let Some(Flow::Tcp { flow, .. }) = self.flows.all.get_mut(&id)
+            && flow.is_held()
+        {
+            flow.release(bytes::Bytes::copy_from_slice(
+                &socks::Reply::Succeeded.bytes(),
+            ));
+        }
+        self.flows.queue(id);
+    }
+
+    /// The tunnel's side of a flow is gone: so is this one, at once.
+    fn reset(&mut self, id: FlowId, why: ResetReason) {
+        tracing::debug!(?why, "a flow was reset");
+        let from = self.flows.listener(id);
+        if let (Some(from), Some(refusal)) = (from, super::connector::refusal(why)) {
+            self.told.push(FromData::Refused {
+                listener: from,
+                refusal,
+            });
+        }
+        let held =
+            matches!(self.flows.all.get(&id), Some(Flow::Tcp { flow, .. }) if flow.is_held());
+        let stream = self.take_stream(id);
+        match stream {
+            Some(mut stream) if held => super::listen::say(&mut stream, &reply(why).bytes()),
+            Some(stream) => tcp::abort(stream),
+            None => {}
+        }
+    }
+
+    /// The tunnel has delivered everything of a flow.
+    fn closed(&mut self, id: FlowId) {
+        if let Some(Flow::Tcp { flow, .. }) = self.flows.all.get_mut(&id) {
+            flow.delivered();
+            self.flows.queue(id);
+        } else {
+            drop(self.take_stream(id));
+        }
+    }
+
+    /// The local side of a flow is gone: the tunnel's side is reset.
+    pub(super) fn break_flow(&mut self, id: FlowId) {
+        self.carry.input(Input::Reset { flow: id });
+        if let Some(stream) = self.take_stream(id) {
+            tcp::abort(stream);
+        }
+    }
+
+    /// Forgets a flow and its sockets; gives its stream back, deregistered.
+    pub(super) fn take_stream(&mut self, id: FlowId) -> Option<cardea_host::tcp::TcpStream> {
+        match self.flows.all.remove(&id)? {
+            Flow::Tcp { flow, .. } => {
+                let (mut stream, token) = flow.into_stream();
+                self.wiring.remove(&mut stream, token);
+                Some(stream)
+            }
+            Flow::Dialing(dialing) => match dialing.stage {
+                Stage::Connecting {
+                    mut stream, token, ..
+                } => {
+                    self.wiring.remove(&mut stream, token);
+                    Some(stream)
+                }
+                Stage::Resolving(_) => None,
+            },
+            Flow::UdpTarget(mut target) => {
+                self.wiring.remove(&mut target.socket, target.token);
+                None
+            }
+            Flow::UdpClient { listener, client } => {
+                self.locals.leave(listener, client);
+                None
+            }
+        }
+    }
+}
+
+impl Flows {
+    /// A name for a new flow of an agent.
+    pub(super) const fn name(&mut self) -> FlowId {
+        self.next += 1;
+        FlowId(self.next)
+    }
+
+    pub(super) fn insert(&mut self, id: FlowId, flow: Flow) {
+        self.all.insert(id, flow);
+        self.queue(id);
+    }
+
+    pub(super) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.all.get_mut(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: FlowId) -> Option<Flow> {
+        self.all.remove(&id)
+    }
+
+    /// Gives a flow a turn, if it has none already.
+    pub(super) fn queue(&mut self, id: FlowId) {
+        let queued = match self.all.get_mut(&id) {
+            Some(Flow::Tcp { flow, .. }) => &mut flow.queued,
+            Some(Flow::UdpTarget(target)) => &mut target.queued,
+            Some(Flow::Dialing(_) | Flow::UdpClient { .. }) | None => return,
+        };
+        if !std::mem::replace(queued, true) {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// The listener that a flow came in through.
+    fn listener(&self, id: FlowId) -> Option<ListenerId> {
+        match self.all.get(&id)? {
+            Flow::Tcp { from, .. } => *from,
+            Flow::UdpClient { listener, .. } => Some(*listener),
+            Flow::Dialing(_) | Flow::UdpTarget(_) => None,
+        }
+    }
+
+    /// Every flow that came in through a listener.
+    pub(super) fn through(&self, listener: ListenerId) -> Vec<FlowId> {
+        let ids = self.all.keys().copied();
+        ids.filter(|id| self.listener(*id) == Some(listener))
+            .collect()
+    }
+}
+
+impl Told {
+    /// Tells the control half, or keeps it until there is room.
+    pub(super) fn push(&mut self, event: FromData) {
+        self.backlog.push_back(event);
+        self.retry();
+    }
+
+    fn retry(&mut self) {
+        while let Some(event) = self.backlog.pop_front() {
+            match self.queue.try_send(event) {
+                Ok(()) => {}
+                Err(queue::error::TrySendError::Full(event)) => {
+                    self.backlog.push_front(event);
+                    break;
+                }
+                Err(queue::error::TrySendError::Closed(_)) => {
+                    self.backlog.clear();
+                    return;
+                }
+            }
+        }
+        if self.backlog.len() > BACKLOG_MAX {
+            // Figures come again; openings, ends and wishes do not, and there are few of them.
+            self.backlog.retain(|event| {
+                !matches!(event, FromData::Tunnel(cardea_tunnel::Event::Used { .. }))
+            });
+        }
+    }
+}
+
+/// Events that wait in the backlog before figures are dropped from it.
+const BACKLOG_MAX: usize = 4_096;
+
+/// What a client of SOCKS is told.
+const fn reply(why: ResetReason) -> socks::Reply {
+    use cardea_tunnel::DialError;
+    match why {
+        ResetReason::Refused(DialError::Refused) => socks::Reply::Refused,
+        ResetReason::Refused(
+            DialError::Unreachable | DialError::TimedOut | DialError::NotResolved,
+        ) => socks::Reply::HostUnreachable,
+        ResetReason::Refused(DialError::NotPermitted) | ResetReason::NotGranted => {
+            socks::Reply::NotAllowed
+        }
+        ResetReason::Refused(DialError::Busy)
+        | ResetReason::Peer
+        | ResetReason::TunnelClosed(_)
+        | ResetReason::Limit => socks::Reply::Failed,
+    }
+}

@@ -1,0 +1,62 @@
+//! Which socket an event of the operating system is about.
+
+use std::{collections::BTreeMap, io, net::SocketAddr};
+
+use cardea_tunnel::FlowId;
+use mio::{Interest, Registry, Token, event::Source};
+
+use super::ListenerId;
+
+/// What a registered socket belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The socket for a relay.
+    Relay(SocketAddr),
+    /// A listener.
+    Listener(ListenerId),
+    /// A client of SOCKS that has not said where it wants to go.
+    Guest(u64),
+    /// A flow.
+    Flow(FlowId),
+}
+
+/// The operating system's view of our sockets.
+#[derive(Debug)]
+pub(super) struct Wiring {
+    registry: Registry,
+    owners: BTreeMap<usize, Owner>,
+    next: usize,
+}
+
+impl Wiring {
+    /// Tokens begin after those that the loop uses itself.
+    pub(super) const fn new(registry: Registry, first: usize) -> Self {
+        Self {
+            registry,
+            owners: BTreeMap::new(),
+            next: first,
+        }
+    }
+
+    /// Registers a socket, for reading and writing, edge-triggered.
+    pub(super) fn add(&mut self, socket: &mut impl Source, owner: Owner) -> io::Result<Token> {
+        let token = Token(self.next);
+        self.registry
+            .register(socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.next += 1;
+        self.owners.insert(token.0, owner);
+        Ok(token)
+    }
+
+    /// Forgets a socket.
+    pub(super) fn remove(&mut self, socket: &mut impl Source, token: Token) {
+        self.owners.remove(&token.0);
+        if let Err(error) = self.registry.deregister(socket) {
+            tracing::debug!(%error, "a socket could not be deregistered");
+        }
+    }
+
+    pub(super) fn owner(&self, token: Token) -> Option<Owner> {
+        self.owners.get(&token.0).copied()
+    }
+}
