@@ -1,1 +1,210 @@
-//! Cardea
+//! The relay: forwards sealed datagrams between the two ends of a tunnel, and knows nothing else.
+//!
+//! Pure: a datagram in, a verdict out, the header rewritten in place.
+//!
+//! ```text
+//!   end of a tunnel:  (unknown) ── Bind, ticket signed and in time ──▶ bound to the source address
+//!                         ▲                                              │  │ Bind from elsewhere
+//!                         └── ticket ended, or silent for Settings::idle ┘  └──▶ bound there
+//!   Data from a bound end, at its address, while the other end is bound ──▶ forwarded
+//! ```
+//!
+//! What a stranger can make it do: nothing. It never sends first, answers a valid ticket alone, and
+//! then with fewer bytes than it was sent. A datagram goes to the other end of its own tunnel or
+//! nowhere. Without a ticket nothing is stored, and checking tickets has a budget.
+#![forbid(unsafe_code)]
+
+mod budget;
+mod counters;
+mod table;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use cardea_credential::ticket::verify_ticket;
+use cardea_proto::{
+    relay::{BIND_BYTES, FrameKind, Handle, TICKET_BODY_BYTES, TICKET_BYTES, Ticket},
+    time::Now,
+};
+
+pub use self::counters::{Counters, DropReason};
+use self::{budget::Budget, table::Table};
+
+/// Limits of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Most ends that are bound at once; a tunnel has two. Each takes less than 400 bytes.
+    pub ends_max: usize,
+    /// How long an end may be silent before it is forgotten.
+    pub idle: Duration,
+    /// Most tickets that are checked in a second, so that forged ones cannot take the processor.
+    pub checks_per_second: u32,
+}
+
+impl Default for Settings {
+    /// 65,536 tunnels; four lost keepalives of 20 s; a third of a processor for tickets.
+    fn default() -> Self {
+        Self {
+            ends_max: 131_072,
+            idle: Duration::from_secs(90),
+            checks_per_second: 5_000,
+        }
+    }
+}
+
+/// What must happen with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it, all of it, there. Its header is rewritten.
+    Forward {
+        /// The other end.
+        to: SocketAddr,
+    },
+    /// Send its first `len` bytes back to where it came from. They are rewritten.
+    Answer {
+        /// How many; never more than came.
+        len: usize,
+    },
+    /// Send nothing.
+    Drop(DropReason),
+}
+
+/// One relay.
+#[derive(Debug)]
+pub struct Relay {
+    ticket_key: [u8; 32],
+    table: Table,
+    budget: Budget,
+    counters: Counters,
+}
+
+impl Relay {
+    /// A relay for tickets signed with the Ed25519 key whose public half is `ticket_key`.
+    #[must_use]
+    pub fn new(ticket_key: [u8; 32], settings: Settings) -> Self {
+        Self {
+            ticket_key,
+            table: Table::new(settings.ends_max, settings.idle),
+            budget: Budget::new(settings.checks_per_second),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes one datagram, of any bytes and any length, and says what must happen with it.
+    pub fn handle(&mut self, now: Now, from: SocketAddr, datagram: &mut [u8]) -> Verdict {
+        let result = match datagram.first().copied().and_then(FrameKind::of) {
+            Some(FrameKind::Data) => self.forward(now.instant, from, datagram),
+            Some(FrameKind::Bind) => self.bind(now, from, datagram),
+            Some(FrameKind::Bound) | None => Err(DropReason::NotOurs),
+        };
+        let verdict = result.unwrap_or_else(Verdict::Drop);
+        self.counters.count(&verdict, datagram.len());
+        verdict
+    }
+
+    /// When [`Self::expire`] is next due; `None` while nothing is bound.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.table.deadline()
+    }
+
+    /// Forgets ends whose tickets ended or that fell silent. They are not served before this either.
+    pub fn expire(&mut self, now: Now) {
+        self.table.expire(now.instant);
+    }
+
+    /// What passed so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Ends that are bound.
+    #[must_use]
+    pub fn ends(&self) -> usize {
+        self.table.len()
+    }
+
+    fn forward(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let (handle, sealed) = Handle::split_data(datagram).ok_or(DropReason::Short)?;
+        if sealed.is_empty() {
+            return Err(DropReason::Short);
+        }
+        let (peer, to) = self.table.route(now, handle, from)?;
+        overwrite(datagram, &peer.data_header());
+        Ok(Verdict::Forward { to })
+    }
+
+    fn bind(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        datagram: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let datagram: &mut [u8; BIND_BYTES] =
+            datagram.try_into().map_err(|_| DropReason::Malformed)?;
+        let [_, ticket @ ..] = &*datagram;
+        let handle = match self.rebind(now.instant, from, ticket) {
+            Some(handle) => handle,
+            None => self.admit(now, from, ticket)?,
+        };
+        let bound = handle.bound();
+        overwrite(datagram, &bound);
+        Ok(Verdict::Answer { len: bound.len() })
+    }
+
+    /// The keepalive of an end that is bound by the same ticket: its signature is known to hold.
+    fn rebind(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        bytes: &[u8; TICKET_BYTES],
+    ) -> Option<Handle> {
+        let body = bytes.first_chunk::<TICKET_BODY_BYTES>()?;
+        let handle = Ticket::from_body(body)?.handle;
+        self.table
+            .refresh(now, handle, bytes, from)
+            .then_some(handle)
+    }
+
+    fn admit(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        bytes: &[u8; TICKET_BYTES],
+    ) -> Result<Handle, DropReason> {
+        if !self.budget.take(now.instant) {
+            return Err(DropReason::Busy);
+        }
+        let ticket = verify_ticket(&self.ticket_key, bytes).ok_or(DropReason::Forged)?;
+        let life = ticket.not_after.since(now.unix).min(TICKET_LIFE_MAX);
+        if life.is_zero() {
+            return Err(DropReason::Expired);
+        }
+        self.table
+            .bind(now.instant, &ticket, bytes, life, from)
+            .map(|()| ticket.handle)
+    }
+}
+
+/// Longest that one ticket is served, whatever it says.
+///
+/// A grant lives an hour at most and its ticket little longer, so this only guards the arithmetic.
+const TICKET_LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Replaces the beginning of `datagram`, which is at least as long.
+fn overwrite<const N: usize>(datagram: &mut [u8], header: &[u8; N]) {
+    if let Some(front) = datagram.first_chunk_mut::<N>() {
+        *front = *header;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,431 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use cardea_credential::ticket::TicketKey;
+use cardea_proto::{
+    codec::Bytes,
+    relay::{DATA_HEADER_BYTES, Side},
+    time::{UnixMillis, testing::start},
+};
+
+use super::*;
+
+#[test]
+fn data_passes_both_ways_once_both_ends_are_bound() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    for (side, from, to) in [(Side::Agent, 1, 2), (Side::Connector, 2, 1)] {
+        let mut datagram = data(0, side, b"sealed");
+        assert_eq!(
+            relay.handle(from, &mut datagram),
+            Verdict::Forward { to: address(to) }
+        );
+        assert_eq!(datagram, data(0, table_other(side), b"sealed"));
+    }
+    assert_eq!(relay.core.counters().forwarded, 2);
+    assert_eq!(relay.core.counters().bound, 2);
+}
+
+#[test]
+fn a_bind_is_answered_in_place_with_fewer_bytes() {
+    let mut relay = Bench::new();
+    let mut bind = relay.ticket(0, Side::Agent, LIFE);
+    let verdict = relay.handle(1, &mut bind);
+    assert_eq!(verdict, Verdict::Answer { len: 8 });
+    assert_eq!(
+        Handle::of_bound(&bind[..8]),
+        Some(handle(0, Side::Agent)),
+        "the answer names the handle"
+    );
+}
+
+#[test]
+fn nothing_passes_before_both_ends_are_bound() {
+    let mut relay = Bench::new();
+    relay.drops(1, &mut data(0, Side::Agent, b"x"), DropReason::Unbound);
+    relay.bind(0, Side::Agent, 1);
+    relay.drops(1, &mut data(0, Side::Agent, b"x"), DropReason::PeerUnbound);
+}
+
+#[test]
+fn data_from_another_address_is_dropped_until_the_ticket_moves_there() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    relay.drops(3, &mut data(0, Side::Agent, b"x"), DropReason::WrongSource);
+    relay.bind(0, Side::Agent, 3);
+    assert!(matches!(
+        relay.handle(3, &mut data(0, Side::Agent, b"x")),
+        Verdict::Forward { .. }
+    ));
+    assert_eq!(
+        relay.handle(2, &mut data(0, Side::Connector, b"x")),
+        Verdict::Forward { to: address(3) }
+    );
+    relay.drops(1, &mut data(0, Side::Agent, b"x"), DropReason::WrongSource);
+}
+
+#[test]
+fn strangers_learn_nothing() {
+    let mut relay = Bench::new();
+    relay.drops(1, &mut [], DropReason::NotOurs);
+    relay.drops(1, &mut [0], DropReason::NotOurs);
+    relay.drops(1, &mut handle(0, Side::Agent).bound(), DropReason::NotOurs);
+    relay.drops(1, &mut data(0, Side::Agent, b""), DropReason::Short);
+    relay.drops(1, &mut [FrameKind::Data.byte(), 1, 2], DropReason::Short);
+    let bind = relay.ticket(0, Side::Agent, LIFE);
+    for mut wrong in [
+        bind[..1].to_vec(),
+        bind[..bind.len() - 1].to_vec(),
+        [&bind[..], &[0]].concat(),
+    ] {
+        relay.drops(1, &mut wrong, DropReason::Malformed);
+    }
+    let mut forged = bind;
+    forged[BIND_BYTES - 1] ^= 1;
+    relay.drops(1, &mut forged, DropReason::Forged);
+    let mut ended = relay.ticket(0, Side::Agent, Duration::ZERO);
+    relay.drops(1, &mut ended, DropReason::Expired);
+    assert_eq!(relay.core.ends(), 0);
+    assert_eq!(relay.core.deadline(), None);
+}
+
+#[test]
+fn a_binding_ends_with_its_ticket_even_before_it_is_forgotten() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    for _ in 0..9 {
+        relay.sleep(Duration::from_secs(30));
+        relay.bind(0, Side::Agent, 1);
+        relay.bind(0, Side::Connector, 2);
+    }
+    relay.now = relay.now.plus(Duration::from_secs(30));
+    relay.drops(1, &mut data(0, Side::Agent, b"x"), DropReason::Expired);
+    let mut stale = relay.stored.clone();
+    relay.drops(1, &mut stale, DropReason::Expired);
+    relay.core.expire(relay.now);
+    assert_eq!(relay.core.ends(), 0);
+    relay.drops(1, &mut data(0, Side::Agent, b"x"), DropReason::Unbound);
+}
+
+#[test]
+fn a_newer_ticket_lets_the_binding_live_on_and_an_older_one_does_not_shorten_it() {
+    let mut relay = Bench::new();
+    let old = relay.ticket(0, Side::Agent, LIFE);
+    assert!(matches!(
+        relay.handle(1, &mut old.clone()),
+        Verdict::Answer { .. }
+    ));
+    let mut newer = relay.ticket(0, Side::Agent, LIFE * 3);
+    assert!(matches!(
+        relay.handle(1, &mut newer),
+        Verdict::Answer { .. }
+    ));
+    assert!(matches!(
+        relay.handle(1, &mut old.clone()),
+        Verdict::Answer { .. }
+    ));
+    for _ in 0..20 {
+        relay.sleep(Duration::from_secs(30));
+        relay.handle(1, &mut data(0, Side::Agent, b"x"));
+    }
+    assert_eq!(relay.core.ends(), 1);
+}
+
+#[test]
+fn an_end_that_falls_silent_is_forgotten_and_its_peer_is_not() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    for _ in 0..5 {
+        relay.sleep(Duration::from_secs(20));
+        relay.handle(2, &mut data(0, Side::Connector, b"x"));
+    }
+    assert_eq!(relay.core.ends(), 1);
+    relay.drops(
+        2,
+        &mut data(0, Side::Connector, b"x"),
+        DropReason::PeerUnbound,
+    );
+    relay.bind(0, Side::Agent, 1);
+    assert_eq!(
+        relay.handle(2, &mut data(0, Side::Connector, b"x")),
+        Verdict::Forward { to: address(1) }
+    );
+}
+
+#[test]
+fn a_wall_clock_that_steps_ends_no_binding_and_revives_none() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    relay.now.unix = relay.now.unix.plus(Duration::from_secs(10 * 365 * 86_400));
+    assert!(matches!(
+        relay.handle(1, &mut data(0, Side::Agent, b"x")),
+        Verdict::Forward { .. }
+    ));
+    relay.now.unix = UnixMillis(0);
+    relay.sleep(LIFE);
+    relay.drops(1, &mut data(0, Side::Agent, b"x"), DropReason::Unbound);
+}
+
+#[test]
+fn two_tickets_that_contradict_each_other_do_not_both_bind() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    let mut same_handle = relay.sign(Ticket {
+        tunnel: tunnel(9),
+        side: Side::Agent,
+        handle: handle(0, Side::Agent),
+        not_after: relay.now.unix.plus(LIFE),
+    });
+    relay.drops(2, &mut same_handle, DropReason::Conflict);
+    let mut same_side = relay.sign(Ticket {
+        tunnel: tunnel(0),
+        side: Side::Agent,
+        handle: handle(9, Side::Agent),
+        not_after: relay.now.unix.plus(LIFE),
+    });
+    relay.drops(2, &mut same_side, DropReason::Conflict);
+}
+
+#[test]
+fn the_table_is_bounded_and_room_comes_back() {
+    let mut relay = Bench::with(Settings {
+        ends_max: 4,
+        ..Settings::default()
+    });
+    for at in 0..4 {
+        relay.bind(at, Side::Agent, 1);
+    }
+    let mut one_more = relay.ticket(4, Side::Agent, LIFE);
+    relay.drops(1, &mut one_more, DropReason::Full);
+    relay.sleep(Duration::from_secs(91));
+    relay.bind(4, Side::Agent, 1);
+    assert_eq!(relay.core.ends(), 1);
+}
+
+#[test]
+fn forged_tickets_cannot_take_more_than_their_budget_and_never_that_of_bound_ends() {
+    let mut relay = Bench::with(Settings {
+        checks_per_second: 10,
+        ..Settings::default()
+    });
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    let mut forged = relay.ticket(5, Side::Agent, LIFE);
+    forged[20] ^= 1;
+    for _ in 0..100 {
+        relay.handle(9, &mut forged.clone());
+    }
+    let counters = relay.core.counters();
+    assert_eq!(counters.dropped(DropReason::Forged), 8);
+    assert_eq!(counters.dropped(DropReason::Busy), 92);
+    relay.bind(0, Side::Agent, 3);
+    assert!(matches!(
+        relay.handle(3, &mut data(0, Side::Agent, b"x")),
+        Verdict::Forward { .. }
+    ));
+}
+
+#[test]
+fn datagrams_of_every_length_and_first_byte_are_survived() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    let lengths = (0..300).chain([1_199, 1_200, 9_000, 65_506, 65_507]);
+    for length in lengths {
+        for first in [0x00, 0x30, 0x31, 0x32, 0xff] {
+            let mut datagram = vec![0xaa; length];
+            if let Some(byte) = datagram.first_mut() {
+                *byte = first;
+            }
+            assert!(matches!(relay.handle(1, &mut datagram), Verdict::Drop(_)));
+        }
+    }
+    let mut largest = data(0, Side::Agent, &[1; 65_499]);
+    assert_eq!(
+        relay.handle(1, &mut largest),
+        Verdict::Forward { to: address(2) }
+    );
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Bind(u8, Side, u16),
+    Data(u8, Side, u16, usize),
+    Noise(u16, Vec<u8>),
+    Sleep(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let side = || prop_oneof![Just(Side::Agent), Just(Side::Connector)];
+    let step = prop_oneof![
+        (0..4_u8, side(), 1..6_u16).prop_map(|(at, side, from)| Step::Bind(at, side, from)),
+        (0..5_u8, side(), 1..6_u16, 0..1_500_usize)
+            .prop_map(|(at, side, from, size)| Step::Data(at, side, from, size)),
+        (1..6_u16, proptest::collection::vec(any::<u8>(), 0..120))
+            .prop_map(|(from, bytes)| Step::Noise(from, bytes)),
+        (0..60_u64).prop_map(Step::Sleep),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Against a model that knows only who bound last, and where.
+    #[test]
+    fn it_never_amplifies_never_crosses_tunnels_and_never_grows(steps in steps()) {
+        let mut relay = Bench::with(Settings { ends_max: 6, ..Settings::default() });
+        let mut bound: BTreeMap<(u8, Side), u16> = BTreeMap::new();
+        let (mut bytes_in, mut bytes_out) = (0, 0);
+        for step in steps {
+            let (from, before) = match step {
+                Step::Sleep(seconds) => {
+                    relay.sleep(Duration::from_secs(seconds));
+                    continue;
+                }
+                Step::Bind(at, side, from) => (from, relay.ticket(at, side, LIFE)),
+                Step::Data(at, side, from, size) => (from, data(at, side, &vec![7; size])),
+                Step::Noise(from, ref bytes) => (from, bytes.clone()),
+            };
+            let mut datagram = before.clone();
+            bytes_in += before.len();
+            match relay.handle(from, &mut datagram) {
+                Verdict::Forward { to } => {
+                    let Step::Data(at, side, from, _) = step else {
+                        panic!("only data is forwarded");
+                    };
+                    prop_assert_eq!(bound.get(&(at, side)), Some(&from));
+                    let peer = bound.get(&(at, table_other(side))).copied();
+                    prop_assert_eq!(Some(to), peer.map(address));
+                    let header = handle(at, table_other(side)).data_header();
+                    prop_assert_eq!(&datagram[..DATA_HEADER_BYTES], &header);
+                    prop_assert_eq!(
+                        &datagram[DATA_HEADER_BYTES..],
+                        &before[DATA_HEADER_BYTES..]
+                    );
+                    bytes_out += datagram.len();
+                }
+                Verdict::Answer { len } => {
+                    let Step::Bind(at, side, from) = step else {
+                        panic!("only binds are answered");
+                    };
+                    prop_assert!(len <= before.len());
+                    bound.insert((at, side), from);
+                    bytes_out += len;
+                }
+                Verdict::Drop(_) => {}
+            }
+            prop_assert!(bytes_out <= bytes_in);
+            prop_assert!(relay.core.ends() <= 6);
+            prop_assert_eq!(relay.core.ends() == 0, relay.core.deadline().is_none());
+        }
+        relay.sleep(LIFE);
+        prop_assert_eq!(relay.core.ends(), 0);
+    }
+}
+
+const LIFE: Duration = Duration::from_secs(300);
+
+/// A relay, its controller's key and a clock.
+struct Bench {
+    core: Relay,
+    key: TicketKey,
+    now: Now,
+    /// The last bind that was made.
+    stored: Vec<u8>,
+    /// When the tickets of `bind` end.
+    ends: UnixMillis,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
+        let key = TicketKey::from_seed(&[7; 32]).unwrap();
+        let now = start();
+        Self {
+            core: Relay::new(key.public(), settings),
+            key,
+            now,
+            stored: Vec::new(),
+            ends: now.unix.plus(LIFE),
+        }
+    }
+
+    fn handle(&mut self, from: u16, datagram: &mut [u8]) -> Verdict {
+        self.core.handle(self.now, address(from), datagram)
+    }
+
+    fn drops(&mut self, from: u16, datagram: &mut [u8], reason: DropReason) {
+        let before = self.core.counters().dropped(reason);
+        assert_eq!(self.handle(from, datagram), Verdict::Drop(reason));
+        assert_eq!(self.core.counters().dropped(reason), before + 1);
+    }
+
+    fn sign(&mut self, ticket: Ticket) -> Vec<u8> {
+        let ticket = self.key.sign(&ticket).unwrap();
+        self.stored = [&[FrameKind::Bind.byte()], &ticket[..]].concat();
+        self.stored.clone()
+    }
+
+    fn ticket(&mut self, at: u8, side: Side, life: Duration) -> Vec<u8> {
+        let not_after = self.now.unix.plus(life);
+        self.ticket_until(at, side, not_after)
+    }
+
+    fn ticket_until(&mut self, at: u8, side: Side, not_after: UnixMillis) -> Vec<u8> {
+        self.sign(Ticket {
+            tunnel: tunnel(at),
+            side,
+            handle: handle(at, side),
+            not_after,
+        })
+    }
+
+    /// Binds with a ticket that ends [`LIFE`] after the beginning.
+    fn bind(&mut self, at: u8, side: Side, from: u16) {
+        let mut bind = self.ticket_until(at, side, self.ends);
+        assert_eq!(self.handle(from, &mut bind), Verdict::Answer { len: 8 });
+    }
+
+    fn sleep(&mut self, duration: Duration) {
+        self.now = self.now.plus(duration);
+        self.core.expire(self.now);
+        assert!(self.core.deadline().is_none_or(|at| at > self.now.instant));
+    }
+}
+
+fn address(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+fn tunnel(at: u8) -> Bytes<16> {
+    Bytes([at; 16])
+}
+
+fn handle(at: u8, side: Side) -> Handle {
+    let side = match side {
+        Side::Agent => 0,
+        Side::Connector => 1,
+    };
+    Handle::from_bytes([at, side, 0, 0, 0, 0, 1])
+}
+
+fn table_other(side: Side) -> Side {
+    match side {
+        Side::Agent => Side::Connector,
+        Side::Connector => Side::Agent,
+    }
+}
+
+fn data(at: u8, side: Side, sealed: &[u8]) -> Vec<u8> {
+    [&handle(at, side).data_header(), sealed].concat()
+}
