@@ -177,6 +177,7 @@ impl Agent {
             out.collect = true;
             self.channel.start(now, &mut out.node);
         }
+        self.expire(now, out);
         match input {
             AgentInput::ChannelUp { exporter, address } => {
                 let grants = self.apps.held().map(|held| held.grant).collect();
@@ -466,9 +467,7 @@ impl Agent {
         if self.posture.poll(now.instant, &mut self.rng) {
             out.collect = true;
         }
-        for app in self.apps.due(now.instant) {
-            self.step(now, &app, Step::Due, None, out);
-        }
+        self.expire(now, out);
         for call in self.calls.due_postures(now.instant) {
             out.answers.push_back((call, self.posture_answer(now)));
         }
@@ -481,6 +480,14 @@ impl Agent {
         }
         let usages = self.usage.flush(now.instant, self.channel.is_ready());
         out.node.messages.extend(usages);
+    }
+
+    /// Lets go of what is past its time. Comes before every input: whoever slept past a ttl has no
+    /// tunnel, whatever wakes them.
+    fn expire(&mut self, now: Now, out: &mut AgentOutbox) {
+        for app in self.apps.due(now.instant) {
+            self.step(now, &app, Step::Due, None, out);
+        }
     }
 
     /// The channel, as somebody sees it who wants an app.

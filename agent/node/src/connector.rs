@@ -131,6 +131,7 @@ impl Connector {
             self.is_started = true;
             self.channel.start(now, out);
         }
+        self.expire(now, out);
         match input {
             ConnectorInput::ChannelUp { exporter, address } => {
                 let grants = self.grants.ids();
@@ -279,12 +280,18 @@ impl Connector {
 
     fn timeout(&mut self, now: Now, out: &mut NodeOutbox) {
         self.channel.timeout(now, out);
+        self.expire(now, out);
+        let usages = self.usage.flush(now.instant, self.channel.is_ready());
+        out.messages.extend(usages);
+    }
+
+    /// Lets go of what is past its ttl, before every input: an extension that comes too late finds
+    /// nothing to extend.
+    fn expire(&mut self, now: Now, out: &mut NodeOutbox) {
         for grant in self.grants.take_due(now.instant) {
             info!(grant.id = %grant, "ttl ended");
             out.commands.push_back(Command::Remove { grant });
         }
-        let usages = self.usage.flush(now.instant, self.channel.is_ready());
-        out.messages.extend(usages);
     }
 }
 

@@ -17,6 +17,8 @@ mod entropy;
 mod limits;
 mod outbox;
 mod reasons;
+#[cfg(test)]
+mod testing;
 mod usage;
 
 pub use self::{

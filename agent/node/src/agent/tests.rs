@@ -1,1 +1,458 @@
+//! What an agent does, against a scripted controller.
 
+use std::time::Duration;
+
+use cardea_proto::{
+    app::Carrier,
+    decision::Check,
+    local::{AppState, ControllerState},
+    time::UnixMillis,
+};
+use cardea_tunnel::CloseReason;
+
+use super::*;
+use crate::testing::{GRANT, LIFE, TTL, World, down, fact, name, up, view};
+
+/// Admits and grants what `agent` asks for, through a real connector.
+fn grant(world: &World, agent: &mut Agent, carrier: Carrier) -> AgentOutbox {
+    let (request, offer) = world.ask(agent);
+    let mut connector = world.ready_connector();
+    let admit = Box::new(world.admit(carrier, offer));
+    let admit = crate::ConnectorInput::Message(ToNode::Admit(admit));
+    let answered = world.serve(&mut connector, admit);
+    let Some(FromNode::Admitted { answer, .. }) = answered.messages.back() else {
+        panic!("not admitted: {:?}", answered.messages);
+    };
+    let granted = world.granted(carrier, request, answer.clone());
+    world.turn(
+        agent,
+        AgentInput::Message(ToNode::Granted(Box::new(granted))),
+    )
+}
+
+fn open(world: &World, agent: &mut Agent) {
+    grant(world, agent, Carrier::WireGuard);
+    let out = world.turn(agent, AgentInput::Tunnel(Event::Opened { grant: GRANT }));
+    assert_eq!(out.opened, [(name("wiki"), Ok(GRANT))]);
+}
+
+fn state(world: &World, agent: &Agent) -> AppState {
+    let status = agent.status(world.now);
+    let app = status.apps.iter().find(|app| app.name == name("wiki"));
+    app.map_or(AppState::Idle, |app| app.state)
+}
+
+fn why(world: &World, agent: &Agent) -> String {
+    let status = agent.status(world.now);
+    let app = status.apps.into_iter().find(|app| app.name == name("wiki"));
+    app.and_then(|app| app.why).unwrap_or_default()
+}
+
+fn verdict(compliant: bool) -> PostureVerdict {
+    let check = Check {
+        subject: "disk.encrypted".to_owned(),
+        observed: "false".to_owned(),
+        needed: "true".to_owned(),
+        rule: "base/certify".to_owned(),
+        remedy: Some("Turn on disk encryption".to_owned()),
+    };
+    PostureVerdict {
+        compliant,
+        checked_at: UnixMillis(0),
+        failed: if compliant { Vec::new() } else { vec![check] },
+        remedy: None,
+    }
+}
+
+#[test]
+fn an_app_is_open_only_between_opened_and_the_end_of_its_tunnel() {
+    for carrier in [Carrier::WireGuard, Carrier::Quic] {
+        let world = World::new();
+        let mut agent = world.ready_agent();
+        assert_eq!(state(&world, &agent), AppState::Idle);
+        let out = grant(&world, &mut agent, carrier);
+        assert!(
+            matches!(out.node.commands.front(), Some(Command::Install(install)) if install.keys.carrier() == carrier)
+        );
+        assert!(out.opened.is_empty());
+        assert_eq!(state(&world, &agent), AppState::Opening);
+        let opened = AgentInput::Tunnel(Event::Opened { grant: GRANT });
+        assert_eq!(
+            world.turn(&mut agent, opened).opened,
+            [(name("wiki"), Ok(GRANT))]
+        );
+        assert_eq!(state(&world, &agent), AppState::Open);
+        let closed = Event::Closed {
+            grant: GRANT,
+            reason: CloseReason::Lost,
+        };
+        let out = world.turn(&mut agent, AgentInput::Tunnel(closed));
+        assert_eq!(out.node.messages, [FromNode::Closed { grant: GRANT }]);
+        assert_eq!(state(&world, &agent), AppState::Idle);
+    }
+}
+
+#[test]
+fn a_withdrawn_grant_is_removed_in_the_same_turn_and_the_status_tells_why() {
+    let world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    let withdraw = ToNode::Withdraw {
+        grant: GRANT,
+        reason: EndReason::PostureFailed,
+    };
+    let out = world.turn(&mut agent, AgentInput::Message(withdraw));
+    assert!(
+        matches!(out.node.commands.front(), Some(Command::Remove { grant }) if *grant == GRANT)
+    );
+    assert_eq!(state(&world, &agent), AppState::Denied);
+    world.turn(
+        &mut agent,
+        AgentInput::Message(ToNode::Posture(verdict(false))),
+    );
+    assert_eq!(
+        why(&world, &agent),
+        "wiki: denied: disk.encrypted is false on this device (needed: true, rule base/certify). \
+         Turn on disk encryption, then: cardea posture"
+    );
+    world.turn(
+        &mut agent,
+        AgentInput::Message(ToNode::Posture(verdict(true))),
+    );
+    assert_eq!(state(&world, &agent), AppState::Idle);
+}
+
+#[test]
+fn a_tunnel_ends_with_its_ttl_and_an_extension_moves_that() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    world.pass(TTL / 2);
+    let extend = ToNode::Extend(Extend {
+        grant: GRANT,
+        ttl_ms: 300_000,
+        ticket: Vec::new().into(),
+    });
+    let out = world.turn(&mut agent, AgentInput::Message(extend));
+    assert!(matches!(out.node.commands.front(), Some(Command::Extend { ttl, .. }) if *ttl == TTL));
+    world.pass(TTL - Duration::from_millis(1));
+    world.turn(&mut agent, AgentInput::Timeout);
+    assert_eq!(state(&world, &agent), AppState::Open);
+    world.pass(Duration::from_millis(1));
+    assert_eq!(
+        state(&world, &agent),
+        AppState::Idle,
+        "before the timeout is handled"
+    );
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(matches!(
+        out.node.commands.front(),
+        Some(Command::Remove { .. })
+    ));
+}
+
+#[test]
+fn a_laptop_that_slept_past_its_ttl_wakes_without_a_tunnel_and_asks_again() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    world.pass(TTL * 2);
+    let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
+    assert!(out.opened.is_empty());
+    assert!(matches!(
+        out.node.commands.front(),
+        Some(Command::Remove { .. })
+    ));
+    let is_request = |message: &FromNode| matches!(message, FromNode::Request { .. });
+    assert!(out.node.messages.iter().any(is_request));
+}
+
+#[test]
+fn an_answer_that_does_not_hold_installs_nothing() {
+    type Break = fn(&mut Granted, &World);
+    let breaks: [(&str, Break); 5] = [
+        ("another grant", |granted, _| {
+            granted.grant = GrantId::from_bytes([9; 10])
+        }),
+        ("another connector", |granted, _| {
+            granted.connector = cardea_proto::id::ConnectorId::from_bytes([9; 10]);
+        }),
+        ("another key", |granted, _| {
+            granted.connector_key = cardea_proto::codec::Bytes([9; 32])
+        }),
+        ("another signature", |granted, _| {
+            granted.answer.signature.0[9] ^= 1
+        }),
+        ("another body", |granted, _| granted.answer.body.0[40] ^= 1),
+    ];
+    for (label, break_it) in breaks {
+        let world = World::new();
+        let mut agent = world.ready_agent();
+        let (request, offer) = world.ask(&mut agent);
+        let mut connector = world.ready_connector();
+        let admit = Box::new(world.admit(Carrier::WireGuard, offer));
+        let out = world.serve(
+            &mut connector,
+            crate::ConnectorInput::Message(ToNode::Admit(admit)),
+        );
+        let Some(FromNode::Admitted { answer, .. }) = out.messages.back() else {
+            panic!("not admitted");
+        };
+        let mut granted = world.granted(Carrier::WireGuard, request, answer.clone());
+        break_it(&mut granted, &world);
+        let grant = granted.grant;
+        let out = world.turn(
+            &mut agent,
+            AgentInput::Message(ToNode::Granted(Box::new(granted))),
+        );
+        assert!(out.node.commands.is_empty(), "{label}");
+        assert_eq!(out.node.messages, [FromNode::Closed { grant }], "{label}");
+        assert_eq!(
+            out.opened[0].1.as_ref().unwrap_err().code,
+            RefusalCode::NotProven,
+            "{label}"
+        );
+    }
+}
+
+#[test]
+fn a_grant_that_comes_too_late_or_twice_is_given_back() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    let (request, offer) = world.ask(&mut agent);
+    let mut connector = world.ready_connector();
+    let admit = Box::new(world.admit(Carrier::WireGuard, offer));
+    let out = world.serve(
+        &mut connector,
+        crate::ConnectorInput::Message(ToNode::Admit(admit)),
+    );
+    let Some(FromNode::Admitted { answer, .. }) = out.messages.back() else {
+        panic!("not admitted");
+    };
+    let granted = world.granted(Carrier::WireGuard, request, answer.clone());
+    world.pass(access::ANSWER_TIMEOUT);
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert_eq!(
+        out.opened[0].1.as_ref().unwrap_err().code,
+        RefusalCode::Unreachable
+    );
+    let out = world.turn(
+        &mut agent,
+        AgentInput::Message(ToNode::Granted(Box::new(granted))),
+    );
+    assert!(out.node.commands.is_empty());
+    assert_eq!(out.node.messages, [FromNode::Closed { grant: GRANT }]);
+}
+
+#[test]
+fn without_a_controller_open_tunnels_go_on_and_new_ones_are_refused_with_the_reason() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["c:7443", "d:7443"]);
+    let first = world.turn(&mut agent, AgentInput::Timeout);
+    assert_eq!(first.node.connect.unwrap().address, "c:7443");
+    world.greet(&mut agent);
+    open(&world, &mut agent);
+    world.turn(&mut agent, down());
+    for _ in 0..2 {
+        let due = agent.deadline().unwrap();
+        world.pass(due - world.now.instant);
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert!(out.node.connect.is_some());
+        world.turn(&mut agent, down());
+    }
+    let out = world.turn(&mut agent, AgentInput::Wanted { app: name("mail") });
+    let refusal = out.opened[0].1.clone().unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::Unreachable);
+    assert_eq!(
+        refusal.to_string(),
+        "controller c:7443 not reachable since 00:00 (2 addresses tried, UDP: refused)"
+    );
+    let status = agent.status(world.now);
+    assert_eq!(status.controller.state, ControllerState::Unreachable);
+    assert_eq!(state(&world, &agent), AppState::Open);
+}
+
+#[test]
+fn a_request_that_waits_for_a_channel_is_sent_with_it_or_refused_within_three_seconds() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["c:7443"]);
+    let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
+    assert!(out.opened.is_empty() && out.node.messages.is_empty());
+    let out = world.greet(&mut agent);
+    let is_request = |message: &FromNode| matches!(message, FromNode::Request { .. });
+    assert!(out.node.messages.iter().any(is_request));
+
+    let mut agent = world.agent(&["c:7443"]);
+    world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
+    world.pass(Duration::from_secs(3));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert_eq!(
+        out.opened[0].1.as_ref().unwrap_err().code,
+        RefusalCode::Unreachable
+    );
+}
+
+#[test]
+fn facts_are_reported_at_once_when_they_change_and_at_each_poll() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["c:7443"]);
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(out.collect);
+    world.turn(
+        &mut agent,
+        AgentInput::Facts(vec![fact(world.now, "a", true)]),
+    );
+    let out = world.greet(&mut agent);
+    assert_eq!(out.watch, Some(vec!["edr".to_owned()]));
+    let reports = |out: &AgentOutbox| {
+        let messages = out.node.messages.iter();
+        messages
+            .filter_map(|message| match message {
+                FromNode::Report(report) => Some(report.counter),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(reports(&out), [1]);
+    let mut facts = |world: &World, value| {
+        let facts = AgentInput::Facts(vec![fact(world.now, "a", value)]);
+        reports(&world.turn(&mut agent, facts))
+    };
+    assert_eq!(facts(&world, true), [2], "collected for the welcome");
+    assert_eq!(facts(&world, true), [0_u64; 0]);
+    assert_eq!(facts(&world, false), [3]);
+    world.pass(Duration::from_secs(60));
+    assert!(world.turn(&mut agent, AgentInput::Timeout).collect);
+    let again = AgentInput::Facts(vec![fact(world.now, "a", false)]);
+    assert_eq!(reports(&world.turn(&mut agent, again)), [4]);
+}
+
+#[test]
+fn a_certificate_is_renewed_from_half_of_its_life_and_only_its_own_is_taken() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    world.pass(LIFE * 6 / 10);
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    let is_renew = |message: &FromNode| matches!(message, FromNode::Renew { .. });
+    assert!(out.node.messages.iter().any(is_renew));
+    let other = world.next_certificate(&world.connector);
+    let out = world.turn(&mut agent, AgentInput::Message(ToNode::Certificate(other)));
+    assert_eq!(out.node.save, None);
+    let next = world.next_certificate(&world.device);
+    let out = world.turn(
+        &mut agent,
+        AgentInput::Message(ToNode::Certificate(next.clone())),
+    );
+    assert_eq!(out.node.save, Some(next));
+    assert!(agent.status(world.now).warnings.is_empty());
+}
+
+#[test]
+fn local_requests_are_answered_from_state() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    let apps = ToNode::Apps(vec![view("wiki", true), view("mail", false)]);
+    world.turn(&mut agent, AgentInput::Message(apps));
+    assert!(agent.find_app("WIKI.corp.example").is_some());
+    let local = |call, request| AgentInput::Local { call, request };
+    let out = world.turn(&mut agent, local(1, LocalRequest::Apps));
+    let Some((1, LocalAnswer::Apps(apps))) = out.answers.front() else {
+        panic!("{:?}", out.answers);
+    };
+    let states: Vec<AppState> = apps.iter().map(|app| app.state).collect();
+    assert_eq!(states, [AppState::Denied, AppState::Idle]);
+
+    let out = world.turn(&mut agent, local(2, LocalRequest::Posture));
+    assert!(out.collect && out.answers.is_empty());
+    world.turn(
+        &mut agent,
+        AgentInput::Facts(vec![fact(world.now, "a", true)]),
+    );
+    let out = world.turn(
+        &mut agent,
+        AgentInput::Message(ToNode::Posture(verdict(false))),
+    );
+    assert!(matches!(
+        out.answers.front(),
+        Some((2, LocalAnswer::Posture { report, verdict: Some(_) })) if report.facts.len() == 1
+    ));
+
+    let out = world.turn(&mut agent, local(3, LocalRequest::Explain(name("wiki"))));
+    assert!(matches!(
+        out.node.messages.front(),
+        Some(FromNode::Explain { .. })
+    ));
+    world.pass(Duration::from_secs(11));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(matches!(
+        out.answers.front(),
+        Some((3, LocalAnswer::Refused(_)))
+    ));
+}
+
+#[test]
+fn down_closes_every_tunnel_and_stays_down_until_up() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    let local = |request| AgentInput::Local { call: 1, request };
+    let out = world.turn(&mut agent, local(LocalRequest::Down));
+    assert!(matches!(
+        out.node.commands.front(),
+        Some(Command::Remove { .. })
+    ));
+    assert_eq!(out.node.messages, [FromNode::Closed { grant: GRANT }]);
+    assert!(out.node.disconnect);
+    world.pass(Duration::from_secs(3_600));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(out.node.connect.is_none());
+    let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
+    let refusal = out.opened[0].1.clone().unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "this device is disconnected. Connect: cardea up"
+    );
+    let out = world.turn(&mut agent, local(LocalRequest::Up));
+    assert!(out.node.connect.is_some());
+}
+
+#[test]
+fn a_controller_that_speaks_no_version_of_ours_is_left_and_named() {
+    let world = World::new();
+    let mut agent = world.agent(&["c:7443"]);
+    world.turn(&mut agent, AgentInput::Timeout);
+    world.turn(&mut agent, up());
+    let ToNode::Welcome(mut welcome) = world.welcome() else {
+        panic!("no welcome");
+    };
+    welcome.version = 0;
+    let out = world.turn(&mut agent, AgentInput::Message(ToNode::Welcome(welcome)));
+    assert!(out.node.disconnect);
+    let status = agent.status(world.now);
+    assert!(
+        status
+            .warnings
+            .iter()
+            .any(|warning| warning.code == "version")
+    );
+}
+
+#[test]
+fn clocks_that_differ_by_an_hour_are_a_warning() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["c:7443"]);
+    world.turn(&mut agent, AgentInput::Timeout);
+    world.turn(&mut agent, up());
+    let welcome = world.welcome();
+    world.now.unix = world.now.unix.plus(Duration::from_secs(3_600));
+    world.turn(&mut agent, AgentInput::Message(welcome));
+    let warnings = agent.status(world.now).warnings;
+    let skew = warnings
+        .iter()
+        .find(|warning| warning.code == "clock_skew")
+        .unwrap();
+    assert_eq!(
+        skew.title,
+        "this device's clock is 3600 s ahead of the controller's"
+    );
+}

@@ -1,1 +1,240 @@
+//! What a connector does, against a scripted controller and real offers.
 
+use std::time::Duration;
+
+use cardea_proto::app::Carrier;
+use cardea_tunnel::{CarrierKeys, CloseReason, Install};
+
+use super::*;
+use crate::testing::{GRANT, TTL, World, name};
+
+fn install(out: &NodeOutbox) -> Option<&Install> {
+    match out.commands.front() {
+        Some(Command::Install(install)) => Some(install),
+        _ => None,
+    }
+}
+
+fn admit(world: &World, connector: &mut Connector, admit: Admit) -> NodeOutbox {
+    let message = ToNode::Admit(Box::new(admit));
+    world.serve(connector, ConnectorInput::Message(message))
+}
+
+#[test]
+fn both_ends_come_to_the_same_keys_over_a_controller_that_sees_none() {
+    let world = World::new();
+    let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+    let (request, offer) = world.ask(&mut agent);
+    let out = admit(
+        &world,
+        &mut connector,
+        world.admit(Carrier::WireGuard, offer),
+    );
+    let ours = install(&out).unwrap();
+    let Some(FromNode::Admitted { answer, .. }) = out.messages.front() else {
+        panic!("{:?}", out.messages);
+    };
+    let granted = world.granted(Carrier::WireGuard, request, answer.clone());
+    let granted = crate::AgentInput::Message(ToNode::Granted(Box::new(granted)));
+    let theirs = world.turn(&mut agent, granted).node;
+    let theirs = install(&theirs).unwrap();
+    let (
+        CarrierKeys::WireGuard { psk, private, .. },
+        CarrierKeys::WireGuard {
+            psk: their_psk,
+            private: their_private,
+            ..
+        },
+    ) = (&ours.keys, &theirs.keys)
+    else {
+        panic!("not WireGuard");
+    };
+    assert!(psk == their_psk && private != their_private);
+    assert_eq!(ours.services, theirs.services);
+    assert!(ours.egress.is_some() && theirs.egress.is_none());
+    assert_eq!(ours.relay, "127.0.0.1:7444".parse().unwrap());
+}
+
+#[test]
+fn an_offer_that_does_not_hold_is_not_admitted() {
+    type Break = fn(&mut Admit);
+    let breaks: [(&str, Break, RefusalCode); 8] = [
+        (
+            "another app",
+            |admit| admit.app = name("mail"),
+            RefusalCode::NotProven,
+        ),
+        (
+            "another device",
+            |admit| {
+                admit.device = cardea_proto::id::DeviceId::from_bytes([9; 10]);
+            },
+            RefusalCode::NotProven,
+        ),
+        (
+            "another key",
+            |admit| admit.device_key = cardea_proto::codec::Bytes([9; 32]),
+            RefusalCode::NotProven,
+        ),
+        (
+            "another signature",
+            |admit| admit.offer.signature.0[9] ^= 1,
+            RefusalCode::NotProven,
+        ),
+        (
+            "another body",
+            |admit| admit.offer.body.0[40] ^= 1,
+            RefusalCode::NotProven,
+        ),
+        (
+            "a filler chain",
+            |admit| {
+                let filler = admit.offer.chain[1].clone();
+                admit.offer.chain.push(filler);
+            },
+            RefusalCode::NotProven,
+        ),
+        (
+            "no target",
+            |admit| admit.targets.clear(),
+            RefusalCode::Invalid,
+        ),
+        (
+            "no relay",
+            |admit| admit.rendezvous.relay.clear(),
+            RefusalCode::Invalid,
+        ),
+    ];
+    for (label, break_it, code) in breaks {
+        let world = World::new();
+        let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+        let (_, offer) = world.ask(&mut agent);
+        let mut broken = world.admit(Carrier::Quic, offer);
+        break_it(&mut broken);
+        let out = admit(&world, &mut connector, broken);
+        assert!(out.commands.is_empty(), "{label}");
+        let Some(FromNode::NotAdmitted { grant, refusal }) = out.messages.front() else {
+            panic!("{label}: {:?}", out.messages);
+        };
+        assert_eq!((*grant, refusal.code), (GRANT, code), "{label}");
+        assert!(connector.grants().is_empty(), "{label}");
+    }
+}
+
+#[test]
+fn an_offer_of_an_expired_certificate_is_not_admitted() {
+    let mut world = World::new();
+    let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+    let (_, offer) = world.ask(&mut agent);
+    world.pass(crate::testing::LIFE * 2);
+    let out = admit(&world, &mut connector, world.admit(Carrier::Quic, offer));
+    assert!(out.commands.is_empty());
+}
+
+#[test]
+fn a_replayed_admission_installs_nothing_new() {
+    let world = World::new();
+    let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+    let (_, offer) = world.ask(&mut agent);
+    admit(
+        &world,
+        &mut connector,
+        world.admit(Carrier::Quic, offer.clone()),
+    );
+    let out = admit(&world, &mut connector, world.admit(Carrier::Quic, offer));
+    assert!(out.commands.is_empty());
+    assert!(matches!(
+        out.messages.front(),
+        Some(FromNode::NotAdmitted { refusal, .. }) if refusal.code == RefusalCode::Exists
+    ));
+}
+
+#[test]
+fn a_withdrawn_grant_is_removed_in_the_same_turn() {
+    let world = World::new();
+    let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+    let (_, offer) = world.ask(&mut agent);
+    admit(&world, &mut connector, world.admit(Carrier::Quic, offer));
+    let withdraw = ToNode::Withdraw {
+        grant: GRANT,
+        reason: EndReason::Revoked,
+    };
+    let out = world.serve(&mut connector, ConnectorInput::Message(withdraw));
+    assert!(matches!(out.commands.front(), Some(Command::Remove { grant }) if *grant == GRANT));
+    assert!(connector.grants().is_empty());
+}
+
+#[test]
+fn a_ttl_ends_with_the_controller_gone_and_hello_names_what_is_left() {
+    let mut world = World::new();
+    let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+    let (_, offer) = world.ask(&mut agent);
+    admit(&world, &mut connector, world.admit(Carrier::Quic, offer));
+    let why = "gone".to_owned();
+    world.serve(&mut connector, ConnectorInput::ChannelDown { why });
+    world.pass(Duration::from_secs(1));
+    world.serve(&mut connector, ConnectorInput::Timeout);
+    let (exporter, address) = ([7; 32], "c:7443".to_owned());
+    let out = world.serve(
+        &mut connector,
+        ConnectorInput::ChannelUp { exporter, address },
+    );
+    assert!(
+        matches!(out.messages.front(), Some(FromNode::Hello(hello)) if hello.grants == [GRANT])
+    );
+    let why = "gone again".to_owned();
+    world.serve(&mut connector, ConnectorInput::ChannelDown { why });
+    world.pass(TTL);
+    let out = world.serve(&mut connector, ConnectorInput::Timeout);
+    assert!(
+        out.commands
+            .iter()
+            .any(|command| matches!(command, Command::Remove { .. }))
+    );
+    assert!(connector.grants().is_empty());
+}
+
+#[test]
+fn a_longer_ttl_than_any_controller_may_give_is_cut() {
+    let world = World::new();
+    let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+    let (_, offer) = world.ask(&mut agent);
+    let mut forever = world.admit(Carrier::Quic, offer);
+    forever.ttl_ms = u64::MAX;
+    let out = admit(&world, &mut connector, forever);
+    assert_eq!(install(&out).unwrap().ttl, limits::TTL_MAX);
+    let extend = ToNode::Extend(Extend {
+        grant: GRANT,
+        ttl_ms: u64::MAX,
+        ticket: Vec::new().into(),
+    });
+    let out = world.serve(&mut connector, ConnectorInput::Message(extend));
+    assert!(
+        matches!(out.commands.front(), Some(Command::Extend { ttl, .. }) if *ttl == limits::TTL_MAX)
+    );
+}
+
+#[test]
+fn a_tunnel_that_ends_by_itself_is_told_and_one_that_was_withdrawn_is_not() {
+    let world = World::new();
+    let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+    let (_, offer) = world.ask(&mut agent);
+    admit(&world, &mut connector, world.admit(Carrier::Quic, offer));
+    let closed = || {
+        ConnectorInput::Tunnel(Event::Closed {
+            grant: GRANT,
+            reason: CloseReason::PeerClosed,
+        })
+    };
+    let out = world.serve(&mut connector, closed());
+    assert_eq!(out.messages, [FromNode::Closed { grant: GRANT }]);
+    assert!(world.serve(&mut connector, closed()).messages.is_empty());
+}
+
+#[test]
+fn what_only_an_agent_is_told_ends_the_channel() {
+    let world = World::new();
+    let mut connector = world.ready_connector();
+    let apps = ConnectorInput::Message(ToNode::Apps(Vec::new()));
+    assert!(world.serve(&mut connector, apps).disconnect);
+}
