@@ -1,6 +1,7 @@
 //! The agent: what a device asks for, holds, reports and tells its user.
 
 mod access;
+mod api;
 mod apps;
 mod calls;
 mod local;
@@ -8,15 +9,13 @@ mod offer;
 mod posture;
 mod status;
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::time::Instant;
 
-use cardea_credential::{key::Signer, trust::Trust};
 use cardea_proto::{
     access::{Extend, Granted},
-    enroll::Certificate,
     id::{DeviceId, GrantId, NodeId},
     ledger::EndReason,
-    local::{LocalAnswer, LocalRequest},
+    local::LocalAnswer,
     message::{AppView, FromNode, ToNode, Usage, Welcome},
     name::Name,
     posture::PostureVerdict,
@@ -28,7 +27,6 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tracing::{debug, info, warn};
 
-pub use self::posture::Collected;
 use self::{
     access::{Effect, Held, Step, Way},
     apps::Apps,
@@ -36,89 +34,16 @@ use self::{
     offer::PendingOffer,
     posture::Posture,
 };
+pub use self::{
+    api::{AgentInput, AgentOutbox, AgentSettings},
+    posture::Collected,
+};
 use crate::{
     channel::{Channel, ChannelSettings, earliest},
     entropy::seed,
-    limits,
-    outbox::NodeOutbox,
-    reasons,
+    limits, reasons,
     usage::UsageReports,
 };
-
-/// What an agent is told once, at its start.
-#[derive(Clone, Debug)]
-pub struct AgentSettings {
-    /// The device.
-    pub device: DeviceId,
-    /// Its name.
-    pub name: Name,
-    /// Its user.
-    pub user: Option<Name>,
-    /// The trust domain.
-    pub domain: Name,
-    /// The domain's root.
-    pub trust: Trust,
-    /// The certificate to begin with.
-    pub certificate: Certificate,
-    /// The device's key.
-    pub signer: Arc<dyn Signer>,
-    /// Where controllers are, `HOST:PORT`, in the order in which they are tried.
-    pub addresses: Vec<String>,
-    /// Version of the program.
-    pub program: String,
-}
-
-/// One thing that happened.
-#[derive(Debug)]
-pub enum AgentInput {
-    /// The channel that [`NodeOutbox::connect`] asked for is up.
-    ChannelUp {
-        /// What binds proofs to this channel.
-        exporter: [u8; 32],
-        /// Where it leads.
-        address: String,
-    },
-    /// The channel, or the attempt at one, is gone without our asking.
-    ChannelDown {
-        /// Why, in a few words.
-        why: String,
-    },
-    /// A message from the controller.
-    Message(ToNode),
-    /// Somebody on this machine wants to reach an app; [`AgentOutbox::opened`] answers.
-    Wanted {
-        /// The app.
-        app: Name,
-    },
-    /// What the data half has to say.
-    Tunnel(Event),
-    /// All facts as they stand: those missing here are not known any longer.
-    Facts(Vec<Collected>),
-    /// A request at the local socket; [`AgentOutbox::answers`] answers under the same number.
-    Local {
-        /// Names this request in the answer.
-        call: u64,
-        /// The request.
-        request: LocalRequest,
-    },
-    /// [`Agent::deadline`] has come; also the very first input, which begins to connect.
-    Timeout,
-}
-
-/// What must follow from a turn.
-#[derive(Debug, Default)]
-pub struct AgentOutbox {
-    /// What both roles have.
-    pub node: NodeOutbox,
-    /// Collect all facts and hand them over.
-    pub collect: bool,
-    /// Programs whose running is a fact from now on.
-    pub watch: Option<Vec<String>>,
-    /// Answers to local requests.
-    pub answers: VecDeque<(u64, LocalAnswer)>,
-    /// Answers to `Wanted`: one for everybody who waits for that app.
-    pub opened: VecDeque<(Name, Result<GrantId, Refusal>)>,
-}
 
 /// A device's control half.
 ///

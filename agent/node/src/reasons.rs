@@ -91,6 +91,63 @@ pub(crate) fn tunnel_closed(app: &Name, reason: CloseReason) -> Refusal {
     Refusal::new(code, format!("{app}: tunnel closed: {reason}"))
 }
 
+/// Whether a grant that ended for this reason could not be had again by asking.
+pub(crate) const fn is_denial(reason: EndReason) -> bool {
+    match reason {
+        EndReason::Revoked
+        | EndReason::NotPermitted
+        | EndReason::PostureFailed
+        | EndReason::PostureStale
+        | EndReason::DeviceBlocked
+        | EndReason::CertificateExpired => true,
+        EndReason::AppChanged
+        | EndReason::ConnectorGone
+        | EndReason::Expired
+        | EndReason::Closed
+        | EndReason::Replaced
+        | EndReason::ControllerRestarted => false,
+    }
+}
+
+/// Whether a refusal is about the device's posture.
+pub(crate) const fn is_about_posture(code: RefusalCode) -> bool {
+    matches!(
+        code,
+        RefusalCode::PostureFailed | RefusalCode::SimulatedPosture
+    )
+}
+
+/// Whether a refusal says that there is no way at the moment, not that somebody decided so.
+pub(crate) const fn is_no_way(code: RefusalCode) -> bool {
+    match code {
+        RefusalCode::NoConnector
+        | RefusalCode::Unreachable
+        | RefusalCode::TargetUnreachable
+        | RefusalCode::StorageRefused
+        | RefusalCode::StorageFull
+        | RefusalCode::Busy
+        | RefusalCode::Internal
+        | RefusalCode::Version
+        | RefusalCode::ClockSkew
+        | RefusalCode::Protocol => true,
+        RefusalCode::InviteUsed
+        | RefusalCode::InviteExpired
+        | RefusalCode::InviteUnknown
+        | RefusalCode::InviteWrongRole
+        | RefusalCode::PostureFailed
+        | RefusalCode::SimulatedPosture
+        | RefusalCode::NotPermitted
+        | RefusalCode::Blocked
+        | RefusalCode::CertificateExpired
+        | RefusalCode::NotProven
+        | RefusalCode::NotFound
+        | RefusalCode::Exists
+        | RefusalCode::Invalid
+        | RefusalCode::PolicyTestFailed
+        | RefusalCode::Unauthorized => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use cardea_proto::{decision::Check, time::UnixMillis};

@@ -1,13 +1,17 @@
 //! Access to one app, as a machine of six states.
 
+mod step;
+
 use std::time::{Duration, Instant};
 
 use cardea_proto::{
-    app::Carrier,
-    id::{ConnectorId, GrantId},
+    id::GrantId,
     ledger::EndReason,
     refusal::{Refusal, RefusalCode},
 };
+
+pub(super) use self::step::{Effect, Held, Step, Way};
+use crate::reasons::{is_about_posture, is_denial, is_no_way};
 
 /// How long an agent waits for an answer before it may ask again.
 ///
@@ -79,82 +83,6 @@ pub(super) enum Access {
         /// Since when.
         at: Instant,
     },
-}
-
-/// A grant in this agent's hands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Held {
-    /// The grant.
-    pub(super) grant: GrantId,
-    /// The other end.
-    pub(super) connector: ConnectorId,
-    /// The carrier.
-    pub(super) carrier: Carrier,
-    /// When its ttl ends.
-    pub(super) until: Instant,
-}
-
-/// The channel, as somebody sees it who wants an app.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// A request can be sent, under this number.
-    Ready(u64),
-    /// It is being set up.
-    Soon,
-    /// There is none, and why.
-    Closed(Refusal),
-}
-
-/// What can happen to an [`Access`].
-#[derive(Clone, Debug)]
-pub(super) enum Step {
-    /// Somebody wants to reach the app.
-    Wanted(Way),
-    /// The channel is ready; this is the number of the next request.
-    Ready(u64),
-    /// The channel is gone; another is being set up.
-    Lost,
-    /// No controller can be reached.
-    NoWay(Refusal),
-    /// The controller granted it, and the answer holds.
-    Granted(Held),
-    /// The controller refused, or its answer does not hold.
-    Denied(Refusal),
-    /// The tunnel passes bytes.
-    Opened(GrantId),
-    /// The tunnel ended by itself.
-    TunnelClosed(GrantId, Refusal),
-    /// The controller took the grant back.
-    Withdrawn(GrantId, EndReason, Refusal),
-    /// The controller gave it more life.
-    Extended(GrantId, Instant),
-    /// The controller says that the app may be opened.
-    Cleared,
-    /// The device's posture passes.
-    Mended,
-    /// The device's posture does not pass, for this reason.
-    Failing(Refusal),
-    /// The person disconnects.
-    Cut(Refusal),
-    /// The state's own deadline has passed.
-    Due,
-}
-
-/// What must follow from a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// Make an offer and send it as this request.
-    Ask(u64),
-    /// Install the tunnel of the grant that was just verified.
-    Install,
-    /// Tell the tunnel of its new ttl.
-    Extend(GrantId),
-    /// Remove the tunnel, in this same turn.
-    Remove(GrantId),
-    /// Tell the controller that the grant is not needed.
-    Tell(GrantId),
-    /// Answer those who wait.
-    Answer(Result<GrantId, Refusal>),
 }
 
 impl Access {
@@ -495,62 +423,6 @@ impl Access {
             Self::Denied { refusal, at }
         };
         (state, effects)
-    }
-}
-
-/// Whether a grant that ended for this reason could not be had again by asking.
-const fn is_denial(reason: EndReason) -> bool {
-    match reason {
-        EndReason::Revoked
-        | EndReason::NotPermitted
-        | EndReason::PostureFailed
-        | EndReason::PostureStale
-        | EndReason::DeviceBlocked
-        | EndReason::CertificateExpired => true,
-        EndReason::AppChanged
-        | EndReason::ConnectorGone
-        | EndReason::Expired
-        | EndReason::Closed
-        | EndReason::Replaced
-        | EndReason::ControllerRestarted => false,
-    }
-}
-
-const fn is_about_posture(code: RefusalCode) -> bool {
-    matches!(
-        code,
-        RefusalCode::PostureFailed | RefusalCode::SimulatedPosture
-    )
-}
-
-/// Whether a refusal says that there is no way at the moment, not that somebody decided so.
-const fn is_no_way(code: RefusalCode) -> bool {
-    match code {
-        RefusalCode::NoConnector
-        | RefusalCode::Unreachable
-        | RefusalCode::TargetUnreachable
-        | RefusalCode::StorageRefused
-        | RefusalCode::StorageFull
-        | RefusalCode::Busy
-        | RefusalCode::Internal
-        | RefusalCode::Version
-        | RefusalCode::ClockSkew
-        | RefusalCode::Protocol => true,
-        RefusalCode::InviteUsed
-        | RefusalCode::InviteExpired
-        | RefusalCode::InviteUnknown
-        | RefusalCode::InviteWrongRole
-        | RefusalCode::PostureFailed
-        | RefusalCode::SimulatedPosture
-        | RefusalCode::NotPermitted
-        | RefusalCode::Blocked
-        | RefusalCode::CertificateExpired
-        | RefusalCode::NotProven
-        | RefusalCode::NotFound
-        | RefusalCode::Exists
-        | RefusalCode::Invalid
-        | RefusalCode::PolicyTestFailed
-        | RefusalCode::Unauthorized => false,
     }
 }
 

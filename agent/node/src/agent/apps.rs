@@ -53,10 +53,6 @@ impl Apps {
         &self.views
     }
 
-    pub(super) fn view(&self, app: &Name) -> Option<&AppView> {
-        self.views.iter().find(|view| view.name == *app)
-    }
-
     pub(super) fn entry(&self, app: &Name) -> Option<&Entry> {
         self.entries.get(app)
     }

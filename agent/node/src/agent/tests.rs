@@ -5,7 +5,7 @@ use std::time::Duration;
 use cardea_proto::{
     app::Carrier,
     decision::Check,
-    local::{AppState, ControllerState},
+    local::{AppState, ControllerState, LocalRequest},
     time::UnixMillis,
 };
 use cardea_tunnel::CloseReason;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cardea_proto::time::testing;
+use cardea_proto::{app::Carrier, id::ConnectorId, time::testing};
 
 use super::*;
 
