@@ -184,3 +184,6 @@ impl Drop for Data {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

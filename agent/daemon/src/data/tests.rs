@@ -1,0 +1,330 @@
+#![expect(
+    clippy::disallowed_types,
+    reason = "the programs at both ends use plain sockets, as any program does"
+)]
+
+mod world;
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use cardea_proto::{
+    app::{Carrier, Protocol, Transport},
+    message::AppView,
+    refusal::{Refusal, RefusalCode},
+};
+use cardea_tunnel::{Command, Event};
+
+use self::world::{PATIENCE, World, connect, echo, target, tcp_app, told, udp_app};
+use super::{FromData, ListenerId, Serves, ToData};
+
+const BOTH: [Carrier; 2] = [Carrier::Quic, Carrier::WireGuard];
+
+#[test]
+fn bytes_pass_both_ways_and_an_end_reaches_the_other_side() {
+    for carrier in BOTH {
+        let mut world = World::new();
+        let app = tcp_app(echo);
+        world.open("wiki", vec![app.clone()], carrier);
+        let at = world.forward(1, "wiki", &app);
+        for size in [1, 1_000, 3_000_000] {
+            let sent: Vec<u8> = (0..size)
+                .map(|at: usize| (at % 251).to_le_bytes()[0])
+                .collect();
+            assert!(exchange(at, &sent) == sent, "{carrier:?} {size}");
+        }
+    }
+}
+
+#[test]
+fn many_connections_at_once_do_not_mix() {
+    for carrier in BOTH {
+        let mut world = World::new();
+        let app = tcp_app(echo);
+        world.open("wiki", vec![app.clone()], carrier);
+        let at = world.forward(1, "wiki", &app);
+        let clients: Vec<_> = (0..50_u8)
+            .map(|number| {
+                std::thread::spawn(move || exchange(at, &[number; 10_000]) == [number; 10_000])
+            })
+            .collect();
+        for client in clients {
+            assert!(client.join().unwrap(), "{carrier:?}");
+        }
+    }
+}
+
+#[test]
+fn datagrams_pass_both_ways_for_every_client_of_its_own() {
+    for carrier in BOTH {
+        let mut world = World::new();
+        let app = udp_app();
+        world.open("dns", vec![app.clone()], carrier);
+        let at = world.forward(1, "dns", &app);
+        for text in [&b"first"[..], b"second", &[7; 1_100]] {
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.connect(at).unwrap();
+            client
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
+            let mut got = [0; 2_048];
+            let answered = (0..10).any(|_| {
+                client.send(text).unwrap();
+                client
+                    .recv(&mut got)
+                    .is_ok_and(|count| got[..count] == *text)
+            });
+            assert!(answered, "{carrier:?}");
+        }
+    }
+}
+
+#[test]
+fn a_removed_tunnel_resets_its_flows_at_both_ends_at_once() {
+    for carrier in BOTH {
+        let mut world = World::new();
+        let app = tcp_app(
+            |mut stream| {
+                while stream.write_all(&[b'.'; 16_384]).is_ok() {}
+            },
+        );
+        let grant = world.open("wiki", vec![app.clone()], carrier);
+        let at = world.forward(1, "wiki", &app);
+        let mut client = connect(at);
+        client.read_exact(&mut [0; 100_000]).unwrap();
+        world
+            .connector
+            .send(ToData::Tunnel(Command::Remove { grant }));
+        world.agent.send(ToData::Tunnel(Command::Remove { grant }));
+        let error = read_to_error(&mut client);
+        assert_eq!(error, ErrorKind::ConnectionReset, "{carrier:?}");
+    }
+}
+
+#[test]
+fn a_reset_by_the_app_is_a_reset_for_the_client() {
+    for carrier in BOTH {
+        let mut world = World::new();
+        // Bytes that nobody reads make the system reset a closed stream.
+        let app = tcp_app(|mut stream| {
+            stream.read_exact(&mut [0; 1]).unwrap();
+            stream.peek(&mut [0; 1]).unwrap();
+        });
+        world.open("wiki", vec![app.clone()], carrier);
+        let mut client = connect(world.forward(1, "wiki", &app));
+        client.write_all(b"ab").unwrap();
+        let error = read_to_error(&mut client);
+        assert_eq!(error, ErrorKind::ConnectionReset, "{carrier:?}");
+    }
+}
+
+#[test]
+fn an_app_that_does_not_read_holds_its_client_up_and_costs_no_more_memory() {
+    for carrier in BOTH {
+        let mut world = World::new();
+        let app = tcp_app(|stream| {
+            std::thread::park_timeout(PATIENCE);
+            drop(stream);
+        });
+        world.open("wiki", vec![app.clone()], carrier);
+        let mut client = connect(world.forward(1, "wiki", &app));
+        client
+            .set_write_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let mut written = 0;
+        while let Ok(count) = client.write(&[0; 65_536]) {
+            written += count;
+            assert!(
+                written < 64 << 20,
+                "{carrier:?}: nobody reads and all is taken"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_comes_before_the_tunnel_waits_for_it() {
+    let mut world = World::new();
+    let app = tcp_app(echo);
+    let at = world.forward(1, "wiki", &app);
+    let client = std::thread::spawn(move || exchange(at, b"early"));
+    let wanted = told(&mut world.agent_told);
+    assert!(matches!(wanted, FromData::Wanted(name) if name.as_str() == "wiki"));
+    world.open("wiki", vec![app], Carrier::Quic);
+    assert_eq!(client.join().unwrap(), b"early");
+}
+
+#[test]
+fn who_is_denied_is_cut_off_and_the_listener_is_told_why() {
+    let mut world = World::new();
+    let at = world.forward(7, "db", &target(5_432, Protocol::Tcp));
+    let mut client = connect(at);
+    assert!(matches!(told(&mut world.agent_told), FromData::Wanted(_)));
+    let why = Refusal::new(RefusalCode::NotPermitted, "db: denied: no rule");
+    world.agent.send(ToData::Denied {
+        app: "db".parse().unwrap(),
+        refusal: why.clone(),
+    });
+    assert_eq!(read_to_error(&mut client), ErrorKind::ConnectionReset);
+    let event = told(&mut world.agent_told);
+    assert!(
+        matches!(event, FromData::Refused { listener: ListenerId(7), refusal } if refusal == why)
+    );
+}
+
+#[test]
+fn a_connector_does_not_dial_its_own_host_unless_that_is_meant() {
+    for carrier in BOTH {
+        let mut world = World::new();
+        let app = tcp_app(echo);
+        let grant = world.install("wiki", vec![app.clone()], carrier, false);
+        world.wait_open(grant);
+        let mut client = connect(world.forward(1, "wiki", &app));
+        assert_eq!(read_to_error(&mut client), ErrorKind::ConnectionReset);
+        loop {
+            if let FromData::Refused { refusal, .. } = told(&mut world.agent_told) {
+                assert_eq!(refusal.code, RefusalCode::TargetUnreachable);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_target_that_refuses_is_a_reset_with_its_reason() {
+    let mut world = World::new();
+    let free = UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let app = target(free.port(), Protocol::Tcp);
+    world.open("wiki", vec![app.clone()], Carrier::Quic);
+    let mut client = connect(world.forward(1, "wiki", &app));
+    assert_eq!(read_to_error(&mut client), ErrorKind::ConnectionReset);
+    loop {
+        if let FromData::Refused { refusal, .. } = told(&mut world.agent_told) {
+            assert!(refusal.message.contains("refused"), "{refusal}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn socks_leads_to_an_app_by_its_names_and_nowhere_else() {
+    let mut world = World::new();
+    let app = tcp_app(echo);
+    world.open("wiki", vec![app.clone()], Carrier::Quic);
+    world.agent.send(ToData::Apps(vec![AppView {
+        name: "wiki".parse().unwrap(),
+        names: vec!["wiki.corp.example".parse().unwrap()],
+        services: vec![app.service],
+        transport: Transport::Quic,
+        allowed: true,
+        why: None,
+    }]));
+    let at = world.listen(1, Serves::Socks);
+    for host in ["wiki", "WIKI.corp.example"] {
+        let (mut client, code) = socks(at, host, app.service.port);
+        assert_eq!(code, 0, "{host}");
+        client.write_all(b"hello").unwrap();
+        let mut got = [0; 5];
+        client.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+    }
+    let (_, code) = socks(at, "wiki", app.service.port ^ 1);
+    assert_eq!(code, 2);
+}
+
+#[test]
+fn a_closed_listener_takes_its_connections_with_it() {
+    let mut world = World::new();
+    let app = tcp_app(echo);
+    world.open("wiki", vec![app.clone()], Carrier::Quic);
+    let at = world.forward(3, "wiki", &app);
+    let mut client = connect(at);
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0; 1]).unwrap();
+    world.agent.send(ToData::Unlisten(ListenerId(3)));
+    assert_eq!(read_to_error(&mut client), ErrorKind::ConnectionReset);
+    assert!(TcpStream::connect(at).is_err());
+}
+
+#[test]
+fn datagrams_of_every_size_do_not_end_the_loop() {
+    let mut world = World::new();
+    let (tcp, udp) = (tcp_app(echo), udp_app());
+    world.open("wiki", vec![tcp.clone(), udp.clone()], Carrier::WireGuard);
+    let local = world.forward(1, "wiki", &udp);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for size in (0..64).chain([1_199, 1_200, 1_400, 9_000, 65_506, 65_507]) {
+        client.send_to(&vec![0x32; size], local).unwrap();
+    }
+    let at = world.forward(2, "wiki", &tcp);
+    assert_eq!(exchange(at, b"still here"), b"still here");
+}
+
+#[test]
+fn the_connector_tells_what_ended_a_tunnel() {
+    let mut world = World::new();
+    let grant = world.open("wiki", vec![tcp_app(echo)], Carrier::Quic);
+    world
+        .connector
+        .send(ToData::Tunnel(Command::Remove { grant }));
+    loop {
+        if let FromData::Tunnel(Event::Closed { grant: closed, .. }) =
+            told(&mut world.connector_told)
+        {
+            assert_eq!(closed, grant);
+            break;
+        }
+    }
+}
+
+/// Sends all of `bytes`, ends, and reads until the other side has ended.
+fn exchange(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let stream = connect(at);
+    let mut writer = stream.try_clone().unwrap();
+    let mut reader = stream;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            writer.write_all(bytes).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).unwrap();
+        got
+    })
+}
+
+fn read_to_error(stream: &mut TcpStream) -> ErrorKind {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return ErrorKind::UnexpectedEof,
+            Ok(_) => {}
+            Err(error) => return error.kind(),
+        }
+    }
+}
+
+fn socks(at: SocketAddr, host: &str, port: u16) -> (TcpStream, u8) {
+    let mut stream = connect(at);
+    stream.write_all(&[5, 1, 0]).unwrap();
+    let mut method = [0; 2];
+    stream.read_exact(&mut method).unwrap();
+    assert_eq!(method, [5, 0]);
+    let length = u8::try_from(host.len()).unwrap();
+    let request = [
+        &[5, 1, 0, 3, length][..],
+        host.as_bytes(),
+        &port.to_be_bytes(),
+    ]
+    .concat();
+    stream.write_all(&request).unwrap();
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply).unwrap();
+    (stream, reply[1])
+}
