@@ -11,7 +11,7 @@ use smoltcp::{
 use crate::{
     input::{FlowId, Read},
     outbox::{FlowEvent, Outbox},
-    wireguard::stack::Pair,
+    wireguard::{recovery::Recovery, stack::Pair},
 };
 
 /// One conversation.
@@ -26,6 +26,7 @@ pub(crate) struct Conversation {
     handle: SocketHandle,
     pub(crate) name: Pair,
     pub(crate) stage: Stage,
+    pub(crate) recovery: Recovery,
     /// Whether it waits in the queue of those to flush.
     pub(crate) queued: bool,
     wants_finish: bool,
@@ -89,6 +90,7 @@ impl Conversation {
             handle,
             name,
             stage,
+            recovery: Recovery::default(),
             queued: false,
             wants_finish: false,
             own_finished: false,
@@ -159,6 +161,9 @@ impl Conversation {
     /// Takes note of how far the socket has come, after each packet in or out.
     pub(crate) fn notice(&mut self) {
         let state = self.socket().state();
+        if !matches!(state, State::SynSent | State::SynReceived) {
+            self.recovery.settled();
+        }
         self.peer_finished |= matches!(
             state,
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait

@@ -3,6 +3,7 @@
 mod conversation;
 mod noise;
 mod packet;
+mod recovery;
 mod sealer;
 mod session;
 mod stack;

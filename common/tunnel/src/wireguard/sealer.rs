@@ -10,6 +10,7 @@ use crate::{
     outbox::Room,
     wireguard::{
         noise::{self, Noise},
+        recovery::Recovery,
         session::Session,
     },
 };
@@ -67,6 +68,8 @@ pub(crate) struct Wire<'a, 'b> {
     pub(crate) incoming: Option<&'a [u8]>,
     pub(crate) sealer: Sealer<'a, 'b>,
     pub(crate) built: &'a mut [u8],
+    /// Of the conversation that the stack works on.
+    pub(crate) recovery: Option<&'a mut Recovery>,
 }
 
 impl<'a, 'b> Device for Wire<'a, 'b> {
@@ -116,10 +119,18 @@ pub(crate) struct Outgoing<'c, 'a, 'b>(&'c mut Wire<'a, 'b>);
 
 impl TxToken for Outgoing<'_, '_, '_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        let Wire { sealer, built, .. } = self.0;
+        let Wire {
+            sealer,
+            built,
+            recovery,
+            ..
+        } = self.0;
         match built.get_mut(..len) {
             Some(packet) => {
                 let result = write(packet);
+                if let Some(recovery) = recovery {
+                    recovery.sent(sealer.context.now.instant, packet);
+                }
                 sealer.send(packet);
                 result
             }

@@ -28,6 +28,7 @@ use crate::{
     wireguard::{
         conversation::{Conversation, Over, Stage},
         noise::Noise,
+        recovery::REPEAT_PACKETS,
         sealer::{Sealer, Wire, capabilities},
         session::Session,
     },
@@ -145,9 +146,13 @@ impl Stack {
         let at = self.set_now(context);
         let mut built = std::mem::take(&mut context.shared.built);
         if let Some(conversation) = self.flows.get_mut(&flow) {
+            let Conversation {
+                recovery, sockets, ..
+            } = conversation;
+            recovery.came(context.now.instant, packet);
             let mut wire = wire(context, seal, &mut built, Some(packet));
-            self.interface
-                .poll_ingress_single(at, &mut wire, &mut conversation.sockets);
+            wire.recovery = Some(recovery);
+            self.interface.poll_ingress_single(at, &mut wire, sockets);
             conversation.notice();
         }
         context.shared.built = built;
@@ -329,7 +334,13 @@ impl Stack {
 
     /// Sends some packets of one flow; says whether more wait.
     fn flush_one(&mut self, context: &mut Context<'_>, seal: Seal<'_>, flow: FlowId) -> bool {
-        let more = self.emit(context, seal, flow, PACKETS_PER_TURN);
+        let Seal { noise, session } = seal;
+        let repeats = Seal {
+            noise: &mut *noise,
+            session: &mut *session,
+        };
+        self.repeat_lost(context, repeats, flow);
+        let more = self.emit(context, Seal { noise, session }, flow, PACKETS_PER_TURN);
         let now = context.now.instant;
         let at = self.set_now(context);
         let Some(conversation) = self.flows.get_mut(&flow) else {
@@ -343,8 +354,35 @@ impl Stack {
             // Rounded up, so that it has come when we come back.
             due.max(now + STACK_TICK)
         });
-        self.schedule.set(flow, due);
+        let repeat = conversation.recovery.deadline();
+        self.schedule.set(flow, due.into_iter().chain(repeat).min());
         more
+    }
+
+    /// Sends again what the path has lost.
+    fn repeat_lost(&mut self, context: &mut Context<'_>, seal: Seal<'_>, flow: FlowId) {
+        let now = context.now.instant;
+        let at = self.set_now(context);
+        let Some(conversation) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        let mut built = std::mem::take(&mut context.shared.built);
+        let name = conversation.name;
+        let (own, peer) = context.filter.addresses(name.v6);
+        let mut wire = wire(context, seal, &mut built, None);
+        if let Some(packet) = conversation.recovery.handshake_due(now) {
+            wire.sealer.send(packet);
+        }
+        if conversation.recovery.repeat_due(now) {
+            let (own, peer) = ((own, name.own_port), (peer, name.peer_port));
+            let plea = conversation.recovery.plea(own, peer);
+            for _ in 0..REPEAT_PACKETS {
+                wire.incoming = Some(&plea);
+                self.interface
+                    .poll_ingress_single(at, &mut wire, &mut conversation.sockets);
+            }
+        }
+        context.shared.built = built;
     }
 
     /// Lets the stack send at most `limit` packets of one flow; says whether it stopped for that.
@@ -360,13 +398,14 @@ impl Stack {
             return false;
         };
         let mut built = std::mem::take(&mut context.shared.built);
+        let Conversation {
+            recovery, sockets, ..
+        } = conversation;
         let mut wire = wire(context, seal, &mut built, None);
+        wire.recovery = Some(recovery);
         let mut more = true;
         for _ in 0..limit {
-            more = match self
-                .interface
-                .poll_egress(at, &mut wire, &mut conversation.sockets)
-            {
+            more = match self.interface.poll_egress(at, &mut wire, sockets) {
                 PollResult::None => false,
                 PollResult::SocketStateChanged => true,
             };
@@ -451,6 +490,7 @@ fn wire<'a, 'b>(
             context,
         },
         built,
+        recovery: None,
     }
 }
 
