@@ -1,0 +1,233 @@
+//! The relay's configuration: flags over environment over file.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use cardea_proto::PORT_RELAY;
+use cardea_relay::Settings;
+
+/// What `--config FILE` holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen, `ADDRESS:PORT`.
+    pub listen: Option<SocketAddr>,
+    /// The controller's public ticket key: 64 hexadecimal digits, or a file that holds them.
+    pub ticket_key: Option<String>,
+    /// Most ends that are bound at once; a tunnel has two.
+    pub ends_max: Option<usize>,
+    /// How long an end may be silent before it is forgotten, such as `"90s"`.
+    #[serde(default, deserialize_with = "duration")]
+    pub idle: Option<Duration>,
+    /// Most tickets that are checked in a second.
+    pub checks_per_second: Option<u32>,
+}
+
+/// Why a configuration cannot be used. Who wrote it is at fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Config {
+    /// Reads a file of at most [`CONFIG_BYTES_MAX`] bytes.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file and the line.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&read(path)?)
+            .map_err(|error| ConfigError(format!("{}: {error}", path.display())))
+    }
+
+    /// Parses the text of a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the line.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError(error.to_string()))
+    }
+
+    /// `over` where it says something, `self` where it does not.
+    #[must_use]
+    pub fn overridden(self, over: Self) -> Self {
+        Self {
+            listen: over.listen.or(self.listen),
+            ticket_key: over.ticket_key.or(self.ticket_key),
+            ends_max: over.ends_max.or(self.ends_max),
+            idle: over.idle.or(self.idle),
+            checks_per_second: over.checks_per_second.or(self.checks_per_second),
+        }
+    }
+
+    /// The relay's limits.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let default = Settings::default();
+        Settings {
+            ends_max: self.ends_max.unwrap_or(default.ends_max),
+            idle: self.idle.unwrap_or(default.idle),
+            checks_per_second: self.checks_per_second.unwrap_or(default.checks_per_second),
+        }
+    }
+
+    /// The controller's public ticket key.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when there is none, or when it is none.
+    pub fn key(&self) -> Result<[u8; 32], ConfigError> {
+        let given = self.ticket_key.as_deref().ok_or_else(|| {
+            ConfigError("no ticket key. Give the controller's with --ticket-key".to_owned())
+        })?;
+        if let Some(key) = key(given) {
+            return Ok(key);
+        }
+        let text = read(Path::new(given)).map_err(|error| {
+            ConfigError(format!(
+                "the ticket key is neither 64 hexadecimal digits nor a file: {error}"
+            ))
+        })?;
+        key(&text)
+            .ok_or_else(|| ConfigError(format!("{given}: holds no key of 64 hexadecimal digits")))
+    }
+}
+
+/// Where a relay listens when nobody says otherwise: every address of both families.
+#[must_use]
+pub fn default_listen() -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, PORT_RELAY).into()
+}
+
+/// Parses `250ms`, `90s`, `5m` or `1h`.
+///
+/// # Errors
+/// [`ConfigError`] shows what it is not.
+pub fn parse_duration(text: &str) -> Result<Duration, ConfigError> {
+    let parse = || {
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at_checked(digits)?;
+        let number: u64 = number.parse().ok()?;
+        match unit {
+            "ms" => Some(Duration::from_millis(number)),
+            "s" => Some(Duration::from_secs(number)),
+            "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
+            "h" => Some(Duration::from_secs(number.checked_mul(3_600)?)),
+            _ => None,
+        }
+    };
+    parse()
+        .filter(|duration| *duration <= DURATION_MAX)
+        .ok_or_else(|| ConfigError(format!("{text:?} is not a duration such as 90s, 5m or 1h")))
+}
+
+fn key(text: &str) -> Option<[u8; 32]> {
+    data_encoding::HEXLOWER_PERMISSIVE
+        .decode(text.trim().as_bytes())
+        .ok()?
+        .try_into()
+        .ok()
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let failed =
+        |error: &dyn std::fmt::Display| ConfigError(format!("{}: {error}", path.display()));
+    let size = std::fs::metadata(path)
+        .map_err(|error| failed(&error))?
+        .len();
+    if size > CONFIG_BYTES_MAX {
+        return Err(failed(&"too large"));
+    }
+    std::fs::read_to_string(path).map_err(|error| failed(&error))
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text)
+        .map(Some)
+        .map_err(serde::de::Error::custom)
+}
+
+/// Largest configuration or key file, in bytes.
+pub const CONFIG_BYTES_MAX: u64 = 64 * 1024;
+
+/// Longest duration that makes sense here: a day.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+    #[test]
+    fn a_file_becomes_settings_and_flags_go_before_it() {
+        let file = Config::parse(
+            "listen = \"192.0.2.1:7444\"\nidle = \"2m\"\nends_max = 10\nchecks_per_second = 7",
+        )
+        .unwrap();
+        let flags = Config {
+            listen: Some(([192, 0, 2, 2], 1).into()),
+            ticket_key: Some(HEX.to_owned()),
+            ..Config::default()
+        };
+        let both = file.overridden(flags);
+        assert_eq!(both.listen, Some(([192, 0, 2, 2], 1).into()));
+        assert_eq!(both.key().unwrap()[31], 31);
+        assert_eq!(
+            both.settings(),
+            Settings {
+                ends_max: 10,
+                idle: Duration::from_secs(120),
+                checks_per_second: 7,
+            }
+        );
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_its_line() {
+        for (text, expected) in [
+            ("\nlissten = 1", "line 2"),
+            ("idle = 90", "string"),
+            ("idle = \"90\"", "duration"),
+            ("idle = \"90 years\"", "duration"),
+            ("listen = \"relay\"", "line 1"),
+        ] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_digits_or_a_file_of_digits() {
+        let key = |text: &str| {
+            Config {
+                ticket_key: Some(text.to_owned()),
+                ..Config::default()
+            }
+            .key()
+        };
+        assert_eq!(key(HEX), key(&HEX.to_uppercase()));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ticket.pub");
+        std::fs::write(&file, format!("{HEX}\n")).unwrap();
+        assert_eq!(key(file.to_str().unwrap()), key(HEX));
+        std::fs::write(&file, "ab").unwrap();
+        assert!(key(file.to_str().unwrap()).is_err());
+        assert!(key("/nonexistent/ticket.pub").is_err());
+        assert!(Config::default().key().is_err());
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3_600)));
+        for text in ["", "s", "90", "-1s", "1d", "99999999999999999999s", "25h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! `cardea-relay`: forwards sealed datagrams that it cannot read.
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{self, Write as _},
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use cardea_host::{
+    exit::{self, Code, Failure},
+    telemetry::{self, Level},
+};
+use cardea_relay_server::{
+    Server,
+    config::{Config, default_listen},
+};
+
+/// Forwards sealed datagrams between the two ends of a tunnel. It cannot read them, keeps nothing on
+/// disk, and answers nobody without a ticket that its controller signed.
+#[derive(Debug, Parser)]
+#[command(name = "cardea-relay", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves until it is stopped.
+    #[command(after_help = EXAMPLES)]
+    Run(Run),
+    /// Prints completions for a shell.
+    #[command(
+        after_help = "Example:\n  cardea-relay completion bash > /etc/bash_completion.d/cardea-relay"
+    )]
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, or writes all of them into a directory.
+    #[command(after_help = "Example:\n  cardea-relay man --out /usr/local/share/man/man1")]
+    Man {
+        /// The directory.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Where to listen [default: [::]:7444, both families]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "CARDEA_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// The controller's public ticket key: 64 hexadecimal digits, or a file that holds them
+    #[arg(long, value_name = "HEX|FILE", env = "CARDEA_TICKET_KEY")]
+    ticket_key: Option<String>,
+    /// Configuration file, TOML: listen, ticket_key, ends_max, idle, checks_per_second
+    #[arg(long, value_name = "FILE", env = "CARDEA_CONFIG")]
+    config: Option<PathBuf>,
+    /// Says more; twice for every packet
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+const EXAMPLES: &str = "Examples:
+  cardea-relay run --ticket-key ticket.pub
+  cardea-relay run --listen 192.0.2.7:7444 --ticket-key ticket.pub
+  cardea-relay run --config /etc/cardea/relay.toml";
+
+fn main() -> ExitCode {
+    exit::finish(match Cli::parse().command {
+        Command::Run(run) => serve(run),
+        Command::Completion { shell } => completion(shell),
+        Command::Man { out } => manual(out),
+    })
+}
+
+fn serve(run: Run) -> Result<(), Failure> {
+    telemetry::init(Level::of_verbosity(run.verbose));
+    let usage = |error: cardea_relay_server::config::ConfigError| {
+        Failure::new(Code::Usage, format!("cardea-relay: {error}"))
+    };
+    let file = run
+        .config
+        .as_deref()
+        .map(Config::load)
+        .transpose()
+        .map_err(usage)?
+        .unwrap_or_default();
+    let config = file.overridden(Config {
+        listen: run.listen,
+        ticket_key: run.ticket_key,
+        ..Config::default()
+    });
+    let server = bind(&config, config.key().map_err(usage)?)?;
+    server
+        .serve()
+        .map_err(|error| Failure::of(Code::Failed, "cardea-relay", error, ""))
+}
+
+/// Binds where the configuration says; by default to both families, or IPv4 where there is no IPv6.
+fn bind(config: &Config, key: [u8; 32]) -> Result<Server, Failure> {
+    let listen = config.listen.unwrap_or_else(default_listen);
+    let bound = match Server::bind(listen, key, config.settings()) {
+        Err(error) if config.listen.is_none() && error.kind() != io::ErrorKind::AddrInUse => {
+            let listen = (Ipv4Addr::UNSPECIFIED, listen.port()).into();
+            Server::bind(listen, key, config.settings())
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| {
+        let (why, next) = if error.kind() == io::ErrorKind::AddrInUse {
+            (
+                "the port is in use by another program".to_owned(),
+                "Choose another: cardea-relay run --listen ADDRESS:PORT",
+            )
+        } else {
+            (error.to_string(), "")
+        };
+        Failure::of(
+            Code::Failed,
+            &format!("cannot listen on {listen}"),
+            why,
+            next,
+        )
+    })
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "cardea-relay", &mut text);
+    print(&text)
+}
+
+fn manual(out: Option<PathBuf>) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::of(Code::Failed, "cardea-relay man", error, "");
+    if let Some(out) = out {
+        return clap_mangen::generate_to(Cli::command(), out).map_err(failed);
+    }
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command())
+        .render(&mut text)
+        .map_err(failed)?;
+    print(&text)
+}
+
+/// Writes to stdout; a reader that went away is no failure.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::of(Code::Failed, "cardea-relay", error, ""))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn manual_pages_and_completions_are_made_from_the_same_definitions() {
+        let folder = tempfile::tempdir().unwrap();
+        manual(Some(folder.path().to_owned())).unwrap();
+        let page = std::fs::read_to_string(folder.path().join("cardea-relay-run.1")).unwrap();
+        assert!(page.contains("ticket"));
+    }
+}

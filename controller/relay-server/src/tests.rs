@@ -1,0 +1,201 @@
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use cardea_credential::ticket::TicketKey;
+use cardea_proto::{
+    codec::Bytes,
+    relay::{FrameKind, Handle, Side, Ticket},
+};
+use cardea_relay::DropReason;
+
+use super::*;
+
+#[test]
+fn two_ends_with_tickets_reach_each_other_through_a_real_socket() {
+    let bench = Bench::new((Ipv4Addr::LOCALHOST, 0).into());
+    let mut agent = End::new(&bench, Side::Agent, Ipv4Addr::LOCALHOST.into());
+    let mut connector = End::new(&bench, Side::Connector, Ipv4Addr::LOCALHOST.into());
+    agent.bind();
+    connector.bind();
+    for size in [1, 1_200, 9_000, 65_499] {
+        let sealed = vec![0x55; size];
+        agent.send(&sealed, None);
+        assert_eq!(connector.receive(1), std::slice::from_ref(&sealed));
+        connector.send(&sealed, None);
+        assert_eq!(agent.receive(1), [sealed]);
+    }
+}
+
+#[test]
+fn a_segmented_send_arrives_as_its_datagrams_at_the_other_end() {
+    let bench = Bench::new((Ipv4Addr::LOCALHOST, 0).into());
+    let mut agent = End::new(&bench, Side::Agent, Ipv4Addr::LOCALHOST.into());
+    let mut connector = End::new(&bench, Side::Connector, Ipv4Addr::LOCALHOST.into());
+    agent.bind();
+    connector.bind();
+    let many: Vec<Vec<u8>> = (0..40_u8)
+        .map(|at| vec![at; if at == 39 { 100 } else { 1_192 }])
+        .collect();
+    let bytes: Vec<u8> = many.iter().flat_map(|one| agent.data(one)).collect();
+    agent
+        .socket
+        .send(bench.address, Some(1_200), &bytes)
+        .unwrap();
+    assert_eq!(connector.receive(40), many);
+}
+
+#[test]
+fn a_dual_stack_relay_joins_ends_of_both_families() {
+    let Ok(server) = Server::bind(
+        (Ipv6Addr::UNSPECIFIED, 0).into(),
+        [0; 32],
+        Settings::default(),
+    ) else {
+        return; // This machine has no IPv6.
+    };
+    drop(server);
+    let bench = Bench::new((Ipv6Addr::UNSPECIFIED, 0).into());
+    let mut agent = End::new(&bench, Side::Agent, Ipv4Addr::LOCALHOST.into());
+    let mut connector = End::new(&bench, Side::Connector, Ipv6Addr::LOCALHOST.into());
+    agent.bind();
+    connector.bind();
+    agent.send(b"over four", None);
+    assert_eq!(connector.receive(1), [b"over four".to_vec()]);
+    connector.send(b"over six", None);
+    assert_eq!(agent.receive(1), [b"over six".to_vec()]);
+}
+
+#[test]
+fn a_stranger_hears_nothing_and_datagrams_of_every_size_end_no_loop() {
+    let bench = Bench::new((Ipv4Addr::LOCALHOST, 0).into());
+    let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    for size in [0, 1, 7, 8, 97, 98, 99, 1_200, 9_000, 65_507] {
+        for first in [0x00, 0x30, 0x31, 0x32] {
+            stranger
+                .send(bench.address, None, &vec![first; size])
+                .unwrap();
+        }
+    }
+    let mut agent = End::new(&bench, Side::Agent, Ipv4Addr::LOCALHOST.into());
+    agent.bind();
+    assert!(stranger.receive(&mut Received::default()).is_err());
+    let control = bench.running.control().clone();
+    bench.running.stop().unwrap();
+    let report = control.report();
+    assert_eq!(report.ends, 1);
+    assert_eq!(report.counters.bound, 1);
+    assert!(report.counters.dropped(DropReason::NotOurs) >= 20);
+    assert_eq!(report.counters.forwarded, 0);
+}
+
+#[test]
+fn a_port_in_use_is_an_error_and_a_stopped_server_gives_its_port_back() {
+    let bench = Bench::new((Ipv4Addr::LOCALHOST, 0).into());
+    let again = || Server::bind(bench.address, [0; 32], Settings::default());
+    assert_eq!(again().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    let address = bench.address;
+    bench.running.stop().unwrap();
+    assert!(Server::bind(address, [0; 32], Settings::default()).is_ok());
+}
+
+struct Bench {
+    key: TicketKey,
+    running: Running,
+    /// Where the relay listens, as IPv4 loopback sees it.
+    address: SocketAddr,
+    port: u16,
+}
+
+impl Bench {
+    fn new(listen: SocketAddr) -> Self {
+        let key = TicketKey::from_seed(&[1; 32]).unwrap();
+        let server = Server::bind(listen, key.public(), Settings::default()).unwrap();
+        let port = server.local_address().port();
+        Self {
+            key,
+            running: server.spawn().unwrap(),
+            address: (Ipv4Addr::LOCALHOST, port).into(),
+            port,
+        }
+    }
+}
+
+struct End {
+    socket: UdpSocket,
+    poll: Poll,
+    relay: SocketAddr,
+    ticket: Vec<u8>,
+    handle: Handle,
+}
+
+impl End {
+    fn new(bench: &Bench, side: Side, local: std::net::IpAddr) -> Self {
+        let mut socket = UdpSocket::bind((local, 0).into()).unwrap();
+        let poll = Poll::new().unwrap();
+        poll.registry()
+            .register(&mut socket, SOCKET, Interest::READABLE)
+            .unwrap();
+        let handle = Handle::from_bytes([if side == Side::Agent { 1 } else { 2 }; 7]);
+        let ticket = Ticket {
+            tunnel: Bytes([9; 16]),
+            side,
+            handle,
+            not_after: Clock::system().now().unix.plus(Duration::from_secs(60)),
+        };
+        let ticket = bench.key.sign(&ticket).unwrap();
+        Self {
+            socket,
+            poll,
+            relay: (local, bench.port).into(),
+            ticket: [&[FrameKind::Bind.byte()], &ticket[..]].concat(),
+            handle,
+        }
+    }
+
+    fn bind(&mut self) {
+        self.socket.send(self.relay, None, &self.ticket).unwrap();
+        let [bound] = <[Vec<u8>; 1]>::try_from(self.datagrams(1)).unwrap();
+        assert_eq!(Handle::of_bound(&bound), Some(self.handle));
+    }
+
+    fn data(&self, sealed: &[u8]) -> Vec<u8> {
+        [&self.handle.data_header(), sealed].concat()
+    }
+
+    fn send(&self, sealed: &[u8], segment: Option<usize>) {
+        let bytes = self.data(sealed);
+        self.socket.send(self.relay, segment, &bytes).unwrap();
+    }
+
+    /// The sealed parts of the next `count` datagrams, each under this end's own handle.
+    fn receive(&mut self, count: usize) -> Vec<Vec<u8>> {
+        self.datagrams(count)
+            .iter()
+            .map(|datagram| {
+                let (handle, sealed) = Handle::split_data(datagram).unwrap();
+                assert_eq!(handle, self.handle);
+                sealed.to_vec()
+            })
+            .collect()
+    }
+
+    fn datagrams(&mut self, count: usize) -> Vec<Vec<u8>> {
+        let mut events = Events::with_capacity(1);
+        let mut batch = Received::default();
+        let mut got = Vec::new();
+        loop {
+            while self.socket.receive(&mut batch).is_ok() {
+                got.extend(batch.datagrams().map(|(_, bytes)| bytes.to_vec()));
+            }
+            if got.len() >= count {
+                return got;
+            }
+            self.poll
+                .poll(&mut events, Some(Duration::from_secs(5)))
+                .unwrap();
+            assert!(!events.is_empty(), "{} of {count} arrived", got.len());
+        }
+    }
+}
