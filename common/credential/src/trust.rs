@@ -1,5 +1,7 @@
 //! The one check of a certificate chain, used for TLS and for everything that a node signs.
 
+mod proven;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
@@ -12,6 +14,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
+use self::proven::{Proven, ProvenIntermediates};
 use crate::{key, profile};
 
 /// Largest certificate that is looked at, in bytes; ours have less than 900.
@@ -25,6 +28,7 @@ struct Inner {
     domain: Name,
     root: Vec<u8>,
     anchor: TrustAnchor<'static>,
+    proven: ProvenIntermediates,
 }
 
 /// What a chain proved about the holder of its leaf. Only [`Trust::verify`] makes one.
@@ -133,6 +137,7 @@ impl Trust {
             domain: claims.domain,
             root,
             anchor,
+            proven: ProvenIntermediates::default(),
         })))
     }
 
@@ -175,14 +180,22 @@ impl Trust {
         if leaf.len().max(intermediate.len()) > CERTIFICATE_BYTES_MAX {
             return Err(ChainError::TooLarge);
         }
-        self.verify_path(leaf, intermediate, at)?;
-        let not_profile = |error: profile::ProfileError| ChainError::Profile(error.to_string());
-        let issuer = profile::read_authority(intermediate).map_err(not_profile)?;
+        let issuer = match self.0.proven.find(intermediate) {
+            Some(issuer) => {
+                self.verify_under(leaf, &issuer, at)?;
+                issuer
+            }
+            None => self.verify_path(leaf, intermediate, at)?,
+        };
         let claims = profile::read_leaf(leaf).map_err(not_profile)?;
-        if claims.identity.domain != self.0.domain || issuer.domain != self.0.domain {
+        if claims.identity.domain != self.0.domain {
             return Err(ChainError::OtherDomain(claims.identity));
         }
-        let not_after = claims.not_after.min(issuer.not_after);
+        let not_before = claims.not_before.max(issuer.claims.not_before);
+        let not_after = claims.not_after.min(issuer.claims.not_after);
+        if at < not_before {
+            return Err(ChainError::NotYetValid { not_before });
+        }
         if at > not_after {
             return Err(ChainError::Expired { not_after });
         }
@@ -202,27 +215,48 @@ impl Trust {
         leaf: &[u8],
         intermediate: &[u8],
         at: UnixMillis,
-    ) -> Result<(), ChainError> {
+    ) -> Result<Arc<Proven>, ChainError> {
+        let above = [CertificateDer::from(intermediate)];
+        if self.count_used(leaf, &above, &self.0.anchor, at)? != above.len() {
+            return Err(ChainError::Filler);
+        }
+        let claims = profile::read_authority(intermediate).map_err(not_profile)?;
+        if claims.domain != self.0.domain {
+            return Err(ChainError::UnknownAuthority(self.0.domain.clone()));
+        }
+        self.0
+            .proven
+            .remember(intermediate, claims)
+            .map_err(|error| self.chain_error(error))
+    }
+
+    /// The same for a leaf whose intermediate was proven before.
+    fn verify_under(&self, leaf: &[u8], issuer: &Proven, at: UnixMillis) -> Result<(), ChainError> {
+        self.count_used(leaf, &[], &issuer.anchor, at).map(|_| ())
+    }
+
+    /// Builds a path, and counts the certificates between the leaf and the anchor that it needs.
+    fn count_used(
+        &self,
+        leaf: &[u8],
+        above: &[CertificateDer<'_>],
+        anchor: &TrustAnchor<'static>,
+        at: UnixMillis,
+    ) -> Result<usize, ChainError> {
         let leaf = CertificateDer::from(leaf);
         let leaf = EndEntityCert::try_from(&leaf).map_err(|error| self.chain_error(error))?;
-        let intermediates = [CertificateDer::from(intermediate)];
-        let anchors = [self.0.anchor.clone()];
         let path = leaf
             .verify_for_usage(
                 CHAIN_ALGORITHMS,
-                &anchors,
-                &intermediates,
+                std::slice::from_ref(anchor),
+                above,
                 UnixTime::since_unix_epoch(Duration::from_secs(at.as_secs())),
                 OurProfile,
                 None,
                 None,
             )
             .map_err(|error| self.chain_error(error))?;
-        if path.intermediate_certificates().count() == 1 {
-            Ok(())
-        } else {
-            Err(ChainError::Filler)
-        }
+        Ok(path.intermediate_certificates().count())
     }
 
     #[expect(
@@ -273,6 +307,10 @@ const CHAIN_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     webpki::aws_lc_rs::ECDSA_P256_SHA256,
     webpki::aws_lc_rs::ECDSA_P384_SHA384,
 ];
+
+fn not_profile(error: profile::ProfileError) -> ChainError {
+    ChainError::Profile(error.to_string())
+}
 
 /// Leaves the extended key usage to [`profile`], which wants it exact and in the leaf alone.
 struct OurProfile;

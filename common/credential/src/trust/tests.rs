@@ -238,6 +238,61 @@ fn a_leaf_is_expected_by_holder_and_key() {
 }
 
 #[test]
+fn an_intermediate_that_was_proven_before_excuses_nothing() {
+    let domain = TestDomain::new("corp.example", NOW);
+    let node = domain.node(device(), NOW);
+    let warm = |domain: &TestDomain| {
+        assert!(domain.trust.verify(&node.chain, NOW).is_ok());
+        assert!(domain.trust.verify(&node.chain, NOW).is_ok());
+    };
+    warm(&domain);
+    let unknown = Err(ChainError::UnknownAuthority(domain.trust.domain().clone()));
+
+    // A leaf of another intermediate, or of the root itself.
+    let other = TestDomain {
+        intermediate: TestDomain::intermediate(&domain.root, NOW),
+        ..domain.clone()
+    };
+    let foreign = other.node(device(), NOW).chain;
+    let mixed = [foreign[0].clone(), node.chain[1].clone()];
+    assert_eq!(domain.trust.verify(&mixed, NOW), unknown);
+    let key = SoftwareKey::generate(KeyAlgorithm::P256).unwrap();
+    let leaf = domain.leaf(device(), key.public_key(), NOW);
+    let by_root = [domain.root.sign_directly(&leaf), node.chain[1].clone()];
+    assert_eq!(domain.trust.verify(&by_root, NOW), unknown);
+
+    // The same leaf, too early and too late, and an intermediate that has ended.
+    let verify = |chain: &[Blob], at: UnixMillis| domain.trust.verify(chain, at);
+    assert!(matches!(
+        verify(&node.chain, UnixMillis(0)),
+        Err(ChainError::NotYetValid { .. })
+    ));
+    assert!(matches!(
+        verify(&node.chain, NOW.plus(LEAF_LIFE * 2)),
+        Err(ChainError::Expired { .. })
+    ));
+    let mut long = leaf;
+    long.not_after = domain.intermediate.not_after().plus(HOUR);
+    let chain = sign(&domain, &long, &leaf_params(&long).unwrap());
+    let end = domain.intermediate.not_after();
+    assert!(verify(&chain, end).is_ok());
+    assert_eq!(
+        verify(&chain, UnixMillis(end.0 + 1)),
+        Err(ChainError::Expired { not_after: end })
+    );
+
+    // More intermediates than are remembered: all go on being accepted.
+    for _ in 0..12 {
+        let next = TestDomain {
+            intermediate: TestDomain::intermediate(&domain.root, NOW),
+            ..domain.clone()
+        };
+        assert!(verify(&next.node(device(), NOW).chain, NOW).is_ok());
+    }
+    warm(&domain);
+}
+
+#[test]
 fn an_oversized_certificate_is_not_looked_at() {
     let domain = TestDomain::new("corp.example", NOW);
     let large: Blob = vec![0x30; CERTIFICATE_BYTES_MAX + 1].into();
@@ -251,9 +306,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn no_flipped_bit_leaves_a_chain_whole(certificate in 0..2_usize, bit in 0..8_000_usize) {
+    fn no_flipped_bit_leaves_a_chain_whole(
+        certificate in 0..2_usize,
+        bit in 0..8_000_usize,
+        proven_before: bool,
+    ) {
         let domain = TestDomain::new("corp.example", NOW);
         let mut chain = domain.node(device(), NOW).chain;
+        if proven_before {
+            prop_assert!(domain.trust.verify(&chain, NOW).is_ok());
+        }
         let bytes = &mut chain[certificate].0;
         let bit = bit % (bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
