@@ -9,13 +9,36 @@
 //!       ─▶ commit  (the store takes all of it durably, or none)
 //!       ─▶ apply   Input::Committed: folded into State; what nodes and admins are told starts here
 //! ```
+//!
+//! Where to read: `controller` is the table of contents; `judge` takes every decision; `enrollment`,
+//! `certificates`, `appraisal`, `grants` and `admin` each follow one thing from its plan to its
+//! effects; `reviews` says what a changed record means for those that it concerns.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod api;
+mod appraisal;
+mod certificates;
+mod channels;
 mod controller;
+mod dice;
+mod enrollment;
+mod explain;
+mod grants;
+mod judge;
+mod nodes;
 pub mod policy;
+mod posture;
+mod proposals;
+mod refusals;
+mod reviews;
 mod settings;
 pub mod state;
+mod suggest;
+mod tickets;
+mod timers;
+mod verdict;
+mod world;
 
 pub use self::{
     api::{

@@ -71,7 +71,7 @@ impl State {
             }
             Change::NodeEnrolled(node) => {
                 self.nodes.insert(node.clone(), at.time);
-                Some(Happened::Enrolled(at.proof(node.clone())))
+                None
             }
             Change::DeviceBlocked(id) => {
                 self.device_mut(*id)?.blocked = true;
@@ -104,7 +104,7 @@ impl State {
             Change::AppRemoved(name) => self.app_removed(name, at),
             Change::PolicySet(files) => {
                 self.policy.clone_from(files);
-                Some(Happened::PolicySet(at.proof(())))
+                Some(Happened::PolicySet)
             }
             Change::Allowed(link) => {
                 let moved = self.links.insert(link.clone());

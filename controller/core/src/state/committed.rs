@@ -2,7 +2,7 @@
 
 use cardea_proto::{
     id::{DeviceId, NodeId},
-    ledger::{CertificateRecord, EndReason, Grant, Node, Revision},
+    ledger::{CertificateRecord, EndReason, Grant, Revision},
     name::Name,
 };
 
@@ -46,8 +46,6 @@ pub(crate) struct Ended {
 /// What one change of an entry did to the state. A change that moved nothing happens not at all.
 #[derive(Clone, Debug)]
 pub(crate) enum Happened {
-    /// A node may ask for certificates.
-    Enrolled(Committed<Node>),
     /// A device was blocked.
     Blocked(Committed<DeviceId>),
     /// A block was lifted.
@@ -65,7 +63,7 @@ pub(crate) enum Happened {
     /// An app is gone.
     AppRemoved(Committed<Name>),
     /// The policy folder is another.
-    PolicySet(Committed<()>),
+    PolicySet,
     /// The everyday rules about an app differ.
     Linked(Committed<Name>),
     /// A connector is to be asked.
@@ -74,6 +72,35 @@ pub(crate) enum Happened {
     Admitted(Committed<Grant>),
     /// A grant is over.
     Ended(Committed<Ended>),
+}
+
+impl Happened {
+    /// The certificate that may be issued, if this is one.
+    pub(crate) const fn issued(&self) -> Option<&Committed<CertificateRecord>> {
+        if let Self::Issued(committed) = self {
+            Some(committed)
+        } else {
+            None
+        }
+    }
+
+    /// The grant that a connector is to be asked for, if this is one.
+    pub(crate) const fn offered(&self) -> Option<&Committed<Grant>> {
+        if let Self::Offered(committed) = self {
+            Some(committed)
+        } else {
+            None
+        }
+    }
+
+    /// The grant that a connector is ready for, if this is one.
+    pub(crate) const fn admitted(&self) -> Option<&Committed<Grant>> {
+        if let Self::Admitted(committed) = self {
+            Some(committed)
+        } else {
+            None
+        }
+    }
 }
 
 /// An app that was set.

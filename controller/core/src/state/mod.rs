@@ -19,7 +19,7 @@ use cardea_proto::{
     policy::PolicyFile,
 };
 
-pub(crate) use self::committed::{Committed, Ended, Happened};
+pub(crate) use self::committed::{AppMoved, Committed, Ended, Happened};
 pub use self::{grants::GrantRecord, invites::InviteRecord, nodes::NodeRecord};
 use self::{grants::Grants, invites::Invites, nodes::Nodes};
 
@@ -155,6 +155,12 @@ impl State {
     /// All apps, by name.
     pub fn apps(&self) -> impl Iterator<Item = &AppRecord> {
         self.apps.values()
+    }
+
+    /// How many apps there are.
+    #[must_use]
+    pub fn apps_count(&self) -> usize {
+        self.apps.len()
     }
 
     /// The app with this name.

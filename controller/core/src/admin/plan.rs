@@ -1,0 +1,106 @@
+//! Each change of an admin as the changes of the ledger that it takes, and the grants that it ends.
+
+use cardea_proto::{
+    admin::AdminChange,
+    id::GrantId,
+    ledger::{Change, EndReason, RecordKey},
+    refusal::Refusal,
+    time::Now,
+};
+
+use super::find;
+use crate::{
+    controller::Controller,
+    judge::{Foreseen, Judge},
+    verdict,
+    world::Expects,
+};
+
+/// What a change takes.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) changes: Vec<Change>,
+    pub(super) expects: Expects,
+    pub(super) ends: Vec<(GrantId, EndReason)>,
+    /// What it does, in one line.
+    pub(super) message: String,
+}
+
+impl Plan {
+    /// A plan that ends nothing.
+    pub(super) fn new(
+        change: Change,
+        expects: impl IntoIterator<Item = RecordKey>,
+        message: String,
+    ) -> Self {
+        Self {
+            changes: vec![change],
+            expects: Expects::of(expects),
+            ends: Vec::new(),
+            message,
+        }
+    }
+
+    pub(super) fn ending(mut self, ends: Vec<(GrantId, EndReason)>) -> Self {
+        self.ends = ends;
+        self
+    }
+}
+
+impl Controller {
+    /// Plans a change without making it.
+    pub(super) fn plan_change(&self, now: Now, change: &AdminChange) -> Result<Plan, Refusal> {
+        match change {
+            AdminChange::InviteCreate {
+                id,
+                secret_hash,
+                admits,
+                life_s,
+            } => self.plan_invite(now, (*id, *secret_hash), admits, *life_s),
+            AdminChange::InviteRemove(id) => self.plan_invite_remove(*id),
+            AdminChange::SiteAdd(name) => self.plan_site_add(name),
+            AdminChange::SiteRemove(name) => self.plan_site_remove(name),
+            AdminChange::ConnectorRemove(text) => self.plan_connector_remove(text),
+            AdminChange::DeviceBlock(text) => self.plan_device_block(text),
+            AdminChange::DeviceUnblock(text) => self.plan_device_unblock(text),
+            AdminChange::DeviceRemove(text) => self.plan_device_remove(text),
+            AdminChange::UserSet { name, groups } => self.plan_user_set(now, name, groups),
+            AdminChange::AppAdd { spec, allow } => self.plan_app_add(spec, allow),
+            AdminChange::AppSet { name, patch } => self.plan_app_set(now, name, patch),
+            AdminChange::AppRemove(name) => self.plan_app_remove(name),
+            AdminChange::Allow(link) => self.plan_allow(link),
+            AdminChange::Disallow(link) => self.plan_disallow(now, link),
+            AdminChange::PolicyApply(files) => self.plan_policy(now, files),
+            AdminChange::GrantRevoke(id) => self.plan_revoke(*id),
+        }
+    }
+
+    /// Grants among `grants` that would not be given any longer if a change were made.
+    pub(super) fn would_end(
+        &self,
+        now: Now,
+        foreseen: Foreseen<'_>,
+        grants: impl Iterator<Item = GrantId>,
+    ) -> Vec<(GrantId, EndReason)> {
+        let judge: Judge<'_> = self.judge(now);
+        let judge = judge.foreseeing(foreseen);
+        grants
+            .filter_map(|id| {
+                let grant = &self.world.state.grant(&id)?.grant;
+                let denied = judge.connect(grant.device, &grant.user, &grant.app).err()?;
+                Some((id, verdict::end_reason(&denied)))
+            })
+            .collect()
+    }
+
+    fn plan_revoke(&self, id: GrantId) -> Result<Plan, Refusal> {
+        let record = find::grant(&self.world.state, &id)?;
+        let grant = &record.grant;
+        Ok(Plan {
+            changes: Vec::new(),
+            expects: Expects::of([RecordKey::Grant(id)]),
+            ends: vec![(id, EndReason::Revoked)],
+            message: format!("grant {id} of {} on {} revoked", grant.user, grant.app),
+        })
+    }
+}

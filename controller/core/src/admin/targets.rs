@@ -1,0 +1,165 @@
+//! Which targets an app may name without saying that it means the connector's own host.
+
+use std::net::IpAddr;
+
+use cardea_proto::{
+    app::{AppSpec, Target},
+    refusal::Refusal,
+};
+
+use super::inventory::invalid;
+
+/// Most targets, and most DNS names, of one app.
+const PLACES_MAX: usize = 64;
+
+/// Most labels of one app, and most bytes of each part of one.
+const LABELS_MAX: usize = 64;
+const LABEL_BYTES_MAX: usize = 256;
+
+/// Names that every resolver answers with a loopback address (RFC 6761 §6.3).
+const LOOPBACK_NAME: &str = "localhost";
+
+/// Checks an app before it is published.
+pub(super) fn check(spec: &AppSpec) -> Result<(), Refusal> {
+    let AppSpec {
+        name,
+        targets,
+        names,
+        labels,
+        host_scoped,
+        ..
+    } = spec;
+    if targets.is_empty() {
+        return Err(
+            invalid(format!("app {name} has no target")).with_next("Give one: --target HOST:PORT")
+        );
+    }
+    if targets.len() > PLACES_MAX || names.len() > PLACES_MAX {
+        return Err(invalid(format!(
+            "app {name} has more than {PLACES_MAX} targets or names"
+        )));
+    }
+    let label_fits = |(key, value): (&String, &String)| {
+        !key.is_empty() && key.len() <= LABEL_BYTES_MAX && value.len() <= LABEL_BYTES_MAX
+    };
+    if labels.len() > LABELS_MAX || !labels.iter().all(label_fits) {
+        return Err(invalid(format!(
+            "app {name} has more than {LABELS_MAX} labels, or one longer than {LABEL_BYTES_MAX} bytes"
+        )));
+    }
+    if *host_scoped {
+        return Ok(());
+    }
+    for target in targets {
+        if let Some(kind) = host_scope(target) {
+            return Err(invalid(format!(
+                "app {name}: target {target} is {kind}, which leads to the connector's own host or network"
+            ))
+            .with_next("If exactly that is meant, add: --allow-host-scoped"));
+        }
+    }
+    Ok(())
+}
+
+/// What kind of place a target names that only exists as seen from one host.
+fn host_scope(target: &Target) -> Option<&'static str> {
+    let host = target.host.to_ascii_lowercase();
+    let host = host.trim_end_matches('.');
+    if host == LOOPBACK_NAME || host.ends_with(".localhost") {
+        return Some("a loopback name");
+    }
+    match target.address()?.to_canonical() {
+        IpAddr::V4(address) if address.is_loopback() => Some("a loopback address"),
+        IpAddr::V4(address) if address.is_link_local() => {
+            // 169.254.169.254 and its neighbors tell a cloud's secrets to whoever asks.
+            Some("a link-local or metadata address")
+        }
+        IpAddr::V4(address) if address.is_unspecified() || address.octets().starts_with(&[0]) => {
+            Some("an unspecified address")
+        }
+        IpAddr::V4(address) if address.is_multicast() || address.is_broadcast() => {
+            Some("a multicast or broadcast address")
+        }
+        IpAddr::V6(address) if address.is_loopback() => Some("a loopback address"),
+        IpAddr::V6(address) if address.is_unicast_link_local() => Some("a link-local address"),
+        IpAddr::V6(address) if address.is_unspecified() => Some("an unspecified address"),
+        IpAddr::V6(address) if address.is_multicast() => Some("a multicast address"),
+        // fd00:ec2::/32 is where a cloud's metadata answers over IPv6.
+        IpAddr::V6(address) if address.segments().starts_with(&[0xfd00, 0x0ec2]) => {
+            Some("a metadata address")
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use cardea_proto::{app::Transport, refusal::RefusalCode};
+
+    use super::*;
+
+    #[test]
+    fn targets_on_the_connectors_own_host_are_refused_unless_they_are_meant() {
+        for target in [
+            "127.0.0.1:80",
+            "127.9.9.9:80",
+            "[::1]:80",
+            "[::ffff:127.0.0.1]:80",
+            "localhost:80",
+            "LOCALHOST:80",
+            "db.localhost:80",
+            "169.254.169.254:80",
+            "169.254.0.1:80",
+            "[fe80::1]:80",
+            "[fd00:ec2::254]:80",
+            "0.0.0.0:80",
+            "[::]:80",
+            "224.0.0.1:80",
+            "255.255.255.255:80",
+            "[ff02::1]:80",
+        ] {
+            check_target(target, false, false);
+            check_target(target, true, true);
+        }
+        for target in [
+            "10.9.0.10:80",
+            "[fd00::1]:80",
+            "db.corp.example:5432",
+            "192.0.2.1:53/udp",
+        ] {
+            check_target(target, false, true);
+        }
+    }
+
+    #[test]
+    fn an_app_without_a_target_is_refused() {
+        let mut app = app("10.0.0.1:1", false);
+        app.targets.clear();
+        assert_eq!(check(&app).unwrap_err().code, RefusalCode::Invalid);
+    }
+
+    fn check_target(target: &str, host_scoped: bool, accepted: bool) {
+        let result = check(&app(target, host_scoped));
+        assert_eq!(result.is_ok(), accepted, "{target} {result:?}");
+        if let Err(refusal) = result {
+            assert!(
+                refusal.to_string().contains("--allow-host-scoped"),
+                "{refusal}"
+            );
+        }
+    }
+
+    fn app(target: &str, host_scoped: bool) -> AppSpec {
+        AppSpec {
+            name: "wiki".parse().unwrap(),
+            site: "default".parse().unwrap(),
+            targets: vec![target.parse().unwrap()],
+            names: Vec::new(),
+            transport: Transport::Auto,
+            labels: BTreeMap::new(),
+            host_scoped,
+        }
+    }
+}

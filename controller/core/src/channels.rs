@@ -1,0 +1,215 @@
+//! Who is connected: one channel for each node, and what it proved.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use cardea_proto::{
+    codec::Bytes,
+    id::{ConnectorId, DeviceId, NodeId},
+    message::ToNode,
+    time::{Now, UnixMillis},
+};
+
+use crate::api::{ChannelId, Outbox, Peer};
+
+/// One node's connection.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    /// Whose.
+    pub(crate) node: NodeId,
+    /// The TLS exporter, to which proofs on this channel are bound.
+    pub(crate) exporter: [u8; 32],
+    /// Where it comes from.
+    pub(crate) address: SocketAddr,
+    /// The nonce of its reports; `None` until it has said hello.
+    pub(crate) nonce: Option<Bytes<16>>,
+    /// Whether a certificate for it is on its way to the store.
+    pub(crate) renewing: bool,
+    /// What it may still ask at the moment.
+    pub(crate) budget: Budget,
+}
+
+/// When a node was last there, and as what.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) at: UnixMillis,
+    pub(crate) program: Option<String>,
+}
+
+/// All channels.
+#[derive(Debug, Default)]
+pub(crate) struct Channels {
+    by_id: BTreeMap<ChannelId, Channel>,
+    by_node: BTreeMap<NodeId, ChannelId>,
+    seen: BTreeMap<NodeId, Seen>,
+}
+
+/// A bucket of tokens, one for each message that costs work.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    tokens: u32,
+    at: Instant,
+}
+
+impl Channels {
+    /// Takes a channel in; answers the one of the same node that it replaces.
+    pub(crate) fn insert(
+        &mut self,
+        id: ChannelId,
+        node: NodeId,
+        peer: &Peer,
+        now: Now,
+    ) -> Option<ChannelId> {
+        let channel = Channel {
+            node,
+            exporter: peer.exporter,
+            address: peer.address,
+            nonce: None,
+            renewing: false,
+            budget: Budget::full(now.instant),
+        };
+        self.by_id.insert(id, channel);
+        self.by_node.insert(node, id)
+    }
+
+    /// Forgets a channel; answers it, and whether the node is gone with it.
+    pub(crate) fn remove(&mut self, id: ChannelId, now: Now) -> Option<(Channel, bool)> {
+        let channel = self.by_id.remove(&id)?;
+        let last = self.by_node.get(&channel.node) == Some(&id);
+        if last {
+            self.by_node.remove(&channel.node);
+            if let Some(seen) = self.seen.get_mut(&channel.node) {
+                seen.at = now.unix;
+            }
+        }
+        Some((channel, last))
+    }
+
+    pub(crate) fn get(&self, id: ChannelId) -> Option<&Channel> {
+        self.by_id.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ChannelId) -> Option<&mut Channel> {
+        self.by_id.get_mut(&id)
+    }
+
+    /// Notes that a node said hello and what it is.
+    pub(crate) fn greeted(&mut self, id: ChannelId, nonce: Bytes<16>, program: String, now: Now) {
+        if let Some(channel) = self.by_id.get_mut(&id) {
+            channel.nonce = Some(nonce);
+            let program: String = program.chars().take(64).collect();
+            let seen = Seen {
+                at: now.unix,
+                program: Some(program),
+            };
+            self.seen.insert(channel.node, seen);
+        }
+    }
+
+    /// The channel of a node that has said hello.
+    pub(crate) fn of(&self, node: NodeId) -> Option<ChannelId> {
+        let id = self.by_node.get(&node)?;
+        let greeted = self.by_id.get(id)?.nonce.is_some();
+        greeted.then_some(*id)
+    }
+
+    pub(crate) fn of_device(&self, device: DeviceId) -> Option<ChannelId> {
+        self.of(NodeId::Device(device))
+    }
+
+    pub(crate) fn of_connector(&self, connector: ConnectorId) -> Option<ChannelId> {
+        self.of(NodeId::Connector(connector))
+    }
+
+    /// The channel of a node, whether it has said hello or not.
+    pub(crate) fn any_of(&self, node: NodeId) -> Option<ChannelId> {
+        self.by_node.get(&node).copied()
+    }
+
+    /// Where a device comes from, while it is connected.
+    pub(crate) fn address(&self, device: DeviceId) -> Option<IpAddr> {
+        let id = self.by_node.get(&NodeId::Device(device))?;
+        Some(self.by_id.get(id)?.address.ip())
+    }
+
+    /// When a node was last connected: now, if it is.
+    pub(crate) fn seen(&self, node: NodeId, now: Now) -> Option<Seen> {
+        let mut seen = self.seen.get(&node)?.clone();
+        if self.by_node.contains_key(&node) {
+            seen.at = now.unix;
+        }
+        Some(seen)
+    }
+
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.seen.remove(&node);
+    }
+
+    /// The devices that are connected.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = DeviceId> {
+        self.by_node.keys().filter_map(|node| match node {
+            NodeId::Device(id) => Some(*id),
+            NodeId::Connector(_) => None,
+        })
+    }
+
+    /// Sends to a node, if it is connected and has said hello.
+    pub(crate) fn send(&self, node: NodeId, message: ToNode, out: &mut Outbox) {
+        if let Some(channel) = self.of(node) {
+            out.messages.push_back((channel, message));
+        }
+    }
+}
+
+impl Budget {
+    /// As many requests as an agent with many apps makes when it starts.
+    const TOKENS: u32 = 256;
+
+    /// One token comes back in this time.
+    const REFILL: Duration = Duration::from_millis(20);
+
+    const fn full(now: Instant) -> Self {
+        Self {
+            tokens: Self::TOKENS,
+            at: now,
+        }
+    }
+
+    /// Takes one token; `false` when there is none.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at);
+        let earned = passed.as_millis() / Self::REFILL.as_millis();
+        if let Ok(earned) = u32::try_from(earned)
+            && earned < Self::TOKENS
+        {
+            self.tokens = (self.tokens + earned).min(Self::TOKENS);
+            self.at += Self::REFILL * earned;
+        } else {
+            *self = Self::full(now);
+        }
+        let left = self.tokens.checked_sub(1);
+        self.tokens = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cardea_proto::time::testing::start;
+
+    use super::*;
+
+    #[test]
+    fn a_budget_is_spent_at_once_and_earned_over_time() {
+        let now = start().instant;
+        let mut budget = Budget::full(now);
+        assert_eq!((0..1_000).filter(|_| budget.take(now)).count(), 256);
+        let later = now + Budget::REFILL * 3;
+        assert_eq!((0..1_000).filter(|_| budget.take(later)).count(), 3);
+        let much_later = now + Duration::from_secs(86_400 * 400);
+        assert_eq!((0..1_000).filter(|_| budget.take(much_later)).count(), 256);
+    }
+}

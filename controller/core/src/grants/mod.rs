@@ -1,0 +1,271 @@
+//! Grants: from a request to a tunnel that both ends hold, and to its end.
+//!
+//! ```text
+//!            commit              Admitted             commit
+//!  request ─────────▶ Offered ───────────▶ Admitting ────────▶ Open ─┐ extended by push
+//!     ▲                  │ no answer, refused,                 │  ▲   │ at half of its ttl,
+//!     └── another ◀──────┘ connector gone                      │  └───┘ while everything holds
+//!         connector      (Abandoned until its end is recorded) │
+//!                                                              │ revoked, not permitted, posture,
+//!  any stage ──────────────────── commit ─────────▶ ended ◀────┘ certificate, expired, closed …
+//! ```
+//!
+//! The state knows whether a grant is offered or admitted; the stages here add what is never
+//! recorded: who waits for it, the offer itself, and when it is due. An end is wanted first, then
+//! committed, and only then withdrawn from both ends.
+
+mod admission;
+mod ending;
+mod extension;
+mod request;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use cardea_proto::{
+    id::{ConnectorId, DeviceId, GrantId, NodeId},
+    ledger::{EndReason, Grant},
+    message::Usage,
+    name::Name,
+};
+
+pub(crate) use self::{
+    admission::Admitting,
+    ending::{ENDS_PER_ENTRY, changes as end_changes},
+    request::Offering,
+};
+use crate::{
+    api::ChannelId,
+    controller::{Controller, Turn},
+    timers::Timer,
+};
+
+/// What this controller knows of live grants besides the state.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    tunnels: BTreeMap<GrantId, Tunnel>,
+    endings: BTreeMap<GrantId, Ending>,
+    deciding: BTreeSet<(DeviceId, Name)>,
+    promised: BTreeMap<ConnectorId, usize>,
+}
+
+/// A grant on its way, or the tunnel made from it.
+#[derive(Debug)]
+struct Tunnel {
+    stage: Stage,
+    usage: Option<Usage>,
+}
+
+/// How far a grant has come.
+#[derive(Debug)]
+enum Stage {
+    /// The connector was asked.
+    Offered(Box<Offering>),
+    /// The connector has answered; that is being recorded.
+    Admitting(Box<Offering>),
+    /// The connector did not answer; another one is asked, and this grant only waits for its end.
+    Abandoned,
+    /// Both ends were told.
+    Open(Open),
+}
+
+/// A grant that both ends were told of.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    expires: Instant,
+    extend_at: Instant,
+    /// Whether the device is known to hold it since this controller started.
+    device_holds: bool,
+    /// Whether the connector is.
+    connector_holds: bool,
+}
+
+/// An end that is not on record yet.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// The store did not take it; it is proposed again.
+    Wanted(EndReason),
+    /// It is on its way to the store.
+    Proposed(EndReason),
+}
+
+impl Live {
+    /// What passed through a tunnel at the last count.
+    pub(crate) fn usage(&self, grant: &GrantId) -> Option<&Usage> {
+        self.tunnels.get(grant)?.usage.as_ref()
+    }
+
+    /// Whether both ends were told of a grant.
+    pub(crate) fn is_open(&self, grant: &GrantId) -> bool {
+        let tunnel = self.tunnels.get(grant);
+        tunnel.is_some_and(|tunnel| matches!(tunnel.stage, Stage::Open(_)))
+    }
+
+    fn insert(&mut self, grant: GrantId, stage: Stage) {
+        self.tunnels.insert(grant, Tunnel { stage, usage: None });
+    }
+
+    fn is_ending(&self, grant: &GrantId) -> bool {
+        self.endings.contains_key(grant)
+    }
+
+    fn open_mut(&mut self, grant: &GrantId) -> Option<&mut Open> {
+        match &mut self.tunnels.get_mut(grant)?.stage {
+            Stage::Open(open) => Some(open),
+            Stage::Offered(_) | Stage::Admitting(_) | Stage::Abandoned => None,
+        }
+    }
+
+    /// Takes the request out of a grant that was offered or is being admitted.
+    fn abandon(&mut self, grant: &GrantId) -> Option<Box<Offering>> {
+        let tunnel = self.tunnels.get_mut(grant)?;
+        match std::mem::replace(&mut tunnel.stage, Stage::Abandoned) {
+            Stage::Offered(offering) | Stage::Admitting(offering) => Some(offering),
+            stage @ (Stage::Abandoned | Stage::Open(_)) => {
+                tunnel.stage = stage;
+                None
+            }
+        }
+    }
+
+    fn promise(&mut self, connector: ConnectorId) {
+        *self.promised.entry(connector).or_default() += 1;
+    }
+
+    fn release(&mut self, connector: ConnectorId) {
+        if let Some(count) = self.promised.get_mut(&connector) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.promised.remove(&connector);
+            }
+        }
+    }
+}
+
+impl Open {
+    const fn is_held(&self) -> bool {
+        self.device_holds && self.connector_holds
+    }
+}
+
+impl Controller {
+    /// Takes the grants of an earlier run over: those that were admitted live on for their ttl.
+    pub(crate) fn adopt_grants(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now.instant;
+        let mut lost = Vec::new();
+        let records: Vec<(Grant, bool)> = self
+            .world
+            .state
+            .grants()
+            .map(|record| (record.grant.clone(), record.admitted))
+            .collect();
+        for (grant, admitted) in records {
+            if !admitted {
+                lost.push((grant.id, EndReason::ControllerRestarted));
+                continue;
+            }
+            let expires = now + std::time::Duration::from_millis(grant.ttl_ms);
+            self.live.insert(
+                grant.id,
+                Stage::Open(Open {
+                    expires,
+                    extend_at: now,
+                    device_holds: false,
+                    connector_holds: false,
+                }),
+            );
+            self.timers.set(Timer::Grant(grant.id), expires);
+            let stale = now + self.world.settings.posture_stale_after();
+            self.timers.set(Timer::Posture(grant.device), stale);
+            self.watch_certificate(grant.device, turn.now);
+        }
+        let actor = self.world.itself();
+        self.end_grants(turn, &actor, lost);
+    }
+
+    /// A node says which grants it holds: what ended is withdrawn, what it lost is ended.
+    pub(crate) fn held(&mut self, turn: &mut Turn<'_>, channel: ChannelId, named: &[GrantId]) {
+        let Some(node) = self.channels.get(channel).map(|open| open.node) else {
+            return;
+        };
+        let mine: BTreeSet<GrantId> = match node {
+            NodeId::Device(device) => self.world.state.grants_of_device(device).collect(),
+            NodeId::Connector(connector) => {
+                self.world.state.grants_of_connector(connector).collect()
+            }
+        };
+        for grant in named {
+            if !mine.contains(grant) {
+                turn.send(channel, ending::withdraw(*grant, EndReason::Expired));
+            }
+        }
+        let named: BTreeSet<GrantId> = named.iter().copied().collect();
+        let mut lost = Vec::new();
+        for grant in mine {
+            let Some(open) = self.live.open_mut(&grant) else {
+                continue;
+            };
+            let holds = named.contains(&grant);
+            let reason = match node {
+                NodeId::Device(_) => {
+                    open.device_holds = holds;
+                    EndReason::Closed
+                }
+                NodeId::Connector(_) => {
+                    open.connector_holds = holds;
+                    EndReason::ConnectorGone
+                }
+            };
+            if holds {
+                self.extend_if_due(turn, grant);
+            } else {
+                lost.push((grant, reason));
+            }
+        }
+        self.end_grants(turn, &cardea_proto::ledger::Actor::Node(node), lost);
+    }
+
+    /// A timer of a grant has come.
+    pub(crate) fn grant_due(&mut self, turn: &mut Turn<'_>, grant: GrantId) {
+        if let Some(Ending::Wanted(reason)) = self.live.endings.get(&grant).copied() {
+            let actor = self.world.itself();
+            self.end_grants(turn, &actor, [(grant, reason)]);
+            return;
+        }
+        let Some(tunnel) = self.live.tunnels.get(&grant) else {
+            return;
+        };
+        match &tunnel.stage {
+            Stage::Offered(_) => self.ask_another(turn, grant, "did not answer in time"),
+            Stage::Open(open) if open.expires <= turn.now.instant => {
+                let actor = self.world.itself();
+                self.end_grants(turn, &actor, [(grant, EndReason::Expired)]);
+            }
+            Stage::Open(_) => self.extend(turn, grant),
+            // Its commit comes back, or fails; nothing is due before.
+            Stage::Admitting(_) | Stage::Abandoned => {}
+        }
+    }
+
+    /// Counts of what passed, from either end.
+    pub(crate) fn on_usage(&mut self, node: NodeId, usages: Vec<Usage>) {
+        for usage in usages {
+            if self.owns(node, &usage.grant)
+                && let Some(tunnel) = self.live.tunnels.get_mut(&usage.grant)
+            {
+                tunnel.usage = Some(usage);
+            }
+        }
+    }
+
+    /// Whether a node is one of the two ends of a live grant.
+    fn owns(&self, node: NodeId, grant: &GrantId) -> bool {
+        let record = self.world.state.grant(grant);
+        record.is_some_and(|record| match node {
+            NodeId::Device(device) => record.grant.device == device,
+            NodeId::Connector(connector) => record.grant.connector == connector,
+        })
+    }
+}

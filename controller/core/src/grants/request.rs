@@ -1,0 +1,413 @@
+//! A device asks for an app: the offer is verified, the decision taken, a connector chosen.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use cardea_credential::{
+    signed::{StatementError, verify_offer},
+    trust::ChainError,
+};
+use cardea_proto::{
+    access::{Admit, KEM_KEY_BYTES, Rendezvous, Signed},
+    app::{AppSpec, Carrier, Transport},
+    codec::Digest,
+    decision::Decision,
+    id::{ConnectorId, DeviceId, GrantId, NodeId},
+    identity::Holder,
+    ledger::{Actor, Change, EndReason, Grant, RecordKey},
+    message::ToNode,
+    name::Name,
+    refusal::{Refusal, RefusalCode},
+    relay::Side,
+    time::Now,
+};
+
+use super::Stage;
+use crate::{
+    api::{ChannelId, CommitError},
+    controller::{Controller, Turn},
+    judge::Allowed,
+    proposals::{Intent, Pending},
+    refusals::Refused,
+    state::{Committed, Happened},
+    tickets,
+    timers::Timer,
+    verdict,
+    world::{Expects, draft},
+};
+
+/// A request on its way: everything that is needed to ask a connector, and then another one.
+#[derive(Debug)]
+pub(crate) struct Offering {
+    /// Where the answer goes, and nowhere else.
+    pub(super) channel: ChannelId,
+    pub(super) device: DeviceId,
+    pub(super) request: u64,
+    pub(super) app: Name,
+    pub(super) offer: Signed,
+    device_key: Digest,
+    /// Connectors that did not answer.
+    tried: BTreeSet<ConnectorId>,
+    /// The grant that the last of those did not admit.
+    replaces: Option<GrantId>,
+    /// The grant as it was last planned.
+    planned: Option<Grant>,
+}
+
+/// Shortest ttl worth granting: less than a person would wait.
+const TTL_WORTH: Duration = Duration::from_secs(1);
+
+impl Offering {
+    /// The connector that was asked has not admitted `grant`.
+    pub(super) fn without(&mut self, connector: ConnectorId, grant: GrantId) {
+        self.tried.insert(connector);
+        self.replaces = Some(grant);
+        self.planned = None;
+    }
+}
+
+impl Controller {
+    /// An agent asks to open an app.
+    pub(crate) fn on_request(
+        &mut self,
+        turn: &mut Turn<'_>,
+        channel: ChannelId,
+        device: DeviceId,
+        (request, app, offer): (u64, Name, Signed),
+    ) {
+        let device_key = match self.check_offer(device, &app, &offer, turn.now) {
+            Ok(key) => key,
+            Err(refusal) => {
+                self.note_refusal(
+                    turn,
+                    &Refused {
+                        actor: Actor::Node(NodeId::Device(device)),
+                        attempt: "connect",
+                        code: refusal.code,
+                        subject: app.to_string(),
+                        decision: None,
+                    },
+                );
+                turn.send(channel, denied(request, refusal, None));
+                return;
+            }
+        };
+        if self.live.deciding.contains(&(device, app.clone())) || !self.proposals.has_room() {
+            let busy = Refusal::new(
+                RefusalCode::Busy,
+                format!("{app}: another request is being decided"),
+            );
+            turn.send(channel, denied(request, busy.with_next("Try again"), None));
+            return;
+        }
+        let offering = Offering {
+            channel,
+            device,
+            request,
+            app,
+            offer,
+            device_key,
+            tried: BTreeSet::new(),
+            replaces: None,
+            planned: None,
+        };
+        self.plan_offer(turn, Box::new(offering), 0);
+    }
+
+    /// Decides, chooses a connector and proposes the grant: the first time, after a conflict, or
+    /// after a connector that did not answer.
+    pub(crate) fn plan_offer(
+        &mut self,
+        turn: &mut Turn<'_>,
+        mut offering: Box<Offering>,
+        tries: u8,
+    ) {
+        self.offer_settled(&mut offering);
+        let user = self.world.state.device(offering.device);
+        let Some(user) = user.and_then(|record| record.node.user.clone()) else {
+            let gone = Refusal::new(RefusalCode::NotFound, "this device is no longer enrolled");
+            self.deny(turn, *offering, gone, None);
+            return;
+        };
+        let allowed = match self
+            .judge(turn.now)
+            .connect(offering.device, &user, &offering.app)
+        {
+            Ok(allowed) => allowed,
+            Err(decision) => {
+                let refusal = self.refusal_of(turn.now, offering.device, &decision);
+                self.deny(turn, *offering, refusal, Some(*decision));
+                return;
+            }
+        };
+        let Some(spec) = self.world.state.app(&offering.app) else {
+            return;
+        };
+        let (site, carrier) = (spec.spec.site.clone(), carrier(&spec.spec));
+        let Some(connector) = self.choose(&site, &offering.tried) else {
+            let refusal = no_connector(&offering.app, &site, !offering.tried.is_empty());
+            self.deny(turn, *offering, refusal, None);
+            return;
+        };
+        let ttl = self.ttl(&allowed);
+        let grant = Grant {
+            id: self.world.dice.grant_id(),
+            device: offering.device,
+            user,
+            app: offering.app.clone(),
+            connector,
+            carrier,
+            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+        };
+        self.propose_offer(turn, offering, grant, &allowed, tries);
+    }
+
+    fn propose_offer(
+        &mut self,
+        turn: &mut Turn<'_>,
+        mut offering: Box<Offering>,
+        grant: Grant,
+        allowed: &Allowed,
+        tries: u8,
+    ) {
+        let mut draft = draft(turn.now.unix, Actor::Node(NodeId::Device(grant.device)));
+        draft.decision = Some(allowed.decision().clone());
+        draft.changes.extend(self.unrecorded_pass(grant.device));
+        for before in self.world.state.grants_between(grant.device, &grant.app) {
+            let reason = if offering.replaces == Some(before) {
+                EndReason::ConnectorGone
+            } else {
+                EndReason::Replaced
+            };
+            draft.changes.push(Change::GrantEnded {
+                grant: before,
+                reason,
+            });
+        }
+        draft.changes.push(Change::GrantOffered(grant.clone()));
+        let expects = expects(&grant)
+            .and(RecordKey::Node(NodeId::Connector(grant.connector)))
+            .and(RecordKey::Grant(grant.id));
+        self.live.deciding.insert((grant.device, grant.app.clone()));
+        self.live.promise(grant.connector);
+        offering.planned = Some(grant);
+        let intent = Intent::Offer(offering);
+        self.propose(turn, expects, draft, Pending { intent, tries });
+    }
+
+    /// The grant is on record: its connector is asked to admit the device.
+    pub(crate) fn offered(
+        &mut self,
+        turn: &mut Turn<'_>,
+        mut offering: Offering,
+        happened: &[Happened],
+    ) {
+        let planned = offering.planned.as_ref().map(|grant| grant.id);
+        self.offer_settled(&mut offering);
+        let committed = happened
+            .iter()
+            .filter_map(Happened::offered)
+            .find(|committed| Some(committed.fact().id) == planned);
+        let Some(committed) = committed else {
+            return;
+        };
+        let grant = committed.fact();
+        let asked_by = self.channels.get(offering.channel).is_some();
+        let admit = self.admit(committed, &offering, turn.now);
+        self.live
+            .insert(grant.id, Stage::Offered(Box::new(offering)));
+        self.watch_certificate(grant.device, turn.now);
+        if !asked_by {
+            let actor = self.world.itself();
+            self.end_grants(turn, &actor, [(grant.id, EndReason::Closed)]);
+            return;
+        }
+        match (self.channels.of_connector(grant.connector), admit) {
+            (Some(channel), Some(admit)) => {
+                turn.send(channel, ToNode::Admit(Box::new(admit)));
+                let at = turn.now.instant + self.world.settings.admission_timeout;
+                self.timers.set(Timer::Grant(grant.id), at);
+            }
+            (None, _) | (_, None) => self.ask_another(turn, grant.id, "went away"),
+        }
+    }
+
+    /// The store did not take the grant.
+    pub(crate) fn offer_failed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        mut offering: Offering,
+        why: &CommitError,
+    ) {
+        self.offer_settled(&mut offering);
+        self.deny(turn, offering, verdict::refusal_of_commit(why), None);
+    }
+
+    /// Answers a request with a denial, and ends the grant that it leaves behind.
+    pub(super) fn deny(
+        &mut self,
+        turn: &mut Turn<'_>,
+        offering: Offering,
+        refusal: Refusal,
+        decision: Option<Decision>,
+    ) {
+        if decision.is_some() {
+            let refused = Refused {
+                actor: Actor::Node(NodeId::Device(offering.device)),
+                attempt: "connect",
+                code: refusal.code,
+                subject: offering.app.to_string(),
+                decision: decision.clone(),
+            };
+            self.note_refusal(turn, &refused);
+        }
+        let Offering {
+            channel,
+            request,
+            replaces,
+            ..
+        } = offering;
+        if self.channels.get(channel).is_some() {
+            turn.send(channel, denied(request, refusal, decision));
+        }
+        let left = replaces.map(|grant| (grant, EndReason::ConnectorGone));
+        let actor = self.world.itself();
+        self.end_grants(turn, &actor, left);
+    }
+
+    /// How long a grant lives from now: never past the certificate that it rests on.
+    pub(super) fn ttl(&self, allowed: &Allowed) -> Duration {
+        self.world
+            .settings
+            .ttl
+            .min(allowed.certificate_life())
+            .max(TTL_WORTH)
+    }
+
+    fn admit(&self, committed: &Committed<Grant>, offering: &Offering, now: Now) -> Option<Admit> {
+        let grant = committed.fact();
+        let app = self.world.state.app(&grant.app)?;
+        let device = self.world.state.device(grant.device)?;
+        let settings = &self.world.settings;
+        let ttl = Duration::from_millis(grant.ttl_ms);
+        let key = &self.world.keys.ticket;
+        let mut never = settings.never.clone();
+        never.extend(settings.relays.iter().map(std::net::SocketAddr::ip));
+        never.sort_unstable();
+        never.dedup();
+        Some(Admit {
+            grant: grant.id,
+            app: grant.app.clone(),
+            carrier: grant.carrier,
+            ttl_ms: grant.ttl_ms,
+            device: grant.device,
+            device_key: offering.device_key,
+            offer: offering.offer.clone(),
+            targets: app.spec.targets.clone(),
+            host_scoped: app.spec.host_scoped,
+            never,
+            inner: tickets::inner_addresses(self.world.domain(), device.number, app.number),
+            rendezvous: Rendezvous {
+                relay: settings.relays.clone(),
+                ticket: tickets::ticket(key, grant.id, Side::Connector, ttl, now)?,
+            },
+        })
+    }
+
+    /// The connected connector of a site with the fewest tunnels, promised ones included.
+    fn choose(&self, site: &Name, tried: &BTreeSet<ConnectorId>) -> Option<ConnectorId> {
+        self.world
+            .state
+            .connectors_of(site)
+            .filter(|id| !tried.contains(id) && self.channels.of_connector(*id).is_some())
+            .min_by_key(|id| {
+                let promised = self.live.promised.get(id).copied().unwrap_or(0);
+                (self.world.state.connector_load(*id) + promised, *id)
+            })
+    }
+
+    /// The proposal for an offer has come back, or is made for the first time.
+    fn offer_settled(&mut self, offering: &mut Offering) {
+        if let Some(grant) = offering.planned.take() {
+            self.live.release(grant.connector);
+            self.live.deciding.remove(&(grant.device, grant.app));
+        }
+    }
+
+    fn check_offer(
+        &self,
+        device: DeviceId,
+        app: &Name,
+        signed: &Signed,
+        now: Now,
+    ) -> Result<Digest, Refusal> {
+        let not_proven = |why: &str| {
+            Refusal::new(
+                RefusalCode::NotProven,
+                format!("{app}: the offer is not to be believed: {why}"),
+            )
+        };
+        let (offer, leaf) = match verify_offer(signed, &self.world.trust, now.unix) {
+            Ok(verified) => verified,
+            Err(StatementError::Chain(ChainError::Expired { not_after })) => {
+                return Err(Refusal::new(
+                    RefusalCode::CertificateExpired,
+                    format!(
+                        "{app}: the device's certificate ended at {}",
+                        not_after.to_rfc3339()
+                    ),
+                ));
+            }
+            Err(error) => return Err(not_proven(&error.to_string())),
+        };
+        let enrolled = self.world.state.device(device).map(|known| known.node.key);
+        if leaf.identity.holder != Holder::Device(device) || offer.device != device {
+            Err(not_proven("another device signed it"))
+        } else if enrolled != Some(leaf.key) {
+            Err(not_proven("another key signed it than the enrolled one"))
+        } else if offer.app != *app {
+            Err(not_proven("it is for another app"))
+        } else if offer.kem.0.len() != KEM_KEY_BYTES {
+            Err(not_proven("its ML-KEM key has another length"))
+        } else {
+            Ok(leaf.key)
+        }
+    }
+}
+
+/// The records on which a grant rests, besides itself and its connector.
+pub(super) fn expects(grant: &Grant) -> Expects {
+    Expects::of([
+        RecordKey::Node(NodeId::Device(grant.device)),
+        RecordKey::Appraisal(grant.device),
+        RecordKey::User(grant.user.clone()),
+        RecordKey::App(grant.app.clone()),
+        RecordKey::Policy,
+        RecordKey::Links(grant.app.clone()),
+    ])
+}
+
+pub(super) fn denied(request: u64, refusal: Refusal, decision: Option<Decision>) -> ToNode {
+    ToNode::Denied {
+        request,
+        refusal,
+        decision: decision.map(Box::new),
+    }
+}
+
+/// Agents of this version carry flows, for which QUIC is the better carrier.
+const fn carrier(app: &AppSpec) -> Carrier {
+    match app.transport {
+        Transport::Auto | Transport::Quic => Carrier::Quic,
+        Transport::WireGuard => Carrier::WireGuard,
+    }
+}
+
+fn no_connector(app: &Name, site: &Name, asked: bool) -> Refusal {
+    let why = if asked {
+        format!("{app}: no connector of site {site} could take the tunnel")
+    } else {
+        format!("{app}: no connector of site {site} is connected")
+    };
+    Refusal::new(RefusalCode::NoConnector, why)
+        .with_next("An admin can look at: cardeactl connector ls")
+}

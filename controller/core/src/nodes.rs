@@ -1,0 +1,279 @@
+//! Channels of nodes: who may have one, how it begins and ends, and what may be said on it.
+
+use std::time::Duration;
+
+use cardea_proto::{
+    PROGRAM_VERSION, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
+    id::NodeId,
+    ledger::{Actor, EndReason},
+    message::{FromNode, Hello, ToNode, Welcome},
+    refusal::{Refusal, RefusalCode},
+};
+
+use crate::{
+    api::{ChannelId, Peer},
+    controller::{Controller, Turn},
+    posture::skew_ms,
+    refusals::Refused,
+    settings::CLOCK_SKEW_MAX,
+};
+
+impl Controller {
+    /// A node has connected; the certificate verified, and now the records must agree.
+    pub(crate) fn on_connected(&mut self, turn: &mut Turn<'_>, channel: ChannelId, peer: &Peer) {
+        let identity = &peer.leaf.identity;
+        let Some(node) = identity.holder.node() else {
+            let refusal = Refusal::new(
+                RefusalCode::Unauthorized,
+                format!("a {} has no channel here", identity.holder.role()),
+            );
+            self.turn_away(turn, channel, peer, refusal);
+            return;
+        };
+        let known = self.world.state.node(node).map(|record| record.node.key);
+        let refusal = match known {
+            Some(key) if key == peer.leaf.key && identity.domain == *self.world.domain() => None,
+            Some(_) => Some(Refusal::new(
+                RefusalCode::NotProven,
+                format!("{node} enrolled with another key"),
+            )),
+            None => Some(not_enrolled(node)),
+        };
+        if let Some(refusal) = refusal {
+            self.turn_away(turn, channel, peer, refusal);
+            return;
+        }
+        if let Some(before) = self.channels.insert(channel, node, peer, turn.now) {
+            self.channels.remove(before, turn.now);
+            turn.out.close.push_back(before);
+            self.node_left(turn, node);
+        }
+        tracing::debug!(channel.id = channel.0, node.id = %node, "connected");
+    }
+
+    /// A connection is gone.
+    pub(crate) fn on_disconnected(&mut self, turn: &mut Turn<'_>, channel: ChannelId) {
+        if let Some((open, last)) = self.channels.remove(channel, turn.now)
+            && last
+        {
+            tracing::debug!(channel.id = channel.0, node.id = %open.node, "disconnected");
+            self.node_left(turn, open.node);
+        }
+    }
+
+    /// A message of a connected node.
+    pub(crate) fn on_message(
+        &mut self,
+        turn: &mut Turn<'_>,
+        channel: ChannelId,
+        message: FromNode,
+    ) {
+        let Some(open) = self.channels.get(channel) else {
+            return;
+        };
+        let (node, greeted) = (open.node, open.nonce.is_some());
+        match (node, message) {
+            (_, FromNode::Hello(hello)) if !greeted => self.on_hello(turn, channel, node, hello),
+            (_, _) if !greeted => self.protocol_error(turn, channel, "hello comes first"),
+            (_, FromNode::Hello(_)) => self.protocol_error(turn, channel, "hello comes once"),
+            (_, FromNode::Renew { public_key, proof }) => {
+                self.on_renew(turn, channel, &public_key, &proof);
+            }
+            (_, FromNode::Closed { grant }) => self.on_closed(turn, node, grant),
+            (_, FromNode::Usage(usages)) => self.on_usage(node, usages),
+            (NodeId::Device(device), FromNode::Report(report)) => {
+                self.on_report(turn, channel, device, report);
+            }
+            (
+                NodeId::Device(device),
+                FromNode::Request {
+                    request,
+                    app,
+                    offer,
+                },
+            ) => {
+                if self.spend(turn, channel) {
+                    self.on_request(turn, channel, device, (request, app, offer));
+                } else {
+                    let refusal = too_fast();
+                    let decision = None;
+                    turn.send(
+                        channel,
+                        ToNode::Denied {
+                            request,
+                            refusal,
+                            decision,
+                        },
+                    );
+                }
+            }
+            (NodeId::Device(device), FromNode::Explain { request, app }) => {
+                let decision = if self.spend(turn, channel) {
+                    Ok(Box::new(self.explain_to(turn.now, device, &app)))
+                } else {
+                    Err(too_fast())
+                };
+                turn.send(channel, ToNode::Explained { request, decision });
+            }
+            (NodeId::Connector(connector), FromNode::Admitted { grant, answer }) => {
+                self.on_admitted(turn, channel, connector, grant, answer);
+            }
+            (NodeId::Connector(connector), FromNode::NotAdmitted { grant, refusal }) => {
+                self.on_not_admitted(turn, connector, grant, &refusal);
+            }
+            (
+                NodeId::Connector(_),
+                FromNode::Report(_) | FromNode::Request { .. } | FromNode::Explain { .. },
+            ) => self.protocol_error(turn, channel, "only agents ask this"),
+            (NodeId::Device(_), FromNode::Admitted { .. } | FromNode::NotAdmitted { .. }) => {
+                self.protocol_error(turn, channel, "only connectors say this");
+            }
+        }
+    }
+
+    /// A node is gone for good: so are its grants and its channel.
+    pub(crate) fn removed(&mut self, turn: &mut Turn<'_>, node: NodeId) {
+        match node {
+            NodeId::Device(device) => {
+                self.end_device(turn, device, EndReason::DeviceBlocked);
+                self.postures.forget(device);
+            }
+            NodeId::Connector(connector) => {
+                let grants = self.world.state.grants_of_connector(connector);
+                let ends: Vec<_> = grants
+                    .map(|grant| (grant, EndReason::ConnectorGone))
+                    .collect();
+                let actor = self.world.itself();
+                self.end_grants(turn, &actor, ends);
+            }
+        }
+        if let Some(channel) = self.channels.any_of(node) {
+            self.goodbye(turn, channel, not_enrolled(node));
+        }
+        self.channels.forget(node);
+    }
+
+    /// Says goodbye on a channel and closes it.
+    pub(crate) fn goodbye(&mut self, turn: &mut Turn<'_>, channel: ChannelId, refusal: Refusal) {
+        turn.send(channel, ToNode::Goodbye(refusal));
+        turn.out.close.push_back(channel);
+        if let Some((open, true)) = self.channels.remove(channel, turn.now) {
+            self.node_left(turn, open.node);
+        }
+    }
+
+    fn on_hello(&mut self, turn: &mut Turn<'_>, channel: ChannelId, node: NodeId, hello: Hello) {
+        if hello.version < PROTOCOL_VERSION_MIN {
+            self.goodbye(turn, channel, too_old(hello.version));
+            return;
+        }
+        let skew = Duration::from_millis(skew_ms(hello.clock, turn.now.unix).unsigned_abs());
+        if matches!(node, NodeId::Connector(_)) && skew > CLOCK_SKEW_MAX {
+            let refusal = Refusal::new(
+                RefusalCode::ClockSkew,
+                format!(
+                    "this host's clock differs from the controller's by {} s",
+                    skew.as_secs()
+                ),
+            );
+            self.goodbye(turn, channel, refusal.with_next("Set the clock"));
+            return;
+        }
+        let Some(record) = self.world.state.node(node) else {
+            self.goodbye(turn, channel, not_enrolled(node));
+            return;
+        };
+        let (name, user) = (record.node.name.clone(), record.node.user.clone());
+        let nonce = self.world.dice.nonce();
+        self.channels
+            .greeted(channel, nonce, hello.program, turn.now);
+        let settings = &self.world.settings;
+        let welcome = Welcome {
+            version: PROTOCOL_VERSION,
+            program: PROGRAM_VERSION.to_owned(),
+            clock: turn.now.unix,
+            name,
+            user,
+            nonce,
+            posture_poll_ms: u64::try_from(settings.posture_poll.as_millis()).unwrap_or(u64::MAX),
+            watched_processes: self
+                .world
+                .engine
+                .watched_processes()
+                .iter()
+                .cloned()
+                .collect(),
+            addresses: settings.addresses.clone(),
+        };
+        turn.send(channel, ToNode::Welcome(welcome));
+        if let NodeId::Device(device) = node {
+            self.welcome_device(turn, channel, device);
+        }
+        self.held(turn, channel, &hello.grants);
+    }
+
+    fn node_left(&mut self, turn: &mut Turn<'_>, node: NodeId) {
+        match node {
+            NodeId::Device(device) => self.device_left(turn, device),
+            NodeId::Connector(connector) => self.connector_left(turn, connector),
+        }
+    }
+
+    fn turn_away(
+        &mut self,
+        turn: &mut Turn<'_>,
+        channel: ChannelId,
+        peer: &Peer,
+        refusal: Refusal,
+    ) {
+        let refused = Refused {
+            actor: Actor::Stranger(peer.address.to_string()),
+            attempt: "authenticate",
+            code: refusal.code,
+            subject: peer.leaf.identity.to_string(),
+            decision: None,
+        };
+        self.note_refusal(turn, &refused);
+        turn.send(channel, ToNode::Goodbye(refusal));
+        turn.out.close.push_back(channel);
+    }
+
+    fn protocol_error(&mut self, turn: &mut Turn<'_>, channel: ChannelId, why: &str) {
+        let refusal = Refusal::new(RefusalCode::Protocol, why);
+        self.goodbye(turn, channel, refusal);
+    }
+
+    fn spend(&mut self, turn: &Turn<'_>, channel: ChannelId) -> bool {
+        self.channels
+            .get_mut(channel)
+            .is_some_and(|open| open.budget.take(turn.now.instant))
+    }
+}
+
+/// The refusal of a node that speaks a version from before ours.
+pub(crate) fn too_old(version: u16) -> Refusal {
+    Refusal::new(
+        RefusalCode::Version,
+        format!(
+            "it speaks version {version} of the protocol, and this controller {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}"
+        ),
+    )
+    .with_next("Install the current version")
+}
+
+fn not_enrolled(node: NodeId) -> Refusal {
+    let again = match node {
+        NodeId::Device(_) => "cardea up CODE",
+        NodeId::Connector(_) => "cardea-connector up CODE",
+    };
+    Refusal::new(
+        RefusalCode::NotProven,
+        format!("{node} is not enrolled here, or no longer"),
+    )
+    .with_next(format!("Ask an admin for a code, then: {again}"))
+}
+
+fn too_fast() -> Refusal {
+    Refusal::new(RefusalCode::Busy, "this device asks for too much at once")
+        .with_next("Wait a moment")
+}

@@ -1,0 +1,144 @@
+//! Where the two ends of a tunnel meet, and under which addresses they know each other inside.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use cardea_credential::{key, ticket::TicketKey};
+use cardea_proto::{
+    access::InnerAddresses,
+    codec::{Blob, Bytes},
+    id::GrantId,
+    name::Name,
+    relay::{Handle, Side, Ticket},
+    time::{Now, UnixMillis},
+};
+
+use crate::settings::CLOCK_SKEW_MAX;
+
+/// Signs one end's ticket for a grant that lives `ttl` from now; `None` when the key does not sign.
+///
+/// Tunnel and handle follow from the grant and the ticket key, so that a controller that restarts,
+/// or another one, extends a tunnel with tickets for the same place.
+pub(crate) fn ticket(
+    key: &TicketKey,
+    grant: GrantId,
+    side: Side,
+    ttl: Duration,
+    now: Now,
+) -> Option<Blob> {
+    let (tunnel, agent, connector) = place(key, grant)?;
+    let ticket = Ticket {
+        tunnel,
+        side,
+        handle: match side {
+            Side::Agent => agent,
+            Side::Connector => connector,
+        },
+        // A relay's clock may differ by as much as any other; the ends enforce the ttl.
+        not_after: now.unix.plus(ttl).plus(CLOCK_SKEW_MAX),
+    };
+    match key.sign(&ticket) {
+        Ok(bytes) => Some(bytes.to_vec().into()),
+        Err(error) => {
+            tracing::error!(grant.id = %grant, %error, "ticket not signed");
+            None
+        }
+    }
+}
+
+/// The tunnel's id and the handles of its ends: SHA-256 over signatures that only this key makes.
+///
+/// Ed25519 signatures are a pseudorandom function of the message to whoever lacks the key (RFC 8032
+/// derives them from a secret prefix). The tickets signed here ended in 1970 and go nowhere.
+fn place(key: &TicketKey, grant: GrantId) -> Option<(Bytes<16>, Handle, Handle)> {
+    let name = key::digest(grant.to_string().as_bytes());
+    let tunnel = Bytes(*name.0.first_chunk::<16>()?);
+    let secret = |side: Side| {
+        let signed = key
+            .sign(&Ticket {
+                tunnel,
+                side,
+                handle: Handle::from_bytes([0; 7]),
+                not_after: UnixMillis(0),
+            })
+            .ok()?;
+        Some(key::digest(&signed).0)
+    };
+    let (agent, connector) = (secret(Side::Agent)?, secret(Side::Connector)?);
+    let tunnel = Bytes(*agent.last_chunk::<16>()?);
+    Some((
+        tunnel,
+        Handle::from_bytes(*agent.first_chunk::<7>()?),
+        Handle::from_bytes(*connector.first_chunk::<7>()?),
+    ))
+}
+
+/// The addresses inside a tunnel of device number `device` to app number `app`.
+///
+/// Devices have the lower half of 100.64.0.0/10 (RFC 6598), apps the upper; numbers past two million
+/// begin again, which only matters to a device that would know two apps so far apart. The IPv6 half
+/// is a ULA (RFC 4193) whose global id is made from the trust domain.
+pub(crate) fn inner_addresses(domain: &Name, device: u32, app: u32) -> InnerAddresses {
+    let v4 = |half: u32, number: u32| {
+        let host = number % (HALF - 2) + 1;
+        Ipv4Addr::from(CGNAT + half * HALF + host)
+    };
+    let [a, b, c, d, e, ..] = key::digest(domain.as_str().as_bytes()).0;
+    let v6 = |subnet: u8, number: u32| {
+        let [p, q, r, s] = number.to_be_bytes();
+        Ipv6Addr::from([0xfd, a, b, c, d, e, 0, subnet, 0, 0, 0, 0, p, q, r, s])
+    };
+    InnerAddresses {
+        device_v4: v4(0, device),
+        device_v6: v6(1, device),
+        app_v4: v4(1, app),
+        app_v6: v6(2, app),
+    }
+}
+
+/// 100.64.0.0. Source: RFC 6598 §7.
+const CGNAT: u32 = 0x6440_0000;
+
+/// Addresses in one half of a /10.
+const HALF: u32 = 1 << 21;
+
+#[cfg(test)]
+mod tests {
+    use cardea_credential::ticket::verify_ticket;
+    use cardea_proto::time::testing::start;
+
+    use super::*;
+
+    #[test]
+    fn the_two_ends_of_a_grant_meet_in_one_tunnel_and_again_after_a_restart() {
+        let first = TicketKey::from_seed(&[7; 32]).unwrap();
+        let again = TicketKey::from_seed(&[7; 32]).unwrap();
+        let grant = GrantId::from_bytes([1; 10]);
+        let agent = read(&first, grant, Side::Agent);
+        let connector = read(&again, grant, Side::Connector);
+        assert_eq!(agent.tunnel, connector.tunnel);
+        assert_ne!(agent.handle, connector.handle);
+        let other = read(&first, GrantId::from_bytes([2; 10]), Side::Agent);
+        assert_ne!(agent.tunnel, other.tunnel);
+        assert_ne!(agent.handle, other.handle);
+    }
+
+    #[test]
+    fn inner_addresses_of_devices_and_apps_never_meet() {
+        let domain: Name = "corp.example".parse().unwrap();
+        let inner = inner_addresses(&domain, 1, 1);
+        assert_eq!(inner.device_v4, Ipv4Addr::new(100, 64, 0, 2));
+        assert_eq!(inner.app_v4, Ipv4Addr::new(100, 96, 0, 2));
+        assert_ne!(inner.device_v6, inner.app_v6);
+        let last = inner_addresses(&domain, u32::MAX, u32::MAX);
+        assert!(last.device_v4 < Ipv4Addr::new(100, 96, 0, 0));
+        assert!(last.app_v4 < Ipv4Addr::new(100, 127, 255, 255));
+    }
+
+    fn read(key: &TicketKey, grant: GrantId, side: Side) -> Ticket {
+        let ticket = ticket(key, grant, side, Duration::from_secs(300), start()).unwrap();
+        verify_ticket(&key.public(), ticket.as_ref()).unwrap()
+    }
+}
