@@ -44,6 +44,14 @@ impl Clock {
     }
 }
 
+/// TLS asks for the time when it checks a certificate.
+impl rustls::time_provider::TimeProvider for Clock {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let since = Duration::from_millis(wall().0);
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(since))
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Base {
     instant: Instant,

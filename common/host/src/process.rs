@@ -32,6 +32,13 @@ pub fn effective_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// What this machine calls itself; empty when it says nothing that can be read.
+#[must_use]
+pub fn host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
 /// Waits until somebody asks this process to end, with Ctrl-C or `SIGTERM`.
 ///
 /// # Errors
