@@ -1,7 +1,8 @@
 //! The local API: what `cardea` says to the daemon on the same machine over `agent.sock`.
 //!
 //! Each [`LocalRequest`] has one [`LocalAnswer`], except that after `Forward` and `Proxy` the daemon
-//! keeps the listener for as long as the connection lives.
+//! keeps the listener for as long as the connection lives, and says `Refused` on it whenever somebody
+//! connected to the listener in vain.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ use crate::{
     admin::Warning,
     app::{Carrier, Service, Transport},
     decision::Decision,
-    id::DeviceId,
+    id::{ConnectorId, DeviceId, GrantId},
     name::Name,
     posture::{PostureVerdict, Report},
     refusal::Refusal,
@@ -57,6 +58,8 @@ pub enum LocalAnswer {
     Refused(Refusal),
     /// The answer to `Status`.
     Status(Box<AgentStatus>),
+    /// The answer to `Status` at a connector.
+    ConnectorStatus(Box<ConnectorStatus>),
     /// The answer to `Apps`.
     Apps(Vec<AppStatus>),
     /// The answer to `Explain`.
@@ -92,6 +95,28 @@ pub struct AgentStatus {
     pub apps: Vec<AppStatus>,
     /// What needs attention.
     pub warnings: Vec<Warning>,
+}
+
+/// How a connector is; `cardea-connector status -o json` prints exactly this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectorStatus {
+    /// The connector.
+    pub connector: ConnectorView,
+    /// The channel.
+    pub controller: ControllerView,
+    /// The certificate.
+    pub certificate: CertificateView,
+    /// The grants that it serves.
+    pub grants: Vec<GrantId>,
+}
+
+/// The connector in a status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectorView {
+    /// Its id.
+    pub id: ConnectorId,
+    /// Its name.
+    pub name: Name,
 }
 
 /// The device in a status.
