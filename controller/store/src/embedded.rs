@@ -201,7 +201,7 @@ impl Open {
             state: self.state.clone(),
         };
         self.snapshot = snapshot.head.revision;
-        let save = move || index.save(&snapshot).inspect_err(|error| warn(error));
+        let save = move || index.save(&snapshot).inspect_err(warn);
         let thread = std::thread::Builder::new().name("snapshot".to_owned());
         self.saving = thread.spawn(save).ok();
     }

@@ -1,5 +1,7 @@
 //! A folder in memory that fails on request and forgets, as disks do, what was never synced.
 
+#![expect(clippy::as_conversions, reason = "lengths of a test fit every integer")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,

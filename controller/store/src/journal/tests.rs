@@ -1,3 +1,5 @@
+#![expect(clippy::as_conversions, reason = "lengths of a test fit every integer")]
+
 use std::io::ErrorKind;
 
 use cardea_proto::{

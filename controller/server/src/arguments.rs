@@ -1,0 +1,169 @@
+//! The command line, from which help, completions and man pages are made.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use cardea_proto::name::Name;
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::values::{Place, Span};
+
+/// The controller of Cardea: decides, issues certificates, keeps the ledger.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cardea-controller",
+    version,
+    about,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+        cardea-controller up --domain corp.example --advertise ztna.corp.example\n  \
+        cardea-controller init --domain corp.example --state /srv/cardea\n  \
+        cardea-controller run --state /srv/cardea\n\n\
+        Flags come before the environment (CARDEA_*), which comes before the configuration file."
+)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Says more; twice, much more.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Says only what is wrong.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes a trust domain where there is none, then runs, with the relay.
+    #[command(after_help = "Example:\n  \
+        cardea-controller up --domain corp.example --advertise ztna.corp.example")]
+    Up(Flags),
+    /// Makes a trust domain: ledger, certificate authority, first admin key, default policy.
+    #[command(after_help = "Example:\n  \
+        cardea-controller init --domain corp.example --advertise ztna.corp.example")]
+    Init(Flags),
+    /// Runs the controller of a trust domain that was made.
+    #[command(after_help = "Example:\n  cardea-controller run --state /srv/cardea --relay")]
+    Run(Flags),
+    /// Makes a new intermediate certificate with the root key, which lives 30 days.
+    #[command(after_help = "Example, with the root key on a stick:\n  \
+        cardea-controller renew --root /media/stick/root && systemctl restart cardea-controller")]
+    Renew(RenewFlags),
+    /// Prints a completion script for a shell.
+    #[command(after_help = "Example:\n  \
+        cardea-controller completion bash > /etc/bash_completion.d/cardea-controller")]
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the man pages, or writes them to a folder.
+    #[command(after_help = "Example:\n  cardea-controller man /usr/local/share/man/man1")]
+    Man {
+        /// Where to write one file for each command.
+        folder: Option<PathBuf>,
+    },
+}
+
+/// How the controller is made and runs. What is not given comes from the file, then from defaults.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Flags {
+    /// The state folder.
+    #[arg(long, env = "CARDEA_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The configuration file [default: controller.toml in the state folder].
+    #[arg(long, env = "CARDEA_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The trust domain, for good.
+    #[arg(long, env = "CARDEA_DOMAIN", value_name = "DOMAIN")]
+    pub domain: Option<Name>,
+    /// Where nodes reach this controller; may be given more than once.
+    #[arg(
+        long,
+        env = "CARDEA_ADVERTISE",
+        value_name = "HOST[:PORT]",
+        value_delimiter = ','
+    )]
+    pub advertise: Vec<Place>,
+    /// Where to listen for channels (UDP) [default: [::]:7443, IPv4 as well].
+    #[arg(long, env = "CARDEA_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Whether to carry a relay [default: true for `up`].
+    #[arg(
+        long,
+        env = "CARDEA_RELAY",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub relay: Option<bool>,
+    /// Where the relay listens (UDP) [default: [::]:7444, IPv4 as well].
+    #[arg(long, env = "CARDEA_RELAY_LISTEN", value_name = "ADDRESS:PORT")]
+    pub relay_listen: Option<SocketAddr>,
+    /// Where nodes reach relays, this one included [default: where they reach this controller].
+    #[arg(
+        long,
+        env = "CARDEA_RELAY_ADDRESS",
+        value_name = "HOST[:PORT]",
+        value_delimiter = ','
+    )]
+    pub relay_address: Vec<Place>,
+    /// How long a certificate lives, 5m to 24h [default: 1h].
+    #[arg(long, env = "CARDEA_CERTIFICATE_LIFE", value_name = "DURATION")]
+    pub certificate_life: Option<Span>,
+    /// How long a grant lives without an extension, 30s to 1h [default: 5m].
+    #[arg(long, env = "CARDEA_GRANT_TTL", value_name = "DURATION")]
+    pub grant_ttl: Option<Span>,
+    /// How often devices report when nothing changes, 1s to 1h [default: 60s].
+    #[arg(long, env = "CARDEA_POSTURE_POLL", value_name = "DURATION")]
+    pub posture_poll: Option<Span>,
+    /// Accepts facts that a file made up. For tests and demos alone.
+    #[arg(
+        long,
+        env = "CARDEA_ALLOW_SIMULATED_POSTURE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub allow_simulated_posture: Option<bool>,
+}
+
+/// How an intermediate is renewed.
+#[derive(Clone, Debug, Args)]
+pub struct RenewFlags {
+    /// The state folder.
+    #[arg(long, env = "CARDEA_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The folder with root.key and root.crt [default: root in the state folder].
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_switch_needs_no_value_and_can_be_turned_off() {
+        for (flag, expected) in [
+            ("--relay", true),
+            ("--relay=false", false),
+            ("--relay=true", true),
+        ] {
+            let parsed = Arguments::try_parse_from(["cardea-controller", "run", flag]).unwrap();
+            let Command::Run(flags) = parsed.command else {
+                panic!("{flag}");
+            };
+            assert_eq!(flags.relay, Some(expected));
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The configuration: a file, the flags over it, and the settings that both become.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use cardea_core::{CERTIFICATE_LIFE_MAX, CERTIFICATE_LIFE_MIN, TTL_MAX, TTL_MIN};
+use cardea_host::exit::{Code, Failure};
+use cardea_proto::{PORT_CHANNEL, PORT_RELAY, name::Name};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    arguments::Flags,
+    values::{Place, Span},
+};
+
+/// The file's name in the state folder.
+pub const FILE: &str = "controller.toml";
+
+const POLL_MIN: Duration = Duration::from_secs(1);
+const POLL_MAX: Duration = Duration::from_secs(3_600);
+
+/// What a configuration file may say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The trust domain; only `init` uses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<Name>,
+    /// Where nodes reach this controller.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertise: Vec<Place>,
+    /// Where it listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Life of a certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_life: Option<Span>,
+    /// Life of a grant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_ttl: Option<Span>,
+    /// Time between reports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub posture_poll: Option<Span>,
+    /// Whether facts may be made up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_simulated_posture: Option<bool>,
+    /// The relay.
+    #[serde(skip_serializing_if = "RelayConfig::is_empty")]
+    pub relay: RelayConfig,
+}
+
+/// What a configuration file may say about relays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelayConfig {
+    /// Whether this controller carries one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedded: Option<bool>,
+    /// Where that one listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Where nodes reach relays.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Place>,
+}
+
+impl RelayConfig {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Config {
+    /// Reads a file; `None` when there is none.
+    ///
+    /// # Errors
+    /// A message that names the line.
+    pub fn read(path: &Path) -> Result<Option<Self>, Failure> {
+        let place = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Failure::of(Code::Failed, &place, error, "")),
+        };
+        let config = toml::from_str(&text)
+            .map_err(|error| Failure::of(Code::Usage, &place, error.to_string().trim_end(), ""))?;
+        Ok(Some(config))
+    }
+
+    /// The same with everything that the flags say.
+    #[must_use]
+    pub fn under(self, flags: &Flags) -> Self {
+        let over = |list: &Vec<Place>, below: Vec<Place>| match list.is_empty() {
+            true => below,
+            false => list.clone(),
+        };
+        Self {
+            domain: flags.domain.clone().or(self.domain),
+            advertise: over(&flags.advertise, self.advertise),
+            listen: flags.listen.or(self.listen),
+            certificate_life: flags.certificate_life.or(self.certificate_life),
+            grant_ttl: flags.grant_ttl.or(self.grant_ttl),
+            posture_poll: flags.posture_poll.or(self.posture_poll),
+            allow_simulated_posture: flags
+                .allow_simulated_posture
+                .or(self.allow_simulated_posture),
+            relay: RelayConfig {
+                embedded: flags.relay.or(self.relay.embedded),
+                listen: flags.relay_listen.or(self.relay.listen),
+                addresses: over(&flags.relay_address, self.relay.addresses),
+            },
+        }
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let body = toml::to_string(self).unwrap_or_default();
+        format!(
+            "# Configuration of cardea-controller. Flags and CARDEA_* variables come before it.\n\
+             # `cardea-controller run --help` tells what may stand here.\n{body}"
+        )
+    }
+}
+
+/// How a controller runs: everything is there and within its limits.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where nodes reach this controller.
+    pub advertise: Vec<Place>,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where the embedded relay listens, if there is one.
+    pub relay_listen: Option<SocketAddr>,
+    /// Where nodes reach relays.
+    pub relay_addresses: Vec<Place>,
+    /// Life of a certificate.
+    pub certificate_life: Duration,
+    /// Life of a grant.
+    pub grant_ttl: Duration,
+    /// Time between reports.
+    pub posture_poll: Duration,
+    /// Whether facts may be made up.
+    pub allow_simulated_posture: bool,
+}
+
+impl Settings {
+    /// Checks a configuration and fills in what it leaves open.
+    ///
+    /// # Errors
+    /// A message that names the flag whose value is out of its range.
+    pub fn of(config: Config) -> Result<Self, Failure> {
+        let defaults = cardea_core::Settings::default();
+        let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let relay = config.relay.embedded.unwrap_or(false);
+        Ok(Self {
+            advertise: config.advertise,
+            listen: config.listen.unwrap_or(any(PORT_CHANNEL)),
+            relay_listen: relay.then_some(config.relay.listen.unwrap_or(any(PORT_RELAY))),
+            relay_addresses: config.relay.addresses,
+            certificate_life: within(
+                "--certificate-life",
+                config.certificate_life,
+                defaults.certificate_life,
+                (CERTIFICATE_LIFE_MIN, CERTIFICATE_LIFE_MAX),
+            )?,
+            grant_ttl: within(
+                "--grant-ttl",
+                config.grant_ttl,
+                defaults.ttl,
+                (TTL_MIN, TTL_MAX),
+            )?,
+            posture_poll: within(
+                "--posture-poll",
+                config.posture_poll,
+                defaults.posture_poll,
+                (POLL_MIN, POLL_MAX),
+            )?,
+            allow_simulated_posture: config.allow_simulated_posture.unwrap_or(false),
+        })
+    }
+}
+
+fn within(
+    name: &str,
+    given: Option<Span>,
+    default: Duration,
+    (min, max): (Duration, Duration),
+) -> Result<Duration, Failure> {
+    match given {
+        None => Ok(default),
+        Some(Span(given)) if (min..=max).contains(&given) => Ok(given),
+        Some(given) => {
+            let why = format!("{given} is not between {} and {}", Span(min), Span(max));
+            Err(Failure::of(Code::Usage, name, why, ""))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"
+domain = "corp.example"
+advertise = ["ztna.corp.example", "192.0.2.1:443"]
+listen = "[::]:7443"
+certificate_life = "1h"
+grant_ttl = "5m"
+posture_poll = "1m"
+allow_simulated_posture = false
+
+[relay]
+embedded = true
+listen = "[::]:7444"
+addresses = ["ztna.corp.example:7444"]
+"#;
+
+    #[test]
+    fn a_configuration_reads_back_as_itself() {
+        let config: Config = toml::from_str(FULL).unwrap();
+        assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
+        assert_eq!(config.relay.embedded, Some(true));
+        let empty = Config::default();
+        assert_eq!(toml::from_str::<Config>(&empty.to_toml()).unwrap(), empty);
+    }
+
+    #[test]
+    fn an_unknown_field_or_a_bare_number_is_refused_with_its_line() {
+        for text in [
+            "[relay]\nembeded = true\n",
+            "\ngrant_ttl = 300\n",
+            "\ngrant_ttl = \"300\"\n",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(FILE);
+            std::fs::write(&path, text).unwrap();
+            let failure = Config::read(&path).unwrap_err();
+            assert!(failure.message.contains("line 2"), "{}", failure.message);
+            assert_eq!(failure.code, 2);
+        }
+    }
+
+    #[test]
+    fn flags_come_before_the_file() {
+        let flags = Flags {
+            grant_ttl: Some("1m".parse().unwrap()),
+            advertise: vec!["h".parse().unwrap()],
+            relay: Some(false),
+            ..Flags::default()
+        };
+        let config = toml::from_str::<Config>(FULL).unwrap().under(&flags);
+        let settings = Settings::of(config).unwrap();
+        assert_eq!(settings.grant_ttl, Duration::from_secs(60));
+        assert_eq!(settings.advertise, ["h".parse().unwrap()]);
+        assert_eq!(settings.relay_listen, None);
+        assert_eq!(settings.certificate_life, Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn figures_out_of_their_range_are_refused_by_name() {
+        for (life, name) in [
+            (r#"certificate_life = "4m""#, "--certificate-life"),
+            (r#"certificate_life = "25h""#, "--certificate-life"),
+            (r#"grant_ttl = "29s""#, "--grant-ttl"),
+            (r#"posture_poll = "500ms""#, "--posture-poll"),
+        ] {
+            let failure = Settings::of(toml::from_str(life).unwrap()).unwrap_err();
+            assert!(failure.message.starts_with(name), "{}", failure.message);
+        }
+    }
+}

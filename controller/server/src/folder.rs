@@ -1,0 +1,144 @@
+//! The state folder: which file is what, and reading the keys back.
+//!
+//! ```text
+//! controller.toml             configuration
+//! root/root.{key,crt}         the root: the key is to be moved offline
+//! ca/intermediate.{key,crt}   signs leaves
+//! keys/admin.key              the first admin's, to be moved to that admin
+//! keys/ticket.{key,pub}       signs relay tickets; relays elsewhere need the .pub
+//! ledger/ index/              the store
+//! policy/ policy-recommended/ folders to edit, apply and review
+//! admin.sock lock             of the running controller
+//! ```
+
+use std::{path::PathBuf, sync::Arc};
+
+use cardea_core::Keys;
+use cardea_credential::{
+    authority::{Intermediate, Root},
+    key::{Signer, SoftwareKey},
+    pem,
+    ticket::TicketKey,
+};
+use cardea_host::{
+    exit::{Code, Failure},
+    files::{Dir, StateError},
+};
+
+pub(crate) const ROOT: &str = "root";
+pub(crate) const CA: &str = "ca";
+pub(crate) const KEYS: &str = "keys";
+pub(crate) const ROOT_KEY: &str = "root.key";
+pub(crate) const ROOT_CERTIFICATE: &str = "root.crt";
+pub(crate) const INTERMEDIATE_KEY: &str = "intermediate.key";
+pub(crate) const INTERMEDIATE_CERTIFICATE: &str = "intermediate.crt";
+pub(crate) const ADMIN_KEY: &str = "admin.key";
+pub(crate) const TICKET_KEY: &str = "ticket.key";
+pub(crate) const TICKET_PUBLIC: &str = "ticket.pub";
+pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
+
+/// Where the controller keeps its state, when nobody says otherwise.
+///
+/// # Errors
+/// When there is no home folder to derive it from.
+pub fn state_path(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    given
+        .or_else(|| cardea_host::files::default_state("controller"))
+        .ok_or_else(|| {
+            let why = "there is neither XDG_STATE_HOME nor HOME";
+            Failure::of(Code::Usage, "--state", why, "Name a folder with --state")
+        })
+}
+
+/// A state folder that cannot be used, as it is shown.
+pub fn refused(error: StateError) -> Failure {
+    let next = match &error {
+        StateError::OpenedTwice { .. } => "Stop the other one first",
+        StateError::ForeignOwner { .. } => "Run as its owner, or choose another with --state",
+        StateError::NotADirectory { .. } => "Choose another with --state",
+        StateError::Writable { .. } | StateError::TooLarge { .. } | StateError::Io { .. } => "",
+    };
+    let stop = if next.is_empty() { "" } else { ". " };
+    Failure::new(Code::Storage, format!("{error}{stop}{next}"))
+}
+
+/// Writes `der` as PEM.
+pub(crate) fn write_pem(dir: &Dir, name: &str, label: &str, der: &[u8]) -> Result<(), Failure> {
+    let text = pem::encode(label, der);
+    dir.write_atomic(name, text.as_bytes()).map_err(refused)
+}
+
+/// Writes a private key as PKCS#8 in PEM.
+pub(crate) fn write_key(dir: &Dir, name: &str, key: &SoftwareKey) -> Result<(), Failure> {
+    let pkcs8 = key
+        .to_pkcs8()
+        .map_err(|error| Failure::of(Code::Failed, name, error, ""))?;
+    write_pem(dir, name, pem::PRIVATE_KEY, &pkcs8)
+}
+
+/// Reads the root with its key, wherever that is kept.
+pub(crate) fn read_root(dir: &Dir) -> Result<Root, Failure> {
+    let certificate = read_pem(dir, ROOT_CERTIFICATE, pem::CERTIFICATE)?;
+    let key = read_key(dir, ROOT_KEY)?;
+    Root::load(certificate, key).map_err(|error| unusable(dir, ROOT_CERTIFICATE, error))
+}
+
+/// Reads everything that a running controller signs with. The root's key is not among it.
+pub(crate) fn read_keys(state: &Dir) -> Result<Keys, Failure> {
+    let ca = open(state, CA)?;
+    let certificate = read_pem(&ca, INTERMEDIATE_CERTIFICATE, pem::CERTIFICATE)?;
+    let key = read_key(&ca, INTERMEDIATE_KEY)?;
+    let intermediate = Intermediate::load(certificate, key)
+        .map_err(|error| unusable(&ca, INTERMEDIATE_CERTIFICATE, error))?;
+    let root_der = read_pem(&open(state, ROOT)?, ROOT_CERTIFICATE, pem::CERTIFICATE)?;
+    let ticket = read_ticket_key(&open(state, KEYS)?)?;
+    Ok(Keys {
+        intermediate,
+        root_der,
+        ticket,
+    })
+}
+
+/// Reads a private key.
+pub(crate) fn read_key(dir: &Dir, name: &str) -> Result<Arc<dyn Signer>, Failure> {
+    let pkcs8 = read_pem(dir, name, pem::PRIVATE_KEY)?;
+    let key = SoftwareKey::from_pkcs8(&pkcs8).map_err(|error| unusable(dir, name, error))?;
+    Ok(Arc::new(key))
+}
+
+fn read_ticket_key(keys: &Dir) -> Result<TicketKey, Failure> {
+    let wrong = || unusable(keys, TICKET_KEY, "not 64 hexadecimal digits");
+    let text = read_text(keys, TICKET_KEY)?;
+    let seed = data_encoding::HEXLOWER
+        .decode(text.trim().as_bytes())
+        .ok()
+        .and_then(|seed| <[u8; 32]>::try_from(seed).ok())
+        .ok_or_else(wrong)?;
+    TicketKey::from_seed(&seed).map_err(|error| unusable(keys, TICKET_KEY, error))
+}
+
+fn read_pem(dir: &Dir, name: &str, label: &'static str) -> Result<Vec<u8>, Failure> {
+    let text = read_text(dir, name)?;
+    let der = pem::decode(label, &text).map_err(|error| unusable(dir, name, error))?;
+    Ok(der.to_vec())
+}
+
+fn read_text(dir: &Dir, name: &str) -> Result<String, Failure> {
+    let bytes = dir.read(name).map_err(refused)?;
+    let bytes = bytes.ok_or_else(|| unusable(dir, name, "there is no such file"))?;
+    String::from_utf8(bytes).map_err(|_| unusable(dir, name, "not a text file"))
+}
+
+fn open(state: &Dir, name: &str) -> Result<Dir, Failure> {
+    Dir::open(&state.join(name)).map_err(refused)
+}
+
+fn unusable(dir: &Dir, name: &str, why: impl std::fmt::Display) -> Failure {
+    let next = "Restore it from the backup of the state folder";
+    Failure::of(
+        Code::Storage,
+        &dir.join(name).display().to_string(),
+        why,
+        next,
+    )
+}

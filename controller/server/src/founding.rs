@@ -1,0 +1,250 @@
+//! `init`: a trust domain from nothing, and `renew`: its next intermediate.
+
+use std::{path::Path, sync::Arc};
+
+use cardea_core::{
+    Proposal, ProposalId, State,
+    policy::{default_folder, recommended_folder},
+};
+use cardea_credential::{
+    admin::{admin_key_id, admin_public_key},
+    authority::{Root, serial_number},
+    key::{KeyAlgorithm, Signer, SoftwareKey},
+    pem,
+    ticket::TicketKey,
+};
+use cardea_host::{
+    clock::Clock,
+    entropy,
+    exit::{Code, Failure},
+    files::{Dir, StateDir},
+};
+use cardea_proto::{
+    id::{AdminKeyId, ControllerId},
+    ledger::{Actor, Change, Draft, Founded, RecordKey, Revision},
+    name::Name,
+    policy::PolicyFile,
+    time::UnixMillis,
+};
+use cardea_store::{EmbeddedStore, LoadError, Store};
+
+use crate::{
+    config::{self, Config},
+    folder::{
+        self, ADMIN_KEY, CA, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, KEYS, ROOT,
+        ROOT_CERTIFICATE, ROOT_KEY, TICKET_KEY, TICKET_PUBLIC,
+    },
+};
+
+/// The site that exists from the beginning.
+const SITE: &str = "default";
+
+/// What a founding made, for the person who asked for it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The trust domain.
+    pub domain: Name,
+    /// The controller.
+    pub controller: ControllerId,
+    /// The first admin's key.
+    pub admin: AdminKeyId,
+    /// SHA-256 of the root certificate, hexadecimal.
+    pub root: String,
+}
+
+/// Makes a trust domain in a state folder that has none.
+///
+/// Nothing counts before the ledger's first entry, which is written last: a founding that was
+/// interrupted is begun again.
+///
+/// # Errors
+/// A message that says what could not be made.
+pub fn found(state: &StateDir, config: &Config) -> Result<Report, Failure> {
+    let Some(domain) = config.domain.clone() else {
+        let why = "a new trust domain needs a name";
+        let next = "For example: cardea-controller init --domain corp.example";
+        return Err(Failure::of(Code::Usage, "--domain", why, next));
+    };
+    let mut store = EmbeddedStore::new(state.path());
+    let loaded = store.load().map_err(damaged)?;
+    if let Some(founded) = loaded.state.founded() {
+        let why = format!("the trust domain {} is there already", founded.domain);
+        let place = state.path().display().to_string();
+        let next = format!("Run it with: cardea-controller run --state {place}");
+        return Err(Failure::of(Code::Failed, &place, why, &next));
+    }
+    let now = Clock::system().now().unix;
+    let controller = ControllerId::from_bytes(entropy::bytes());
+    let root = make_root(state, &domain, now)?;
+    make_intermediate(state, &root, controller, now)?;
+    let (admin, admin_key) = make_admin(state)?;
+    let ticket_key = make_ticket_key(state)?;
+    write_policies(state)?;
+    if !state.contains(config::FILE) {
+        let text = config.to_toml();
+        let written = state.write_atomic(config::FILE, text.as_bytes());
+        written.map_err(folder::refused)?;
+    }
+    let founded = Founded {
+        domain: domain.clone(),
+        controller,
+        root: root.digest(),
+        admin: (admin, admin_key.to_vec().into()),
+        ticket_key: ticket_key.to_vec().into(),
+    };
+    record(&mut store, founded, now)?;
+    Ok(Report {
+        domain,
+        controller,
+        admin,
+        root: data_encoding::HEXLOWER.encode(&root.digest().0),
+    })
+}
+
+/// Makes the next intermediate with the root's key, from the folder `root`.
+///
+/// # Errors
+/// A message that says why not.
+pub fn renew(state: &Dir, root: &Path, founded: &Founded) -> Result<UnixMillis, Failure> {
+    let place = root.display().to_string();
+    let root = folder::read_root(&Dir::open(root).map_err(folder::refused)?)?;
+    if root.digest() != founded.root {
+        let why = format!("this is not the root of {}", founded.domain);
+        return Err(Failure::of(Code::Failed, &place, why, ""));
+    }
+    let now = Clock::system().now().unix;
+    make_intermediate(state, &root, founded.controller, now)
+}
+
+/// What `init` says on stderr when it is done.
+#[must_use]
+pub fn farewell(state: &Path, report: &Report) -> String {
+    let place = state.display();
+    let Report {
+        domain,
+        controller,
+        admin,
+        root,
+    } = report;
+    format!(
+        "Trust domain {domain} is made. Controller {controller}, admin key {admin}, root {root}\n\
+         \n\
+         Do now:\n  \
+         move  {place}/{ROOT}/{ROOT_KEY}     offline: needed only to renew the intermediate, every 30 days\n  \
+         move  {place}/{KEYS}/{ADMIN_KEY}    to the admin: it signs every change (cardeactl --admin-key)\n  \
+         back up  {place}             all of it: the ledger is the only record of who may do what\n"
+    )
+}
+
+/// A store that does not load, as it is shown.
+pub fn damaged(error: LoadError) -> Failure {
+    let text = crate::chain(&error);
+    let next = match error {
+        LoadError::Locked(_) => "opened twice: stop the other controller first",
+        LoadError::Damaged { .. } => "Nothing was changed. Restore the state folder from a backup",
+        LoadError::Io { .. } => "",
+    };
+    Failure::of(Code::Storage, "ledger", text, next)
+}
+
+fn make_root(state: &Dir, domain: &Name, now: UnixMillis) -> Result<Root, Failure> {
+    let dir = state.subdirectory(ROOT).map_err(folder::refused)?;
+    let key = SoftwareKey::generate(KeyAlgorithm::P384).map_err(failed("root key"))?;
+    folder::write_key(&dir, ROOT_KEY, &key)?;
+    let serial = serial_number(entropy::bytes());
+    let root =
+        Root::create(domain, Arc::new(key), serial, now).map_err(failed("root certificate"))?;
+    folder::write_pem(&dir, ROOT_CERTIFICATE, pem::CERTIFICATE, root.certificate())?;
+    Ok(root)
+}
+
+/// Makes an intermediate and says when it ends. The certificate is written after its key: a crash
+/// between the two leaves a pair that does not fit, and the next start says so.
+fn make_intermediate(
+    state: &Dir,
+    root: &Root,
+    controller: ControllerId,
+    now: UnixMillis,
+) -> Result<UnixMillis, Failure> {
+    let dir = state.subdirectory(CA).map_err(folder::refused)?;
+    let key = SoftwareKey::generate(KeyAlgorithm::P256).map_err(failed("intermediate key"))?;
+    let serial = serial_number(entropy::bytes());
+    let certificate = root
+        .issue_intermediate(controller, key.public_key(), serial, now)
+        .map_err(failed("intermediate certificate"))?;
+    folder::write_key(&dir, INTERMEDIATE_KEY, &key)?;
+    folder::write_pem(
+        &dir,
+        INTERMEDIATE_CERTIFICATE,
+        pem::CERTIFICATE,
+        &certificate,
+    )?;
+    Ok(now.plus(cardea_credential::authority::INTERMEDIATE_LIFE))
+}
+
+fn make_admin(state: &Dir) -> Result<(AdminKeyId, [u8; 32]), Failure> {
+    let dir = state.subdirectory(KEYS).map_err(folder::refused)?;
+    let key = SoftwareKey::generate(KeyAlgorithm::Ed25519).map_err(failed("admin key"))?;
+    let public = admin_public_key(&key)
+        .ok_or_else(|| Failure::of(Code::Failed, "admin key", "not an Ed25519 key", ""))?;
+    folder::write_key(&dir, ADMIN_KEY, &key)?;
+    Ok((admin_key_id(&public), public))
+}
+
+fn make_ticket_key(state: &Dir) -> Result<[u8; 32], Failure> {
+    let dir = state.subdirectory(KEYS).map_err(folder::refused)?;
+    let seed = entropy::seed();
+    let public = TicketKey::from_seed(&seed)
+        .map_err(failed("ticket key"))?
+        .public();
+    for (name, bytes) in [(TICKET_KEY, seed), (TICKET_PUBLIC, public)] {
+        let text = format!("{}\n", data_encoding::HEXLOWER.encode(&bytes));
+        dir.write_atomic(name, text.as_bytes())
+            .map_err(folder::refused)?;
+    }
+    Ok(public)
+}
+
+fn write_policies(state: &Dir) -> Result<(), Failure> {
+    for (name, files) in [
+        ("policy", default_folder()),
+        ("policy-recommended", recommended_folder()),
+    ] {
+        let dir = state.subdirectory(name).map_err(folder::refused)?;
+        for PolicyFile { path, text } in files {
+            dir.write_atomic(&path, text.as_bytes())
+                .map_err(folder::refused)?;
+        }
+    }
+    Ok(())
+}
+
+fn record(store: &mut dyn Store, founded: Founded, now: UnixMillis) -> Result<State, Failure> {
+    let site: Name = SITE
+        .parse()
+        .map_err(|error| Failure::of(Code::Failed, SITE, error, ""))?;
+    let controller = founded.controller;
+    let proposal = Proposal {
+        id: ProposalId(0),
+        expects: vec![(RecordKey::Domain, Revision(0))],
+        draft: Draft {
+            at: now,
+            actor: Actor::Controller(controller),
+            changes: vec![
+                Change::Founded(founded),
+                Change::SiteAdded(site),
+                Change::PolicySet(default_folder()),
+            ],
+            decision: None,
+            signed: None,
+        },
+    };
+    for outcome in store.commit(vec![proposal]) {
+        outcome.map_err(|error| Failure::of(Code::Storage, "ledger", error, ""))?;
+    }
+    Ok(store.load().map_err(damaged)?.state)
+}
+
+fn failed<E: std::error::Error>(what: &'static str) -> impl FnOnce(E) -> Failure {
+    move |error| Failure::of(Code::Failed, what, crate::chain(&error), "")
+}

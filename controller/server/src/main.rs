@@ -1,0 +1,189 @@
+//! `cardea-controller`.
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use cardea_host::{
+    exit::{self, Code, Failure},
+    files::{Dir, StateDir, StateError},
+    process,
+    telemetry::{self, Level},
+};
+use cardea_server::{
+    arguments::{Arguments, Command, Flags, RenewFlags},
+    config::{self, Config, Settings},
+    folder, founding, no_state,
+    serve::{self, Service},
+};
+use cardea_store::{EmbeddedStore, Store};
+use clap::{CommandFactory, Parser};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let level = match arguments.quiet {
+        true => Level::Quiet,
+        false => Level::of_verbosity(arguments.verbose),
+    };
+    telemetry::init(level);
+    let keeps_state = match arguments.command {
+        Command::Up(_) | Command::Init(_) | Command::Run(_) | Command::Renew(_) => true,
+        Command::Completion { .. } | Command::Man { .. } => false,
+    };
+    if keeps_state {
+        process::prepare();
+    }
+    exit::finish(match arguments.command {
+        Command::Up(flags) => up(flags),
+        Command::Init(flags) => init(&flags),
+        Command::Run(flags) => run(&flags),
+        Command::Renew(flags) => renew(flags),
+        Command::Completion { shell } => completion(shell),
+        Command::Man { folder } => manual(folder),
+    })
+}
+
+/// `init` when new, then `run`, with the relay.
+fn up(mut flags: Flags) -> Result<(), Failure> {
+    let path = folder::state_path(flags.state.clone())?;
+    let mut config = configuration(&flags, &path)?;
+    if config.relay.embedded.is_none() {
+        config.relay.embedded = Some(true);
+        flags.relay = Some(true);
+    }
+    // A value out of its range is told before anything is made.
+    Settings::of(config.clone())?;
+    let state = StateDir::open(&path).map_err(refused)?;
+    if is_new(&state)? {
+        let report = founding::found(&state, &config)?;
+        say(&founding::farewell(&path, &report));
+    }
+    serve(state, config)
+}
+
+fn init(flags: &Flags) -> Result<(), Failure> {
+    let path = folder::state_path(flags.state.clone())?;
+    let config = configuration(flags, &path)?;
+    Settings::of(config.clone())?;
+    let state = StateDir::open(&path).map_err(refused)?;
+    let report = founding::found(&state, &config)?;
+    say(&founding::farewell(&path, &report));
+    let place = path.display();
+    say(&format!("Then: cardea-controller run --state {place}\n"));
+    Ok(())
+}
+
+fn run(flags: &Flags) -> Result<(), Failure> {
+    let path = folder::state_path(flags.state.clone())?;
+    check(&path)?;
+    let config = configuration(flags, &path)?;
+    let state = StateDir::open(&path).map_err(refused)?;
+    serve(state, config)
+}
+
+fn serve(state: StateDir, config: Config) -> Result<(), Failure> {
+    let settings = Settings::of(config)?;
+    serve::run(state, &settings, |service: &Service| {
+        if let Some(relay) = service.relay() {
+            say(&format!("relay on {relay}\n"));
+        }
+        say(&format!("listening on {}\n", service.listening()));
+    })
+}
+
+fn renew(flags: RenewFlags) -> Result<(), Failure> {
+    let path = folder::state_path(flags.state)?;
+    check(&path)?;
+    let state = StateDir::open(&path).map_err(refused)?;
+    if !EmbeddedStore::exists(&path) {
+        return Err(no_state(&path));
+    }
+    let mut store = EmbeddedStore::new(&path);
+    let loaded = store.load().map_err(founding::damaged)?;
+    let founded = loaded.state.founded().ok_or_else(|| no_state(&path))?;
+    let root = flags.root.unwrap_or_else(|| path.join("root"));
+    let ends = founding::renew(&state, &root, founded)?;
+    say(&format!(
+        "The intermediate certificate lives until {}.\n",
+        ends.to_rfc3339()
+    ));
+    Ok(())
+}
+
+/// The file, under the flags.
+fn configuration(flags: &Flags, state: &Path) -> Result<Config, Failure> {
+    let file = match &flags.config {
+        Some(path) => Config::read(path)?.ok_or_else(|| {
+            let place = path.display().to_string();
+            Failure::of(Code::Usage, &place, "there is no such file", "")
+        })?,
+        None => Config::read(&state.join(config::FILE))?.unwrap_or_default(),
+    };
+    Ok(file.under(flags))
+}
+
+/// A folder that is not there is not made by a command that needs what is in it.
+fn check(path: &Path) -> Result<(), Failure> {
+    match Dir::open(path) {
+        Ok(_) => Ok(()),
+        Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(no_state(path))
+        }
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// Whether a trust domain is still to be made; a founding that was interrupted made none.
+fn is_new(state: &StateDir) -> Result<bool, Failure> {
+    if !EmbeddedStore::exists(state.path()) {
+        return Ok(true);
+    }
+    let mut store = EmbeddedStore::new(state.path());
+    let loaded = store.load().map_err(founding::damaged)?;
+    Ok(loaded.state.founded().is_none())
+}
+
+fn refused(error: StateError) -> Failure {
+    folder::refused(error)
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(
+        shell,
+        &mut Arguments::command(),
+        "cardea-controller",
+        &mut text,
+    );
+    print(&text)
+}
+
+fn manual(folder: Option<PathBuf>) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::of(Code::Failed, "man", error, "");
+    if let Some(folder) = folder {
+        return clap_mangen::generate_to(Arguments::command(), folder).map_err(failed);
+    }
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Arguments::command())
+        .render(&mut text)
+        .map_err(failed)?;
+    print(&text)
+}
+
+/// Data, on stdout; a reader that has gone is no failure.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::of(Code::Failed, "stdout", error, ""))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Talk, on stderr; where nobody listens, it is lost.
+fn say(text: &str) {
+    drop(io::stderr().write_all(text.as_bytes()));
+}

@@ -1,0 +1,235 @@
+//! Connections of nodes and of strangers who enroll: each has a task that reads it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use cardea_core::{ChannelId, Peer};
+use cardea_credential::{
+    tls::{ChannelPeer, channel_peer},
+    trust::{Trust, VerifiedLeaf},
+};
+use cardea_host::{
+    channel::{Accepted, ChannelError, CloseCode, Kind, Link, Server},
+    clock::Clock,
+};
+use cardea_proto::{ALPN_CHANNEL, ALPN_ENROLL, enroll::EnrollRequest, message::FromNode};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+
+use crate::turn::Event;
+
+/// Strangers with an open connection at one time; each holds it for seconds.
+const STRANGERS_MAX: usize = 1_024;
+
+/// How long a stranger waits for its answer, which takes a commit and some policy.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// Messages that a node may send at once: what a connector says when a thousand tunnels open.
+const BURST_MESSAGES: u32 = 2_048;
+
+/// Time after which one more message may come; a node that sends faster is read slower.
+const MESSAGE_TIME: Duration = Duration::from_millis(2);
+
+/// What every connection's task needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Nodes {
+    trust: Trust,
+    clock: Clock,
+    events: mpsc::Sender<Event>,
+    strangers: Arc<Semaphore>,
+    channels: Arc<AtomicU64>,
+}
+
+impl Nodes {
+    /// Connections verified over `trust` bring their events to `events`.
+    pub(crate) fn new(trust: Trust, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            trust,
+            clock: Clock::system(),
+            events,
+            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+            channels: Arc::default(),
+        }
+    }
+
+    /// Takes connections until the server is closed.
+    pub(crate) async fn accept(&self, server: &mut Server) {
+        while let Some(accepted) = server.accept().await {
+            tokio::spawn(self.clone().connection(accepted));
+        }
+    }
+
+    async fn connection(self, accepted: Accepted) {
+        let alpn = match accepted.kind {
+            Kind::Channel => ALPN_CHANNEL,
+            Kind::Enroll => ALPN_ENROLL,
+        };
+        let at = self.clock.now().unix;
+        match channel_peer(Some(alpn), &accepted.certificates, &self.trust, at) {
+            Ok(ChannelPeer::Node(leaf)) => self.node(accepted, leaf).await,
+            Ok(ChannelPeer::Stranger) => self.stranger(accepted).await,
+            Err(error) => {
+                tracing::debug!(reason = crate::chain(&error), "a connection was refused");
+                let sender = accepted.link.sender;
+                sender.close(CloseCode::Protocol, &error.to_string());
+            }
+        }
+    }
+
+    async fn node(self, accepted: Accepted, leaf: VerifiedLeaf) {
+        let channel = self.next_channel();
+        let Accepted {
+            exporter,
+            address,
+            link,
+            ..
+        } = accepted;
+        let Link {
+            sender,
+            mut receiver,
+        } = link;
+        let node = leaf.identity.holder.to_string();
+        tracing::debug!(node.id = node, channel.id = channel.0, "channel up");
+        let connected = Event::Connected {
+            channel,
+            sender,
+            peer: Peer {
+                leaf,
+                exporter,
+                address,
+            },
+        };
+        self.bring(connected).await;
+        let mut pace = Pace::new();
+        let why = loop {
+            match receiver.receive::<FromNode>().await {
+                Ok(Some(message)) => {
+                    self.bring(Event::Message { channel, message }).await;
+                    pace.wait().await;
+                }
+                Ok(None) => break "it was finished".to_owned(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        tracing::debug!(
+            node.id = node,
+            channel.id = channel.0,
+            reason = why,
+            "channel down"
+        );
+        self.bring(Event::Disconnected { channel }).await;
+    }
+
+    /// One request, one answer; the connection is closed by whoever answers.
+    async fn stranger(self, accepted: Accepted) {
+        let Accepted {
+            exporter,
+            address,
+            link,
+            ..
+        } = accepted;
+        let Link {
+            sender,
+            mut receiver,
+        } = link;
+        let Ok(_permit) = Arc::clone(&self.strangers).try_acquire_owned() else {
+            sender.close(CloseCode::TooLate, "too many enrollments at once");
+            return;
+        };
+        let request = match receiver.receive::<EnrollRequest>().await {
+            Ok(Some(request)) => Box::new(request),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(reason = %error, "an enrollment was not understood");
+                return;
+            }
+        };
+        let channel = self.next_channel();
+        let asked = Event::Enroll {
+            channel,
+            sender: sender.clone(),
+            request,
+            exporter,
+            address,
+        };
+        self.bring(asked).await;
+        match tokio::time::timeout(ANSWER_TIME, second_message(&mut receiver)).await {
+            Ok(true) => sender.close(CloseCode::Protocol, "one message was expected"),
+            Ok(false) => {}
+            Err(_) => sender.close(CloseCode::TooLate, "there is no answer"),
+        }
+        self.bring(Event::Disconnected { channel }).await;
+    }
+
+    async fn bring(&self, event: Event) {
+        if self.events.send(event).await.is_err() {
+            tracing::trace!("something came while the controller was leaving");
+        }
+    }
+
+    fn next_channel(&self) -> ChannelId {
+        ChannelId(self.channels.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Waits until the connection ends, or until the stranger says more than it may.
+async fn second_message(receiver: &mut cardea_host::channel::Receiver) -> bool {
+    match receiver.receive::<EnrollRequest>().await {
+        Ok(Some(_)) => true,
+        // Its half is finished, as it may be; the other half ends with the connection.
+        Ok(None) => std::future::pending().await,
+        Err(ChannelError::Closed(_)) => false,
+        Err(_) => true,
+    }
+}
+
+/// Keeps a node to a pace: a bucket of messages that fills up again with time.
+#[derive(Debug)]
+struct Pace {
+    /// When the bucket would be full.
+    full_at: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            full_at: Instant::now(),
+        }
+    }
+
+    /// Takes one message out of the bucket and waits when it was empty.
+    async fn wait(&mut self) {
+        let now = Instant::now();
+        self.full_at = self.full_at.max(now) + MESSAGE_TIME;
+        let allowed = now + MESSAGE_TIME * BURST_MESSAGES;
+        if self.full_at > allowed {
+            tokio::time::sleep(self.full_at - allowed).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_passes_and_what_follows_comes_at_the_pace() {
+        let mut pace = Pace::new();
+        let start = Instant::now();
+        for _ in 0..BURST_MESSAGES {
+            pace.wait().await;
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        for _ in 0..100 {
+            pace.wait().await;
+        }
+        assert!(start.elapsed() >= MESSAGE_TIME * 100);
+    }
+}

@@ -1,0 +1,148 @@
+//! Where this controller and its relays are, as nodes see them.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+
+use cardea_host::exit::{Code, Failure};
+use cardea_proto::PORT_RELAY;
+
+use crate::{config::Settings, values::Place};
+
+/// Addresses for nodes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// `HOST:PORT` of this controller.
+    pub(crate) addresses: Vec<String>,
+    /// Relays.
+    pub(crate) relays: Vec<SocketAddr>,
+    /// What no connector dials: the addresses of both.
+    pub(crate) never: Vec<IpAddr>,
+}
+
+impl Reach {
+    /// What follows from the settings once the sockets are bound. Names are looked up here, which
+    /// may take the seconds that the resolver takes.
+    pub(crate) fn of(
+        settings: &Settings,
+        listening: SocketAddr,
+        relay_listening: Option<SocketAddr>,
+    ) -> Result<Self, Failure> {
+        let advertise = match settings.advertise.as_slice() {
+            [] => vec![own_place(listening)],
+            given => given.to_vec(),
+        };
+        let addresses = advertise
+            .iter()
+            .map(|place| place.with_port(listening.port()))
+            .collect();
+        let mut never: Vec<IpAddr> = advertise.iter().flat_map(addresses_of).collect();
+        let mut relays = Vec::new();
+        match (settings.relay_addresses.as_slice(), relay_listening) {
+            ([], None) => {}
+            ([], Some(listening)) => {
+                for place in &advertise {
+                    let found = addresses_of(place).into_iter();
+                    relays.extend(found.map(|ip| SocketAddr::new(ip, listening.port())));
+                }
+                if relays.is_empty() {
+                    let why = "no address was found for what --advertise names";
+                    let next = "Name the relay's address with --relay-address ADDRESS:PORT";
+                    return Err(Failure::of(Code::Usage, "relay", why, next));
+                }
+            }
+            (given, listening) => {
+                let port = listening.map_or(PORT_RELAY, |listening| listening.port());
+                for place in given {
+                    let found = addresses_of(place);
+                    if found.is_empty() {
+                        let why = "no address was found for this name";
+                        let what = format!("--relay-address {place}");
+                        return Err(Failure::of(Code::Usage, &what, why, ""));
+                    }
+                    let port = place.port.unwrap_or(port);
+                    relays.extend(found.into_iter().map(|ip| SocketAddr::new(ip, port)));
+                }
+            }
+        }
+        never.extend(relays.iter().map(SocketAddr::ip));
+        never.sort_unstable();
+        never.dedup();
+        Ok(Self {
+            addresses,
+            relays,
+            never,
+        })
+    }
+}
+
+/// Where a controller is when nobody said: the address it listens on, or the name of its host.
+fn own_place(listening: SocketAddr) -> Place {
+    let host = if listening.ip().is_unspecified() {
+        let name = rustix::system::uname();
+        name.nodename().to_string_lossy().into_owned()
+    } else {
+        listening.ip().to_string()
+    };
+    Place { host, port: None }
+}
+
+/// The addresses of a place; none when its name is unknown.
+fn addresses_of(place: &Place) -> Vec<IpAddr> {
+    if let Some(address) = place.address() {
+        return vec![address];
+    }
+    let found = (place.host.as_str(), 0).to_socket_addrs();
+    let mut addresses: Vec<IpAddr> = found
+        .map(|found| found.map(|address| address.ip()).collect())
+        .unwrap_or_default();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn ports_that_are_not_given_are_those_that_were_bound() {
+        check(
+            "advertise = [\"192.0.2.1\", \"[2001:db8::1]:443\"]",
+            Some("0.0.0.0:9002"),
+            (
+                &["192.0.2.1:9001", "[2001:db8::1]:443"],
+                &["192.0.2.1:9002", "[2001:db8::1]:9002"],
+            ),
+        );
+        check(
+            "advertise = [\"192.0.2.1:1\"]\n[relay]\naddresses = [\"192.0.2.9\", \"192.0.2.8:5\"]",
+            Some("0.0.0.0:9002"),
+            (&["192.0.2.1:1"], &["192.0.2.9:9002", "192.0.2.8:5"]),
+        );
+        check(
+            "[relay]\naddresses = [\"192.0.2.9\"]",
+            None,
+            (&["127.0.0.1:9001"], &["192.0.2.9:7444"]),
+        );
+        check("", None, (&["127.0.0.1:9001"], &[]));
+    }
+
+    #[test]
+    fn controllers_and_relays_are_never_dialed() {
+        let text = "advertise = [\"192.0.2.1\"]\n[relay]\naddresses = [\"192.0.2.9\"]";
+        let settings = Settings::of(toml::from_str::<Config>(text).unwrap()).unwrap();
+        let reach = Reach::of(&settings, "127.0.0.1:9001".parse().unwrap(), None).unwrap();
+        let never: Vec<String> = reach.never.iter().map(ToString::to_string).collect();
+        assert_eq!(never, ["192.0.2.1", "192.0.2.9"]);
+    }
+
+    fn check(config: &str, relay: Option<&str>, expected: (&[&str], &[&str])) {
+        let settings = Settings::of(toml::from_str::<Config>(config).unwrap()).unwrap();
+        let listening = "127.0.0.1:9001".parse().unwrap();
+        let relay = relay.map(|relay| relay.parse().unwrap());
+        let reach = Reach::of(&settings, listening, relay).unwrap();
+        assert_eq!(reach.addresses, expected.0);
+        let relays: Vec<String> = reach.relays.iter().map(ToString::to_string).collect();
+        assert_eq!(relays, expected.1);
+    }
+}

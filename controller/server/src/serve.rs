@@ -1,0 +1,279 @@
+//! `run`: everything that a controller is made of, wired together.
+//!
+//! ```text
+//! quinn ── nodes ──▶ ┐                     ┌──▶ channels
+//! admin.sock ──────▶ ├ events ─▶ turn ─────┤──▶ admins
+//! store thread ────▶ ┘ outcomes            └──▶ proposals ─▶ store thread
+//! relay thread (its own socket, knows nothing of the rest)
+//! ```
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle};
+
+use cardea_core::{Controller, Keys, State};
+use cardea_credential::trust::Trust;
+use cardea_host::{
+    channel::Server,
+    entropy,
+    exit::{Code, Failure},
+    files::StateDir,
+    process,
+    unix::UnixListener,
+};
+use cardea_proto::ledger::Founded;
+use cardea_relay_server::{Running as RunningRelay, Server as RelayServer};
+use cardea_store::{EmbeddedStore, Store};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    admin::{self, About, Admin},
+    config::Settings,
+    folder::{self, ADMIN_SOCKET},
+    founding,
+    identity::OwnIdentity,
+    ledger::{Ledger, Outcome},
+    nodes::Nodes,
+    reach::Reach,
+    sockets::Sockets,
+    turn::{EVENTS_MAX, Event, Turn},
+};
+
+/// A controller that is up: everything listens. Must be made and run within a tokio runtime.
+#[derive(Debug)]
+pub struct Service {
+    server: Server,
+    nodes: Nodes,
+    identity: OwnIdentity,
+    turn: Turn,
+    events: mpsc::Receiver<Event>,
+    outcomes: mpsc::UnboundedReceiver<Outcome>,
+    admin: Admin,
+    admin_listener: UnixListener,
+    admin_path: PathBuf,
+    relay: Option<RunningRelay>,
+    relay_address: Option<SocketAddr>,
+    store: JoinHandle<()>,
+    /// Held until everything else has ended.
+    _state: StateDir,
+}
+
+impl Service {
+    /// Loads the state and opens every socket.
+    ///
+    /// # Errors
+    /// What the person who started it must do.
+    pub fn start(state: StateDir, settings: &Settings) -> Result<Self, Failure> {
+        let (store, loaded) = load(&state)?;
+        let founded = founded(&state, &loaded)?;
+        let keys = folder::read_keys(&state)?;
+        let head = loaded.head();
+        let trust = Trust::new(founded.domain.clone(), keys.root_der.clone())
+            .map_err(|error| Failure::of(Code::Storage, "root certificate", error, ""))?;
+        let (identity, tls) = own_identity(&keys, &trust, &founded, settings)?;
+        let Sockets { server, relay } = Sockets::bind(settings, &tls, keys.ticket.public())?;
+        let relay_address = relay.as_ref().map(RelayServer::local_address);
+        let reach = Reach::of(settings, server.local_address(), relay_address)?;
+        if reach.relays.is_empty() {
+            tracing::warn!("there is no relay, so no tunnel can open; run with --relay");
+        }
+        let about = About {
+            domain: founded.domain,
+            controller: founded.controller,
+            root: founded.root,
+            addresses: reach.addresses.clone(),
+        };
+        let controller = Controller::new(
+            core_settings(settings, reach),
+            loaded,
+            keys,
+            entropy::seed(),
+        )
+        .map_err(|error| Failure::of(Code::Storage, "ledger", error, ""))?;
+        let admin_path = state.join(ADMIN_SOCKET);
+        let admin_listener = admin::listen(&admin_path).map_err(|error| {
+            Failure::of(Code::Storage, &admin_path.display().to_string(), error, "")
+        })?;
+        let no_thread = |error| Failure::of(Code::Failed, "thread", error, "");
+        let relay = relay
+            .map(|relay| relay.spawn().map_err(no_thread))
+            .transpose()?;
+        let (ledger, outcomes, store) = Ledger::start(store).map_err(no_thread)?;
+        let (head, followed) = watch::channel(head);
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let admin = Admin {
+            about: Arc::new(about),
+            events: sender.clone(),
+            ledger: ledger.clone(),
+            head: followed,
+            calls: Arc::default(),
+        };
+        Ok(Self {
+            server,
+            nodes: Nodes::new(trust, sender),
+            identity,
+            turn: Turn::new(controller, ledger, head),
+            events,
+            outcomes,
+            admin,
+            admin_listener,
+            admin_path,
+            relay,
+            relay_address,
+            store,
+            _state: state,
+        })
+    }
+
+    /// Where channels are taken.
+    #[must_use]
+    pub const fn listening(&self) -> SocketAddr {
+        self.server.local_address()
+    }
+
+    /// Where the embedded relay is.
+    #[must_use]
+    pub const fn relay(&self) -> Option<SocketAddr> {
+        self.relay_address
+    }
+
+    /// Serves until `stop` comes, then says goodbye to the nodes and ends in order.
+    ///
+    /// # Errors
+    /// When the store's thread ends by itself, which must not happen.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        let Self {
+            mut server,
+            nodes,
+            identity,
+            turn,
+            events,
+            outcomes,
+            admin,
+            admin_listener,
+            admin_path,
+            relay,
+            store,
+            _state,
+            ..
+        } = self;
+        let mut turn = tokio::spawn(turn.run(events, outcomes));
+        let admins = tokio::spawn(admin.accept(admin_listener));
+        let renewal = tokio::spawn(identity.keep());
+        let ended = tokio::select! {
+            result = &mut turn => Some(result),
+            () = nodes.accept(&mut server) => None,
+            () = stop => None,
+        };
+        tracing::info!("stopping");
+        admins.abort();
+        renewal.abort();
+        server.close("the controller is stopping").await;
+        drop(nodes);
+        // Channels and admins drop their ends of the loop; what still holds one is given up.
+        let ended = match ended {
+            Some(result) => result,
+            None => match tokio::time::timeout(STOP_TIME, &mut turn).await {
+                Ok(result) => result,
+                Err(_) => {
+                    turn.abort();
+                    Ok(Ok(()))
+                }
+            },
+        };
+        if let Err(error) = std::fs::remove_file(&admin_path) {
+            tracing::debug!(reason = %error, "admin.sock was not removed");
+        }
+        if let Some(Err(error)) = relay.map(RunningRelay::stop) {
+            tracing::warn!(reason = %error, "the relay ended with an error");
+        }
+        let failed = |why: String| Failure::of(Code::Failed, "controller", why, "");
+        // Commits that were on their way finish here, and only then the folder is given back.
+        let joined = tokio::task::spawn_blocking(move || store.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            return Err(failed("the store's thread panicked".to_owned()));
+        }
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(error) => Err(failed(format!("its loop ended: {error}"))),
+        }
+    }
+}
+
+/// Serves until a signal asks to stop.
+///
+/// # Errors
+/// As [`Service::start`] and [`Service::run`].
+pub fn run(
+    state: StateDir,
+    settings: &Settings,
+    ready: impl FnOnce(&Service),
+) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::of(Code::Failed, "controller", error, "");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    runtime.block_on(async {
+        let service = Service::start(state, settings)?;
+        ready(&service);
+        let stop = async {
+            if let Err(error) = process::asked_to_end().await {
+                tracing::error!(reason = %error, "signals cannot be listened to");
+                std::future::pending::<()>().await;
+            }
+        };
+        service.run(stop).await
+    })
+}
+
+/// How long the loop may take to end once everything else has.
+const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+
+fn load(state: &StateDir) -> Result<(Box<dyn Store>, State), Failure> {
+    if !EmbeddedStore::exists(state.path()) {
+        return Err(not_founded(state));
+    }
+    let mut store = EmbeddedStore::new(state.path());
+    let loaded = store.load().map_err(founding::damaged)?;
+    tracing::info!(revision = loaded.head.revision.0, "ledger loaded");
+    Ok((Box::new(store), loaded.state))
+}
+
+fn founded(state: &StateDir, loaded: &State) -> Result<Founded, Failure> {
+    loaded.founded().cloned().ok_or_else(|| not_founded(state))
+}
+
+fn not_founded(state: &StateDir) -> Failure {
+    crate::no_state(state.path())
+}
+
+fn own_identity(
+    keys: &Keys,
+    trust: &Trust,
+    founded: &Founded,
+    settings: &Settings,
+) -> Result<(OwnIdentity, Arc<rustls::ServerConfig>), Failure> {
+    let made = OwnIdentity::new(
+        keys.intermediate.clone(),
+        trust.clone(),
+        founded.controller,
+        settings.certificate_life,
+    );
+    made.map_err(|error| {
+        let next = "Make the next intermediate with: cardea-controller renew --root DIR";
+        Failure::of(Code::Failed, "certificate", crate::chain(&error), next)
+    })
+}
+
+fn core_settings(settings: &Settings, reach: Reach) -> cardea_core::Settings {
+    cardea_core::Settings {
+        addresses: reach.addresses,
+        relays: reach.relays,
+        never: reach.never,
+        certificate_life: settings.certificate_life,
+        posture_poll: settings.posture_poll,
+        ttl: settings.grant_ttl,
+        allow_simulated_posture: settings.allow_simulated_posture,
+        ..cardea_core::Settings::default()
+    }
+}

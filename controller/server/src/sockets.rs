@@ -1,0 +1,120 @@
+//! The ports that a controller takes.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use cardea_host::{
+    channel::{ChannelError, Server},
+    exit::{Code, Failure},
+};
+use cardea_relay_server::{Server as RelayServer, config::Config as RelayConfig};
+use rustls::ServerConfig;
+
+use crate::config::Settings;
+
+/// Everything that listens for nodes.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    /// Channels and enrollments.
+    pub(crate) server: Server,
+    /// The embedded relay, if there is one.
+    pub(crate) relay: Option<RelayServer>,
+}
+
+impl Sockets {
+    /// Binds all of them.
+    pub(crate) fn bind(
+        settings: &Settings,
+        tls: &Arc<ServerConfig>,
+        ticket_key: [u8; 32],
+    ) -> Result<Self, Failure> {
+        let server = bind(settings.listen, "--listen", |listen| {
+            Server::bind(listen, Arc::clone(tls)).map_err(into_io)
+        })?;
+        let limits = RelayConfig::default().settings();
+        let relay = settings.relay_listen.map(|listen| {
+            bind(listen, "--relay-listen", |listen| {
+                RelayServer::bind(listen, ticket_key, limits)
+            })
+        });
+        Ok(Self {
+            server,
+            relay: relay.transpose()?,
+        })
+    }
+}
+
+/// Binds; what listens on every address of both families does so on IPv4 alone where there is no
+/// IPv6.
+fn bind<T>(
+    listen: SocketAddr,
+    flag: &str,
+    open: impl Fn(SocketAddr) -> io::Result<T>,
+) -> Result<T, Failure> {
+    let everywhere = listen.is_ipv6() && listen.ip().is_unspecified();
+    let bound = match open(listen) {
+        Err(error) if everywhere && error.kind() != io::ErrorKind::AddrInUse => {
+            open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port())))
+        }
+        other => other,
+    };
+    bound.map_err(|error| {
+        let why = if error.kind() == io::ErrorKind::AddrInUse {
+            "another program uses this port".to_owned()
+        } else {
+            error.to_string()
+        };
+        let what = format!("cannot listen on {listen}");
+        let next = format!("Choose another address with {flag} ADDRESS:PORT");
+        Failure::of(Code::Failed, &what, why, &next)
+    })
+}
+
+fn into_io(error: ChannelError) -> io::Error {
+    match error {
+        ChannelError::Socket(error) => error,
+        ChannelError::Tls
+        | ChannelError::NoAnswer(_)
+        | ChannelError::Refused
+        | ChannelError::Closed(_)
+        | ChannelError::Protocol
+        | ChannelError::Decode(_)
+        | ChannelError::Truncated
+        | ChannelError::SlowReader => io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_ipv6_it_listens_on_ipv4_alone() {
+        let bound = bind(
+            "[::]:7443".parse().unwrap(),
+            "--listen",
+            |listen| match listen.is_ipv6() {
+                true => Err(io::Error::from_raw_os_error(97)),
+                false => Ok(listen),
+            },
+        );
+        assert_eq!(bound.unwrap(), "0.0.0.0:7443".parse().unwrap());
+    }
+
+    #[test]
+    fn a_port_in_use_is_named_with_the_flag_that_chooses_another() {
+        let refused = bind::<()>("[::]:7444".parse().unwrap(), "--relay-listen", |_| {
+            Err(io::ErrorKind::AddrInUse.into())
+        });
+        let failure = refused.unwrap_err();
+        assert_eq!(
+            failure.message,
+            "cannot listen on [::]:7444: another program uses this port. \
+             Choose another address with --relay-listen ADDRESS:PORT"
+        );
+        assert_eq!(failure.code, 1);
+    }
+}

@@ -1,0 +1,279 @@
+//! The one loop that owns the controller: collect what is ready, handle it, do what must follow.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use cardea_core::{
+    AdminSession, CallId, ChannelId, CommitError, Controller, Input, Outbox, Peer, ProposalId,
+};
+use cardea_host::{
+    channel::{CloseCode, Sender},
+    clock::Clock,
+};
+use cardea_proto::{
+    admin::{AdminAnswer, AdminRequest},
+    enroll::EnrollRequest,
+    ledger::Revision,
+    message::FromNode,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::ledger::{Ledger, Outcome};
+
+/// Events that wait for the loop; who brings more waits with them.
+pub(crate) const EVENTS_MAX: usize = 4_096;
+
+/// Inputs of one kind in one turn, so that no kind starves another.
+const TURN_MAX: usize = 256;
+
+/// Proposals that wait for the store; more are refused, which a store that works never sees.
+const PROPOSALS_MAX: usize = 65_536;
+
+/// Longest sleep: timers do not count suspended time, deadlines do.
+const SLEEP_MAX: Duration = Duration::from_secs(5);
+
+/// Something that a connection brings.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A node's channel is up.
+    Connected {
+        channel: ChannelId,
+        sender: Sender,
+        peer: Peer,
+    },
+    /// A stranger asks to enroll.
+    Enroll {
+        channel: ChannelId,
+        sender: Sender,
+        request: Box<EnrollRequest>,
+        exporter: [u8; 32],
+        address: std::net::SocketAddr,
+    },
+    /// A node's message.
+    Message {
+        channel: ChannelId,
+        message: FromNode,
+    },
+    /// A connection is gone.
+    Disconnected { channel: ChannelId },
+    /// An admin asks.
+    Call {
+        call: CallId,
+        session: AdminSession,
+        request: AdminRequest,
+        answer: oneshot::Sender<AdminAnswer>,
+    },
+    /// The admin has gone before the answer came.
+    CallGone { call: CallId },
+}
+
+/// The controller with its connections.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    controller: Controller,
+    outbox: Outbox,
+    clock: Clock,
+    ledger: Ledger,
+    /// Proposals that the store has not answered.
+    proposed: usize,
+    channels: BTreeMap<ChannelId, Sender>,
+    calls: BTreeMap<CallId, oneshot::Sender<AdminAnswer>>,
+    head: watch::Sender<Revision>,
+}
+
+/// Why the loop ended without being asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("the store's thread has ended")]
+pub(crate) struct StoreEnded;
+
+impl Turn {
+    /// A loop for a controller. `head` shows the last committed revision to those who follow.
+    pub(crate) fn new(
+        controller: Controller,
+        ledger: Ledger,
+        head: watch::Sender<Revision>,
+    ) -> Self {
+        Self {
+            controller,
+            outbox: Outbox::default(),
+            clock: Clock::system(),
+            ledger,
+            proposed: 0,
+            channels: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            head,
+        }
+    }
+
+    /// Runs until `events` ends.
+    pub(crate) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut outcomes: mpsc::UnboundedReceiver<Outcome>,
+    ) -> Result<(), StoreEnded> {
+        let mut brought = Vec::with_capacity(TURN_MAX);
+        let mut committed = Vec::with_capacity(TURN_MAX);
+        self.handle(Input::Timeout);
+        self.flush()?;
+        loop {
+            let sleep = self.sleep();
+            // What was committed comes first: effects are what people wait for.
+            tokio::select! {
+                biased;
+                count = outcomes.recv_many(&mut committed, TURN_MAX) => {
+                    if count == 0 {
+                        return Err(StoreEnded);
+                    }
+                    for outcome in committed.drain(..) {
+                        self.outcome(outcome);
+                    }
+                }
+                () = tokio::time::sleep(sleep), if sleep.is_zero() => {}
+                count = events.recv_many(&mut brought, TURN_MAX) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    for event in brought.drain(..) {
+                        self.event(event);
+                    }
+                }
+                () = tokio::time::sleep(sleep), if !sleep.is_zero() => {}
+            }
+            let due = self.controller.deadline();
+            if due.is_some_and(|due| due <= self.clock.now().instant) {
+                self.handle(Input::Timeout);
+            }
+            self.flush()?;
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let deadline = self.controller.deadline();
+        deadline.map_or(SLEEP_MAX, |deadline| {
+            self.clock.until(deadline).min(SLEEP_MAX)
+        })
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Connected {
+                channel,
+                sender,
+                peer,
+            } => {
+                self.channels.insert(channel, sender);
+                self.handle(Input::Connected { channel, peer });
+            }
+            Event::Enroll {
+                channel,
+                sender,
+                request,
+                exporter,
+                address,
+            } => {
+                self.channels.insert(channel, sender);
+                self.handle(Input::Enroll {
+                    channel,
+                    request,
+                    exporter,
+                    address,
+                });
+            }
+            Event::Message { channel, message } => {
+                self.handle(Input::Message { channel, message });
+            }
+            Event::Disconnected { channel } => {
+                self.channels.remove(&channel);
+                self.handle(Input::Disconnected { channel });
+            }
+            Event::Call {
+                call,
+                session,
+                request,
+                answer,
+            } => {
+                self.calls.insert(call, answer);
+                self.handle(Input::Admin {
+                    call,
+                    session,
+                    request,
+                });
+            }
+            Event::CallGone { call } => {
+                if self.calls.remove(&call).is_some() {
+                    self.handle(Input::AdminGone { call });
+                }
+            }
+        }
+    }
+
+    fn outcome(&mut self, outcome: Outcome) {
+        self.proposed = self.proposed.saturating_sub(1);
+        let Outcome { proposal, result } = outcome;
+        match result {
+            Ok(entry) => {
+                let revision = entry.revision;
+                self.handle(Input::Committed {
+                    proposal: Some(proposal),
+                    entry,
+                });
+                self.head.send_replace(revision);
+            }
+            Err(why) => self.handle(Input::NotCommitted { proposal, why }),
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.clock.now();
+        self.controller.handle(now, input, &mut self.outbox);
+    }
+
+    /// Does what must follow, until nothing more does.
+    fn flush(&mut self) -> Result<(), StoreEnded> {
+        while let Some(proposal) = self.outbox.proposals.pop_front() {
+            if self.proposed >= PROPOSALS_MAX {
+                self.refuse(proposal.id);
+                continue;
+            }
+            self.proposed = self.proposed.saturating_add(1);
+            self.ledger.commit(proposal).map_err(|_| StoreEnded)?;
+        }
+        while let Some((channel, message)) = self.outbox.messages.pop_front() {
+            self.send(channel, &message);
+        }
+        while let Some((channel, answer)) = self.outbox.enrollments.pop_front() {
+            self.send(channel, &answer);
+            self.close(channel);
+        }
+        while let Some(channel) = self.outbox.close.pop_front() {
+            self.close(channel);
+        }
+        while let Some((call, answer)) = self.outbox.answers.pop_front() {
+            let waiting = self.calls.remove(&call);
+            if waiting.is_some_and(|waiting| waiting.send(answer).is_err()) {
+                tracing::debug!("an admin left before the answer came");
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, proposal: ProposalId) {
+        let why = CommitError::Failed(format!("{PROPOSALS_MAX} changes wait for the store"));
+        self.handle(Input::NotCommitted { proposal, why });
+    }
+
+    /// A slow reader is cut off by its own queue; that it is gone comes as an event of its own.
+    fn send<M: serde::Serialize>(&self, channel: ChannelId, message: &M) {
+        let Some(sender) = self.channels.get(&channel) else {
+            return;
+        };
+        if let Err(error) = sender.send(message) {
+            tracing::debug!(channel.id = channel.0, reason = %error, "a message was not sent");
+        }
+    }
+
+    fn close(&mut self, channel: ChannelId) {
+        if let Some(sender) = self.channels.remove(&channel) {
+            sender.finish(CloseCode::Done, "");
+        }
+    }
+}
