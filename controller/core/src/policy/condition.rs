@@ -1,14 +1,15 @@
 //! Conditions of rules as people read them: what was looked at, what was found, what is needed.
 
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 use cardea_proto::posture::Value;
 use cedar_policy::pst::{BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var};
 
 use super::{
+    compare::{Sign, grade_needed},
     facts::{self, KnownFact, Observed},
     needs,
-    request::{Asked, grade_name, time_fields},
+    request::{Asked, time_fields},
 };
 
 /// One thing that must hold: an expression, or its opposite.
@@ -375,102 +376,5 @@ const fn var_name(var: &Var) -> &'static str {
         Var::Action => "action",
         Var::Resource => "resource",
         Var::Context => "context",
-    }
-}
-
-fn grade_needed(sign: Sign, rank: i64) -> String {
-    let at_least = |rank: i64| match grade_name(rank) {
-        Some("hardware") => "grade hardware".to_owned(),
-        Some(name) => format!("grade {name} or better"),
-        None => format!("grade_rank {sign} {rank}", sign = Sign::GreaterEq.as_str()),
-    };
-    let mut needed = String::new();
-    match (sign, grade_name(rank)) {
-        (Sign::GreaterEq, _) => return at_least(rank),
-        (Sign::Greater, _) => return at_least(rank.saturating_add(1)),
-        (Sign::Eq, Some(name)) => needed.push_str(name),
-        (Sign::NotEq, Some(name)) => {
-            // Writing to a String cannot fail.
-            let _infallible = write!(needed, "not {name}");
-        }
-        (Sign::Eq | Sign::NotEq | Sign::Less | Sign::LessEq, _) => {
-            return format!("grade_rank {} {rank}", sign.as_str());
-        }
-    }
-    format!("grade {needed}")
-}
-
-/// How two values are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
-    Eq,
-    NotEq,
-    Less,
-    LessEq,
-    Greater,
-    GreaterEq,
-}
-
-impl Sign {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "Cedar's operators are non-exhaustive, and nothing else compares"
-    )]
-    const fn of(op: BinaryOp) -> Option<Self> {
-        Some(match op {
-            BinaryOp::Eq => Self::Eq,
-            BinaryOp::NotEq => Self::NotEq,
-            BinaryOp::Less => Self::Less,
-            BinaryOp::LessEq => Self::LessEq,
-            BinaryOp::Greater => Self::Greater,
-            BinaryOp::GreaterEq => Self::GreaterEq,
-            _ => return None,
-        })
-    }
-
-    /// What holds when this does not.
-    const fn opposite(self) -> Self {
-        match self {
-            Self::Eq => Self::NotEq,
-            Self::NotEq => Self::Eq,
-            Self::Less => Self::GreaterEq,
-            Self::LessEq => Self::Greater,
-            Self::Greater => Self::LessEq,
-            Self::GreaterEq => Self::Less,
-        }
-    }
-
-    /// The same with its sides exchanged.
-    const fn mirrored(self) -> Self {
-        match self {
-            Self::Eq => Self::Eq,
-            Self::NotEq => Self::NotEq,
-            Self::Less => Self::Greater,
-            Self::LessEq => Self::GreaterEq,
-            Self::Greater => Self::Less,
-            Self::GreaterEq => Self::LessEq,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Eq => "==",
-            Self::NotEq => "!=",
-            Self::Less => "<",
-            Self::LessEq => "<=",
-            Self::Greater => ">",
-            Self::GreaterEq => ">=",
-        }
-    }
-
-    /// What is needed of a value that is compared with `text`.
-    fn before(self, text: &str) -> String {
-        match self {
-            Self::Eq => text.to_owned(),
-            Self::NotEq => format!("not {text}"),
-            Self::Less | Self::LessEq | Self::Greater | Self::GreaterEq => {
-                format!("{} {text}", self.as_str())
-            }
-        }
     }
 }

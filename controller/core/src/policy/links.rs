@@ -46,10 +46,9 @@ static PARSED: LazyLock<Parsed> = LazyLock::new(|| {
     let mut templates = PolicySet::new();
     for (id, text) in TEMPLATES {
         #[expect(clippy::expect_used, reason = "constants, parsed by every test")]
-        Template::parse(Some(PolicyId::new(id)), text)
-            .map(|template| templates.add_template(template))
-            .expect("a constant template")
-            .expect("the ids differ");
+        let template = Template::parse(Some(PolicyId::new(id)), text).expect("a constant template");
+        #[expect(clippy::expect_used, reason = "the ids differ")]
+        templates.add_template(template).expect("a new id");
     }
     Parsed {
         templates,

@@ -8,11 +8,13 @@ use std::{
 use cardea_proto::policy::{POLICY_FILE_BYTES_MAX, POLICY_FILES_MAX, PolicyFile, PolicyProblem};
 use cedar_policy::{
     Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator,
-    pst::{Clause, Expr},
+    pst::{Expr, Literal},
 };
 use miette::Diagnostic;
 
 use super::{
+    facts,
+    limits::{self, TooComplex},
     links::LINKS_FILE,
     needs,
     rule::{self, Action, Rule},
@@ -21,9 +23,6 @@ use super::{
 
 /// The schema of every decision, in Cedar's schema language: published text.
 pub const SCHEMA: &str = include_str!("../../policies/cardea.cedarschema");
-
-/// Deepest nesting of a condition; the tree is walked recursively.
-const CONDITION_DEPTH_MAX: usize = 200;
 
 static PARSED_SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "a constant, parsed by every test")]
@@ -43,6 +42,7 @@ pub(super) struct Loaded {
 /// A policy and where it stands.
 struct Found<'f> {
     policy: Policy,
+    rule: Arc<Rule>,
     path: &'f str,
 }
 
@@ -105,15 +105,18 @@ fn check_paths(files: &[PolicyFile]) -> Vec<PolicyProblem> {
 }
 
 fn parse<'f>(file: &'f PolicyFile, found: &mut Vec<Found<'f>>, problems: &mut Vec<PolicyProblem>) {
+    if let Err(TooComplex { offset, message }) = limits::check(&file.text) {
+        problems.push(problem(&file.path, line_at(&file.text, offset), message));
+        return;
+    }
     let set: PolicySet = match file.text.parse() {
         Ok(set) => set,
         Err(errors) => {
             let errors: &cedar_policy::ParseErrors = &errors;
-            problems.extend(
-                errors
-                    .iter()
-                    .map(|error| problem(&file.path, line_of(error, &file.text), explain(error))),
-            );
+            problems.extend(errors.iter().map(|error| {
+                let line = line_of(error, &file.text);
+                problem(&file.path, line, explain(error))
+            }));
             return;
         }
     };
@@ -138,10 +141,25 @@ fn parse<'f>(file: &'f PolicyFile, found: &mut Vec<Found<'f>>, problems: &mut Ve
             Some(id) if !id.is_empty() => id.to_owned(),
             _ => format!("{}:{}", file.path, policy.id()),
         };
-        found.push(Found {
-            policy: policy.new_id(PolicyId::new(id)),
-            path: &file.path,
-        });
+        let policy = policy.new_id(PolicyId::new(id));
+        match rule_of(&policy) {
+            Ok(rule) => {
+                for name in rule.conditions().flat_map(needs::unknown_facts) {
+                    let message = format!("rule {}: {}", rule.id, unknown_fact(&name));
+                    problems.push(problem(
+                        &file.path,
+                        line_of_word(&file.text, &name),
+                        message,
+                    ));
+                }
+                found.push(Found {
+                    policy,
+                    rule,
+                    path: &file.path,
+                });
+            }
+            Err(message) => problems.push(problem(&file.path, None, message)),
+        }
     }
 }
 
@@ -152,7 +170,7 @@ fn gather(
 ) -> PolicySet {
     let mut set = PolicySet::new();
     let mut first: BTreeMap<String, &str> = BTreeMap::new();
-    for Found { policy, path } in found {
+    for Found { policy, path, .. } in found {
         let id = policy.id().to_string();
         if id.starts_with("allow/") || id.chars().any(char::is_control) {
             let message = format!(
@@ -184,7 +202,7 @@ fn validate(
 ) {
     let paths: BTreeMap<&PolicyId, &str> = found
         .iter()
-        .map(|Found { policy, path }| (policy.id(), *path))
+        .map(|Found { policy, path, .. }| (policy.id(), *path))
         .collect();
     let result = Validator::new(schema().clone()).validate(set, ValidationMode::Strict);
     for error in result.validation_errors() {
@@ -192,25 +210,25 @@ fn validate(
         let text = texts.get(path).copied().unwrap_or_default();
         problems.push(problem(path, line_of(error, text), explain(error)));
     }
+    // A rule that can never apply is a mistake, and a forbid that never applies is a dangerous one.
+    for warning in result.validation_warnings() {
+        let path = paths.get(warning.policy_id()).copied().unwrap_or_default();
+        let text = texts.get(path).copied().unwrap_or_default();
+        problems.push(problem(path, line_of(warning, text), explain(warning)));
+    }
     problems.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
 }
 
 fn sort(found: &[Found<'_>]) -> Result<Loaded, Vec<PolicyProblem>> {
     let mut loaded = Loaded::default();
     let mut problems = Vec::new();
-    for Found { policy, path } in found {
-        match rule_of(policy) {
-            Ok(rule) => {
-                for clause in &rule.clauses {
-                    let (Clause::When(condition) | Clause::Unless(condition)) = clause;
-                    watch(condition, &mut loaded.watched);
-                }
-                let added = add(&mut loaded.certify, Action::Certify, policy, &rule)
-                    .and_then(|()| add(&mut loaded.connect, Action::Connect, policy, &rule));
-                problems.extend(added.err().map(|message| problem(path, None, message)));
-            }
-            Err(message) => problems.push(problem(path, None, message)),
+    for Found { policy, rule, path } in found {
+        for condition in rule.conditions() {
+            watch(condition, &mut loaded.watched);
         }
+        let added = add(&mut loaded.certify, Action::Certify, policy, rule)
+            .and_then(|()| add(&mut loaded.connect, Action::Connect, policy, rule));
+        problems.extend(added.err().map(|message| problem(path, None, message)));
     }
     if problems.is_empty() {
         Ok(loaded)
@@ -221,17 +239,7 @@ fn sort(found: &[Found<'_>]) -> Result<Loaded, Vec<PolicyProblem>> {
 
 fn rule_of(policy: &Policy) -> Result<Arc<Rule>, String> {
     let tree = policy.to_pst().map_err(|error| error.to_string())?;
-    let clauses = tree.body().clauses().clone();
-    for clause in &clauses {
-        let (Clause::When(condition) | Clause::Unless(condition)) = clause;
-        if too_deep(condition) {
-            return Err(format!(
-                "the condition of {} nests deeper than {CONDITION_DEPTH_MAX}",
-                policy.id()
-            ));
-        }
-    }
-    Ok(Arc::new(Rule::new(policy, clauses)))
+    Ok(Arc::new(Rule::new(policy, tree.body().clauses().clone())))
 }
 
 fn add(index: &mut Index, action: Action, policy: &Policy, rule: &Arc<Rule>) -> Result<(), String> {
@@ -247,18 +255,6 @@ fn add(index: &mut Index, action: Action, policy: &Policy, rule: &Arc<Rule>) -> 
         .map_err(|error| error.to_string())
 }
 
-/// Whether a condition nests deeper than we follow; itself without recursion.
-fn too_deep(condition: &Expr) -> bool {
-    let mut level = vec![condition];
-    for _ in 0..CONDITION_DEPTH_MAX {
-        level = level.into_iter().flat_map(needs::children).collect();
-        if level.is_empty() {
-            return false;
-        }
-    }
-    true
-}
-
 /// Collects the programs of `…process_running.value.contains("sshd")` and its kin.
 fn watch(expr: &Expr, out: &mut BTreeSet<String>) {
     if let Expr::BinaryOp { left, right, .. } = expr
@@ -267,7 +263,7 @@ fn watch(expr: &Expr, out: &mut BTreeSet<String>) {
     {
         let mut texts = vec![&**right];
         while let Some(expr) = texts.pop() {
-            if let Expr::Literal(cedar_policy::pst::Literal::String(text)) = expr {
+            if let Expr::Literal(Literal::String(text)) = expr {
                 out.insert(text.to_string());
             }
             texts.extend(needs::children(expr));
@@ -295,6 +291,48 @@ fn explain(error: &impl Diagnostic) -> String {
 fn line_of(error: &impl Diagnostic, text: &str) -> Option<u32> {
     let offset = error.labels()?.next()?.offset();
     line_at(text, offset)
+}
+
+/// Cedar takes `has` of an attribute that no schema has as false, so a misspelt fact would pass.
+fn unknown_fact(name: &str) -> String {
+    let nearest = facts::known()
+        .keys()
+        .map(|known| (distance(known, name), known))
+        .min()
+        .filter(|(distance, _)| *distance <= DISTANCE_MAX);
+    let hint = nearest.map(|(_, known)| format!(", did you mean {known}?"));
+    format!(
+        "policies know no fact {name}{}",
+        hint.unwrap_or_else(|| ": cardea.cedarschema has them all".to_owned())
+    )
+}
+
+/// Most letters that a misspelt name differs in.
+const DISTANCE_MAX: usize = 3;
+
+/// How many letters must be added, removed or changed to make one word of another (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (line, a) in one.chars().enumerate() {
+        let mut diagonal = line;
+        let mut left = line.saturating_add(1);
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (slot, b) in row.iter_mut().skip(1).zip(other.chars()) {
+            let changed = diagonal.saturating_add(usize::from(a != b));
+            diagonal = *slot;
+            left = changed
+                .min(diagonal.saturating_add(1))
+                .min(left.saturating_add(1));
+            *slot = left;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+fn line_of_word(text: &str, word: &str) -> Option<u32> {
+    line_at(text, text.find(word)?)
 }
 
 fn line_of_id(text: &str, id: &str, nth: usize) -> Option<u32> {

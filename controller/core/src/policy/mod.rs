@@ -16,6 +16,7 @@
 //! stands in the way, and `@remedy_disk_encrypted("…")` says it for one fact.
 
 mod ask;
+mod compare;
 mod condition;
 mod diff;
 mod engine;
@@ -23,6 +24,7 @@ mod explain;
 mod facts;
 mod folders;
 mod given;
+mod limits;
 mod links;
 mod load;
 mod needs;
@@ -30,6 +32,8 @@ mod request;
 mod rule;
 mod scenario;
 mod slice;
+#[cfg(test)]
+mod tests;
 
 pub use ask::{Auth, CertifyAsk, Circumstances, ConnectAsk, DeviceFacts};
 pub use diff::{Subject, diff};

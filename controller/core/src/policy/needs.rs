@@ -33,6 +33,7 @@ pub(super) enum Part {
 
 impl Needs {
     /// Everything there is.
+    #[cfg(test)]
     pub(super) fn all() -> Self {
         Self {
             everything: true,
@@ -106,6 +107,21 @@ impl Needs {
             (Var::Resource, path) => self.resource |= !path.is_empty(),
             (Var::Action, _) => {}
         }
+    }
+}
+
+/// Facts that a condition asks for and that do not exist, by their names in policies.
+pub(super) fn unknown_facts(expr: &Expr) -> Vec<String> {
+    let Some((var, path)) = path(expr) else {
+        return children(expr).into_iter().flat_map(unknown_facts).collect();
+    };
+    match (var, path.as_slice()) {
+        (Var::Context, ["posture", fact, ..] | ["device", "posture", fact, ..])
+            if !facts::known().contains_key(*fact) =>
+        {
+            vec![(*fact).to_owned()]
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -325,7 +325,6 @@ impl Types {
 }
 
 impl BuildError {
-    #[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]
     fn new(source: impl std::error::Error) -> Self {
         Self(source.to_string())
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::OnceLock};
 
 use cedar_policy::{
     ActionConstraint, Effect, EntityUid, Policy, PrincipalConstraint, ResourceConstraint,
-    pst::Clause,
+    pst::{Clause, Expr},
 };
 
 use super::{explain::Probe, needs::Needs, slice::Scope};
@@ -77,6 +77,13 @@ impl Rule {
     pub(super) fn probe(&self) -> &Probe {
         self.probe
             .get_or_init(|| Probe::of(self.effect, &self.clauses))
+    }
+
+    /// The expressions of its `when` and `unless`.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = &Expr> {
+        self.clauses.iter().map(|clause| match clause {
+            Clause::When(condition) | Clause::Unless(condition) => &**condition,
+        })
     }
 
     /// What a person can do where this rule stands in the way because of `fact`:
