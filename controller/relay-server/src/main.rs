@@ -52,7 +52,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Where to listen [default: [::]:7444, both families]
+    /// Where to listen; by default on port 7444 of every address of both families
     #[arg(long, value_name = "ADDRESS:PORT", env = "CARDEA_LISTEN")]
     listen: Option<SocketAddr>,
     /// The controller's public ticket key: 64 hexadecimal digits, or a file that holds them
