@@ -220,10 +220,15 @@ fn a_bad_path_opens_soon_and_carries_everything() {
         );
         let (mine, theirs) = pair.connect("80/tcp");
         let data = pattern(1_000_000);
-        let t0=pair.now.instant;
-        let c=pair.transfer(End::Agent, mine, theirs, &data);
-        eprintln!("{carrier:?} took {:?} got {} events {:?}", pair.now.instant-t0, c.len(), pair.agent.reset(mine));
-        assert!( c== data, "{carrier:?}");
+        let began = pair.now.instant;
+        assert!(
+            pair.transfer(End::Agent, mine, theirs, &data) == data,
+            "{carrier:?}"
+        );
+        assert!(
+            pair.now.instant - began < Duration::from_secs(40),
+            "{carrier:?}"
+        );
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use cardea_proto::app::Protocol;
 use quinn_proto::{
-    Connection, ConnectionError, ConnectionHandle, DatagramEvent, Endpoint, Event,
+    Connection, ConnectionError, ConnectionHandle, DatagramEvent, Endpoint, EndpointEvent, Event,
     SendDatagramError, StreamEvent, VarInt,
 };
 
@@ -281,7 +281,8 @@ impl Quic {
         let replaceable = match &self.connection {
             None => true,
             Some((_, connection)) => {
-                connection.is_handshaking() && now >= self.since + HANDSHAKE_ALONE
+                let alone = now < self.since + HANDSHAKE_ALONE;
+                connection.is_closed() || (connection.is_handshaking() && !alone)
             }
         };
         if !replaceable {
@@ -291,7 +292,9 @@ impl Quic {
         // What it would answer a connection that it refuses stays unsaid.
         if let Ok(connection) = self.endpoint.accept(incoming, now, &mut self.packets, None) {
             self.since = now;
-            self.connection = Some(connection);
+            if let Some((handle, _)) = self.connection.replace(connection) {
+                self.endpoint.handle_event(handle, EndpointEvent::drained());
+            }
         }
     }
 
@@ -383,16 +386,14 @@ impl Quic {
             | ConnectionError::LocallyClosed
             | ConnectionError::CidsExhausted => CloseReason::Lost,
         };
-        // Somebody who could not prove himself to a connector does not end the tunnel of who can.
-        if self.phase == Phase::Opening && self.endpoint_is_server() {
-            self.connection = None;
-            self.endpoint_events();
-        } else {
+        // Somebody who could not prove himself to a connector does not end the tunnel of who can: his
+        // connection stays until it has told him so, or another comes.
+        if self.phase != Phase::Opening || !self.is_server() {
             self.phase = Phase::Dead(reason);
         }
     }
 
-    fn endpoint_is_server(&self) -> bool {
+    fn is_server(&self) -> bool {
         self.connection
             .as_ref()
             .is_some_and(|(_, connection)| connection.side().is_server())

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use smoltcp::{
     iface::{Interface, SocketHandle, SocketSet},
     socket::tcp::{Socket, SocketBuffer, State},
-    time::Duration,
     wire::{IpEndpoint, IpListenEndpoint},
 };
 
@@ -235,7 +234,6 @@ fn socket() -> Socket<'static> {
     let buffer = || SocketBuffer::new(vec![0; BUFFER_BYTES]);
     let mut socket = Socket::new(buffer(), buffer());
     socket.set_nagle_enabled(false);
-    socket.set_timeout(Some(PATIENCE));
     socket
 }
 
@@ -246,6 +244,3 @@ const BUFFER_BYTES: usize = 512 * 1024;
 
 /// Room that must be free before a blocked writer is woken: fewer, larger turns.
 const WRITABLE_MIN: usize = BUFFER_BYTES / 8;
-
-/// How long unacknowledged bytes may wait before the flow counts as cut.
-const PATIENCE: Duration = Duration::from_secs(60);

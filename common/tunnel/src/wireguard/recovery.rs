@@ -41,6 +41,8 @@ pub(crate) struct Recovery {
     timer: Option<Instant>,
     tries: u32,
     repeat: bool,
+    /// Since when something waits for an answer, and the peer has been silent.
+    waiting: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,9 @@ impl Recovery {
         let Some(segment) = parse(packet) else {
             return;
         };
+        if segment.len > 0 {
+            self.waiting.get_or_insert(now);
+        }
         if segment.syn {
             let backoff = self
                 .handshake
@@ -111,6 +116,7 @@ impl Recovery {
         let Some(segment) = parse(packet) else {
             return;
         };
+        self.waiting = self.waiting.map(|_| now);
         let Some(acknowledgment) = segment.acknowledgment else {
             self.received = segment.sequence.wrapping_add(segment.len);
             return;
@@ -133,17 +139,28 @@ impl Recovery {
 
     /// The handshake is over.
     pub(crate) fn settled(&mut self) {
-        self.handshake = None;
+        if self.handshake.take().is_some() && self.timer.is_none() {
+            self.waiting = None;
+        }
+    }
+
+    /// Whether the peer has been silent for too long: smoltcp's own timeout would end idle flows too.
+    pub(crate) fn is_hopeless(&self, now: Instant) -> bool {
+        self.waiting.is_some_and(|since| now >= since + PATIENCE)
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let handshake = self.handshake.as_ref().map(|handshake| handshake.next);
-        handshake.into_iter().chain(self.timer).min()
+        let end = self.waiting.map(|since| since + PATIENCE);
+        [handshake, self.timer, end].into_iter().flatten().min()
     }
 
     /// The handshake's packet, when it is to be sent again.
     pub(crate) fn handshake_due(&mut self, now: Instant) -> Option<&[u8]> {
-        let handshake = self.handshake.as_mut().filter(|handshake| now >= handshake.next)?;
+        let handshake = self
+            .handshake
+            .as_mut()
+            .filter(|handshake| now >= handshake.next)?;
         handshake.backoff = (handshake.backoff * 2).min(HANDSHAKE_RETRY_MAX);
         handshake.next = now + handshake.backoff;
         Some(&handshake.packet)
@@ -203,6 +220,7 @@ impl Recovery {
         }
         let outstanding = self.sent.is_some_and(|sent| is_after(sent, acknowledgment));
         self.timer = outstanding.then(|| now + self.timeout());
+        self.waiting = outstanding.then_some(now);
         match self.until {
             Some(until) if is_after(until, acknowledgment) => self.repeat = true,
             Some(_) => self.until = None,
@@ -246,7 +264,25 @@ fn parse(packet: &[u8]) -> Option<Segment> {
     };
     let tcp = packet.get(header_len..)?;
     let header = tcp.first_chunk::<20>()?;
-    let [_, _, _, _, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, ..] = *header;
+    let [
+        _,
+        _,
+        _,
+        _,
+        q0,
+        q1,
+        q2,
+        q3,
+        a0,
+        a1,
+        a2,
+        a3,
+        offset,
+        flags,
+        w0,
+        w1,
+        ..,
+    ] = *header;
     let payload = tcp.len().checked_sub(usize::from(offset >> 4) * 4)?;
     let controls = u32::from(flags & FLAG_SYN != 0) + u32::from(flags & FLAG_FIN != 0);
     Some(Segment {
@@ -271,6 +307,9 @@ const PROTOCOL_TCP: u8 = 6;
 const FLAG_FIN: u8 = 0x01;
 const FLAG_SYN: u8 = 0x02;
 const FLAG_ACK: u8 = 0x10;
+
+/// How long bytes may wait for any sign of the peer before the flow counts as cut.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// First wait for the answer to a SYN; doubles up to [`HANDSHAKE_RETRY_MAX`].
 const HANDSHAKE_RETRY: Duration = Duration::from_millis(250);

@@ -373,7 +373,9 @@ impl Stack {
         if let Some(packet) = conversation.recovery.handshake_due(now) {
             wire.sealer.send(packet);
         }
-        if conversation.recovery.repeat_due(now) {
+        if conversation.recovery.is_hopeless(now) {
+            conversation.abort();
+        } else if conversation.recovery.repeat_due(now) {
             let (own, peer) = ((own, name.own_port), (peer, name.peer_port));
             let plea = conversation.recovery.plea(own, peer);
             for _ in 0..REPEAT_PACKETS {

@@ -57,6 +57,8 @@ pub struct Pair {
     /// Largest datagram that arrives.
     pub mtu: usize,
     pub carried: u64,
+    /// Whether a damaged copy, and the same again, follow each datagram.
+    pub damage: bool,
     bound: BTreeSet<Handle>,
     random: ChaCha20Rng,
     queue: BTreeMap<(Instant, u64), (End, Vec<u8>)>,
@@ -95,6 +97,7 @@ impl Pair {
             jitter: Duration::ZERO,
             mtu: 1_472,
             carried: 0,
+            damage: false,
             bound: BTreeSet::new(),
             random: ChaCha20Rng::from_seed([5; 32]),
             queue: BTreeMap::new(),
@@ -301,6 +304,11 @@ impl Pair {
         }
     }
 
+    /// What a relay that started again knows: nothing.
+    pub fn forget_bindings(&mut self) {
+        self.bound.clear();
+    }
+
     /// What a relay does: binds, and passes on with the receiver's handle.
     fn relay(&mut self, from: End, datagram: &[u8]) {
         self.carried += 1;
@@ -334,8 +342,17 @@ impl Pair {
         let jitter = u32::try_from(self.jitter.as_micros()).unwrap();
         let extra = self.random.next_u32().checked_rem(jitter).unwrap_or(0);
         let at = self.now.instant + self.delay + Duration::from_micros(extra.into());
-        self.sequence += 1;
-        self.queue.insert((at, self.sequence), (to, datagram));
+        let mut copies = vec![datagram];
+        if let (true, Some(original)) = (self.damage, copies.first().cloned()) {
+            let at = usize::try_from(self.random.next_u32()).unwrap() % original.len();
+            let mut damaged = original.clone();
+            damaged[at] ^= 0x10;
+            copies.extend([damaged, original]);
+        }
+        for copy in copies {
+            self.sequence += 1;
+            self.queue.insert((at, self.sequence), (to, copy));
+        }
     }
 }
 
