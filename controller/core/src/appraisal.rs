@@ -84,8 +84,12 @@ impl Controller {
         self.watch_posture(turn, device);
         self.assess(turn, device, true);
         if changed {
-            let grants = self.world.state.grants_of_device(device).collect();
-            self.redecide(turn, grants);
+            // What fails ends all grants with its record; what passes may still fail a rule of an app.
+            let verdict = self.postures.get(device).and_then(|p| p.verdict.as_ref());
+            if verdict.is_some_and(|verdict| verdict.compliant) {
+                let grants = self.world.state.grants_of_device(device).collect();
+                self.redecide(turn, grants);
+            }
             self.review(turn, device);
         }
         self.extend_due(turn, device);

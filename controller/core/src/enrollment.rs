@@ -464,3 +464,6 @@ impl Denial {
 fn shown(address: IpAddr) -> String {
     address.to_canonical().to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,8 @@ mod reviews;
 mod settings;
 pub mod state;
 mod suggest;
+#[cfg(test)]
+mod testing;
 mod tickets;
 mod timers;
 mod verdict;

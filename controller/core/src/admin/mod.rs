@@ -155,8 +155,8 @@ impl Controller {
         let mut draft = draft(turn.now.unix, Actor::Admin(ordered.by));
         // What does not fit ends right after, when the change that ends it is applied.
         let ends: Vec<_> = plan.ends.iter().copied().take(ENDS_PER_ENTRY).collect();
-        draft.changes = plan.changes;
-        draft.changes.extend(end_changes(&ends));
+        draft.changes = end_changes(&ends);
+        draft.changes.extend(plan.changes);
         draft.signed = Some(ordered.signed.clone());
         ordered.message = plan.message;
         ordered.closes = plan.ends.len();

@@ -269,3 +269,6 @@ impl Controller {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
