@@ -28,7 +28,7 @@ fn read(subject: &Subject) -> Vec<Observed> {
                 Err(missing) => Err(missing.clone()),
             },
         ),
-        Observed::of("tpm.version", tpm.map(Value::Integer)),
+        Observed::of("tpm.version", tpm.map(Value::Text)),
     ]
 }
 
@@ -56,15 +56,12 @@ fn variable(system: &System, name: &str) -> Result<u8, Missing> {
     }
 }
 
-fn tpm_version(system: &System) -> Result<i64, Missing> {
+fn tpm_version(system: &System) -> Result<String, Missing> {
     match system.text("/sys/class/tpm/tpm0/tpm_version_major") {
-        Ok(text) => text
-            .trim()
-            .parse()
-            .map_err(|_| Missing::Error("the TPM's version is no number".to_owned())),
+        Ok(text) => Ok(text.trim().to_owned()),
         // Kernels before 5.6 do not tell the version; only TPM 2.0 has a resource manager.
-        Err(Missing::Absent) if system.exists("/sys/class/tpmrm/tpmrm0") => Ok(2),
-        Err(Missing::Absent) if system.exists("/sys/class/tpm/tpm0") => Ok(1),
+        Err(Missing::Absent) if system.exists("/sys/class/tpmrm/tpmrm0") => Ok("2".to_owned()),
+        Err(Missing::Absent) if system.exists("/sys/class/tpm/tpm0") => Ok("1".to_owned()),
         Err(missing) => Err(missing),
     }
 }
@@ -117,7 +114,10 @@ mod tests {
         let tree = Tree::new().file("/sys/class/tpm/tpm0/tpm_version_major", "2\n");
         let facts = found(&PROBE, &tree);
         assert_eq!(facts["tpm.present"], Reading::Value(Value::Bool(true)));
-        assert_eq!(facts["tpm.version"], Reading::Value(Value::Integer(2)));
+        assert_eq!(
+            facts["tpm.version"],
+            Reading::Value(Value::Text("2".to_owned()))
+        );
         let facts = found(&PROBE, &Tree::new());
         assert_eq!(facts["tpm.present"], Reading::Value(Value::Bool(false)));
         assert_eq!(facts["tpm.version"], Reading::Absent);

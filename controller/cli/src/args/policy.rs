@@ -1,0 +1,137 @@
+//! Commands about policies, decisions, grants and the ledger.
+
+use std::path::PathBuf;
+
+use cardea_proto::ledger::Revision;
+use clap::{Args, Subcommand};
+
+/// Policies.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Prints the policy in force, rules for everyday use included
+    #[command(after_help = "Examples:
+  cardeactl policy show
+  cardeactl policy show --recommended
+  cardeactl policy show --dir policy    # writes the folder, to edit and apply")]
+    Show {
+        /// The stricter rules that lie beside the default ones
+        #[arg(long)]
+        recommended: bool,
+        /// Write the files into this directory, which must be empty or new
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Says whether a folder parses and agrees with the schema
+    #[command(after_help = "Examples:
+  cardeactl policy check policy/")]
+    Check {
+        /// The folder: *.cedar and *.test.toml
+        dir: PathBuf,
+    },
+    /// Runs the tests of a folder
+    #[command(after_help = "Examples:
+  cardeactl policy test policy/")]
+    Test {
+        /// The folder
+        dir: PathBuf,
+    },
+    /// Says whom a folder would give or take access
+    #[command(after_help = "Examples:
+  cardeactl policy diff policy/
+  cardeactl policy diff --recommended")]
+    Diff(PolicySource),
+    /// Makes a folder the policy, after its tests passed
+    #[command(after_help = "Examples:
+  cardeactl policy apply policy/ --dry-run
+  cardeactl policy apply policy/
+  cardeactl policy apply --recommended")]
+    Apply {
+        /// What to apply
+        #[command(flatten)]
+        source: PolicySource,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// A folder, or the one that lies beside the default one.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct PolicySource {
+    /// The folder: *.cedar and *.test.toml
+    pub dir: Option<PathBuf>,
+    /// The stricter rules: disk encryption, firewall, patch age, screen lock
+    #[arg(long)]
+    pub recommended: bool,
+}
+
+/// Grants.
+#[derive(Debug, Subcommand)]
+pub enum GrantCommand {
+    /// Lists what is open
+    #[command(after_help = "Examples:
+  cardeactl grant ls
+  cardeactl grant ls -o json")]
+    Ls,
+    /// Shows a grant, and why it was given
+    #[command(after_help = "Examples:
+  cardeactl grant show grt_aebagbafaydqqcik")]
+    Show {
+        /// Its id, or its name as grant ls prints it
+        grant: String,
+    },
+    /// Ends a grant at once
+    #[command(after_help = "Examples:
+  cardeactl grant revoke grt_aebagbafaydqqcik
+  cardeactl grant revoke 'wiki for alice@corp.example' --yes")]
+    Revoke {
+        /// Its id, or its name as grant ls prints it
+        grant: String,
+    },
+}
+
+/// Tunnels.
+#[derive(Debug, Subcommand)]
+pub enum TunnelCommand {
+    /// Lists tunnels with their traffic
+    #[command(after_help = "Examples:
+  cardeactl tunnel ls
+  cardeactl tunnel ls -o json")]
+    Ls,
+}
+
+/// The ledger.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Prints the last entries
+    #[command(after_help = "Examples:
+  cardeactl audit tail
+  cardeactl audit tail -n 100 -o json
+  cardeactl audit tail --follow")]
+    Tail {
+        /// How many, 1000 at most
+        #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT",
+              value_parser = clap::value_parser!(u32).range(0..=1_000))]
+        lines: u32,
+        /// Go on with what is committed from now on; as JSON, one entry a line
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Shows one entry with its changes, its decision and its signature
+    #[command(after_help = "Examples:
+  cardeactl audit show 42
+  cardeactl audit show 42 -o json")]
+    Show {
+        /// Its revision
+        #[arg(value_parser = revision)]
+        revision: Revision,
+    },
+}
+
+fn revision(text: &str) -> Result<Revision, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(Revision(number)),
+        Ok(_) | Err(_) => Err("a revision is a number from 1".to_owned()),
+    }
+}

@@ -1,0 +1,247 @@
+//! The conversation with a controller: it greets, we ask, it answers.
+
+use std::{
+    io,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    time::Duration,
+};
+
+use cardea_credential::{admin::sign_change, key::SoftwareKey, pem};
+use cardea_host::{
+    clock::Clock,
+    exit::{Code, Failure},
+    frame::{self, FrameError},
+    unix::connect_sync,
+};
+use cardea_proto::{
+    admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
+    codec::MESSAGE_BYTES_MAX_ADMIN,
+    ledger::{Entry, Revision},
+};
+
+use crate::config::Settings;
+
+/// The admin protocol that this program speaks.
+const VERSION: u16 = 1;
+
+/// How long an answer may take: the tests of a large policy folder are the slowest question.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Largest key file, in bytes.
+const KEY_BYTES_MAX: u64 = 64 * 1024;
+
+/// An open admin connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    hello: AdminHello,
+    /// Counts the changes of this connection.
+    sequence: u64,
+    clock: Clock,
+}
+
+/// What a change came to.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Done {
+    /// Where it stands in the ledger.
+    pub revision: Revision,
+    /// What it did, in one line.
+    pub message: String,
+    /// Grants that it ended.
+    pub closed: u32,
+}
+
+impl Connection {
+    /// Connects and takes the controller's greeting.
+    ///
+    /// # Errors
+    /// [`Failure`] with the code for "not reachable" when no controller answers there.
+    pub fn open(settings: &Settings) -> Result<Self, Failure> {
+        let path = &settings.socket;
+        let mut stream = connect_sync(path, Some(ANSWER_TIMEOUT))
+            .map_err(|error| not_reachable(path, &error))?;
+        let hello: AdminHello = frame::read_sync(&mut stream, MESSAGE_BYTES_MAX_ADMIN)
+            .map_err(|error| broken(&error))?;
+        if hello.version != VERSION {
+            return Err(Failure::of(
+                Code::NotReachable,
+                "controller",
+                format!(
+                    "speaks admin protocol {}, this program speaks {VERSION}",
+                    hello.version
+                ),
+                "Use the cardeactl of its version",
+            ));
+        }
+        Ok(Self {
+            stream,
+            hello,
+            sequence: 0,
+            clock: Clock::system(),
+        })
+    }
+
+    /// What the controller said first.
+    #[must_use]
+    pub const fn hello(&self) -> &AdminHello {
+        &self.hello
+    }
+
+    /// Asks something.
+    ///
+    /// # Errors
+    /// [`Failure`] when the controller refuses or the connection breaks.
+    pub fn query(&mut self, query: AdminQuery) -> Result<AdminAnswer, Failure> {
+        self.request(&AdminRequest::Query(query))
+    }
+
+    /// Signs a change with the admin's key and has it done.
+    ///
+    /// # Errors
+    /// [`Failure`] when there is no key, the controller refuses, or the connection breaks.
+    pub fn change(&mut self, change: AdminChange, key: &Path) -> Result<Done, Failure> {
+        let key = read_key(key)?;
+        self.sequence += 1;
+        let order = ChangeOrder {
+            domain: self.hello.domain.clone(),
+            nonce: self.hello.nonce,
+            sequence: self.sequence,
+            at: self.clock.now().unix,
+            change,
+        };
+        let signed = sign_change(&order, &key)
+            .map_err(|error| Failure::of(Code::Failed, "admin key", error, ""))?;
+        let answer = self.request(&AdminRequest::Change(signed))?;
+        let AdminAnswer::Done {
+            revision,
+            message,
+            closed,
+        } = answer
+        else {
+            return Err(unexpected());
+        };
+        Ok(Done {
+            revision,
+            message,
+            closed,
+        })
+    }
+
+    /// Hands entries from `from` on to `each` as they are committed, until it says that this was
+    /// enough or the controller ends.
+    ///
+    /// # Errors
+    /// [`Failure`] of `each`, or when the connection breaks.
+    pub fn follow(
+        &mut self,
+        from: Revision,
+        mut each: impl FnMut(Entry) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        self.send(&AdminRequest::Query(AdminQuery::AuditFollow { from }))?;
+        // The next entry may take for ever.
+        self.stream
+            .set_read_timeout(None)
+            .map_err(|error| Failure::of(Code::Failed, "admin socket", error, ""))?;
+        loop {
+            let AdminAnswer::Entries(entries) = self.receive()? else {
+                return Err(unexpected());
+            };
+            for entry in entries {
+                if !each(entry)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
+        self.send(request)?;
+        self.receive()
+    }
+
+    fn send(&mut self, request: &AdminRequest) -> Result<(), Failure> {
+        frame::write_sync(&mut self.stream, request).map_err(|error| broken(&error))
+    }
+
+    fn receive(&mut self) -> Result<AdminAnswer, Failure> {
+        let answer = frame::read_sync(&mut self.stream, MESSAGE_BYTES_MAX_ADMIN)
+            .map_err(|error| broken(&error))?;
+        if let AdminAnswer::Refused(refusal) = answer {
+            return Err(refusal.into());
+        }
+        Ok(answer)
+    }
+}
+
+/// An answer to another question than the one that was asked. The controller is at fault.
+pub(crate) fn unexpected() -> Failure {
+    Failure::of(
+        Code::Failed,
+        "controller",
+        "answered something else than was asked",
+        "Use the cardeactl of its version",
+    )
+}
+
+fn not_reachable(path: &Path, error: &io::Error) -> Failure {
+    let shown = format!("controller at unix:{}", path.display());
+    let is = |kind| error.kind() == kind;
+    let (why, next) = if is(io::ErrorKind::NotFound) {
+        (
+            "not reachable: there is no such socket".to_owned(),
+            "Is it running on this machine? Start it with cardea-controller up, or name its socket with --admin unix:PATH",
+        )
+    } else if is(io::ErrorKind::ConnectionRefused) {
+        (
+            "not reachable: nobody answers there".to_owned(),
+            "Start the controller with cardea-controller run",
+        )
+    } else if is(io::ErrorKind::PermissionDenied) {
+        (
+            "not reachable: this user may not".to_owned(),
+            "Run cardeactl as root or as the user that runs the controller",
+        )
+    } else {
+        (format!("not reachable: {error}"), "")
+    };
+    Failure::of(Code::NotReachable, &shown, why, next)
+}
+
+fn broken(error: &FrameError) -> Failure {
+    let late = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+    let why = if let FrameError::Io(error) = error
+        && late.contains(&error.kind())
+    {
+        format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())
+    } else {
+        format!("the conversation broke off: {error}")
+    };
+    Failure::of(Code::NotReachable, "controller", why, "Look at its log")
+}
+
+/// An admin's Ed25519 key: PKCS#8, as PEM or DER, in a file that nobody else may read.
+fn read_key(path: &Path) -> Result<SoftwareKey, Failure> {
+    let shown = format!("admin key {}", path.display());
+    let fail = |why: String, next: &str| Failure::of(Code::Failed, &shown, why, next);
+    let other = "Name the key that init made with --admin-key FILE";
+    let data = std::fs::metadata(path).map_err(|error| fail(error.to_string(), other))?;
+    let mode = data.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let next = format!("Run: chmod 600 {}", path.display());
+        return Err(fail(format!("others may read it (mode {mode:o})"), &next));
+    }
+    if data.len() > KEY_BYTES_MAX {
+        return Err(fail("too large for a key".to_owned(), other));
+    }
+    let bytes = std::fs::read(path).map_err(|error| fail(error.to_string(), other))?;
+    let not_a_key = || fail("is no private key".to_owned(), other);
+    match std::str::from_utf8(&bytes) {
+        Ok(text) if text.contains("-----BEGIN") => {
+            let der = pem::decode(pem::PRIVATE_KEY, text).map_err(|_| not_a_key())?;
+            SoftwareKey::from_pkcs8(&der)
+        }
+        Ok(_) | Err(_) => SoftwareKey::from_pkcs8(&bytes),
+    }
+    .map_err(|_| not_a_key())
+}

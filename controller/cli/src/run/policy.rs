@@ -1,0 +1,201 @@
+//! Policies: shown, checked, tested, compared and applied.
+
+use std::path::Path;
+
+use cardea_host::exit::{Code, Failure};
+use cardea_proto::{
+    admin::{AdminAnswer, AdminChange, AdminQuery},
+    policy::{PolicyEffect, PolicyFile, PolicyProblem, PolicyTestResult},
+};
+
+use crate::{
+    args::{Format, PolicyCommand, PolicySource},
+    confirm,
+    connection::unexpected,
+    folder,
+    view::policy as view,
+};
+
+use super::Session;
+
+pub(super) fn run(command: PolicyCommand, session: &mut Session<'_>) -> Result<(), Failure> {
+    match command {
+        PolicyCommand::Show { recommended, dir } => show(recommended, dir.as_deref(), session),
+        PolicyCommand::Check { dir } => {
+            let files = folder::read(&dir)?;
+            let count = files.len();
+            check(&files, session)?;
+            if session.format() == Format::Table {
+                session.console.say(&format!("{count} files, no problems"));
+                return Ok(());
+            }
+            view::problems(&[], session.settings.format, session.console)
+        }
+        PolicyCommand::Test { dir } => {
+            let files = folder::read(&dir)?;
+            check(&files, session)?;
+            let results = test(&files, session)?;
+            view::tests(&results, session.settings.format, session.console)?;
+            verdict(&results, session)
+        }
+        PolicyCommand::Diff(source) => {
+            let files = read(&source, session)?;
+            check(&files, session)?;
+            let effects = diff(&files, session)?;
+            print_effects(&effects, session)
+        }
+        PolicyCommand::Apply { source, dry_run } => apply(&source, dry_run, session),
+    }
+}
+
+fn show(recommended: bool, dir: Option<&Path>, session: &mut Session<'_>) -> Result<(), Failure> {
+    let (revision, files) = if recommended {
+        (None, recommended_files(session)?)
+    } else {
+        let answer = session.connection.query(AdminQuery::Policy)?;
+        let AdminAnswer::Policy { revision, files } = answer else {
+            return Err(unexpected());
+        };
+        (Some(revision), files)
+    };
+    let Some(dir) = dir else {
+        return view::files(revision, &files, session.settings.format, session.console);
+    };
+    folder::write(dir, &files)?;
+    session.console.say(&format!(
+        "{} files written into {}",
+        files.len(),
+        dir.display()
+    ));
+    Ok(())
+}
+
+/// Checked, tested, compared, and only then the policy.
+fn apply(source: &PolicySource, dry_run: bool, session: &mut Session<'_>) -> Result<(), Failure> {
+    let files = read(source, session)?;
+    check(&files, session)?;
+    let results = test(&files, session)?;
+    if results.iter().any(|result| !result.passed) {
+        view::tests(&results, session.settings.format, session.console)?;
+    }
+    verdict(&results, session)?;
+    let effects = diff(&files, session)?;
+    if dry_run {
+        print_effects(&effects, session)?;
+        session.console.say("Nothing was changed: --dry-run");
+        return Ok(());
+    }
+    let losing = effects
+        .iter()
+        .filter(|effect| effect.before && !effect.after)
+        .count();
+    if !effects.is_empty() {
+        session
+            .console
+            .say(view::effects_table(&effects).trim_end());
+    }
+    let change = AdminChange::PolicyApply(files);
+    let AdminAnswer::Impact { closes } = session
+        .connection
+        .query(AdminQuery::Impact(change.clone()))?
+    else {
+        return Err(unexpected());
+    };
+    if losing > 0 || closes > 0 {
+        let warning = format!(
+            "this takes {losing} permission{} away and closes {}",
+            if losing == 1 { "" } else { "s" },
+            confirm::tunnels(closes)
+        );
+        confirm::ask(&warning, &session.settings, session.console)?;
+    }
+    session.change(change)
+}
+
+fn read(source: &PolicySource, session: &mut Session<'_>) -> Result<Vec<PolicyFile>, Failure> {
+    match &source.dir {
+        Some(dir) => folder::read(dir),
+        None => recommended_files(session),
+    }
+}
+
+fn recommended_files(session: &mut Session<'_>) -> Result<Vec<PolicyFile>, Failure> {
+    let AdminAnswer::PolicyFiles(files) =
+        session.connection.query(AdminQuery::PolicyRecommended)?
+    else {
+        return Err(unexpected());
+    };
+    Ok(files)
+}
+
+/// Prints what is wrong with the files and fails when something is.
+fn check(files: &[PolicyFile], session: &mut Session<'_>) -> Result<(), Failure> {
+    let answer = session
+        .connection
+        .query(AdminQuery::PolicyCheck(files.to_vec()))?;
+    let AdminAnswer::PolicyProblems(problems) = answer else {
+        return Err(unexpected());
+    };
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let problems: &[PolicyProblem] = &problems;
+    view::problems(problems, session.settings.format, session.console)?;
+    Err(Failure::of(
+        Code::Failed,
+        "policy",
+        format!(
+            "{} problem{}",
+            problems.len(),
+            if problems.len() == 1 { "" } else { "s" }
+        ),
+        "Mend them, then: cardeactl policy check DIR",
+    ))
+}
+
+fn test(files: &[PolicyFile], session: &mut Session<'_>) -> Result<Vec<PolicyTestResult>, Failure> {
+    let answer = session
+        .connection
+        .query(AdminQuery::PolicyTest(files.to_vec()))?;
+    let AdminAnswer::PolicyTests(results) = answer else {
+        return Err(unexpected());
+    };
+    Ok(results)
+}
+
+fn diff(files: &[PolicyFile], session: &mut Session<'_>) -> Result<Vec<PolicyEffect>, Failure> {
+    let answer = session
+        .connection
+        .query(AdminQuery::PolicyDiff(files.to_vec()))?;
+    let AdminAnswer::PolicyEffects(effects) = answer else {
+        return Err(unexpected());
+    };
+    Ok(effects)
+}
+
+/// Says how many tests passed, or fails.
+fn verdict(results: &[PolicyTestResult], session: &mut Session<'_>) -> Result<(), Failure> {
+    let failed = results.iter().filter(|result| !result.passed).count();
+    if failed > 0 {
+        return Err(Failure::of(
+            Code::Failed,
+            "policy",
+            format!("{failed} of {} tests failed", results.len()),
+            "Nothing was changed",
+        ));
+    }
+    session
+        .console
+        .say(&format!("{} policy tests passed", results.len()));
+    Ok(())
+}
+
+fn print_effects(effects: &[PolicyEffect], session: &mut Session<'_>) -> Result<(), Failure> {
+    if effects.is_empty() && session.format() == Format::Table {
+        session
+            .console
+            .say("Nobody who is enrolled would gain or lose anything");
+        return Ok(());
+    }
+    view::effects(effects, session.settings.format, session.console)
+}

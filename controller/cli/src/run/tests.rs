@@ -1,0 +1,616 @@
+//! Whole command lines against a controller that says what a test wants.
+
+use std::{
+    io::{Cursor, Write},
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+};
+
+use cardea_credential::{
+    admin::{admin_public_key, verify_change},
+    key::{KeyAlgorithm, SoftwareKey, digest},
+    pem,
+};
+use cardea_host::frame;
+use cardea_proto::{
+    admin::{AdminHello, AdminRequest, DeviceRow, GrantRow},
+    app::Carrier,
+    codec::{Bytes, MESSAGE_BYTES_MAX_ADMIN},
+    id::{ControllerId, DeviceId, GrantId},
+    invite::InviteCode,
+    ledger::{Actor, Admits, Change, Draft, Entry, Revision},
+    policy::{PolicyEffect, PolicyFile, PolicyProblem, PolicyTestResult},
+    refusal::{Refusal, RefusalCode},
+    time::UnixMillis,
+};
+use clap::Parser;
+
+use super::*;
+
+const NONCE: Bytes<16> = Bytes([7; 16]);
+
+#[test]
+fn a_list_is_a_table_or_an_array() {
+    let world = World::new(|_| AdminAnswer::Devices(vec![device("laptop", 1)]));
+    let shown = world.run("device ls", "");
+    assert_eq!(shown.code, 0, "{}", shown.talk);
+    assert!(shown.data.starts_with("NAME    ID  "), "{}", shown.data);
+    assert!(shown.data.contains("fails: disk.encrypted"));
+
+    let json: serde_json::Value =
+        serde_json::from_str(&world.run("device ls -o json", "").data).unwrap();
+    assert_eq!(json[0]["name"], "laptop");
+    assert!(json[0]["id"].as_str().unwrap().starts_with("dev_"));
+    assert_eq!(json[0]["facts"]["disk.encrypted"]["grade"], "os");
+    let yaml = world.run("device ls -o yaml", "").data;
+    assert!(yaml.contains("name: laptop"), "{yaml}");
+}
+
+#[test]
+fn an_empty_list_is_said_and_not_printed() {
+    let world = World::new(|_| AdminAnswer::Devices(Vec::new()));
+    let shown = world.run("device ls", "");
+    assert_eq!(
+        (shown.data.as_str(), shown.talk.as_str()),
+        ("", "no devices\n")
+    );
+    assert_eq!(world.run("device ls -o json", "").data, "[]\n");
+}
+
+#[test]
+fn names_work_where_ids_do_and_an_unknown_one_is_almost_known() {
+    let world = World::new(|_| AdminAnswer::Devices(vec![device("laptop", 1), device("pc", 2)]));
+    for wanted in ["laptop", &device_id(1).to_string()] {
+        let shown = world.run(&format!("device show {wanted}"), "");
+        assert!(
+            shown.data.contains("Name:               laptop"),
+            "{}",
+            shown.data
+        );
+        assert!(
+            shown.data.contains("disk.encrypted = false (os, 2 s old"),
+            "{}",
+            shown.data
+        );
+    }
+    let unknown = world.run("device show labtop", "");
+    assert_eq!(unknown.code, 1);
+    assert_eq!(
+        unknown.talk,
+        "no device \"labtop\"; did you mean laptop? List them with: cardeactl device ls\n"
+    );
+}
+
+#[test]
+fn every_change_is_signed_for_this_connection() {
+    let world = World::new(|_| done("site office added", 0));
+    let shown = world.run("site add office", "");
+    assert_eq!(shown.talk, "site office added (revision 9)\n");
+    assert_eq!(shown.data, "");
+    assert_eq!(
+        world.changes(),
+        [AdminChange::SiteAdd("office".parse().unwrap())]
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&world.run("site add b -o json", "").data).unwrap();
+    assert_eq!(json["revision"], 9);
+}
+
+#[test]
+fn an_invite_prints_its_code_alone_and_sends_only_its_hash() {
+    let world = World::new(|_| done("invite made", 0));
+    let shown = world.run("invite device --user alice --group staff --expires 15m", "");
+    let code: InviteCode = shown.data.trim().parse().unwrap();
+    assert_eq!(shown.data.lines().count(), 1);
+    assert_eq!(code.addresses, ["ztna.corp.example:7443"]);
+    let [
+        AdminChange::InviteCreate {
+            secret_hash,
+            admits,
+            life_s,
+            ..
+        },
+    ] = &world.changes()[..]
+    else {
+        panic!("another change");
+    };
+    assert_eq!(*secret_hash, digest(&code.secret.0));
+    assert_eq!(*life_s, 900);
+    let Admits::Device { user, groups } = admits else {
+        panic!("another invite");
+    };
+    assert_eq!((user.as_str(), groups.len()), ("alice", 1));
+}
+
+#[test]
+fn what_closes_tunnels_says_how_many_and_asks() {
+    let answer = |request: &AdminRequest| match request {
+        AdminRequest::Query(_) => AdminAnswer::Impact { closes: 14 },
+        AdminRequest::Change(_) => done("device laptop blocked", 14),
+    };
+    let world = World::new(answer);
+    let refused = world.run("device block laptop", "");
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.talk.contains("this closes 14 tunnels"),
+        "{}",
+        refused.talk
+    );
+    assert!(refused.talk.contains("--yes"));
+    let no = world.run_at_terminal("device block laptop", "n\n");
+    assert_eq!(no.code, 1);
+    assert!(world.changes().is_empty());
+
+    let yes = world.run_at_terminal("device block laptop", "y\n");
+    assert_eq!(yes.code, 0);
+    assert!(yes.talk.ends_with("closed 14 tunnels)\n"), "{}", yes.talk);
+    assert_eq!(world.run("device block laptop --yes", "").code, 0);
+    assert_eq!(world.changes().len(), 2);
+}
+
+#[test]
+fn what_closes_nothing_does_not_ask() {
+    let world = World::new(|request| match request {
+        AdminRequest::Query(_) => AdminAnswer::Impact { closes: 0 },
+        AdminRequest::Change(_) => done("done", 0),
+    });
+    for line in [
+        "device block laptop",
+        "device rm laptop",
+        "connector rm rack",
+        "app rm wiki",
+        "app set wiki --transport quic",
+        "user set alice --no-groups",
+        "disallow group:staff wiki",
+        "grant revoke grt_aebagbafaydqqcik",
+    ] {
+        assert_eq!(world.run(line, "").code, 0, "{line}");
+    }
+    assert_eq!(world.changes().len(), 8);
+}
+
+#[test]
+fn a_patch_holds_what_was_given_and_nothing_else() {
+    let world = World::new(|request| match request {
+        AdminRequest::Query(_) => AdminAnswer::Impact { closes: 0 },
+        AdminRequest::Change(_) => done("done", 0),
+    });
+    world.run(
+        "app set wiki --label env=prod --no-host-scoped --no-names",
+        "",
+    );
+    let [AdminChange::AppSet { patch, .. }] = &world.changes()[..] else {
+        panic!("another change");
+    };
+    assert_eq!(patch.targets, None);
+    assert_eq!(patch.transport, None);
+    assert_eq!(patch.names, Some(Vec::new()));
+    assert_eq!(patch.labels.as_ref().unwrap()["env"], "prod");
+    assert_eq!(patch.host_scoped, Some(false));
+}
+
+#[test]
+fn a_grant_is_revoked_by_its_name_too() {
+    let world = World::new(|request| match request {
+        AdminRequest::Query(AdminQuery::Grants) => AdminAnswer::Grants(vec![grant()]),
+        AdminRequest::Query(_) => AdminAnswer::Impact { closes: 1 },
+        AdminRequest::Change(_) => done("revoked", 1),
+    });
+    let words = ["grant", "revoke", "wiki for alice", "--yes"];
+    assert_eq!(world.run_words(&words, "", false).code, 0);
+    assert_eq!(world.changes(), [AdminChange::GrantRevoke(grant().id)]);
+    let json: serde_json::Value =
+        serde_json::from_str(&world.run("grant ls -o json", "").data).unwrap();
+    assert_eq!(json[0]["carrier"], "wireguard");
+}
+
+#[test]
+fn a_refusal_keeps_its_text_and_exit_code() {
+    for (code, exit) in [
+        (RefusalCode::Unauthorized, 1),
+        (RefusalCode::NotPermitted, 3),
+        (RefusalCode::StorageFull, 7),
+    ] {
+        let refusal = Refusal::new(code, "no").with_next("Do this");
+        let world = World::new(move |_| AdminAnswer::Refused(refusal.clone()));
+        let shown = world.run("site add office", "");
+        assert_eq!((shown.code, shown.talk.as_str()), (exit, "no. Do this\n"));
+    }
+}
+
+#[test]
+fn a_controller_that_is_not_there_is_not_reachable() {
+    let place = tempfile::tempdir().unwrap();
+    let socket = place.path().join("admin.sock");
+    let line = format!("status --admin unix:{}", socket.display());
+    let shown = outcome(&line.split(' ').collect::<Vec<_>>(), "", false);
+    assert_eq!(shown.code, 5);
+    assert!(shown.talk.contains("no such socket"), "{}", shown.talk);
+    drop(UnixListener::bind(&socket).unwrap());
+    let shown = outcome(&line.split(' ').collect::<Vec<_>>(), "", false);
+    assert_eq!(shown.code, 5);
+    assert!(shown.talk.contains("nobody answers"), "{}", shown.talk);
+}
+
+#[test]
+fn a_key_that_cannot_be_trusted_signs_nothing() {
+    let world = World::new(|_| done("done", 0));
+    let key = world.place.path().join("keys/admin.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let shown = world.run("site add office", "");
+    assert_eq!(shown.code, 1);
+    assert!(shown.talk.contains("chmod 600"), "{}", shown.talk);
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(
+        &key,
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    )
+    .unwrap();
+    assert!(
+        world
+            .run("site add office", "")
+            .talk
+            .contains("is no private key")
+    );
+    assert!(world.changes().is_empty());
+}
+
+#[test]
+fn a_policy_with_problems_or_failing_tests_is_not_applied() {
+    let problem = PolicyProblem {
+        path: "rules.cedar".to_owned(),
+        line: Some(1),
+        message: "unexpected end".to_owned(),
+    };
+    let world = World::new(move |request| match request {
+        AdminRequest::Query(AdminQuery::PolicyCheck(_)) => {
+            AdminAnswer::PolicyProblems(vec![problem.clone()])
+        }
+        AdminRequest::Query(_) | AdminRequest::Change(_) => panic!("{request:?}"),
+    });
+    let dir = world.policy_folder();
+    for verb in ["check", "apply", "test"] {
+        let shown = world.run(&format!("policy {verb} {dir}"), "");
+        assert_eq!(shown.code, 1, "{verb}");
+        assert_eq!(shown.data, "rules.cedar:1: unexpected end\n");
+    }
+    let world = World::new(|request| policies(request, false, Vec::new()));
+    let shown = world.run(&format!("policy apply {} --yes", world.policy_folder()), "");
+    assert_eq!(shown.code, 1);
+    assert!(
+        shown.data.contains("FAIL rules.test.toml: staff"),
+        "{}",
+        shown.data
+    );
+    assert!(world.changes().is_empty());
+}
+
+#[test]
+fn a_policy_shows_who_loses_access_before_it_is_applied() {
+    let effect = PolicyEffect {
+        action: "certify".to_owned(),
+        device: "laptop".to_owned(),
+        user: "alice".to_owned(),
+        app: None,
+        before: true,
+        after: false,
+        why: "disk.encrypted is false".to_owned(),
+    };
+    let world = World::new(move |request| policies(request, true, vec![effect.clone()]));
+    let dry = world.run("policy apply --recommended --dry-run", "");
+    assert_eq!(dry.code, 0, "{}", dry.talk);
+    assert!(dry.data.contains("laptop  alice  certify"), "{}", dry.data);
+    let asked = world.run("policy apply --recommended", "");
+    assert_eq!(asked.code, 1);
+    assert!(
+        asked
+            .talk
+            .contains("takes 1 permission away and closes 2 tunnels"),
+        "{}",
+        asked.talk
+    );
+    assert!(world.changes().is_empty());
+    assert_eq!(world.run("policy apply --recommended --yes", "").code, 0);
+    assert!(matches!(world.changes()[..], [AdminChange::PolicyApply(_)]));
+}
+
+#[test]
+fn the_ledger_is_shown_by_line_and_followed() {
+    let world = World::new(|request| match request {
+        AdminRequest::Query(AdminQuery::Audit { .. }) => {
+            AdminAnswer::Entries(vec![entry(41), entry(42)])
+        }
+        AdminRequest::Query(AdminQuery::AuditFollow { from }) => {
+            assert_eq!(*from, Revision(43));
+            AdminAnswer::Entries(vec![entry(43)])
+        }
+        AdminRequest::Query(_) | AdminRequest::Change(_) => panic!("{request:?}"),
+    });
+    let tail = world.run("audit tail -n 2", "").data;
+    let lines: Vec<&str> = tail.lines().collect();
+    assert_eq!(lines.len(), 3);
+    assert!(lines[0].starts_with("REVISION  TIME"));
+    assert!(
+        lines[2].starts_with("42        2026-01-01T00:00:00Z  stranger 10.0.0.9:1"),
+        "{tail}"
+    );
+    assert!(lines[2].contains("site office added"));
+
+    let json: serde_json::Value =
+        serde_json::from_str(&world.run("audit tail -o json", "").data).unwrap();
+    assert_eq!(json[1]["draft"]["at"], "2026-01-01T00:00:00Z");
+    assert_eq!(json[1]["draft"]["changes"][0]["site_added"], "office");
+
+    let followed = world.run("audit tail -n 2 --follow -o json", "");
+    assert_eq!(followed.data.lines().count(), 3, "{}", followed.data);
+    assert_eq!(followed.code, 5, "the test's controller ends");
+
+    let shown = world.run("audit show 42", "").data;
+    assert!(shown.contains("Changes:   site office added"), "{shown}");
+    assert_eq!(world.run("audit show 7", "").code, 1);
+}
+
+#[test]
+fn pages_need_no_controller() {
+    let completion = outcome(&["completion", "bash"], "", false);
+    assert!(completion.data.contains("_cardeactl"));
+    let page = outcome(&["man"], "", false);
+    assert!(page.data.contains(".TH cardeactl 1"));
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("man");
+    assert_eq!(
+        outcome(&["man", "--dir", dir.to_str().unwrap()], "", false).code,
+        0
+    );
+    assert!(dir.join("cardeactl-app-add.1").exists());
+}
+
+/// A controller and an admin's key.
+struct World {
+    place: tempfile::TempDir,
+    changes: Arc<Mutex<Vec<AdminChange>>>,
+    _thread: JoinHandle<()>,
+}
+
+struct Outcome {
+    code: u8,
+    data: String,
+    talk: String,
+}
+
+impl World {
+    fn new(answer: impl Fn(&AdminRequest) -> AdminAnswer + Send + 'static) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let key = SoftwareKey::generate(KeyAlgorithm::Ed25519).unwrap();
+        let public = admin_public_key(&key).unwrap();
+        let path = place.path().join("keys/admin.key");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let text = pem::encode(pem::PRIVATE_KEY, &key.to_pkcs8().unwrap());
+        std::fs::write(&path, text.as_bytes()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let listener = UnixListener::bind(place.path().join("admin.sock")).unwrap();
+        let changes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&changes);
+        let thread = std::thread::spawn(move || serve(&listener, &public, &seen, answer));
+        Self {
+            place,
+            changes,
+            _thread: thread,
+        }
+    }
+
+    fn run(&self, line: &str, input: &str) -> Outcome {
+        self.run_words(&line.split(' ').collect::<Vec<&str>>(), input, false)
+    }
+
+    fn run_at_terminal(&self, line: &str, input: &str) -> Outcome {
+        self.run_words(&line.split(' ').collect::<Vec<&str>>(), input, true)
+    }
+
+    fn run_words(&self, words: &[&str], input: &str, interactive: bool) -> Outcome {
+        let admin = format!("unix:{}", self.place.path().join("admin.sock").display());
+        let words = [words, &["--admin", &admin]].concat();
+        outcome(&words, input, interactive)
+    }
+
+    fn changes(&self) -> Vec<AdminChange> {
+        self.changes.lock().unwrap().clone()
+    }
+
+    fn policy_folder(&self) -> String {
+        let dir = self.place.path().join("policy");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("rules.cedar"), "permit").unwrap();
+        dir.display().to_string()
+    }
+}
+
+/// Greets, then answers; a follower gets one answer and the end.
+fn serve(
+    listener: &UnixListener,
+    public: &[u8; 32],
+    changes: &Mutex<Vec<AdminChange>>,
+    answer: impl Fn(&AdminRequest) -> AdminAnswer,
+) {
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let hello = AdminHello {
+            version: 1,
+            domain: "corp.example".parse().unwrap(),
+            controller: ControllerId::from_bytes([1; 10]),
+            root: Bytes([2; 32]),
+            addresses: vec!["ztna.corp.example:7443".to_owned()],
+            nonce: NONCE,
+        };
+        frame::write_sync(&mut stream, &hello).unwrap();
+        let mut sequence = 0;
+        while let Ok(request) =
+            frame::read_sync::<AdminRequest>(&mut stream, MESSAGE_BYTES_MAX_ADMIN)
+        {
+            if let AdminRequest::Change(signed) = &request {
+                let order = verify_change(public, signed).unwrap();
+                sequence += 1;
+                assert_eq!((order.nonce, order.sequence), (NONCE, sequence));
+                assert_eq!(order.domain.as_str(), "corp.example");
+                changes.lock().unwrap().push(order.change);
+            }
+            frame::write_sync(&mut stream, &answer(&request)).unwrap();
+            if matches!(request, AdminRequest::Query(AdminQuery::AuditFollow { .. })) {
+                break;
+            }
+        }
+    }
+}
+
+fn outcome(words: &[&str], input: &str, interactive: bool) -> Outcome {
+    let (data, talk) = (Shared::default(), Shared::default());
+    let mut console = Console::new(
+        Box::new(data.clone()),
+        Box::new(talk.clone()),
+        Box::new(Cursor::new(input.to_owned().into_bytes())),
+        interactive,
+    );
+    let cli = Cli::try_parse_from([&["cardeactl"], words].concat()).unwrap();
+    let code = match run(cli, &mut console) {
+        Ok(()) => 0,
+        Err(failure) => {
+            console.say(&failure.message);
+            failure.code
+        }
+    };
+    Outcome {
+        code,
+        data: data.text(),
+        talk: talk.text(),
+    }
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn policies(request: &AdminRequest, passes: bool, effects: Vec<PolicyEffect>) -> AdminAnswer {
+    match request {
+        AdminRequest::Query(AdminQuery::PolicyRecommended) => {
+            AdminAnswer::PolicyFiles(vec![PolicyFile {
+                path: "base.cedar".to_owned(),
+                text: "permit".to_owned(),
+            }])
+        }
+        AdminRequest::Query(AdminQuery::PolicyCheck(_)) => AdminAnswer::PolicyProblems(Vec::new()),
+        AdminRequest::Query(AdminQuery::PolicyTest(_)) => {
+            AdminAnswer::PolicyTests(vec![PolicyTestResult {
+                path: "rules.test.toml".to_owned(),
+                name: "staff".to_owned(),
+                passed: passes,
+                detail: None,
+            }])
+        }
+        AdminRequest::Query(AdminQuery::PolicyDiff(_)) => AdminAnswer::PolicyEffects(effects),
+        AdminRequest::Query(AdminQuery::Impact(_)) => AdminAnswer::Impact { closes: 2 },
+        AdminRequest::Change(_) => done("policy applied", 2),
+        AdminRequest::Query(_) => panic!("{request:?}"),
+    }
+}
+
+fn done(message: &str, closed: u32) -> AdminAnswer {
+    AdminAnswer::Done {
+        revision: Revision(9),
+        message: message.to_owned(),
+        closed,
+    }
+}
+
+fn device_id(byte: u8) -> DeviceId {
+    DeviceId::from_bytes([byte; 10])
+}
+
+fn device(name: &str, id: u8) -> DeviceRow {
+    use cardea_proto::{
+        decision::Check,
+        posture::{Fact, Grade, Reading, Value},
+    };
+    let fact = Fact {
+        reading: Reading::Value(Value::Bool(false)),
+        grade: Grade::Os,
+        age_ms: 2_500,
+    };
+    DeviceRow {
+        id: device_id(id),
+        name: name.parse().unwrap(),
+        user: "alice".parse().unwrap(),
+        state: "connected".to_owned(),
+        compliant: Some(false),
+        failed: vec![Check {
+            subject: "disk.encrypted".to_owned(),
+            observed: "false".to_owned(),
+            needed: "true".to_owned(),
+            rule: "base/certify".to_owned(),
+            remedy: None,
+        }],
+        checked_at: None,
+        last_seen: Some("2026-01-01T00:00:00Z".to_owned()),
+        certificate_not_after: None,
+        program: Some("0.1.0".to_owned()),
+        os: "linux".to_owned(),
+        facts: [("disk.encrypted".to_owned(), fact)].into(),
+    }
+}
+
+fn grant() -> GrantRow {
+    GrantRow {
+        id: GrantId::from_bytes([3; 10]),
+        name: "wiki for alice".to_owned(),
+        user: "alice".parse().unwrap(),
+        device: "laptop".parse().unwrap(),
+        app: "wiki".parse().unwrap(),
+        connector: "rack".parse().unwrap(),
+        carrier: Carrier::WireGuard,
+        state: "open".to_owned(),
+        since: "2026-01-01T00:00:00Z".to_owned(),
+        ttl_s: 300,
+        revision: Revision(8),
+        rules: vec!["links/wiki".to_owned()],
+    }
+}
+
+fn entry(revision: u64) -> Entry {
+    Entry {
+        revision: Revision(revision),
+        previous: Bytes([0; 32]),
+        draft: Draft {
+            at: UnixMillis(1_767_225_600_000),
+            actor: Actor::Stranger("10.0.0.9:1".to_owned()),
+            changes: vec![Change::SiteAdded("office".parse().unwrap())],
+            decision: None,
+            signed: None,
+        },
+    }
+}
+
+#[test]
+fn the_socket_of_the_state_directory_is_the_default() {
+    let world = World::new(|_| AdminAnswer::Devices(Vec::new()));
+    let state = world.place.path().to_owned();
+    let words: Vec<PathBuf> = vec!["device".into(), "ls".into(), "--state".into(), state];
+    let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
+    assert_eq!(outcome(&words, "", false).code, 0);
+}
