@@ -1,0 +1,291 @@
+//! A simulated device: the real agent and its data half, a user, and a disk that survives crashes.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cardea_credential::key::SoftwareKey;
+use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings, Collected};
+use cardea_proto::{
+    enroll::Enrolled,
+    id::DeviceId,
+    message::FromNode,
+    posture::{FactName, Grade, Reading, Value},
+    time::Now,
+};
+use cardea_tunnel::{End, Outbox, Tunnels};
+
+use crate::{
+    founding::name,
+    schedule::{Event, Who},
+    user::User,
+    villain::Villain,
+    world::World,
+};
+
+/// One device.
+pub(crate) struct Device {
+    pub(crate) id: DeviceId,
+    pub(crate) key: Arc<SoftwareKey>,
+    /// What it keeps on disk.
+    pub(crate) disk: Enrolled,
+    /// Its wall clock, ahead or behind.
+    pub(crate) skew: Skew,
+    pub(crate) posture: Condition,
+    /// The running programs; `None` while crashed.
+    pub(crate) running: Option<Box<Running>>,
+    pub(crate) is_asleep: bool,
+    /// Counts its lives, so that a wake-up of an earlier one is not taken for this one's.
+    pub(crate) life: u64,
+    pub(crate) user: User,
+    pub(crate) villain: Option<Villain>,
+}
+
+/// A difference between two wall clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Skew {
+    pub(crate) offset: Duration,
+    pub(crate) is_ahead: bool,
+}
+
+/// What a device's facts say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Condition {
+    pub(crate) disk_encrypted: bool,
+    pub(crate) firewall: bool,
+}
+
+/// The daemon's two halves.
+pub(crate) struct Running {
+    pub(crate) agent: Agent,
+    pub(crate) tunnels: Tunnels,
+    /// Names the latest attempt at a channel.
+    pub(crate) attempt: u64,
+    /// The channel, once it is up.
+    pub(crate) channel: Option<cardea_core::ChannelId>,
+}
+
+impl Skew {
+    /// What this clock shows at `now`.
+    pub(crate) fn show(self, now: Now) -> Now {
+        let unix = if self.is_ahead {
+            now.unix.plus(self.offset)
+        } else {
+            let behind = u64::try_from(self.offset.as_millis()).unwrap_or(0);
+            cardea_proto::time::UnixMillis(now.unix.0.saturating_sub(behind))
+        };
+        Now { unix, ..now }
+    }
+}
+
+impl Condition {
+    /// All is well.
+    pub(crate) const GOOD: Self = Self {
+        disk_encrypted: true,
+        firewall: true,
+    };
+
+    /// The facts as a collector would read them.
+    pub(crate) fn facts(self) -> Vec<(FactName, Reading)> {
+        let text = |text: &str| Reading::Value(Value::Text(text.to_owned()));
+        let flag = |flag| Reading::Value(Value::Bool(flag));
+        vec![
+            ("os.name".to_owned(), text("linux")),
+            ("agent.version".to_owned(), text("0.1.0")),
+            ("disk.encrypted".to_owned(), flag(self.disk_encrypted)),
+            ("firewall.enabled".to_owned(), flag(self.firewall)),
+            ("screen.lock".to_owned(), flag(true)),
+            (
+                "patch.age_days".to_owned(),
+                Reading::Value(Value::Integer(3)),
+            ),
+        ]
+    }
+}
+
+impl Device {
+    /// Starts the programs on what the disk has.
+    pub(crate) fn start(&mut self, trust: cardea_credential::trust::Trust, entropy: [[u8; 32]; 2]) {
+        let settings = AgentSettings {
+            device: self.id,
+            name: self.disk.name.clone(),
+            user: self.disk.user.clone(),
+            domain: name("corp.example"),
+            trust,
+            certificate: self.disk.certificate.clone(),
+            signer: Arc::clone(&self.key) as Arc<dyn cardea_credential::key::Signer>,
+            addresses: self.disk.addresses.clone(),
+            program: "sim".to_owned(),
+        };
+        let [agent, tunnels] = entropy;
+        let attempt = self.running.take().map_or(0, |running| running.attempt);
+        self.life += 1;
+        self.running = Some(Box::new(Running {
+            agent: Agent::new(settings, agent),
+            tunnels: Tunnels::new(End::Agent, tunnels),
+            attempt: attempt + 1_000 * self.life,
+            channel: None,
+        }));
+    }
+
+    /// When it next has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let running = self.running.as_ref().filter(|_| !self.is_asleep)?;
+        [running.agent.deadline(), running.tunnels.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(crate) fn collect(&self, at: Instant) -> Vec<Collected> {
+        let fact = |(name, reading)| Collected {
+            name,
+            reading,
+            grade: Grade::Own,
+            at,
+        };
+        self.posture.facts().into_iter().map(fact).collect()
+    }
+}
+
+impl World {
+    /// One turn of an agent and its tunnels, and everything that follows from it on this device.
+    pub(crate) fn agent(&mut self, index: usize, input: AgentInput) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let Some(device) = self.devices.get_mut(index) else {
+                return;
+            };
+            let now = device.skew.show(self.now);
+            let Some(running) = device.running.as_mut() else {
+                return;
+            };
+            let mut out = AgentOutbox::default();
+            running.agent.handle(now, input, &mut out);
+            self.follow_agent(index, out, &mut inputs);
+        }
+    }
+
+    /// What the data half of a device has to say and to send.
+    pub(crate) fn follow_tunnels(&mut self, index: usize, out: Outbox) {
+        let who = Who::Device(index);
+        for transmit in &out.transmits {
+            for datagram in transmit.datagrams() {
+                self.send(who, datagram.to_vec());
+            }
+        }
+        for event in out.flows {
+            self.flow_event(index, event);
+        }
+        for event in out.events {
+            self.agent(index, AgentInput::Tunnel(event));
+        }
+    }
+
+    /// A turn of the data half alone.
+    pub(crate) fn tunnels(
+        &mut self,
+        index: usize,
+        turn: impl FnOnce(&mut Tunnels, Now, &mut Outbox),
+    ) {
+        let Some(device) = self.devices.get_mut(index) else {
+            return;
+        };
+        let now = device.skew.show(self.now);
+        let Some(running) = device.running.as_mut() else {
+            return;
+        };
+        let mut out = Outbox::default();
+        turn(&mut running.tunnels, now, &mut out);
+        self.follow_tunnels(index, out);
+    }
+
+    fn follow_agent(&mut self, index: usize, out: AgentOutbox, inputs: &mut VecDeque<AgentInput>) {
+        let who = Who::Device(index);
+        let node = out.node;
+        if let Some(device) = self.devices.get_mut(index) {
+            if let Some(certificate) = node.save {
+                device.disk.certificate = certificate;
+            }
+            if let Some(addresses) = node.addresses {
+                device.disk.addresses = addresses;
+            }
+        }
+        for command in node.commands {
+            let commands = self.tamper(index, command);
+            for command in commands {
+                self.tunnels(index, |tunnels, now, out| {
+                    tunnels.handle(now, cardea_tunnel::Input::Command(command), out);
+                });
+            }
+        }
+        let channel = self.running(index).and_then(|running| running.channel);
+        for message in node.messages {
+            self.overhear(index, &message);
+            if let Some(channel) = channel {
+                self.say(channel, message);
+            }
+        }
+        if node.disconnect {
+            if let Some(channel) = channel {
+                self.sever(channel, true);
+            }
+            if let Some(running) = self.running(index) {
+                running.channel = None;
+                running.attempt += 1;
+            }
+        }
+        if node.connect.is_some() {
+            self.dial(who);
+        }
+        if out.collect
+            && let Some(device) = self.devices.get(index)
+        {
+            inputs.push_back(AgentInput::Facts(device.collect(self.now.instant)));
+        }
+        for (app, answer) in out.opened {
+            self.opened(index, &app, answer);
+        }
+    }
+
+    /// The running programs of a device.
+    pub(crate) fn running(&mut self, index: usize) -> Option<&mut Running> {
+        self.devices.get_mut(index)?.running.as_deref_mut()
+    }
+
+    /// Sends an attempt at a channel on its way.
+    fn dial(&mut self, who: Who) {
+        let delay = self.network.message(who) + self.network.message(who);
+        let attempt = match who {
+            Who::Device(index) => self.running(index).map(|running| {
+                running.attempt += 1;
+                running.attempt
+            }),
+            Who::Site(index) => self.serving(index).map(|serving| {
+                serving.attempt += 1;
+                serving.attempt
+            }),
+        };
+        if let Some(attempt) = attempt {
+            let event = Event::Dialed { who, attempt };
+            self.schedule.at(self.now.instant + delay, event);
+        }
+    }
+
+    /// Says something on behalf of a device that the agent itself would not say.
+    pub(crate) fn say_as(&mut self, index: usize, message: FromNode) {
+        if let Some(channel) = self.running(index).and_then(|running| running.channel) {
+            self.say(channel, message);
+        }
+    }
+
+    /// The same for connectors, whose shells do the same.
+    pub(crate) fn dial_site(&mut self, index: usize) {
+        self.dial(Who::Site(index));
+    }
+}
+
+/// What a device's user is doing, by flow.
+pub(crate) type Flows = BTreeMap<cardea_tunnel::FlowId, crate::user::Flow>;

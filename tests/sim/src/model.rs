@@ -1,0 +1,317 @@
+//! The reference model: who may reach what, told from the ledger and the wire alone.
+//!
+//! It shares no code with the controller's decisions. It sees entries as they are committed, messages
+//! as they leave the controller and as they reach a connector, and every record that reaches an app.
+//! What must not happen becomes a [`Violation`].
+
+mod effects;
+mod reach;
+
+pub(crate) use self::reach::Arrival;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::{Duration, Instant},
+};
+
+use cardea_proto::{
+    app::{AppSpec, Principal},
+    id::{ConnectorId, DeviceId, GrantId, NodeId},
+    ledger::{Change, Entry, Grant, Link, Revision},
+    name::Name,
+    time::{Now, UnixMillis},
+};
+
+/// A property that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its number in ARCHITECTURE §7; 0 for what every run must do besides.
+    pub property: u8,
+    /// What happened.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "property {}: {}", self.property, self.what)
+    }
+}
+
+/// How long things may take in this run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// A message on a channel that is up.
+    pub(crate) push: Duration,
+    /// The slowest commit.
+    pub(crate) commit: Duration,
+}
+
+/// What is known for sure, and what was seen.
+#[derive(Debug)]
+pub(crate) struct Model {
+    bounds: Bounds,
+    head: Revision,
+    devices: BTreeMap<DeviceId, Device>,
+    groups: BTreeMap<Name, BTreeSet<Name>>,
+    apps: BTreeMap<Name, AppSpec>,
+    links: BTreeSet<Link>,
+    grants: BTreeMap<GrantId, Known>,
+    serials: BTreeSet<(NodeId, String)>,
+    nodes: BTreeSet<NodeId>,
+    sites: BTreeMap<ConnectorId, Site>,
+    store_failed: Option<Instant>,
+    violations: Vec<Violation>,
+}
+
+/// A device as the ledger and its reports have it.
+#[derive(Debug)]
+struct Device {
+    user: Name,
+    is_blocked: bool,
+    is_compliant: Option<bool>,
+    not_after: UnixMillis,
+    /// Since when its latest report would fail, by our own reading of it.
+    failing_since: Option<Instant>,
+}
+
+/// A grant as the ledger has it, and as its connector was told.
+#[derive(Debug)]
+struct Known {
+    grant: Grant,
+    is_admitted: bool,
+    ended: Option<Instant>,
+    /// Since when no rule lets the subject in, while it has not ended.
+    unlawful: Option<Instant>,
+    /// Targets when it was offered.
+    spec: AppSpec,
+    /// The end of its ttl by the connector's own clock; `None` before it was told.
+    until: Option<Instant>,
+}
+
+/// A connector as its channel is.
+#[derive(Debug, Default)]
+struct Site {
+    up_since: Option<Instant>,
+}
+
+impl Model {
+    pub(crate) const fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            head: Revision(0),
+            devices: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            apps: BTreeMap::new(),
+            links: BTreeSet::new(),
+            grants: BTreeMap::new(),
+            serials: BTreeSet::new(),
+            nodes: BTreeSet::new(),
+            sites: BTreeMap::new(),
+            store_failed: None,
+            violations: Vec::new(),
+        }
+    }
+
+    /// What did not hold since this was last asked.
+    pub(crate) fn take_violations(&mut self) -> Vec<Violation> {
+        std::mem::take(&mut self.violations)
+    }
+
+    /// An entry is durable from now on.
+    pub(crate) fn committed(&mut self, now: Now, entry: &Entry) {
+        if entry.revision != self.head.next() {
+            let what = format!("entry {} follows {}", entry.revision, self.head);
+            self.violate(5, what);
+        }
+        self.head = entry.revision;
+        for change in &entry.draft.changes {
+            self.fold(now, change);
+        }
+        self.judge_grants(now.instant);
+    }
+
+    /// The store takes nothing at this moment.
+    pub(crate) fn store_failed(&mut self, now: Instant) {
+        self.store_failed = Some(now);
+    }
+
+    /// Whether this device may open this app, as far as the ledger says.
+    pub(crate) fn allows(&self, device: DeviceId, app: &Name) -> bool {
+        let Some(known) = self.devices.get(&device) else {
+            return false;
+        };
+        let is_linked = self.links.iter().any(|link| {
+            link.app == *app
+                && match &link.principal {
+                    Principal::User(user) => *user == known.user,
+                    Principal::Group(group) => self
+                        .groups
+                        .get(&known.user)
+                        .is_some_and(|groups| groups.contains(group)),
+                    Principal::Everyone => true,
+                }
+        });
+        is_linked
+            && self.apps.contains_key(app)
+            && !known.is_blocked
+            && known.is_compliant == Some(true)
+    }
+
+    /// Grants that have not ended, for whoever wants to revoke one.
+    pub(crate) fn live_grants(&self) -> Vec<GrantId> {
+        let live = self
+            .grants
+            .iter()
+            .filter(|(_, known)| known.ended.is_none());
+        live.map(|(grant, _)| *grant).collect()
+    }
+
+    /// The rules in force.
+    pub(crate) const fn links(&self) -> &BTreeSet<Link> {
+        &self.links
+    }
+
+    /// How many grants were ever offered.
+    pub(crate) fn grants_seen(&self) -> usize {
+        self.grants.len()
+    }
+
+    /// How many entries the ledger has.
+    pub(crate) const fn entries_seen(&self) -> u64 {
+        self.head.0
+    }
+
+    fn fold(&mut self, now: Now, change: &Change) {
+        match change {
+            Change::NodeEnrolled(node) => {
+                self.nodes.insert(node.id);
+                if let (NodeId::Device(device), Some(user)) = (node.id, &node.user) {
+                    self.devices.insert(device, Device::new(user.clone()));
+                }
+            }
+            Change::DeviceBlocked(device) => self.block(*device, true),
+            Change::DeviceUnblocked(device) => self.block(*device, false),
+            Change::NodeRemoved(node) => {
+                self.nodes.remove(node);
+                if let NodeId::Device(device) = node {
+                    self.devices.remove(device);
+                }
+            }
+            Change::CertificateIssued(record) => self.issued(record),
+            Change::Appraised { device, compliant } => {
+                if let Some(known) = self.devices.get_mut(device) {
+                    known.is_compliant = Some(*compliant);
+                }
+            }
+            Change::UserSet(user) => {
+                self.groups.insert(user.name.clone(), user.groups.clone());
+            }
+            Change::AppSet(app) => {
+                self.apps.insert(app.name.clone(), app.clone());
+            }
+            Change::AppRemoved(app) => {
+                self.apps.remove(app);
+            }
+            Change::Allowed(link) => {
+                self.links.insert(link.clone());
+            }
+            Change::Disallowed(link) => {
+                self.links.remove(link);
+            }
+            Change::GrantOffered(grant) => self.offered(grant),
+            Change::GrantAdmitted(grant) => self.admitted(*grant),
+            Change::GrantEnded { grant, .. } => {
+                if let Some(known) = self.grants.get_mut(grant) {
+                    known.ended.get_or_insert(now.instant);
+                }
+            }
+            Change::Founded(_)
+            | Change::InviteCreated(_)
+            | Change::InviteRemoved(_)
+            | Change::InviteUsed { .. }
+            | Change::SiteAdded(_)
+            | Change::SiteRemoved(_)
+            | Change::PolicySet(_)
+            | Change::Refused(_) => {}
+        }
+    }
+
+    fn block(&mut self, device: DeviceId, is_blocked: bool) {
+        if let Some(known) = self.devices.get_mut(&device) {
+            known.is_blocked = is_blocked;
+        }
+    }
+
+    fn offered(&mut self, grant: &Grant) {
+        if !self.allows(grant.device, &grant.app) {
+            let what = format!(
+                "{} offered to {} on {}, which no rule allows",
+                grant.id, grant.device, grant.app
+            );
+            self.violate(1, what);
+        }
+        let Some(spec) = self.apps.get(&grant.app).cloned() else {
+            return;
+        };
+        let known = Known {
+            grant: grant.clone(),
+            is_admitted: false,
+            ended: None,
+            unlawful: None,
+            spec,
+            until: None,
+        };
+        if self.grants.insert(grant.id, known).is_some() {
+            self.violate(5, format!("{} offered twice", grant.id));
+        }
+    }
+
+    fn admitted(&mut self, grant: GrantId) {
+        match self.grants.get_mut(&grant) {
+            Some(known) if known.ended.is_none() => known.is_admitted = true,
+            Some(_) => self.violate(5, format!("{grant} admitted after its end")),
+            None => self.violate(5, format!("{grant} admitted but never offered")),
+        }
+    }
+
+    /// Marks live grants that no rule allows any longer, and unmarks those that are allowed again.
+    fn judge_grants(&mut self, now: Instant) {
+        let mut unlawful = BTreeMap::new();
+        for (id, known) in self
+            .grants
+            .iter()
+            .filter(|(_, known)| known.ended.is_none())
+        {
+            let Grant { device, app, .. } = &known.grant;
+            let moved = self.apps.get(app).is_none_or(|spec| {
+                spec.targets != known.spec.targets || spec.site != known.spec.site
+            });
+            unlawful.insert(*id, moved || !self.allows(*device, app));
+        }
+        for (id, is_unlawful) in unlawful {
+            if let Some(known) = self.grants.get_mut(&id) {
+                known.unlawful = is_unlawful.then(|| known.unlawful.unwrap_or(now));
+            }
+        }
+    }
+
+    fn violate(&mut self, property: u8, what: String) {
+        self.violations.push(Violation { property, what });
+    }
+}
+
+impl Device {
+    const fn new(user: Name) -> Self {
+        Self {
+            user,
+            is_blocked: false,
+            is_compliant: None,
+            not_after: UnixMillis(0),
+            failing_since: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! What reaches an app: only under a live grant for that device, app and port (1), and not for
+//! longer after its end than one push, or than its ttl where the connector was cut off (2).
+
+use std::time::Duration;
+
+use cardea_proto::{
+    app::Target,
+    id::{ConnectorId, DeviceId, GrantId},
+    name::Name,
+    time::Now,
+};
+
+use super::{Known, Model};
+
+/// How long a controller waits before it proposes again what the store did not take.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Commits that an end may need when others are faster, each time.
+const TRIES: u32 = 8;
+
+/// What arrives at an app.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival<'a> {
+    /// The connector that lets it through.
+    pub(crate) connector: ConnectorId,
+    /// The grant under which it does.
+    pub(crate) grant: GrantId,
+    /// Where it arrives.
+    pub(crate) target: &'a Target,
+    /// Who sent it and which app they meant; `None` while a flow only begins.
+    pub(crate) sender: Option<(DeviceId, Name)>,
+}
+
+impl Model {
+    /// A flow or a packet reaches an app.
+    pub(crate) fn reached(&mut self, now: Now, arrival: &Arrival<'_>) {
+        if let Some((property, why)) = self.objection(now, arrival) {
+            let what = format!(
+                "{} reached under {} at {}: {why}",
+                arrival.target, arrival.grant, arrival.connector
+            );
+            self.violate(property, what);
+        }
+    }
+
+    fn objection(&self, now: Now, arrival: &Arrival<'_>) -> Option<(u8, String)> {
+        let Some(known) = self.grants.get(&arrival.grant) else {
+            return Some((1, "no such grant".to_owned()));
+        };
+        let grant = &known.grant;
+        if grant.connector != arrival.connector {
+            return Some((1, "the grant is another connector's".to_owned()));
+        }
+        if !known.is_admitted {
+            return Some((1, "the grant was never admitted".to_owned()));
+        }
+        if !known.spec.targets.contains(arrival.target) {
+            return Some((1, format!("{} does not lead there", grant.app)));
+        }
+        if let Some((device, app)) = &arrival.sender
+            && (*device != grant.device || *app != grant.app)
+        {
+            return Some((1, format!("sent by {device} for {app}")));
+        }
+        match known.until {
+            None => return Some((2, "the connector was never told".to_owned())),
+            Some(until) if until <= now.instant => {
+                return Some((2, "its ttl has ended or it was withdrawn".to_owned()));
+            }
+            Some(_) => {}
+        }
+        self.overdue(now, known)
+    }
+
+    /// Whether the connector should have been told by now that the grant is over.
+    fn overdue(&self, now: Now, known: &Known) -> Option<(u8, String)> {
+        let up_since = self.sites.get(&known.grant.connector)?.up_since?;
+        if let Some(ended) = known.ended
+            && now.instant > ended.max(up_since) + self.bounds.push
+        {
+            return Some((2, "its end was committed longer than a push ago".to_owned()));
+        }
+        let since = known
+            .unlawful
+            .or_else(|| self.certificate_ended(now, known))?;
+        let since = since.max(self.store_failed.map_or(since, |at| at + RETRY));
+        let patience = self.bounds.commit * TRIES + self.bounds.push;
+        (now.instant > since.max(up_since) + patience).then(|| {
+            let why = "nothing allows it any longer, and it was not ended".to_owned();
+            (2, why)
+        })
+    }
+
+    /// When the device's certificate ended, if it has.
+    fn certificate_ended(&self, now: Now, known: &Known) -> Option<std::time::Instant> {
+        let not_after = self.devices.get(&known.grant.device)?.not_after;
+        let past = now.unix.since(not_after);
+        (!past.is_zero()).then(|| now.instant.checked_sub(past))?
+    }
+}

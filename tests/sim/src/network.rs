@@ -1,0 +1,133 @@
+//! Links: each node has one, to everybody else, with loss, delay, duplicates and cuts.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    dice::Dice,
+    plan::{Plan, RETRANSMIT},
+    schedule::Who,
+};
+
+/// Largest datagram that a link carries, in bytes of UDP payload.
+///
+/// Source: an Ethernet frame of 1,500 bytes less IPv6 and UDP headers (RFC 8200, RFC 768).
+const PAYLOAD_MAX: usize = 1_452;
+
+/// All links.
+#[derive(Debug)]
+pub(crate) struct Network {
+    plan: Plan,
+    links: BTreeMap<Who, Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    dice: Dice,
+    address: SocketAddr,
+    is_cut: bool,
+}
+
+impl Network {
+    pub(crate) fn new(seed: u64, plan: &Plan) -> Self {
+        let devices = (0..plan.devices).map(Who::Device);
+        let sites = (0..plan.connectors).map(Who::Site);
+        let link = |who: Who| {
+            let (name, address) = match who {
+                Who::Device(index) => (format!("device {index}"), [192, 0, 2, last(index)]),
+                Who::Site(index) => (format!("site {index}"), [198, 51, 100, last(index)]),
+            };
+            let link = Link {
+                dice: Dice::new(seed, &name),
+                address: SocketAddr::from((address, 40_000)),
+                is_cut: false,
+            };
+            (who, link)
+        };
+        Self {
+            plan: plan.clone(),
+            links: devices.chain(sites).map(link).collect(),
+        }
+    }
+
+    /// The address under which a node is seen.
+    pub(crate) fn address(&self, who: Who) -> Option<SocketAddr> {
+        self.links.get(&who).map(|link| link.address)
+    }
+
+    /// Who is seen under an address.
+    pub(crate) fn holder(&self, address: SocketAddr) -> Option<Who> {
+        self.links
+            .iter()
+            .find(|(_, link)| link.address == address)
+            .map(|(who, _)| *who)
+    }
+
+    /// Gives a node another port, as a NAT that forgot does.
+    pub(crate) fn roam(&mut self, who: Who) {
+        if let Some(link) = self.links.get_mut(&who) {
+            let port = link.address.port().wrapping_add(1).max(1_024);
+            link.address.set_port(port);
+        }
+    }
+
+    pub(crate) fn cut(&mut self, who: Who, is_cut: bool) {
+        if let Some(link) = self.links.get_mut(&who) {
+            link.is_cut = is_cut;
+        }
+    }
+
+    pub(crate) fn is_cut(&self, who: Who) -> bool {
+        self.links.get(&who).is_none_or(|link| link.is_cut)
+    }
+
+    /// When a datagram over a node's link arrives: never, once, or twice.
+    pub(crate) fn datagram(&mut self, now: Instant, who: Who, length: usize) -> Vec<Instant> {
+        let Some(link) = self.links.get_mut(&who) else {
+            return Vec::new();
+        };
+        let (low, high) = self.plan.delay;
+        let first = now + link.dice.between(low, high);
+        let second = now + link.dice.between(low, high);
+        let is_lost = link.dice.chance(self.plan.loss);
+        let is_double = link.dice.chance(self.plan.duplicates);
+        if is_lost || link.is_cut || length > PAYLOAD_MAX {
+            return Vec::new();
+        }
+        if is_double {
+            vec![first, second]
+        } else {
+            vec![first]
+        }
+    }
+
+    /// How long a message takes on a channel over a node's link: reliable, so only later.
+    pub(crate) fn message(&mut self, who: Who) -> Duration {
+        let (low, high) = self.plan.delay;
+        let Some(link) = self.links.get_mut(&who) else {
+            return high;
+        };
+        let delay = link.dice.between(low, high);
+        if link.dice.chance(self.plan.loss) {
+            delay + RETRANSMIT
+        } else {
+            delay
+        }
+    }
+
+    /// Everything is well from now on.
+    pub(crate) fn heal(&mut self) {
+        self.plan.loss = 0;
+        self.plan.duplicates = 0;
+        for link in self.links.values_mut() {
+            link.is_cut = false;
+        }
+    }
+}
+
+fn last(index: usize) -> u8 {
+    u8::try_from(index).map_or(250, |index| index.saturating_add(10))
+}

@@ -1,0 +1,93 @@
+//! The one queue of everything that will happen.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+
+use cardea_core::ChannelId;
+use cardea_proto::message::{FromNode, ToNode};
+use cardea_tunnel::FlowId;
+
+use crate::script::Act;
+
+/// An agent or a connector, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Who {
+    /// An agent.
+    Device(usize),
+    /// A connector.
+    Site(usize),
+}
+
+/// Something that will happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A datagram reaches the relay.
+    AtRelay { from: SocketAddr, bytes: Vec<u8> },
+    /// A datagram of the relay reaches a node, if it still has that address.
+    AtNode {
+        who: Who,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    /// A node's attempt at a channel reaches the controller.
+    Dialed { who: Who, attempt: u64 },
+    /// A node learns that its channel is up.
+    ChannelUp { channel: ChannelId },
+    /// A node learns that its channel, or its attempt, is gone.
+    ChannelDown {
+        who: Who,
+        attempt: u64,
+        why: &'static str,
+    },
+    /// The controller learns that a channel is gone.
+    Disconnected { channel: ChannelId },
+    /// A message reaches the controller.
+    Said {
+        channel: ChannelId,
+        message: Box<FromNode>,
+    },
+    /// A message reaches a node.
+    Told {
+        channel: ChannelId,
+        message: Box<ToNode>,
+    },
+    /// The store has written what it was given.
+    Written,
+    /// An app answers a connector's dial.
+    Dial { site: usize, flow: FlowId },
+    /// A user does something.
+    User { device: usize },
+    /// The villain does something.
+    Villain,
+    /// A fault or a change begins.
+    Act(Act),
+    /// A device that was away is back.
+    Back { who: Who, life: u64 },
+    /// A node's network is back.
+    Mended { who: Who },
+    /// The store has room again.
+    Room,
+}
+
+/// Events in the order in which they happen; at one moment, in the order in which they were planned.
+#[derive(Debug, Default)]
+pub(crate) struct Schedule {
+    events: BTreeMap<(Instant, u64), Event>,
+    planned: u64,
+}
+
+impl Schedule {
+    pub(crate) fn at(&mut self, when: Instant, event: Event) {
+        self.planned += 1;
+        self.events.insert((when, self.planned), event);
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.events.keys().next().map(|(when, _)| *when)
+    }
+
+    /// Takes the next event that is due.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Event> {
+        let entry = self.events.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+}

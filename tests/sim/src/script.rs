@@ -1,0 +1,269 @@
+//! Faults and changes: what goes wrong, and what admins do meanwhile.
+
+use std::time::Duration;
+
+use cardea_proto::{
+    admin::{AdminChange, AppPatch},
+    ledger::Link,
+};
+use cardea_tunnel::Input;
+
+use crate::{
+    device::Condition,
+    founding::{app_name, link, policy, target},
+    plan::{Plan, TTL},
+    schedule::{Event, Who},
+    world::World,
+};
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    /// A node's network is gone for a while.
+    Cut(Who, Duration),
+    /// A node's programs end, and start again after a while.
+    Crash(Who, Duration),
+    /// A device sleeps.
+    Sleep(usize, Duration),
+    /// A node's NAT gives it another port.
+    Roam(Who),
+    /// A device's posture is this from now on.
+    Posture(usize, Condition),
+    /// An admin revokes a grant that is live then.
+    Revoke,
+    /// An admin takes the rule of an app back, or gives it again.
+    Rule(usize),
+    /// An admin blocks a device, or lifts the block.
+    Block(usize),
+    /// An admin moves an app to another host.
+    Move(usize),
+    /// An admin makes the policy strict or not.
+    Policy,
+    /// The controller stops and starts.
+    Restart,
+    /// The store has no room for a while.
+    Full(Duration),
+}
+
+impl World {
+    /// Plans the faults of this run.
+    pub(crate) fn plan_acts(&mut self) {
+        let Plan {
+            chaos,
+            acts_per_minute,
+            ..
+        } = self.plan;
+        let pause = Duration::from_secs(60) / acts_per_minute;
+        let mut at = self.now.instant;
+        let end = at + chaos;
+        loop {
+            at += self.dice.between(pause / 4, pause * 2);
+            if at >= end {
+                return;
+            }
+            let act = self.draw();
+            self.schedule.at(at, Event::Act(act));
+        }
+    }
+
+    fn draw(&mut self) -> Act {
+        let device = self.dice.below(self.plan.devices);
+        let app = self.dice.below(self.plan.apps);
+        let site = self.dice.below(self.plan.connectors);
+        let anyone = if self.dice.chance(600) {
+            Who::Device(device)
+        } else {
+            Who::Site(site)
+        };
+        let short = self.dice.millis(200, 10_000);
+        let long = self.dice.between(TTL / 2, TTL * 2);
+        let away = if self.dice.chance(700) { short } else { long };
+        match self.dice.below(24) {
+            0..=2 => Act::Cut(anyone, away),
+            3 | 4 => Act::Crash(anyone, short),
+            5 => Act::Sleep(device, away),
+            6 => Act::Roam(anyone),
+            7..=10 => {
+                let condition = Condition {
+                    disk_encrypted: self.dice.chance(600),
+                    firewall: self.dice.chance(800),
+                };
+                Act::Posture(device, condition)
+            }
+            11..=13 => Act::Revoke,
+            14..=16 => Act::Rule(app),
+            17 | 18 => Act::Block(device),
+            19 => Act::Move(app),
+            20 => Act::Policy,
+            21 => Act::Restart,
+            22 => Act::Full(short),
+            _ => Act::Posture(device, Condition::GOOD),
+        }
+    }
+
+    /// Something goes wrong, or an admin does something.
+    pub(crate) fn act(&mut self, act: Act) {
+        self.note(|| format!("{act:?}"));
+        match act {
+            Act::Cut(who, time) => {
+                self.cut(who);
+                self.schedule
+                    .at(self.now.instant + time, Event::Mended { who });
+            }
+            Act::Crash(who, time) => self.crash(who, time),
+            Act::Sleep(index, time) => self.sleep(index, time),
+            Act::Roam(who) => self.roam(who),
+            Act::Posture(index, condition) => self.set_posture(index, condition),
+            Act::Revoke => {
+                let live = self.model.live_grants();
+                if let Some(grant) = self.dice.pick(&live).copied() {
+                    self.order(AdminChange::GrantRevoke(grant));
+                }
+            }
+            Act::Rule(app) => {
+                let rule = link(app);
+                self.set_rule(rule.clone(), !self.model.links().contains(&rule));
+            }
+            Act::Block(index) => {
+                let is_blocked = self.admin.blocked.contains(&index);
+                self.set_block(index, !is_blocked);
+            }
+            Act::Move(app) => {
+                self.admin.moves += 1;
+                let patch = AppPatch {
+                    targets: Some(vec![
+                        target(app, self.admin.moves, "80/tcp"),
+                        target(app, self.admin.moves, "53/udp"),
+                    ]),
+                    ..AppPatch::default()
+                };
+                let name = app_name(app);
+                self.order(AdminChange::AppSet { name, patch });
+            }
+            Act::Policy => {
+                self.admin.is_strict = !self.admin.is_strict;
+                self.order(AdminChange::PolicyApply(policy(self.admin.is_strict)));
+            }
+            Act::Restart => self.restart_controller(),
+            Act::Full(time) => {
+                self.control.is_full = true;
+                self.model.store_failed(self.now.instant);
+                self.schedule.at(self.now.instant + time, Event::Room);
+            }
+        }
+    }
+
+    /// The faults stop: everything is repaired, and everybody is as they should be.
+    pub(crate) fn calm(&mut self) {
+        self.note(|| "the faults stop".to_owned());
+        self.plan.conflicts = 0;
+        self.plan.loss = 0;
+        self.control.is_full = false;
+        self.network.heal();
+        for index in 0..self.plan.devices {
+            let who = Who::Device(index);
+            self.back(who, None);
+            self.set_posture(index, Condition::GOOD);
+            if self.admin.blocked.contains(&index) {
+                self.set_block(index, false);
+            }
+        }
+        for index in 0..self.plan.connectors {
+            self.back(Who::Site(index), None);
+        }
+        for app in 0..self.plan.apps {
+            // One app stays closed, so that a denial is seen too.
+            self.set_rule(link(app), app + 1 != self.plan.apps);
+        }
+        if !self.admin.is_strict {
+            self.act(Act::Policy);
+        }
+    }
+
+    /// A node's network is gone.
+    pub(crate) fn cut(&mut self, who: Who) {
+        self.network.cut(who, true);
+        if let Some(channel) = self.channel_of(who) {
+            self.sever(channel, false);
+        }
+    }
+
+    fn set_rule(&mut self, rule: Link, is_wanted: bool) {
+        self.order(if is_wanted {
+            AdminChange::Allow(rule)
+        } else {
+            AdminChange::Disallow(rule)
+        });
+    }
+
+    fn set_block(&mut self, index: usize, is_wanted: bool) {
+        let Some(id) = self.devices.get(index).map(|device| device.id.to_string()) else {
+            return;
+        };
+        if is_wanted {
+            self.admin.blocked.insert(index);
+            self.order(AdminChange::DeviceBlock(id));
+        } else {
+            self.admin.blocked.remove(&index);
+            self.order(AdminChange::DeviceUnblock(id));
+        }
+    }
+
+    fn set_posture(&mut self, index: usize, condition: Condition) {
+        let now = self.now.instant;
+        let Some(device) = self.devices.get_mut(index) else {
+            return;
+        };
+        device.posture = condition;
+        if !device.is_asleep {
+            let facts = device.collect(now);
+            self.agent(index, cardea_node::AgentInput::Facts(facts));
+        }
+    }
+
+    fn crash(&mut self, who: Who, time: Duration) {
+        if let Some(channel) = self.channel_of(who) {
+            self.sever(channel, true);
+        }
+        let life = match who {
+            Who::Device(index) => self.devices.get_mut(index).map(|device| {
+                device.running = None;
+                device.user.flows.clear();
+                device.life
+            }),
+            Who::Site(index) => self.sites.get_mut(index).map(|site| {
+                site.serving = None;
+                site.life
+            }),
+        };
+        if let Some(life) = life {
+            let event = Event::Back { who, life };
+            self.schedule.at(self.now.instant + time, event);
+        }
+    }
+
+    fn sleep(&mut self, index: usize, time: Duration) {
+        let who = Who::Device(index);
+        self.cut(who);
+        if let Some(device) = self.devices.get_mut(index) {
+            device.is_asleep = true;
+            let event = Event::Back {
+                who,
+                life: device.life,
+            };
+            self.schedule.at(self.now.instant + time, event);
+        }
+    }
+
+    fn roam(&mut self, who: Who) {
+        self.network.roam(who);
+        match who {
+            Who::Device(index) => self.tunnels(index, |tunnels, now, out| {
+                tunnels.handle(now, Input::Roamed, out);
+            }),
+            Who::Site(index) => self.serve(index, |tunnels, now, out| {
+                tunnels.handle(now, Input::Roamed, out);
+            }),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A run from its beginning to its verdict.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    founding::app_name,
+    model::Violation,
+    plan::{CALM, CHECK},
+    world::World,
+};
+
+/// What a run that held every property saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Records that reached an app.
+    pub delivered: u64,
+    /// Grants that were ever offered.
+    pub grants: usize,
+    /// Entries of the ledger.
+    pub entries: u64,
+    /// Virtual time that passed.
+    pub time: Duration,
+}
+
+/// A run in which a property did not hold.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// What did not hold, and when.
+    pub violations: Vec<(Duration, Violation)>,
+    /// What happened before.
+    pub notes: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for note in &self.notes {
+            writeln!(f, "  {note}")?;
+        }
+        for (at, violation) in &self.violations {
+            writeln!(f, "{:>9.3} s  {violation}", at.as_secs_f64())?;
+        }
+        write!(
+            f,
+            "seed {0} failed; replay it: tests/sim/run --seed {0}",
+            self.seed
+        )
+    }
+}
+
+/// Runs the world of a seed to its end.
+///
+/// # Errors
+/// [`Failure`] says which property did not hold, and how to see it again.
+pub fn run(seed: u64) -> Result<Summary, Box<Failure>> {
+    let setup = |why: String| {
+        let what = format!("the world could not be set up: {why}");
+        let violation = Violation { property: 0, what };
+        Box::new(Failure {
+            seed,
+            violations: vec![(Duration::ZERO, violation)],
+            notes: Vec::new(),
+        })
+    };
+    let mut world = World::new(seed).map_err(setup)?;
+    world.live();
+    let World { log, model, .. } = &world;
+    if log.failures.is_empty() {
+        Ok(Summary {
+            delivered: log.delivered,
+            grants: model.grants_seen(),
+            entries: model.entries_seen(),
+            time: world.now.instant - world.begun,
+        })
+    } else {
+        Err(Box::new(Failure {
+            seed,
+            violations: log.failures.clone(),
+            notes: log.notes.iter().cloned().collect(),
+        }))
+    }
+}
+
+impl World {
+    fn live(&mut self) {
+        self.run_until(self.now.instant + Duration::from_secs(2));
+        self.set_active(true);
+        self.plan_acts();
+        self.run_until(self.now.instant + self.plan.chaos);
+        self.calm();
+        self.run_until(self.now.instant + CALM / 2);
+        self.set_active(false);
+        self.run_until(self.now.instant + CALM / 2);
+        self.ask_for_everything();
+        self.run_until(self.now.instant + CHECK);
+        self.judge_answers();
+        self.judge_statuses();
+    }
+
+    fn set_active(&mut self, is_active: bool) {
+        for device in &mut self.devices {
+            device.user.is_active = is_active;
+        }
+    }
+
+    /// Every honest user wants every app.
+    fn ask_for_everything(&mut self) {
+        for index in 0..self.plan.villain() {
+            if let Some(device) = self.devices.get_mut(index) {
+                device.user.echoes.clear();
+            }
+            for app in 0..self.plan.apps {
+                self.want(index, app);
+            }
+        }
+    }
+
+    /// When the faults have stopped, who is permitted gets through, and who is not is told so.
+    fn judge_answers(&mut self) {
+        let mut failures = Vec::new();
+        for (index, device) in self.devices.iter().enumerate().take(self.plan.villain()) {
+            for app in 0..self.plan.apps {
+                let is_allowed = self.model.allows(device.id, &app_name(app));
+                let answer = device.user.answers.get(&app);
+                let echoes = device.user.echoes.get(&app).copied().unwrap_or(0);
+                match (is_allowed, answer) {
+                    (true, Some(Ok(_))) if echoes >= 2 => {}
+                    (false, Some(Err(_))) => {}
+                    (_, answer) => failures.push(format!(
+                        "device {index} on {}: allowed {is_allowed}, answered {answer:?}, {echoes} echoes",
+                        app_name(app)
+                    )),
+                }
+            }
+        }
+        for what in failures {
+            self.fail(0, what);
+        }
+    }
+
+    /// Nothing reads `open` whose tunnel is not there.
+    pub(crate) fn judge_statuses(&mut self) {
+        let mut failures = Vec::new();
+        for (index, device) in self.devices.iter().enumerate().take(self.plan.villain()) {
+            let Some(running) = device.running.as_ref().filter(|_| !device.is_asleep) else {
+                continue;
+            };
+            let status = running.agent.status(device.skew.show(self.now));
+            let open = status
+                .apps
+                .iter()
+                .filter(|app| app.state == cardea_proto::local::AppState::Open)
+                .count();
+            let tunnels = running.tunnels.grants().count();
+            if open > tunnels {
+                failures.push(format!(
+                    "device {index} says that {open} apps are open, with {tunnels} tunnels"
+                ));
+            }
+        }
+        for what in failures {
+            self.fail(0, what);
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! One world on one virtual clock: everybody in it, and the loop that moves them.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use cardea_core::{ChannelId, Input};
+use cardea_node::{AgentInput, ConnectorInput};
+use cardea_proto::{codec::Blob, id::NodeId, message::ToNode, time::Now};
+use cardea_relay::{Relay, Verdict};
+
+use crate::{
+    control::Control,
+    device::Device,
+    dice::Dice,
+    founding::RELAY,
+    model::{Model, Violation},
+    network::Network,
+    plan::Plan,
+    schedule::{Event, Schedule, Who},
+    site::Site,
+};
+
+/// Turns that may pass without time passing: more is a loop that never ends.
+const TURNS_PER_MOMENT: u32 = 20_000;
+
+/// Lines kept of what happened, for whoever reads a failure.
+const NOTES_MAX: usize = 60;
+
+/// Everybody and everything of one run.
+pub(crate) struct World {
+    pub(crate) now: Now,
+    pub(crate) begun: Instant,
+    pub(crate) plan: Plan,
+    pub(crate) dice: Dice,
+    pub(crate) schedule: Schedule,
+    pub(crate) network: Network,
+    pub(crate) control: Control,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) relay: Relay,
+    pub(crate) model: Model,
+    pub(crate) admin: Admin,
+    pub(crate) log: Log,
+}
+
+/// What admins did that they may undo.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    /// Devices that are blocked.
+    pub(crate) blocked: BTreeSet<usize>,
+    /// Whether the policy is the strict one.
+    pub(crate) is_strict: bool,
+    /// Counts the moves of apps.
+    pub(crate) moves: usize,
+}
+
+/// What a run leaves behind.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    /// Counts the records that reached apps.
+    pub(crate) delivered: u64,
+    /// What did not hold, and when.
+    pub(crate) failures: Vec<(Duration, Violation)>,
+    /// What happened lately.
+    pub(crate) notes: VecDeque<String>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            blocked: BTreeSet::new(),
+            is_strict: true,
+            moves: 0,
+        }
+    }
+}
+
+impl World {
+    /// Lets the world go on until `end`, or until a property does not hold.
+    pub(crate) fn run_until(&mut self, end: Instant) {
+        let mut turns = 0_u32;
+        while self.log.failures.is_empty() {
+            let next = self.next();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                let left = end.saturating_duration_since(self.now.instant);
+                self.now = self.now.plus(left);
+                return;
+            };
+            if next > self.now.instant {
+                self.now = self.now.plus(next - self.now.instant);
+                turns = 0;
+            }
+            turns += 1;
+            if turns > TURNS_PER_MOMENT {
+                self.fail(0, "the world turns without time passing".to_owned());
+                return;
+            }
+            match self.schedule.take(self.now.instant) {
+                Some(event) => self.happen(event),
+                None => self.wake(),
+            }
+            self.check();
+        }
+    }
+
+    /// A property does not hold.
+    pub(crate) fn fail(&mut self, property: u8, what: String) {
+        let at = self.now.instant - self.begun;
+        self.log.failures.push((at, Violation { property, what }));
+    }
+
+    /// Remembers what happened, for whoever reads a failure.
+    pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.log.notes.len() >= NOTES_MAX {
+            self.log.notes.pop_front();
+        }
+        let at = self.now.instant - self.begun;
+        self.log
+            .notes
+            .push_back(format!("{:>9.3} s  {}", at.as_secs_f64(), what()));
+    }
+
+    /// Collects what the model objects to.
+    pub(crate) fn check(&mut self) {
+        for Violation { property, what } in self.model.take_violations() {
+            self.fail(property, what);
+        }
+    }
+
+    /// Sends a datagram from a node to the relay.
+    pub(crate) fn send(&mut self, who: Who, bytes: Vec<u8>) {
+        self.heard(&bytes);
+        let Some(from) = self.network.address(who) else {
+            return;
+        };
+        for at in self.network.datagram(self.now.instant, who, bytes.len()) {
+            let bytes = bytes.clone();
+            self.schedule.at(at, Event::AtRelay { from, bytes });
+        }
+    }
+
+    /// The channel that a node has, or thinks it has.
+    pub(crate) fn channel_of(&self, who: Who) -> Option<ChannelId> {
+        let mut channels = self.control.channels.iter();
+        channels
+            .find(|(_, channel)| channel.who == who && !channel.is_dead)
+            .map(|(id, _)| *id)
+    }
+
+    /// The certificate that a node presents, when this attempt is still its latest.
+    pub(crate) fn presented(&mut self, who: Who, attempt: u64) -> Option<(Vec<Blob>, NodeId)> {
+        if self.attempt(who) != Some(attempt) {
+            return None;
+        }
+        match who {
+            Who::Device(index) => self.devices.get(index).map(|device| {
+                let chain = device.disk.certificate.chain.clone();
+                (chain, NodeId::Device(device.id))
+            }),
+            Who::Site(index) => self.sites.get(index).map(|site| {
+                let chain = site.disk.certificate.chain.clone();
+                (chain, NodeId::Connector(site.id))
+            }),
+        }
+    }
+
+    /// A node that was away is back: its programs run, its network works.
+    pub(crate) fn back(&mut self, who: Who, life: Option<u64>) {
+        let trust = self.control.domain.trust.clone();
+        let entropy = [self.dice.bytes(), self.dice.bytes()];
+        match who {
+            Who::Device(index) => {
+                let Some(device) = self.devices.get_mut(index) else {
+                    return;
+                };
+                if life.is_some_and(|life| life != device.life) {
+                    return;
+                }
+                if device.is_asleep {
+                    device.is_asleep = false;
+                    self.network.cut(who, false);
+                }
+                if device.running.is_none() {
+                    device.start(trust, entropy);
+                }
+                self.agent(index, AgentInput::Timeout);
+            }
+            Who::Site(index) => {
+                let Some(site) = self.sites.get_mut(index) else {
+                    return;
+                };
+                if life.is_some_and(|life| life != site.life) || site.serving.is_some() {
+                    return;
+                }
+                site.start(trust, entropy);
+                self.connector(index, ConnectorInput::Timeout);
+            }
+        }
+    }
+
+    /// When somebody next has something to do.
+    fn next(&self) -> Option<Instant> {
+        let devices = self.devices.iter().filter_map(Device::deadline);
+        let sites = self.sites.iter().filter_map(Site::deadline);
+        devices
+            .chain(sites)
+            .chain(self.schedule.next())
+            .chain(self.control.controller.deadline())
+            .chain(self.relay.deadline())
+            .min()
+    }
+
+    /// Wakes everybody whose deadline has come.
+    fn wake(&mut self) {
+        let now = self.now.instant;
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|due| due <= now);
+        if is_due(self.control.controller.deadline()) {
+            self.control(Input::Timeout);
+        }
+        if is_due(self.relay.deadline()) {
+            self.relay.expire(self.now);
+        }
+        for index in 0..self.devices.len() {
+            if is_due(self.devices.get(index).and_then(Device::deadline)) {
+                self.agent(index, AgentInput::Timeout);
+                self.tunnels(index, |tunnels, now, out| {
+                    tunnels.handle(now, cardea_tunnel::Input::Timeout, out);
+                });
+            }
+        }
+        for index in 0..self.sites.len() {
+            if is_due(self.sites.get(index).and_then(Site::deadline)) {
+                self.connector(index, ConnectorInput::Timeout);
+                self.serve(index, |tunnels, now, out| {
+                    tunnels.handle(now, cardea_tunnel::Input::Timeout, out);
+                });
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::AtRelay { from, bytes } => self.at_relay(from, bytes),
+            Event::AtNode { who, to, bytes } => self.at_node(who, to, &bytes),
+            Event::Dialed { who, attempt } => self.dialed(who, attempt),
+            Event::ChannelUp { channel } => self.channel_up(channel),
+            Event::ChannelDown { who, attempt, why } => self.channel_down(who, attempt, why),
+            Event::Disconnected { channel } => self.disconnected(channel),
+            Event::Said { channel, message } => self.said(channel, *message),
+            Event::Told { channel, message } => self.told(channel, *message),
+            Event::Written => self.written(),
+            Event::Dial { site, flow } => self.dialed_app(site, flow),
+            Event::User { device } => self.user(device),
+            Event::Villain => self.villain_acts(),
+            Event::Act(act) => self.act(act),
+            Event::Back { who, life } => self.back(who, Some(life)),
+            Event::Mended { who } => {
+                let is_asleep = matches!(who, Who::Device(index)
+                    if self.devices.get(index).is_some_and(|device| device.is_asleep));
+                if !is_asleep {
+                    self.network.cut(who, false);
+                }
+            }
+            Event::Room => self.control.is_full = false,
+        }
+    }
+
+    fn at_relay(&mut self, from: SocketAddr, mut bytes: Vec<u8>) {
+        let to = match self.relay.handle(self.now, from, &mut bytes) {
+            Verdict::Forward { to } => to,
+            Verdict::Answer { len } => {
+                bytes.truncate(len);
+                from
+            }
+            Verdict::Drop(_) => return,
+        };
+        let Some(who) = self.network.holder(to) else {
+            return;
+        };
+        for at in self.network.datagram(self.now.instant, who, bytes.len()) {
+            let bytes = bytes.clone();
+            self.schedule.at(at, Event::AtNode { who, to, bytes });
+        }
+    }
+
+    fn at_node(&mut self, who: Who, to: SocketAddr, bytes: &[u8]) {
+        if self.network.address(who) != Some(to) || self.network.is_cut(who) {
+            return;
+        }
+        let Ok(from) = RELAY.parse() else {
+            return;
+        };
+        let input = cardea_tunnel::Input::Datagram { from, bytes };
+        match who {
+            Who::Device(index) => {
+                if self
+                    .devices
+                    .get(index)
+                    .is_some_and(|device| !device.is_asleep)
+                {
+                    self.tunnels(index, |tunnels, now, out| {
+                        tunnels.handle(now, input, out);
+                        tunnels.flush(now, out);
+                    });
+                }
+            }
+            Who::Site(index) => self.serve(index, |tunnels, now, out| {
+                tunnels.handle(now, input, out);
+                tunnels.flush(now, out);
+            }),
+        }
+    }
+
+    fn channel_up(&mut self, channel: ChannelId) {
+        let Some(known) = self.control.channels.get(&channel) else {
+            return;
+        };
+        let (who, attempt, exporter) = (known.who, known.attempt, known.exporter);
+        if known.is_dead || self.attempt(who) != Some(attempt) {
+            return;
+        }
+        let address = "ztna.corp.example:7443".to_owned();
+        match who {
+            Who::Device(index) => {
+                if let Some(running) = self.running(index) {
+                    running.channel = Some(channel);
+                }
+                self.agent(index, AgentInput::ChannelUp { exporter, address });
+            }
+            Who::Site(index) => {
+                if let Some(serving) = self.serving(index) {
+                    serving.channel = Some(channel);
+                }
+                self.connector(index, ConnectorInput::ChannelUp { exporter, address });
+            }
+        }
+    }
+
+    fn channel_down(&mut self, who: Who, attempt: u64, why: &'static str) {
+        if self.attempt(who) != Some(attempt) {
+            return;
+        }
+        let text = why.to_owned();
+        match who {
+            Who::Device(index) => {
+                if self
+                    .devices
+                    .get(index)
+                    .is_some_and(|device| device.is_asleep)
+                {
+                    let event = Event::ChannelDown { who, attempt, why };
+                    let later = self.now.instant + Duration::from_secs(1);
+                    return self.schedule.at(later, event);
+                }
+                if let Some(running) = self.running(index) {
+                    running.channel = None;
+                    running.attempt += 1;
+                }
+                self.agent(index, AgentInput::ChannelDown { why: text });
+            }
+            Who::Site(index) => {
+                if let Some(serving) = self.serving(index) {
+                    serving.channel = None;
+                    serving.attempt += 1;
+                }
+                self.connector(index, ConnectorInput::ChannelDown { why: text });
+            }
+        }
+    }
+
+    fn told(&mut self, channel: ChannelId, message: ToNode) {
+        let Some(known) = self.control.channels.get(&channel) else {
+            return;
+        };
+        let (who, node) = (known.who, known.node);
+        if known.is_dead {
+            return;
+        }
+        match who {
+            Who::Device(index) => {
+                if self.running(index).and_then(|running| running.channel) == Some(channel) {
+                    self.agent(index, AgentInput::Message(message));
+                }
+            }
+            Who::Site(index) => {
+                if self.serving(index).and_then(|serving| serving.channel) == Some(channel) {
+                    if let NodeId::Connector(connector) = node {
+                        self.model
+                            .reaches_connector(self.now.instant, connector, &message);
+                    }
+                    self.connector(index, ConnectorInput::Message(message));
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, who: Who) -> Option<u64> {
+        match who {
+            Who::Device(index) => self.running(index).map(|running| running.attempt),
+            Who::Site(index) => self.serving(index).map(|serving| serving.attempt),
+        }
+    }
+}
