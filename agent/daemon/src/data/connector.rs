@@ -284,11 +284,18 @@ impl Plane {
 
 /// What the system's error means to whoever waits for the flow.
 fn dial_error(error: &io::Error) -> DialError {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused,
-        io::ErrorKind::TimedOut => DialError::TimedOut,
-        io::ErrorKind::PermissionDenied => DialError::NotPermitted,
-        _ => DialError::Unreachable,
+    let kind = error.kind();
+    if matches!(
+        kind,
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+    ) {
+        DialError::Refused
+    } else if kind == io::ErrorKind::TimedOut {
+        DialError::TimedOut
+    } else if kind == io::ErrorKind::PermissionDenied {
+        DialError::NotPermitted
+    } else {
+        DialError::Unreachable
     }
 }
 

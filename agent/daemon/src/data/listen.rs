@@ -141,7 +141,7 @@ impl Plane {
                 let udp = UdpListener::new(socket, token, app, service);
                 (Listener::Udp(udp), address)
             }
-            serves => {
+            serves @ (Serves::App { .. } | Serves::Socks) => {
                 let mut socket = tcp::listen(at)?;
                 let address = socket.local_addr()?;
                 let token = self.wiring.add(&mut socket, owner)?;
@@ -160,6 +160,13 @@ impl Plane {
 
     /// Closes a listener, and every flow that came in through it.
     pub(super) fn unlisten(&mut self, id: ListenerId) {
+        match self.locals.listeners.remove(&id) {
+            Some(Listener::Tcp {
+                mut socket, token, ..
+            }) => self.wiring.remove(&mut socket, token),
+            Some(Listener::Udp(mut udp)) => self.wiring.remove(&mut udp.socket, udp.token),
+            None => {}
+        }
         for flow in self.flows.through(id) {
             self.break_flow(flow);
         }
@@ -177,13 +184,6 @@ impl Plane {
             .collect();
         for number in guests {
             drop(self.take_guest(number));
-        }
-        match self.locals.listeners.remove(&id) {
-            Some(Listener::Tcp {
-                mut socket, token, ..
-            }) => self.wiring.remove(&mut socket, token),
-            Some(Listener::Udp(mut udp)) => self.wiring.remove(&mut udp.socket, udp.token),
-            None => {}
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use cardea_host::clock::Clock;
-use cardea_tunnel::{End, FlowEvent, FlowId, Input, ResetReason, Tunnels};
+use cardea_tunnel::{Command, End, FlowEvent, FlowId, Input, ResetReason, Tunnels};
 use mio::{Events, Poll, Token, Waker, event::Event as Readiness};
 use tokio::sync::mpsc as queue;
 
@@ -136,13 +136,23 @@ impl Plane {
             }
             self.carry.now = self.clock.now();
             if !self.take_commands() {
-                return;
+                return self.leave();
             }
             for event in &events {
                 self.notice(event);
             }
             self.turn();
         }
+    }
+
+    /// Ends every tunnel, so that the other ends know at once.
+    fn leave(&mut self) {
+        let grants: Vec<_> = self.carry.tunnels.grants().collect();
+        for grant in grants {
+            self.carry.input(Input::Command(Command::Remove { grant }));
+        }
+        self.flow_events();
+        self.flush();
     }
 
     /// How long nothing is to be done, as far as is known.

@@ -1,0 +1,230 @@
+//! Command lines of `cardea` and `cardea-connector`.
+
+pub mod agent;
+pub mod connector;
+
+mod client;
+mod forward;
+mod show;
+mod start;
+
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use cardea_host::{
+    exit::{Code, Failure},
+    files,
+    telemetry::{self, Level},
+};
+use cardea_proto::{
+    invite::{CODE_BYTES_MAX, InviteCode},
+    name::Name,
+};
+use clap::{Args, CommandFactory, ValueEnum};
+use serde::Deserialize;
+
+/// Where things are and how loud to be: the same for every command.
+#[derive(Args, Clone, Debug)]
+struct Place {
+    /// Directory where this program keeps its state
+    #[arg(long, global = true, env = "CARDEA_STATE", value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Configuration file (TOML); flags and environment go before it
+    #[arg(long, global = true, env = "CARDEA_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Says more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// How a one-time code is given. It is a secret: a file or stdin keep it out of shell histories.
+#[derive(Args, Clone, Debug)]
+struct CodeArgument {
+    /// The one-time code, or - to read it from stdin
+    #[arg(value_name = "CODE")]
+    code: Option<String>,
+    /// File that holds the code
+    #[arg(long, value_name = "FILE", conflicts_with = "code")]
+    code_file: Option<PathBuf>,
+    /// Name that this machine would like; its host name when not given
+    #[arg(long, env = "CARDEA_NAME", value_name = "NAME")]
+    name: Option<Name>,
+}
+
+/// How output is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+    /// For programs and people.
+    Yaml,
+}
+
+/// What a configuration file may say.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    state: Option<PathBuf>,
+    name: Option<Name>,
+    facts_from: Option<PathBuf>,
+}
+
+/// What flags, environment and file came to.
+#[derive(Clone, Debug)]
+struct Settings {
+    state: PathBuf,
+    config: Option<PathBuf>,
+    verbose: u8,
+    file: File,
+}
+
+impl Place {
+    /// Reads the configuration file and starts telemetry.
+    fn settle(&self, program: &str) -> Result<Settings, Failure> {
+        telemetry::init(Level::of_verbosity(self.verbose));
+        let file = match &self.config {
+            None => File::default(),
+            Some(path) => {
+                let text =
+                    std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+                toml::from_str(&text).map_err(|error| {
+                    Failure::new(Code::Usage, format!("{}: {error}", path.display()))
+                })?
+            }
+        };
+        let state = self
+            .state
+            .clone()
+            .or_else(|| file.state.clone())
+            .or_else(|| files::default_state(program))
+            .ok_or_else(|| {
+                Failure::new(
+                    Code::Usage,
+                    "no state directory is known. Name one: --state DIR",
+                )
+            })?;
+        Ok(Settings {
+            state,
+            config: self.config.clone(),
+            verbose: self.verbose,
+            file,
+        })
+    }
+}
+
+impl CodeArgument {
+    /// The code, if one was given in any of the three ways.
+    fn read(&self) -> Result<Option<InviteCode>, Failure> {
+        let text = match (self.code.as_deref(), &self.code_file) {
+            (Some("-"), _) => Some(read_capped(std::io::stdin(), Path::new("stdin"))?),
+            (Some(code), _) => Some(code.to_owned()),
+            (None, Some(path)) => {
+                let file = std::fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+                Some(read_capped(file, path)?)
+            }
+            (None, None) => None,
+        };
+        let parsed = text.map(|text| text.trim().parse::<InviteCode>());
+        parsed.transpose().map_err(|error| {
+            Failure::new(
+                Code::NotEnrolled,
+                format!("{error}. Ask an admin for a new one: cardeactl invite"),
+            )
+        })
+    }
+
+    /// Whether the code stands where every user of this machine can read it.
+    fn is_on_the_command_line(&self) -> bool {
+        self.code.as_deref().is_some_and(|code| code != "-")
+    }
+
+    /// The name that the node would like: as asked for, else its host's, made fit to be a name.
+    fn wanted_name(&self, file: &File) -> Name {
+        let asked = self.name.clone().or_else(|| file.name.clone());
+        asked.unwrap_or_else(|| fit(&cardea_host::process::host_name()))
+    }
+}
+
+/// A name made of what may stand in one; `node` when nothing is left.
+fn fit(text: &str) -> Name {
+    let kept: String = text
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c))
+        .take(cardea_proto::name::NAME_BYTES_MAX)
+        .collect();
+    #[expect(clippy::expect_used, reason = "the constant is a name")]
+    kept.parse()
+        .unwrap_or_else(|_| "node".parse().expect("a name"))
+}
+
+fn read_capped(from: impl std::io::Read, path: &Path) -> Result<String, Failure> {
+    let limit = u64::try_from(CODE_BYTES_MAX).unwrap_or(u64::MAX) + 2;
+    let mut text = String::new();
+    from.take(limit)
+        .read_to_string(&mut text)
+        .map_err(|error| unreadable(path, &error))?;
+    Ok(text)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Code::Failed, format!("{}: {error}", path.display()))
+}
+
+/// Writes completions for a shell to stdout.
+fn complete<C: CommandFactory>(program: &str, shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut C::command(), program, &mut std::io::stdout());
+}
+
+/// Writes a manual page for the program and each of its verbs into a directory.
+fn manual<C: CommandFactory>(directory: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(C::command(), directory))
+        .map_err(|error| unreadable(directory, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_name_is_made_fit_to_be_a_name() {
+        assert_eq!(fit("laptop-7.local").as_str(), "laptop-7.local");
+        assert_eq!(fit("Anna's Mac\u{1b}").as_str(), "AnnasMac");
+        assert_eq!(fit("").as_str(), "node");
+    }
+
+    #[test]
+    fn a_configuration_with_an_unknown_field_is_refused_with_its_line() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("agent.toml");
+        std::fs::write(&path, "state = \"/x\"\ncolour = \"red\"\n").unwrap();
+        let arguments = Place {
+            state: None,
+            config: Some(path.clone()),
+            verbose: 0,
+        };
+        let failure = arguments.settle("cardea").unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(failure.message.contains("line 2"), "{failure}");
+        std::fs::write(&path, "state = \"/x\"\n").unwrap();
+        let settings = arguments.settle("cardea").unwrap();
+        assert_eq!(settings.state, Path::new("/x"));
+    }
+
+    #[test]
+    fn a_forged_code_is_no_code() {
+        let argument = CodeArgument {
+            code: Some("cardea1-aaaa".to_owned()),
+            code_file: None,
+            name: None,
+        };
+        let failure = argument.read().unwrap_err();
+        assert_eq!(failure.code, 4);
+        assert!(failure.message.contains("not a Cardea code"));
+    }
+}

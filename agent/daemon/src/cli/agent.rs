@@ -1,0 +1,367 @@
+//! The command line of `cardea`.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use cardea_host::{
+    clock::Clock,
+    exit::{Code, Failure, finish},
+};
+use cardea_proto::{
+    app::{Service, Target},
+    identity::Role,
+    local::{ControllerState, LocalAnswer, LocalRequest},
+    name::Name,
+};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use super::{
+    CodeArgument, Output, Place, Settings, client, forward,
+    show::{self, PostureOutput},
+    start::{self, Program},
+};
+use crate::talk;
+
+const PROGRAM: Program = Program {
+    name: "cardea",
+    role: Role::Device,
+};
+
+/// How long `up` waits for a running daemon to be connected.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// How often it looks.
+const LOOK_TIME: Duration = Duration::from_millis(100);
+
+/// Reaches applications, never networks.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cardea",
+    version,
+    about,
+    after_help = "Start here: cardea up CODE"
+)]
+struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Makes the device key, proves it and gets the first certificate
+    #[command(after_help = "Example: cardea enroll --code-file code.txt")]
+    Enroll {
+        #[command(flatten)]
+        code: CodeArgument,
+        #[command(flatten)]
+        facts: Facts,
+    },
+    /// Enrolls when new and connects: asks the running daemon, or becomes it
+    #[command(
+        after_help = "Examples:\n  cardea up CODE     on a new device\n  cardea up          afterwards"
+    )]
+    Up {
+        #[command(flatten)]
+        code: CodeArgument,
+        #[command(flatten)]
+        facts: Facts,
+    },
+    /// Disconnects, and stays so until `up`
+    #[command(after_help = "Example: cardea down")]
+    Down,
+    /// Serves as the daemon, in the foreground
+    #[command(after_help = "Example: cardea run --state /var/lib/cardea/cardea")]
+    Run {
+        /// How apps are reached
+        #[arg(long, value_enum, default_value_t, env = "CARDEA_MODE")]
+        mode: Mode,
+        #[command(flatten)]
+        facts: Facts,
+    },
+    /// Am I connected, as whom, with which posture and apps
+    #[command(after_help = "Example: cardea status -o json")]
+    Status {
+        #[command(flatten)]
+        output: OutputArgument,
+    },
+    /// What I may reach
+    #[command(after_help = "Example: cardea apps -o yaml")]
+    Apps {
+        #[command(flatten)]
+        output: OutputArgument,
+    },
+    /// Why I may or may not open an app
+    #[command(after_help = "Example: cardea explain wiki")]
+    Explain {
+        /// The app
+        app: Name,
+        #[command(flatten)]
+        output: OutputArgument,
+    },
+    /// Every fact that this device reports, with its evidence grade
+    #[command(after_help = "Example: cardea posture")]
+    Posture {
+        #[command(flatten)]
+        output: OutputArgument,
+    },
+    /// Reaches an app at a local address, until Ctrl-C
+    #[command(
+        after_help = "Examples:\n  cardea forward wiki\n  cardea forward db --listen 127.0.0.1:5432\n  cardea forward dns --service 53/udp"
+    )]
+    Forward {
+        /// The app
+        app: Name,
+        /// Where to listen; port 0 takes any
+        #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
+        listen: String,
+        /// Which port of the app: PORT, PORT/tcp or PORT/udp; the only one when not given
+        #[arg(long, value_name = "PORT[/tcp|udp]", value_parser = parse_service)]
+        service: Option<Service>,
+    },
+    /// Serves SOCKS5, whose destinations are names of apps, until Ctrl-C
+    #[command(
+        after_help = "Example: cardea proxy, then: curl --proxy socks5h://127.0.0.1:1080 http://wiki/"
+    )]
+    Proxy {
+        /// Where to listen; port 0 takes any
+        #[arg(long, default_value = "127.0.0.1:1080", value_name = "ADDRESS:PORT")]
+        socks5: String,
+    },
+    /// Prints completions for a shell
+    #[command(after_help = "Example: cardea completion bash > /etc/bash_completion.d/cardea")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages into a directory
+    #[command(after_help = "Example: cardea man /usr/local/share/man/man1")]
+    Man {
+        /// The directory
+        directory: PathBuf,
+    },
+}
+
+/// Where facts come from.
+#[derive(clap::Args, Clone, Debug)]
+struct Facts {
+    /// JSON file whose facts replace real ones (tests and demos; controllers refuse them)
+    #[arg(long, env = "CARDEA_FACTS_FROM", value_name = "FILE")]
+    facts_from: Option<PathBuf>,
+}
+
+/// How output is written.
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct OutputArgument {
+    /// How output is written
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// How apps are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Through local listeners, without root.
+    #[default]
+    Userspace,
+    /// Through a network interface, as root.
+    Tun,
+}
+
+/// Runs `cardea`.
+#[must_use]
+pub fn main() -> ExitCode {
+    finish(run(Arguments::parse()))
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let settings = arguments.place.settle(PROGRAM.name)?;
+    match arguments.verb {
+        Verb::Enroll { code, facts } => {
+            start::enroll(PROGRAM, &settings, &code, Some(posture(&settings, facts)))
+        }
+        Verb::Up { code, facts } if client::is_running(&settings.state) => {
+            connect(&settings, &code, &facts)
+        }
+        Verb::Up { code, facts } => {
+            start::up(PROGRAM, &settings, &code, Some(posture(&settings, facts)))
+        }
+        Verb::Down => done(&ask(&settings, &LocalRequest::Down)?),
+        Verb::Run {
+            mode: Mode::Tun, ..
+        } => Err(Failure::new(
+            Code::Failed,
+            "this version reaches apps in userspace alone. Run: cardea run --mode userspace",
+        )),
+        Verb::Run {
+            mode: Mode::Userspace,
+            facts,
+        } => start::run(PROGRAM, &settings, Some(posture(&settings, facts))),
+        Verb::Status { output } => show_status(&settings, output.output),
+        Verb::Apps { output } => show_apps(&settings, output.output),
+        Verb::Explain { app, output } => explain(&settings, app, output.output),
+        Verb::Posture { output } => show_posture(&settings, output.output),
+        Verb::Forward {
+            app,
+            listen,
+            service,
+        } => {
+            let what = app.to_string();
+            let request = LocalRequest::Forward {
+                app,
+                service,
+                listen,
+            };
+            forward::hold(&settings.state, PROGRAM.name, &request, &what)
+        }
+        Verb::Proxy { socks5 } => {
+            let request = LocalRequest::Proxy { listen: socks5 };
+            forward::hold(&settings.state, PROGRAM.name, &request, "SOCKS5")
+        }
+        Verb::Completion { shell } => {
+            super::complete::<Arguments>(PROGRAM.name, shell);
+            Ok(())
+        }
+        Verb::Man { directory } => super::manual::<Arguments>(&directory),
+    }
+}
+
+fn posture(settings: &Settings, facts: Facts) -> cardea_device::posture::Settings {
+    let mut posture = cardea_device::posture::Settings::new(&settings.state);
+    posture.facts_from = facts
+        .facts_from
+        .or_else(|| settings.file.facts_from.clone());
+    posture
+}
+
+fn ask(settings: &Settings, request: &LocalRequest) -> Result<LocalAnswer, Failure> {
+    client::ask(&settings.state, PROGRAM.name, request)
+}
+
+fn done(answer: &LocalAnswer) -> Result<(), Failure> {
+    let LocalAnswer::Done(line) = answer else {
+        return Err(client::unexpected());
+    };
+    talk::say(line);
+    Ok(())
+}
+
+fn show_status(settings: &Settings, output: Output) -> Result<(), Failure> {
+    let LocalAnswer::Status(status) = ask(settings, &LocalRequest::Status)? else {
+        return Err(client::unexpected());
+    };
+    show::show(output, &*status, show::status)
+}
+
+fn show_apps(settings: &Settings, output: Output) -> Result<(), Failure> {
+    let LocalAnswer::Apps(apps) = ask(settings, &LocalRequest::Apps)? else {
+        return Err(client::unexpected());
+    };
+    show::show(output, &apps, |apps| show::apps(apps))
+}
+
+fn explain(settings: &Settings, app: Name, output: Output) -> Result<(), Failure> {
+    let LocalAnswer::Explained(decision) = ask(settings, &LocalRequest::Explain(app))? else {
+        return Err(client::unexpected());
+    };
+    show::show(output, &*decision, ToString::to_string)
+}
+
+/// Asks the running daemon to connect, and waits until it is.
+fn connect(settings: &Settings, code: &CodeArgument, facts: &Facts) -> Result<(), Failure> {
+    if code.read()?.is_some() {
+        talk::say("this device is enrolled and its daemon runs; the code was not used");
+    }
+    if facts.facts_from.is_some() {
+        talk::say("the daemon that runs already keeps its own facts");
+    }
+    let answer = ask(settings, &LocalRequest::Up)?;
+    let clock = Clock::system();
+    let deadline = clock.now().instant + CONNECT_TIME;
+    loop {
+        let LocalAnswer::Status(status) = ask(settings, &LocalRequest::Status)? else {
+            return Err(client::unexpected());
+        };
+        if status.controller.state == ControllerState::Connected {
+            talk::say(&format!("connected to {}", status.controller.address));
+            return Ok(());
+        }
+        if clock.until(deadline).is_zero() {
+            let why = status.warnings.first().map_or_else(
+                || format!("controller {} does not answer", status.controller.address),
+                |warning| format!("{}. {}", warning.title, warning.fix),
+            );
+            return Err(Failure::new(Code::NotReachable, why));
+        }
+        if matches!(answer, LocalAnswer::Done(_)) {
+            std::thread::park_timeout(LOOK_TIME);
+        }
+    }
+}
+
+/// Prints the facts; a posture that fails is the command's failure, with what to do.
+fn show_posture(settings: &Settings, output: Output) -> Result<(), Failure> {
+    let LocalAnswer::Posture { report, verdict } = ask(settings, &LocalRequest::Posture)? else {
+        return Err(client::unexpected());
+    };
+    let shown = PostureOutput::new(&report, verdict.as_ref());
+    show::show(output, &shown, PostureOutput::table)?;
+    match verdict {
+        Some(verdict) if !verdict.compliant => {
+            let failed: Vec<String> = verdict.failed.iter().map(ToString::to_string).collect();
+            let remedy = verdict.remedy.unwrap_or_default();
+            Err(Failure::of(
+                Code::Posture,
+                "posture fails",
+                failed.join("; "),
+                &remedy,
+            ))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// `PORT`, `PORT/tcp` or `PORT/udp`, read by the rule for targets.
+fn parse_service(text: &str) -> Result<Service, String> {
+    format!("app:{text}")
+        .parse::<Target>()
+        .map(|target| target.service)
+        .map_err(|_| "not PORT, PORT/tcp or PORT/udp".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use cardea_proto::app::Protocol;
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_verb_has_an_example() {
+        let mut command = Arguments::command();
+        command.clone().debug_assert();
+        for verb in command.get_subcommands_mut() {
+            let name = verb.get_name().to_owned();
+            assert!(verb.get_after_help().is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_a_port_with_its_protocol() {
+        let service = |port, protocol| Ok(Service { protocol, port });
+        assert_eq!(parse_service("80"), service(80, Protocol::Tcp));
+        assert_eq!(parse_service("53/udp"), service(53, Protocol::Udp));
+        for wrong in ["", "0", "x", "53/sctp", "1:2"] {
+            assert!(parse_service(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn manual_pages_are_written_for_every_verb() {
+        let place = tempfile::tempdir().unwrap();
+        super::super::manual::<Arguments>(place.path()).unwrap();
+        for page in ["cardea.1", "cardea-up.1", "cardea-forward.1"] {
+            assert!(place.path().join(page).exists(), "{page}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What the command line says to the running daemon.
+
+use std::{io, path::Path, time::Duration};
+
+use cardea_host::{
+    exit::{Code, Failure},
+    files::Dir,
+    frame, unix,
+};
+use cardea_proto::{
+    codec::MESSAGE_BYTES_MAX,
+    local::{LocalAnswer, LocalRequest},
+};
+
+use crate::{local::SOCKET, state};
+
+/// How long the daemon may take for an answer: longer than anything that it waits for itself.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// Whether a daemon answers in this state directory.
+pub(super) fn is_running(state: &Path) -> bool {
+    unix::connect_sync(&state.join(SOCKET), None).is_ok()
+}
+
+/// Asks the daemon one thing.
+///
+/// # Errors
+/// Its refusal, or that there is no daemon.
+pub(super) fn ask(
+    state: &Path,
+    program: &str,
+    request: &LocalRequest,
+) -> Result<LocalAnswer, Failure> {
+    let mut stream = unix::connect_sync(&state.join(SOCKET), Some(ANSWER_TIME))
+        .map_err(|error| no_daemon(state, program, &error))?;
+    let answer = frame::write_sync(&mut stream, request)
+        .and_then(|()| frame::read_sync(&mut stream, MESSAGE_BYTES_MAX))
+        .map_err(|error| {
+            Failure::new(Code::Failed, format!("the daemon did not answer: {error}"))
+        })?;
+    if let LocalAnswer::Refused(refusal) = answer {
+        return Err(refusal.into());
+    }
+    Ok(answer)
+}
+
+/// Why nobody answers: not enrolled, not running, or not for us.
+pub(super) fn no_daemon(state: &Path, program: &str, error: &io::Error) -> Failure {
+    let kind = error.kind();
+    if kind == io::ErrorKind::PermissionDenied {
+        return Failure::of(
+            Code::Failed,
+            &state.join(SOCKET).display().to_string(),
+            "only root and the user that runs the daemon may ask it",
+            "",
+        );
+    }
+    if !matches!(
+        kind,
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    ) {
+        return Failure::new(Code::Failed, format!("{}: {error}", state.display()));
+    }
+    if is_enrolled(state) {
+        return Failure::new(
+            Code::NotReachable,
+            format!("{program} is not running. Start it: {program} up"),
+        );
+    }
+    not_enrolled(program)
+}
+
+/// Nobody has enrolled here.
+pub(super) fn not_enrolled(program: &str) -> Failure {
+    Failure::new(
+        Code::NotEnrolled,
+        format!("this machine is not enrolled. Get a code from an admin, then: {program} up CODE"),
+    )
+}
+
+/// An answer that does not fit the question: another version's daemon.
+pub(super) fn unexpected() -> Failure {
+    Failure::new(
+        Code::Failed,
+        "the daemon gave an answer of another kind: it is of another version",
+    )
+}
+
+fn is_enrolled(state: &Path) -> bool {
+    Dir::open(state).is_ok_and(|dir| state::is_enrolled(&dir))
+}

@@ -1,0 +1,117 @@
+//! The command line of `cardea-connector`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use cardea_host::exit::{Failure, finish};
+use cardea_proto::{
+    identity::Role,
+    local::{LocalAnswer, LocalRequest},
+};
+use clap::{Parser, Subcommand};
+
+use super::{
+    CodeArgument, Output, Place, client, show,
+    start::{self, Program},
+};
+
+const PROGRAM: Program = Program {
+    name: "cardea-connector",
+    role: Role::Connector,
+};
+
+/// Brings applications to those who may reach them, and is reached by nobody else.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cardea-connector",
+    version,
+    about,
+    after_help = "Start here: cardea-connector up CODE"
+)]
+struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Enrolls when new, then serves in the foreground
+    #[command(after_help = "Example: cardea-connector up --code-file code.txt")]
+    Up {
+        #[command(flatten)]
+        code: CodeArgument,
+    },
+    /// Makes the connector's key, proves it and gets the first certificate
+    #[command(after_help = "Example: cardea-connector enroll --code-file code.txt")]
+    Enroll {
+        #[command(flatten)]
+        code: CodeArgument,
+    },
+    /// Serves in the foreground
+    #[command(after_help = "Example: cardea-connector run")]
+    Run,
+    /// Is it connected, and how many grants does it serve
+    #[command(after_help = "Example: cardea-connector status -o json")]
+    Status {
+        /// How output is written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Prints completions for a shell
+    #[command(after_help = "Example: cardea-connector completion zsh > _cardea-connector")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages into a directory
+    #[command(after_help = "Example: cardea-connector man /usr/local/share/man/man1")]
+    Man {
+        /// The directory
+        directory: PathBuf,
+    },
+}
+
+/// Runs `cardea-connector`.
+#[must_use]
+pub fn main() -> ExitCode {
+    finish(run(Arguments::parse()))
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let settings = arguments.place.settle(PROGRAM.name)?;
+    match arguments.verb {
+        Verb::Up { code } => start::up(PROGRAM, &settings, &code, None),
+        Verb::Enroll { code } => start::enroll(PROGRAM, &settings, &code, None),
+        Verb::Run => start::run(PROGRAM, &settings, None),
+        Verb::Status { output } => {
+            let answer = client::ask(&settings.state, PROGRAM.name, &LocalRequest::Status)?;
+            let LocalAnswer::ConnectorStatus(status) = answer else {
+                return Err(client::unexpected());
+            };
+            show::show(output, &*status, show::connector)
+        }
+        Verb::Completion { shell } => {
+            super::complete::<Arguments>(PROGRAM.name, shell);
+            Ok(())
+        }
+        Verb::Man { directory } => super::manual::<Arguments>(&directory),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_verb_has_an_example() {
+        let mut command = Arguments::command();
+        command.clone().debug_assert();
+        for verb in command.get_subcommands_mut() {
+            let name = verb.get_name().to_owned();
+            assert!(verb.get_after_help().is_some(), "{name}");
+        }
+    }
+}

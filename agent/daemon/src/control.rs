@@ -1,0 +1,106 @@
+//! The control half: a node's pure core, fed by its line, its data half, its user and the clock.
+
+pub(crate) mod agent;
+pub(crate) mod connector;
+mod forwards;
+
+use std::time::{Duration, Instant};
+
+use cardea_host::{clock::Clock, files::StateDir};
+use cardea_node::NodeOutbox;
+use cardea_proto::local::{ControllerState, ControllerView};
+
+use crate::{
+    data::{Data, ToData},
+    line::Line,
+    state::{self, Node},
+    talk,
+};
+
+/// How often a loop looks whether time has jumped: timers of the system do not count the time that
+/// a machine is suspended.
+const NAP_MAX: Duration = Duration::from_secs(2);
+
+/// How long an ending program waits for its farewells to be heard.
+const FAREWELL_TIME: Duration = Duration::from_millis(300);
+
+/// What both roles' loops have.
+#[derive(Debug)]
+struct Common {
+    clock: Clock,
+    dir: StateDir,
+    node: Node,
+    line: Line,
+    data: Data,
+    shown: Option<ControllerState>,
+}
+
+impl Common {
+    fn new(clock: Clock, dir: StateDir, node: Node, data: Data) -> Self {
+        Self {
+            clock,
+            line: Line::new(
+                node.trust.clone(),
+                std::sync::Arc::clone(&node.signer),
+                clock,
+            ),
+            dir,
+            node,
+            data,
+            shown: None,
+        }
+    }
+
+    /// Does what the core asks of its shell, in the order in which it must be done.
+    fn flush(&mut self, out: &mut NodeOutbox) {
+        if let Some(certificate) = out.save.take()
+            && let Err(error) = state::save_certificate(&self.dir, &certificate)
+        {
+            tracing::error!(%error, "the new certificate is not on disk: it is lost with this process");
+        }
+        if let Some(addresses) = out.addresses.take() {
+            self.node.addresses = addresses;
+            if let Err(error) = self.node.save(&self.dir) {
+                tracing::error!(%error, "the controllers' new addresses are not on disk");
+            }
+        }
+        for command in out.commands.drain(..) {
+            self.data.send(ToData::Tunnel(command));
+        }
+        for message in out.messages.drain(..) {
+            self.line.send(&message);
+        }
+        if std::mem::take(&mut out.disconnect) {
+            self.line.disconnect();
+        }
+        if let Some(connect) = out.connect.take() {
+            self.line.connect(connect);
+        }
+    }
+
+    /// Tells whoever watches when the channel's state changed.
+    fn show(&mut self, view: &ControllerView, why: &str) {
+        if self.shown == Some(view.state) {
+            return;
+        }
+        let before = self.shown.replace(view.state);
+        let address = &view.address;
+        match view.state {
+            ControllerState::Connected => {
+                let Node { id, name, .. } = &self.node;
+                talk::say(&format!("connected to {address} as {name} ({id})"));
+            }
+            ControllerState::Connecting if before.is_some() => {
+                talk::say(&format!("connecting to {address}"));
+            }
+            ControllerState::Connecting => {}
+            ControllerState::Unreachable => talk::say(&format!("not connected: {why}")),
+        }
+    }
+}
+
+/// Waits until `deadline`, or a little while when it is far away.
+async fn nap(clock: Clock, deadline: Option<Instant>) {
+    let time = deadline.map_or(NAP_MAX, |deadline| clock.until(deadline).min(NAP_MAX));
+    tokio::time::sleep(time).await;
+}

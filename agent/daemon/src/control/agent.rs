@@ -1,0 +1,298 @@
+//! An agent's loop.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use cardea_device::{
+    collector::{Collector, POLL},
+    posture::{Collected, Settings},
+};
+use cardea_host::{clock::Clock, entropy, files::StateDir, process};
+use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings};
+use cardea_proto::{
+    PROGRAM_VERSION,
+    app::Service,
+    id::DeviceId,
+    local::{ControllerState, LocalAnswer, LocalRequest},
+    message::ToNode,
+    name::Name,
+    refusal::{Refusal, RefusalCode},
+};
+use cardea_tunnel::End;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Common, FAREWELL_TIME,
+    forwards::{self, Forwards, Waiting},
+    nap,
+};
+use crate::{
+    data::{Data, FromData, Serves, ToData},
+    line::LineEvent,
+    local::{self, Call, Reply},
+    state::Node,
+};
+
+/// Collections of facts that wait for the loop; each replaces the one before.
+const FACTS_MAX: usize = 4;
+
+/// An agent and its shell.
+struct Shell {
+    common: Common,
+    agent: Agent,
+    out: AgentOutbox,
+    collector: Collector,
+    poll: Duration,
+    calls: BTreeMap<u64, oneshot::Sender<Reply>>,
+    next_call: u64,
+    forwards: Forwards,
+}
+
+/// Serves as the device `id` until the program is asked to end.
+///
+/// # Errors
+/// As the system says, when there is no socket or thread to begin with.
+pub(crate) async fn run(
+    dir: StateDir,
+    node: Node,
+    id: DeviceId,
+    posture: Settings,
+) -> std::io::Result<()> {
+    let clock = Clock::system();
+    let (data, mut told) = Data::start(End::Agent, clock, entropy::seed())?;
+    let mut calls = local::serve(dir.path())?;
+    let (deliver, mut facts) = mpsc::channel::<Vec<Collected>>(FACTS_MAX);
+    let collector = Collector::start(posture, POLL, move |facts| {
+        if deliver.blocking_send(facts).is_err() {
+            tracing::debug!("facts came while the agent was ending");
+        }
+    })?;
+    let settings = AgentSettings {
+        device: id,
+        name: node.name.clone(),
+        user: node.user.clone(),
+        domain: node.domain.clone(),
+        trust: node.trust.clone(),
+        certificate: node.certificate.clone(),
+        signer: std::sync::Arc::clone(&node.signer),
+        addresses: node.addresses.clone(),
+        program: PROGRAM_VERSION.to_owned(),
+    };
+    let (forwards, mut ends) = Forwards::new();
+    let mut shell = Shell {
+        common: Common::new(clock, dir, node, data),
+        agent: Agent::new(settings, entropy::seed()),
+        out: AgentOutbox::default(),
+        collector,
+        poll: POLL,
+        calls: BTreeMap::new(),
+        next_call: 0,
+        forwards,
+    };
+    shell.handle(AgentInput::Timeout);
+    let mut ending = std::pin::pin!(process::asked_to_end());
+    loop {
+        let deadline = shell.agent.deadline();
+        tokio::select! {
+            biased;
+            event = shell.common.line.event() => shell.line(event),
+            event = told.recv() => match event {
+                Some(event) => shell.told(event),
+                None => return Err(std::io::Error::other("the data half ended")),
+            },
+            Some(facts) = facts.recv() => {
+                let facts = facts.into_iter().map(fact).collect();
+                shell.handle(AgentInput::Facts(facts));
+            }
+            Some(call) = calls.recv() => shell.call(call),
+            Some(listener) = ends.recv() => shell.forwards.ended(listener, &shell.common.data),
+            () = nap(clock, deadline) => shell.handle(AgentInput::Timeout),
+            result = &mut ending => {
+                result?;
+                break;
+            }
+        }
+    }
+    shell.leave().await;
+    Ok(())
+}
+
+impl Shell {
+    fn handle(&mut self, input: AgentInput) {
+        let now = self.common.clock.now();
+        self.agent.handle(now, input, &mut self.out);
+        self.common.flush(&mut self.out.node);
+        if let Some(programs) = self.out.watch.take() {
+            self.collector.configure(self.poll, programs);
+        }
+        if std::mem::take(&mut self.out.collect) {
+            self.collector.collect();
+        }
+        while let Some((call, answer)) = self.out.answers.pop_front() {
+            if let Some(reply) = self.calls.remove(&call)
+                && reply.send(answer.into()).is_err()
+            {
+                tracing::debug!("a local program did not wait for its answer");
+            }
+        }
+        while let Some((app, result)) = self.out.opened.pop_front() {
+            self.opened(app, result);
+        }
+    }
+
+    fn opened(&mut self, app: Name, result: Result<cardea_proto::id::GrantId, Refusal>) {
+        match result {
+            Ok(grant) => {
+                let services: Vec<Service> = self
+                    .agent
+                    .find_app(app.as_str())
+                    .map(|view| view.services.clone())
+                    .unwrap_or_default();
+                self.forwards.opened(&app, &services, &self.common.data);
+                self.common.data.send(ToData::Opened { app, grant });
+            }
+            Err(refusal) => {
+                self.forwards.denied(&app, &refusal);
+                self.common.data.send(ToData::Denied { app, refusal });
+            }
+        }
+    }
+
+    fn line(&mut self, event: LineEvent) {
+        match event {
+            LineEvent::Up { exporter, address } => {
+                self.handle(AgentInput::ChannelUp { exporter, address });
+            }
+            LineEvent::Down { why } => {
+                tracing::info!(reason = %why, "no channel");
+                self.handle(AgentInput::ChannelDown { why });
+            }
+            LineEvent::Message(message) => {
+                if let ToNode::Welcome(welcome) = &message {
+                    self.poll = Duration::from_millis(welcome.posture_poll_ms);
+                }
+                let is_apps = matches!(message, ToNode::Apps(_));
+                self.handle(AgentInput::Message(message));
+                if is_apps {
+                    let apps = self.agent.apps().to_vec();
+                    self.common.data.send(ToData::Apps(apps));
+                }
+            }
+        }
+        self.show();
+    }
+
+    fn told(&mut self, event: FromData) {
+        match event {
+            FromData::Tunnel(event) => self.handle(AgentInput::Tunnel(event)),
+            FromData::Wanted(app) => self.handle(AgentInput::Wanted { app }),
+            FromData::Refused { listener, refusal } => self.forwards.refused(listener, refusal),
+        }
+    }
+
+    /// A local program asks for something.
+    fn call(&mut self, call: Call) {
+        let Call { request, reply } = call;
+        match request {
+            LocalRequest::Forward {
+                app,
+                service,
+                listen,
+            } => self.forward(&app, service, &listen, reply),
+            LocalRequest::Proxy { listen } => match parse(&listen) {
+                Ok(at) => self
+                    .forwards
+                    .listen(Serves::Socks, at, reply, &self.common.data),
+                Err(refusal) => forwards::refuse(reply, refusal),
+            },
+            request @ (LocalRequest::Up
+            | LocalRequest::Down
+            | LocalRequest::Status
+            | LocalRequest::Apps
+            | LocalRequest::Explain(_)
+            | LocalRequest::Posture) => {
+                self.next_call += 1;
+                let call = self.next_call;
+                self.calls.insert(call, reply);
+                self.handle(AgentInput::Local { call, request });
+                self.show();
+            }
+        }
+    }
+
+    /// Opens the app before there is a listener, so that who may not have it learns that at once.
+    fn forward(
+        &mut self,
+        app: &Name,
+        service: Option<Service>,
+        listen: &str,
+        reply: oneshot::Sender<Reply>,
+    ) {
+        match parse(listen) {
+            Ok(at) => {
+                // A DNS name of an app is as good as its name.
+                let known = self.agent.find_app(app.as_str());
+                let app = known.map_or_else(|| app.clone(), |view| view.name.clone());
+                let waiting = Waiting { service, at, reply };
+                self.forwards.wait(app.clone(), waiting);
+                self.handle(AgentInput::Wanted { app });
+            }
+            Err(refusal) => forwards::refuse(reply, refusal),
+        }
+    }
+
+    fn show(&mut self) {
+        let status = self.agent.status(self.common.clock.now());
+        let why = match status.controller.state {
+            ControllerState::Unreachable => status.warnings.first().map_or_else(
+                || "disconnected by cardea down".to_owned(),
+                |warning| warning.title.clone(),
+            ),
+            ControllerState::Connected | ControllerState::Connecting => String::new(),
+        };
+        self.common.show(&status.controller, &why);
+    }
+
+    /// Closes every tunnel and says so, so that the other ends know at once.
+    async fn leave(mut self) {
+        self.next_call += 1;
+        let down = AgentInput::Local {
+            call: self.next_call,
+            request: LocalRequest::Down,
+        };
+        self.handle(down);
+        tokio::time::sleep(FAREWELL_TIME).await;
+    }
+}
+
+/// A fact as the core takes it.
+fn fact(collected: Collected) -> cardea_node::Collected {
+    let Collected {
+        name,
+        reading,
+        grade,
+        at,
+    } = collected;
+    cardea_node::Collected {
+        name,
+        reading,
+        grade,
+        at,
+    }
+}
+
+fn parse(listen: &str) -> Result<SocketAddr, Refusal> {
+    listen.parse().map_err(|_| {
+        Refusal::new(
+            RefusalCode::Invalid,
+            format!("{listen:?} is not ADDRESS:PORT"),
+        )
+        .with_next("For example: --listen 127.0.0.1:8080")
+    })
+}
+
+/// Answers are one kind of reply.
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        LocalAnswer::Refused(refusal).into()
+    }
+}

@@ -1,0 +1,123 @@
+//! A connector's loop.
+
+use cardea_host::{clock::Clock, entropy, files::StateDir, process};
+use cardea_node::{Connector, ConnectorInput, ConnectorOutbox, ConnectorSettings};
+use cardea_proto::{
+    PROGRAM_VERSION,
+    id::ConnectorId,
+    local::{ConnectorStatus, ConnectorView, LocalAnswer, LocalRequest},
+    refusal::{Refusal, RefusalCode},
+};
+use cardea_tunnel::End;
+
+use super::{Common, FAREWELL_TIME, nap};
+use crate::{
+    data::{Data, FromData},
+    line::LineEvent,
+    local::{self, Call},
+    state::Node,
+};
+
+/// A connector and its shell.
+struct Shell {
+    common: Common,
+    connector: Connector,
+    out: ConnectorOutbox,
+}
+
+/// Serves as the connector `id` until the program is asked to end.
+///
+/// # Errors
+/// As the system says, when there is no socket or thread to begin with.
+pub(crate) async fn run(dir: StateDir, node: Node, id: ConnectorId) -> std::io::Result<()> {
+    let clock = Clock::system();
+    let (data, mut told) = Data::start(End::Connector, clock, entropy::seed())?;
+    let mut calls = local::serve(dir.path())?;
+    let settings = ConnectorSettings {
+        connector: id,
+        name: node.name.clone(),
+        domain: node.domain.clone(),
+        trust: node.trust.clone(),
+        certificate: node.certificate.clone(),
+        signer: std::sync::Arc::clone(&node.signer),
+        addresses: node.addresses.clone(),
+        program: PROGRAM_VERSION.to_owned(),
+    };
+    let mut shell = Shell {
+        common: Common::new(clock, dir, node, data),
+        connector: Connector::new(settings, entropy::seed()),
+        out: ConnectorOutbox::default(),
+    };
+    shell.handle(ConnectorInput::Timeout);
+    let mut ending = std::pin::pin!(process::asked_to_end());
+    loop {
+        let deadline = shell.connector.deadline();
+        tokio::select! {
+            biased;
+            event = shell.common.line.event() => shell.line(event),
+            event = told.recv() => match event {
+                Some(FromData::Tunnel(event)) => shell.handle(ConnectorInput::Tunnel(event)),
+                Some(FromData::Wanted(_) | FromData::Refused { .. }) => {}
+                None => return Err(std::io::Error::other("the data half ended")),
+            },
+            Some(call) = calls.recv() => shell.call(call),
+            () = nap(clock, deadline) => shell.handle(ConnectorInput::Timeout),
+            result = &mut ending => {
+                result?;
+                break;
+            }
+        }
+    }
+    shell.common.line.disconnect();
+    tokio::time::sleep(FAREWELL_TIME).await;
+    Ok(())
+}
+
+impl Shell {
+    fn handle(&mut self, input: ConnectorInput) {
+        let now = self.common.clock.now();
+        self.connector.handle(now, input, &mut self.out);
+        self.common.flush(&mut self.out.node);
+        let view = self.connector.controller_view();
+        let why = format!("controller {} does not answer", view.address);
+        self.common.show(&view, &why);
+    }
+
+    fn line(&mut self, event: LineEvent) {
+        self.handle(match event {
+            LineEvent::Up { exporter, address } => ConnectorInput::ChannelUp { exporter, address },
+            LineEvent::Down { why } => {
+                tracing::info!(reason = %why, "no channel");
+                ConnectorInput::ChannelDown { why }
+            }
+            LineEvent::Message(message) => ConnectorInput::Message(message),
+        });
+    }
+
+    fn call(&self, call: Call) {
+        let answer = match call.request {
+            LocalRequest::Status => LocalAnswer::ConnectorStatus(Box::new(ConnectorStatus {
+                connector: ConnectorView {
+                    id: self.connector.connector(),
+                    name: self.connector.name().clone(),
+                },
+                controller: self.connector.controller_view(),
+                certificate: self.connector.certificate_view(),
+                grants: self.connector.grants(),
+            })),
+            LocalRequest::Up
+            | LocalRequest::Down
+            | LocalRequest::Apps
+            | LocalRequest::Explain(_)
+            | LocalRequest::Posture
+            | LocalRequest::Forward { .. }
+            | LocalRequest::Proxy { .. } => LocalAnswer::Refused(Refusal::new(
+                RefusalCode::Invalid,
+                "a connector serves apps; it reaches none",
+            )),
+        };
+        if call.reply.send(answer.into()).is_err() {
+            tracing::debug!("a local program did not wait for its answer");
+        }
+    }
+}

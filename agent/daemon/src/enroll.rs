@@ -1,0 +1,260 @@
+//! Enrollment: a code becomes a key, a proof, and a first certificate.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use cardea_credential::{
+    key::{self, KeyAlgorithm},
+    proof::proof_message,
+    tls,
+    trust::Trust,
+};
+use cardea_device::{
+    key::KeyStore,
+    posture::{Posture, Settings},
+};
+use cardea_host::{
+    channel::{ChannelError, CloseCode, Connected},
+    clock::Clock,
+    exit::{Code, Failure},
+    files::Dir,
+};
+use cardea_proto::{
+    PROGRAM_VERSION, PROTOCOL_VERSION,
+    codec::{Blob, Bytes},
+    enroll::{EnrollAnswer, EnrollRequest, Enrolled},
+    identity::{Holder, Identity, Role},
+    invite::InviteCode,
+    name::Name,
+    posture::Report,
+};
+
+use crate::{
+    dial::{DialError, dial},
+    state::Node,
+};
+
+/// How long the controller may take to answer: twice its slowest commit, and room for two losses.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+
+/// What an enrollment needs besides the code.
+#[derive(Debug)]
+pub struct Applicant<'a> {
+    /// Where the node's state goes.
+    pub dir: &'a Dir,
+    /// What the program is.
+    pub role: Role,
+    /// The name it would like.
+    pub name: Name,
+    /// Where a device's posture is read from.
+    pub posture: Option<Settings>,
+}
+
+impl Applicant<'_> {
+    /// Enrolls with `code` and keeps what came of it.
+    ///
+    /// # Errors
+    /// [`Failure`] with the text and exit code of PRODUCT §8.
+    pub async fn enroll(self, code: &InviteCode) -> Result<Node, Failure> {
+        if code.role != self.role {
+            let program = match code.role {
+                Role::Connector => "cardea-connector",
+                Role::Device | Role::Controller | Role::Relay => "cardea",
+            };
+            return Err(Failure::of(
+                Code::NotEnrolled,
+                "this code",
+                format!("it enrolls a {}, not a {}", code.role, self.role),
+                &format!("Run: {program} up CODE"),
+            ));
+        }
+        let signer = KeyStore::new(self.dir)
+            .load_or_create(KeyAlgorithm::P256)
+            .map_err(|error| Failure::new(Code::Storage, error.to_string()))?;
+        let clock = Clock::system();
+        let (tls, pinned) = tls::enroll_client(code.root, std::sync::Arc::new(clock));
+        let connected = self.reach(code, &tls).await?;
+        let public_key = signer.public_key().to_vec();
+        let proof = signer
+            .sign(&proof_message(&connected.exporter, &public_key))
+            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
+        let request = EnrollRequest {
+            version: PROTOCOL_VERSION,
+            program: PROGRAM_VERSION.to_owned(),
+            invite: code.secret.clone(),
+            role: self.role,
+            name: self.name.clone(),
+            os: std::env::consts::OS.to_owned(),
+            public_key: Blob(public_key),
+            proof: Blob(proof),
+            report: self.report(clock).await?,
+        };
+        let enrolled = ask(connected, &request).await?;
+        let trust = pinned
+            .trust()
+            .ok_or_else(|| Failure::new(Code::Failed, "the controller did not prove who it is"))?;
+        check(&enrolled, &trust, signer.public_key(), self.role, clock)?;
+        let node = Node::enrolled(enrolled, trust, signer);
+        node.save(self.dir)
+            .map_err(|error| Failure::new(Code::Storage, error.to_string()))?;
+        Ok(node)
+    }
+
+    /// Connects to the first of the code's controllers that answers.
+    async fn reach(
+        &self,
+        code: &InviteCode,
+        tls: &std::sync::Arc<rustls::ClientConfig>,
+    ) -> Result<Connected, Failure> {
+        let mut last = None;
+        for address in &code.addresses {
+            match dial(address, tls).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => last = Some((address, error)),
+            }
+        }
+        Err(match last {
+            Some((address, error)) => unreachable_failure(address, code.addresses.len(), &error),
+            None => Failure::new(Code::NotEnrolled, "this code names no controller"),
+        })
+    }
+
+    /// A device's facts, read on a thread that may block.
+    async fn report(&self, clock: Clock) -> Result<Option<Report>, Failure> {
+        let Some(settings) = self.posture.clone() else {
+            return Ok(None);
+        };
+        let collected = tokio::task::spawn_blocking(move || Posture::new(settings).collect())
+            .await
+            .map_err(|error| Failure::new(Code::Failed, error.to_string()))?;
+        let now = clock.now();
+        let facts: BTreeMap<_, _> = collected
+            .into_iter()
+            .map(|fact| (fact.name.clone(), fact.fact(now.instant)))
+            .collect();
+        Ok(Some(Report {
+            counter: 1,
+            nonce: Bytes([0; 16]),
+            clock: now.unix,
+            facts,
+        }))
+    }
+}
+
+/// Sends the request and waits for its one answer.
+async fn ask(connected: Connected, request: &EnrollRequest) -> Result<Enrolled, Failure> {
+    let Connected {
+        address, mut link, ..
+    } = connected;
+    let lost = |error: &dyn std::fmt::Display| {
+        Failure::of(
+            Code::NotReachable,
+            &format!("controller {address}"),
+            error,
+            "Try again with the same code; when it was used, ask for another",
+        )
+    };
+    link.sender.send(request).map_err(|error| lost(&error))?;
+    let answer = tokio::time::timeout(ANSWER_TIME, link.receiver.receive::<EnrollAnswer>())
+        .await
+        .map_err(|_| lost(&"no answer in time"))?
+        .map_err(|error| lost(&error))?
+        .ok_or_else(|| lost(&"it ended the connection without an answer"))?;
+    link.sender.close(CloseCode::Done, "enrolled");
+    match answer {
+        EnrollAnswer::Enrolled(enrolled) => Ok(*enrolled),
+        EnrollAnswer::Refused(refusal) => Err(refusal.into()),
+    }
+}
+
+/// Nothing is kept that would not work: the certificate must be ours, and good at this moment.
+fn check(
+    enrolled: &Enrolled,
+    trust: &Trust,
+    public_key: &[u8],
+    role: Role,
+    clock: Clock,
+) -> Result<(), Failure> {
+    let leaf = trust
+        .verify(&enrolled.certificate.chain, clock.now().unix)
+        .map_err(|error| {
+            Failure::of(
+                Code::NotReachable,
+                "the certificate that was issued does not hold here",
+                error,
+                "Compare this machine's clock with the controller's",
+            )
+        })?;
+    let expected = Identity {
+        domain: enrolled.domain.clone(),
+        holder: Holder::from(enrolled.node),
+    };
+    let ours = leaf.identity == expected
+        && leaf.key == key::digest(public_key)
+        && expected.holder.role() == role
+        && trust.domain() == &enrolled.domain;
+    if ours {
+        Ok(())
+    } else {
+        Err(Failure::new(
+            Code::Failed,
+            "the controller issued a certificate for somebody else",
+        ))
+    }
+}
+
+/// What a person sees when no controller of a code can be talked to.
+///
+/// TLS reports its reasons as text, from which the two that a person can act on are told apart.
+fn unreachable_failure(address: &str, tried: usize, error: &DialError) -> Failure {
+    let text = error.to_string();
+    if text.contains("not the one that the code names") || text.contains("OtherRoot") {
+        return Failure::of(
+            Code::NotEnrolled,
+            "this code",
+            format!("it is for another controller than the one at {address}"),
+            "Ask an admin of this controller for a code: cardeactl invite",
+        );
+    }
+    if text.contains("Expired") || text.contains("NotValidYet") {
+        return Failure::of(
+            Code::NotReachable,
+            &format!("controller {address}"),
+            format!("its certificate does not hold at this machine's time ({text})"),
+            "Set the clock, then try again",
+        );
+    }
+    let noun = if tried == 1 { "address" } else { "addresses" };
+    let why = match error {
+        DialError::Channel(ChannelError::NoAnswer(_)) => "no answer".to_owned(),
+        DialError::Channel(_) | DialError::NotResolved { .. } => text,
+    };
+    Failure::of(
+        Code::NotReachable,
+        &format!("controller {address} not reachable ({tried} {noun} tried, UDP)"),
+        why,
+        "Check the network and the controller, then try again with the same code",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_of_another_controller_is_told_from_one_that_does_not_answer() {
+        let other = DialError::Channel(ChannelError::Closed(
+            "the root certificate is not the one that the code names".to_owned(),
+        ));
+        let failure = unreachable_failure("h:1", 1, &other);
+        assert_eq!(failure.code, 4);
+        assert!(failure.message.contains("another controller"));
+        let silent = DialError::Channel(ChannelError::NoAnswer(ANSWER_TIME));
+        let failure = unreachable_failure("h:1", 1, &silent);
+        assert_eq!(failure.code, 5);
+        assert!(
+            failure
+                .message
+                .contains("h:1 not reachable (1 address tried, UDP): no answer")
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! A node's line to its controller: does what the control half asks, tells what came of it.
+
+use std::sync::Arc;
+
+use cardea_credential::{key::Signer, tls, trust::Trust};
+use cardea_host::{
+    channel::{CloseCode, Sender},
+    clock::Clock,
+};
+use cardea_node::Connect;
+use cardea_proto::message::{FromNode, ToNode};
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use crate::dial::dial;
+
+/// Messages that wait for the control half; the peer's stream is not read meanwhile.
+const EVENTS_MAX: usize = 256;
+
+/// What happened on the line.
+#[derive(Debug)]
+pub(crate) enum LineEvent {
+    /// A channel is up.
+    Up {
+        /// What binds proofs to it.
+        exporter: [u8; 32],
+        /// Where it leads.
+        address: String,
+    },
+    /// The channel, or the attempt at one, is gone.
+    Down {
+        /// Why.
+        why: String,
+    },
+    /// A message from the controller.
+    Message(ToNode),
+}
+
+/// The same with the number of the attempt that it belongs to.
+#[derive(Debug)]
+struct Numbered {
+    number: u64,
+    event: RawEvent,
+}
+
+#[derive(Debug)]
+enum RawEvent {
+    Up {
+        exporter: [u8; 32],
+        address: String,
+        sender: Sender,
+    },
+    Down(String),
+    Message(ToNode),
+}
+
+/// One channel at a time.
+#[derive(Debug)]
+pub(crate) struct Line {
+    trust: Trust,
+    signer: Arc<dyn Signer>,
+    clock: Clock,
+    tell: mpsc::Sender<Numbered>,
+    told: mpsc::Receiver<Numbered>,
+    number: u64,
+    sender: Option<Sender>,
+    task: Option<AbortHandle>,
+}
+
+impl Line {
+    pub(crate) fn new(trust: Trust, signer: Arc<dyn Signer>, clock: Clock) -> Self {
+        let (tell, told) = mpsc::channel(EVENTS_MAX);
+        Self {
+            trust,
+            signer,
+            clock,
+            tell,
+            told,
+            number: 0,
+            sender: None,
+            task: None,
+        }
+    }
+
+    /// Sets up a channel; the one before is forgotten.
+    pub(crate) fn connect(&mut self, connect: Connect) {
+        self.forget();
+        let tls = tls::channel_client(
+            self.trust.clone(),
+            &connect.chain,
+            Arc::clone(&self.signer),
+            Arc::new(self.clock),
+        );
+        let attempt = Attempt {
+            number: self.number,
+            tell: self.tell.clone(),
+        };
+        let task = tokio::spawn(attempt.run(connect.address, tls));
+        self.task = Some(task.abort_handle());
+    }
+
+    /// Drops the channel, after what was sent has arrived. Nothing more is heard of it.
+    pub(crate) fn disconnect(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            sender.finish(CloseCode::Done, "the node disconnects");
+        }
+        self.forget();
+    }
+
+    /// Sends a message; one that finds no channel is lost with it.
+    pub(crate) fn send(&self, message: &FromNode) {
+        let Some(sender) = &self.sender else {
+            return tracing::debug!("a message found no channel");
+        };
+        if let Err(error) = sender.send(message) {
+            tracing::debug!(reason = %error, "a message was not sent");
+        }
+    }
+
+    /// What happens next. Safe to cancel.
+    pub(crate) async fn event(&mut self) -> LineEvent {
+        loop {
+            let Some(Numbered { number, event }) = self.told.recv().await else {
+                // This line holds a sender itself, so there is always one.
+                return std::future::pending().await;
+            };
+            if number != self.number {
+                continue;
+            }
+            return match event {
+                RawEvent::Up {
+                    exporter,
+                    address,
+                    sender,
+                } => {
+                    self.sender = Some(sender);
+                    LineEvent::Up { exporter, address }
+                }
+                RawEvent::Down(why) => {
+                    self.forget();
+                    LineEvent::Down { why }
+                }
+                RawEvent::Message(message) => LineEvent::Message(message),
+            };
+        }
+    }
+
+    fn forget(&mut self) {
+        self.number += 1;
+        self.sender = None;
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}
+
+/// One attempt at a channel, and the channel that comes of it.
+struct Attempt {
+    number: u64,
+    tell: mpsc::Sender<Numbered>,
+}
+
+impl Attempt {
+    async fn run(self, address: String, tls: Arc<rustls::ClientConfig>) {
+        let connected = match dial(&address, &tls).await {
+            Ok(connected) => connected,
+            Err(error) => return self.tell(RawEvent::Down(error.to_string())).await,
+        };
+        let sender = connected.link.sender;
+        let mut receiver = connected.link.receiver;
+        self.tell(RawEvent::Up {
+            exporter: connected.exporter,
+            address,
+            sender,
+        })
+        .await;
+        let why = loop {
+            match receiver.receive::<ToNode>().await {
+                Ok(Some(message)) => self.tell(RawEvent::Message(message)).await,
+                Ok(None) => break "the controller ended the channel".to_owned(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        self.tell(RawEvent::Down(why)).await;
+    }
+
+    async fn tell(&self, event: RawEvent) {
+        let number = self.number;
+        if self.tell.send(Numbered { number, event }).await.is_err() {
+            tracing::debug!("a channel outlived its node");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The local API's socket: who may ask, and what is kept for as long as somebody listens.
+
+use std::{io, path::Path, time::Duration};
+
+use cardea_host::{
+    frame::{self, FrameError},
+    unix::{self, UnixListener, UnixStream},
+};
+use cardea_proto::{
+    local::{LocalAnswer, LocalRequest},
+    refusal::{Refusal, RefusalCode},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::data::ListenerId;
+
+/// Name of the socket in the state directory.
+pub(crate) const SOCKET: &str = "agent.sock";
+
+/// Permission bits of the socket; `SO_PEERCRED` decides all the same.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Largest request, in bytes: names and addresses.
+const REQUEST_BYTES_MAX: usize = 16 * 1024;
+
+/// How long a program may take to say what it wants, and to take the answer.
+const EXCHANGE_TIME: Duration = Duration::from_secs(5);
+
+/// Connections at a time; each of them is a program of the same user.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Calls that wait for the daemon's loop.
+const CALLS_MAX: usize = 64;
+
+/// Refusals that wait for a slow `forward`; it needs to show one, not all.
+const REFUSALS_MAX: usize = 16;
+
+/// A request with the way back.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) request: LocalRequest,
+    pub(crate) reply: oneshot::Sender<Reply>,
+}
+
+/// The daemon's answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) answer: LocalAnswer,
+    /// What is kept while the connection lives.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// A listener that lives as long as the connection which asked for it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Says that the connection has ended, when it is dropped.
+    pub(crate) guard: Guard,
+    /// Why connections to the listener came to nothing.
+    pub(crate) refusals: mpsc::Receiver<Refusal>,
+}
+
+/// Tells the daemon's loop that a listener is not needed any more.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    listener: ListenerId,
+    ended: mpsc::UnboundedSender<ListenerId>,
+}
+
+impl Guard {
+    pub(crate) const fn new(
+        listener: ListenerId,
+        ended: mpsc::UnboundedSender<ListenerId>,
+    ) -> Self {
+        Self { listener, ended }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.ended.send(self.listener).is_err() {
+            tracing::trace!("a listener outlived the daemon's loop");
+        }
+    }
+}
+
+impl From<LocalAnswer> for Reply {
+    fn from(answer: LocalAnswer) -> Self {
+        Self { answer, kept: None }
+    }
+}
+
+/// The queue of a listener's refusals.
+pub(crate) fn refusals() -> (mpsc::Sender<Refusal>, mpsc::Receiver<Refusal>) {
+    mpsc::channel(REFUSALS_MAX)
+}
+
+/// Listens in `state` and hands calls over. Must be called within a tokio runtime.
+///
+/// # Errors
+/// As the system says.
+pub(crate) fn serve(state: &Path) -> io::Result<mpsc::Receiver<Call>> {
+    let listener = unix::listen(&state.join(SOCKET), SOCKET_MODE)?;
+    let (calls, waiting) = mpsc::channel(CALLS_MAX);
+    tokio::spawn(accept(listener, calls));
+    Ok(waiting)
+}
+
+async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
+    let room = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a local program could not be heard");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = std::sync::Arc::clone(&room).try_acquire_owned() else {
+            continue;
+        };
+        let calls = calls.clone();
+        tokio::spawn(async move {
+            if let Err(error) = converse(stream, &calls).await {
+                tracing::debug!(reason = %error, "a local program went away");
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// One request and its answer, and refusals for as long as a listener is kept.
+async fn converse(mut stream: UnixStream, calls: &mpsc::Sender<Call>) -> Result<(), FrameError> {
+    let permitted = unix::peer(&stream).is_ok_and(unix::PeerCredentials::may_administer);
+    let request = frame::read_within(&mut stream, REQUEST_BYTES_MAX, EXCHANGE_TIME).await;
+    let reply = match request {
+        _ if !permitted => refused(
+            RefusalCode::Unauthorized,
+            "only root and the user that runs this agent may ask it",
+        ),
+        Ok(request) => call(request, calls).await,
+        Err(error @ (FrameError::Decode(_) | FrameError::Truncated)) => {
+            refused(RefusalCode::Protocol, &error.to_string())
+        }
+        Err(error) => return Err(error),
+    };
+    frame::write_within(&mut stream, &reply.answer, EXCHANGE_TIME).await?;
+    if let Some(kept) = reply.kept {
+        keep(stream, kept).await?;
+    }
+    Ok(())
+}
+
+async fn call(request: LocalRequest, calls: &mpsc::Sender<Call>) -> Reply {
+    let (reply, answer) = oneshot::channel();
+    let ended = || refused(RefusalCode::Unreachable, "the agent is ending");
+    if calls.send(Call { request, reply }).await.is_err() {
+        return ended();
+    }
+    answer.await.unwrap_or_else(|_| ended())
+}
+
+/// Passes refusals on until the program closes its end, which it does when it ends.
+async fn keep(stream: UnixStream, mut kept: Kept) -> Result<(), FrameError> {
+    let (mut reader, mut writer) = stream.into_split();
+    loop {
+        tokio::select! {
+            // Whatever comes, be it the end or more bytes, there is nothing more to ask here.
+            _ = frame::read::<LocalRequest, _>(&mut reader, REQUEST_BYTES_MAX) => break,
+            refusal = kept.refusals.recv() => match refusal {
+                Some(refusal) => {
+                    let answer = LocalAnswer::Refused(refusal);
+                    frame::write_within(&mut writer, &answer, EXCHANGE_TIME).await?;
+                }
+                None => break,
+            },
+        }
+    }
+    drop(kept.guard);
+    Ok(())
+}
+
+fn refused(code: RefusalCode, why: &str) -> Reply {
+    LocalAnswer::Refused(Refusal::new(code, why)).into()
+}

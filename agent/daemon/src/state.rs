@@ -1,0 +1,293 @@
+//! What a node keeps on disk from its enrollment.
+
+use cardea_credential::{key::Signer, trust::Trust};
+use cardea_device::key::{KeyStore, KeyStoreError};
+use cardea_host::files::{Dir, StateError};
+use cardea_proto::{
+    codec::Blob,
+    enroll::{Certificate, Enrolled},
+    id::NodeId,
+    name::Name,
+    time::UnixMillis,
+};
+use serde::{Deserialize, Serialize};
+use std::{path::PathBuf, sync::Arc};
+
+/// Who the node is; written once, and again when controllers move.
+const NODE_FILE: &str = "node.json";
+
+/// Its certificate of the moment.
+const CERTIFICATE_FILE: &str = "certificate.json";
+
+/// Version of both files.
+const VERSION: u32 = 1;
+
+/// An enrolled node, as its state directory has it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Who it is.
+    pub id: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// A device's user.
+    pub user: Option<Name>,
+    /// The trust domain.
+    pub domain: Name,
+    /// The domain's root.
+    pub trust: Trust,
+    /// The certificate that was issued last.
+    pub certificate: Certificate,
+    /// The node's key.
+    pub signer: Arc<dyn Signer>,
+    /// Where controllers are, `HOST:PORT`.
+    pub addresses: Vec<String>,
+}
+
+/// Why a state directory gives no node.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The directory or a file in it cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyStoreError),
+    /// A file is not what we wrote.
+    #[error("{path}: is damaged ({why})")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct NodeFile {
+    version: u32,
+    node: NodeId,
+    name: Name,
+    user: Option<Name>,
+    domain: Name,
+    root: String,
+    addresses: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CertificateFile {
+    version: u32,
+    chain: Vec<String>,
+    serial: String,
+    not_before: UnixMillis,
+    not_after: UnixMillis,
+}
+
+impl Node {
+    /// The node of this state directory; `None` when it is not enrolled.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load(dir: &Dir) -> Result<Option<Self>, LoadError> {
+        let Some(node) = read::<NodeFile>(dir, NODE_FILE)? else {
+            return Ok(None);
+        };
+        let damaged = |file: &str, why: &str| LoadError::Damaged {
+            path: dir.join(file),
+            why: why.to_owned(),
+        };
+        let certificate = read::<CertificateFile>(dir, CERTIFICATE_FILE)?
+            .ok_or_else(|| damaged(CERTIFICATE_FILE, "it is missing"))?;
+        let signer = KeyStore::new(dir)
+            .load()?
+            .ok_or_else(|| damaged(cardea_device::key::KEY_FILE, "it is missing"))?;
+        if node.version != VERSION || certificate.version != VERSION {
+            return Err(damaged(NODE_FILE, "another version of Cardea wrote it"));
+        }
+        let root =
+            from_text(&node.root).ok_or_else(|| damaged(NODE_FILE, "the root is not base64"))?;
+        let trust = Trust::new(node.domain.clone(), root)
+            .map_err(|error| damaged(NODE_FILE, &error.to_string()))?;
+        let chain = certificate
+            .chain
+            .iter()
+            .map(|text| from_text(text).map(Blob))
+            .collect::<Option<Vec<Blob>>>()
+            .ok_or_else(|| damaged(CERTIFICATE_FILE, "the chain is not base64"))?;
+        Ok(Some(Self {
+            id: node.node,
+            name: node.name,
+            user: node.user,
+            domain: node.domain,
+            trust,
+            certificate: Certificate {
+                chain,
+                serial: certificate.serial,
+                not_before: certificate.not_before,
+                not_after: certificate.not_after,
+            },
+            signer,
+            addresses: node.addresses,
+        }))
+    }
+
+    /// The node that an enrollment made, not yet on disk.
+    #[must_use]
+    pub fn enrolled(enrolled: Enrolled, trust: Trust, signer: Arc<dyn Signer>) -> Self {
+        Self {
+            id: enrolled.node,
+            name: enrolled.name,
+            user: enrolled.user,
+            domain: enrolled.domain,
+            trust,
+            certificate: enrolled.certificate,
+            signer,
+            addresses: enrolled.addresses,
+        }
+    }
+
+    /// Keeps the node. The file that says that it is enrolled comes last, so that a crash in
+    /// between leaves a machine that is not.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn save(&self, dir: &Dir) -> Result<(), StateError> {
+        save_certificate(dir, &self.certificate)?;
+        let file = NodeFile {
+            version: VERSION,
+            node: self.id,
+            name: self.name.clone(),
+            user: self.user.clone(),
+            domain: self.domain.clone(),
+            root: to_text(self.trust.root()),
+            addresses: self.addresses.clone(),
+        };
+        write(dir, NODE_FILE, &file)
+    }
+}
+
+/// Keeps the next certificate.
+///
+/// # Errors
+/// [`StateError`]; the one before is still there then.
+pub fn save_certificate(dir: &Dir, certificate: &Certificate) -> Result<(), StateError> {
+    let file = CertificateFile {
+        version: VERSION,
+        chain: certificate
+            .chain
+            .iter()
+            .map(|one| to_text(&one.0))
+            .collect(),
+        serial: certificate.serial.clone(),
+        not_before: certificate.not_before,
+        not_after: certificate.not_after,
+    };
+    write(dir, CERTIFICATE_FILE, &file)
+}
+
+/// Whether somebody enrolled here, without looking at what is inside.
+#[must_use]
+pub fn is_enrolled(dir: &Dir) -> bool {
+    dir.contains(NODE_FILE)
+}
+
+fn read<T: for<'a> Deserialize<'a>>(dir: &Dir, name: &str) -> Result<Option<T>, LoadError> {
+    let Some(bytes) = dir.read(name)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| LoadError::Damaged {
+            path: dir.join(name),
+            why: error.to_string(),
+        })
+}
+
+fn write<T: Serialize>(dir: &Dir, name: &str, value: &T) -> Result<(), StateError> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| StateError::Io {
+        path: dir.join(name),
+        source: error.into(),
+    })?;
+    bytes.push(b'\n');
+    dir.write_atomic(name, &bytes)
+}
+
+fn to_text(bytes: &[u8]) -> String {
+    data_encoding::BASE64.encode(bytes)
+}
+
+fn from_text(text: &str) -> Option<Vec<u8>> {
+    data_encoding::BASE64.decode(text.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use cardea_credential::{key::KeyAlgorithm, testing::TestDomain};
+    use cardea_proto::{id::DeviceId, identity::Holder};
+
+    use super::*;
+
+    #[test]
+    fn a_node_reads_back_as_it_was_kept() {
+        let (_keep, dir, node) = kept();
+        let read = Node::load(&dir).unwrap().unwrap();
+        assert_eq!(read.id, node.id);
+        assert_eq!(read.name, node.name);
+        assert_eq!(read.certificate, node.certificate);
+        assert_eq!(read.addresses, node.addresses);
+        assert_eq!(read.trust.root(), node.trust.root());
+        assert_eq!(read.signer.public_key(), node.signer.public_key());
+    }
+
+    #[test]
+    fn an_empty_directory_is_not_enrolled() {
+        let (_keep, dir) = place();
+        assert!(Node::load(&dir).unwrap().is_none());
+        assert!(!is_enrolled(&dir));
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let (_keep, dir, _) = kept();
+        for file in [NODE_FILE, CERTIFICATE_FILE] {
+            let before = dir.read(file).unwrap().unwrap();
+            dir.write_atomic(file, &before[..before.len() / 2]).unwrap();
+            let error = Node::load(&dir).unwrap_err().to_string();
+            assert!(error.contains(file), "{error}");
+            dir.write_atomic(file, &before).unwrap();
+        }
+    }
+
+    fn place() -> (tempfile::TempDir, Dir) {
+        let keep = tempfile::tempdir().unwrap();
+        let dir = Dir::create(&keep.path().join("state")).unwrap();
+        (keep, dir)
+    }
+
+    fn kept() -> (tempfile::TempDir, Dir, Node) {
+        let (keep, dir) = place();
+        let now = cardea_host::clock::Clock::system().now().unix;
+        let domain = TestDomain::new("corp.example", now);
+        let id = DeviceId::from_bytes([1; 10]);
+        let signer = KeyStore::new(&dir)
+            .load_or_create(KeyAlgorithm::P256)
+            .unwrap();
+        let made = domain.node_with_key(Holder::Device(id), Arc::clone(&signer), now);
+        let node = Node {
+            id: NodeId::Device(id),
+            name: "laptop".parse().unwrap(),
+            user: Some("alice".parse().unwrap()),
+            domain: domain.trust.domain().clone(),
+            trust: domain.trust.clone(),
+            certificate: Certificate {
+                chain: made.chain,
+                serial: "0a".to_owned(),
+                not_before: now,
+                not_after: now,
+            },
+            signer,
+            addresses: vec!["ztna.corp.example:7443".to_owned()],
+        };
+        node.save(&dir).unwrap();
+        (keep, dir, node)
+    }
+}
