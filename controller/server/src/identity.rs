@@ -18,10 +18,8 @@ use cardea_proto::{
 };
 use rustls::{
     ServerConfig,
-    pki_types::UnixTime,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
-    time_provider::TimeProvider,
 };
 
 /// How often it is looked whether the leaf is past half of its life. By looking, and not by one
@@ -121,7 +119,7 @@ impl OwnIdentity {
             root: Blob(self.trust.root().to_vec()),
             signer: Arc::new(key),
         };
-        let time = Arc::new(WallTime(self.clock));
+        let time = Arc::new(self.clock);
         let config = channel_server(identity, self.trust.clone(), time);
         self.shown.set(Arc::clone(&config.cert_resolver));
         self.not_before = leaf.not_before;
@@ -146,17 +144,6 @@ impl ResolvesServerCert for Shown {
         let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let current = current.clone()?;
         current.resolve(hello)
-    }
-}
-
-/// The machine's wall clock, as TLS wants it.
-#[derive(Debug)]
-struct WallTime(Clock);
-
-impl TimeProvider for WallTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let seconds = self.0.now().unix.as_secs();
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }
 

@@ -77,8 +77,7 @@ impl Reach {
 /// Where a controller is when nobody said: the address it listens on, or the name of its host.
 fn own_place(listening: SocketAddr) -> Place {
     let host = if listening.ip().is_unspecified() {
-        let name = rustix::system::uname();
-        name.nodename().to_string_lossy().into_owned()
+        cardea_host::process::host_name()
     } else {
         listening.ip().to_string()
     };

@@ -1,0 +1,248 @@
+//! The controller in this process, over real sockets and a real ledger.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "what a test does outside of its test function may panic as well"
+)]
+
+mod support;
+
+use std::sync::Arc;
+
+use cardea_credential::{
+    key::{KeyAlgorithm, SoftwareKey},
+    tls::enroll_client,
+};
+use cardea_host::{channel::Client, clock::Clock};
+use cardea_proto::{
+    admin::{AdminAnswer, AdminChange, AdminQuery, AdminRequest},
+    codec::MESSAGE_BYTES_MAX_STRANGER,
+    enroll::EnrollAnswer,
+    ledger::{Admits, Change, Revision},
+    message::ToNode,
+    refusal::RefusalCode,
+};
+
+use support::{Node, TIME, World, enroll, hello};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connector_enrolls_and_its_channel_is_welcomed() {
+    let world = World::start().await;
+    let code = world.admin().await.invite_connector().await;
+    let node = enroll(world.address, &code, "front")
+        .await
+        .unwrap_or_else(|_| panic!());
+    assert_eq!(node.enrolled.domain.as_str(), "corp.example");
+    assert_eq!(node.enrolled.addresses, [world.address.to_string()]);
+    let (_open, answer) = hello(world.address, &node).await.unwrap();
+    let ToNode::Welcome(welcome) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(welcome.name.as_str(), "front");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_with_a_passing_report_enrolls_for_its_user() {
+    let world = World::start().await;
+    let admits = Admits::Device {
+        user: "alice@corp.example".parse().unwrap(),
+        groups: ["staff".parse().unwrap()].into(),
+    };
+    let code = world.admin().await.invite(admits).await;
+    let node = enroll(world.address, &code, "laptop").await;
+    let node = node.unwrap_or_else(|refused| panic!("{refused:?}"));
+    assert_eq!(
+        node.enrolled.user.as_ref().unwrap().as_str(),
+        "alice@corp.example"
+    );
+    let (_open, answer) = hello(world.address, &node).await.unwrap();
+    assert!(matches!(answer, ToNode::Welcome(_)), "{answer:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_hundred_who_use_one_code_at_once_exactly_one_is_admitted() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let code = admin.invite_connector().await;
+    let address = world.address;
+    let tries: Vec<_> = (0..200)
+        .map(|n| {
+            let code = code.clone();
+            tokio::spawn(async move { enroll(address, &code, &format!("c{n}")).await })
+        })
+        .collect();
+    let mut admitted = 0;
+    for attempt in tries {
+        match attempt.await.unwrap() {
+            Ok(_) => admitted += 1,
+            Err(EnrollAnswer::Refused(refusal)) => {
+                assert_eq!(refusal.code, RefusalCode::InviteUsed, "{refusal}");
+            }
+            Err(EnrollAnswer::Enrolled(_)) => panic!("a refusal that admits"),
+        }
+    }
+    assert_eq!(admitted, 1);
+    let entries = admin.entries().await;
+    let used = entries
+        .iter()
+        .flat_map(|entry| &entry.draft.changes)
+        .filter(|change| matches!(change, Change::InviteUsed { .. }));
+    assert_eq!(used.count(), 1);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let code = admin.invite_connector().await;
+    let node: Node = enroll(world.address, &code, "front")
+        .await
+        .unwrap_or_else(|_| panic!());
+    let before = admin.entries().await;
+    let world = World::serve(world.stop().await);
+    let mut admin = world.admin().await;
+    let after = admin.entries().await;
+    assert_eq!(after.get(..before.len()), Some(before.as_slice()));
+    let (_open, answer) = hello(world.address, &node).await.unwrap();
+    assert!(matches!(answer, ToNode::Welcome(_)), "{answer:?}");
+    let again = enroll(world.address, &code, "second").await;
+    let Err(EnrollAnswer::Refused(refusal)) = again else {
+        panic!("a code was used twice");
+    };
+    assert_eq!(refusal.code, RefusalCode::InviteUsed);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_another_trust_domain_opens_no_channel() {
+    let world = World::start().await;
+    let other = World::start().await;
+    let code = other.admin().await.invite_connector().await;
+    let node = enroll(other.address, &code, "front")
+        .await
+        .unwrap_or_else(|_| panic!());
+    assert!(hello(world.address, &node).await.is_err());
+    let other_root = enroll_client(code.root, Arc::new(Clock::system())).0;
+    assert!(
+        Client::connect(world.address, other_root, TIME)
+            .await
+            .is_err()
+    );
+    world.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_who_says_too_much_or_nonsense_is_cut_off_and_others_are_served() {
+    let world = World::start().await;
+    let code = world.admin().await.invite_connector().await;
+    for message in [
+        vec![0_u8; MESSAGE_BYTES_MAX_STRANGER + 1],
+        b"no request at all".to_vec(),
+        vec![0x81; 4_096],
+    ] {
+        let (tls, _) = enroll_client(code.root, Arc::new(Clock::system()));
+        let mut connected = Client::connect(world.address, tls, TIME).await.unwrap();
+        connected.link.sender.send(&message).unwrap();
+        let answer = connected.link.receiver.receive::<EnrollAnswer>().await;
+        assert!(answer.is_err(), "{answer:?}");
+    }
+    assert!(enroll(world.address, &code, "front").await.is_ok());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_follows_the_ledger_as_it_grows() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let mut follower = world.admin().await;
+    let follow = |from| AdminRequest::Query(AdminQuery::AuditFollow { from });
+    follower.say(&follow(Revision(1))).await;
+    let AdminAnswer::Entries(first) = follower.hear().await else {
+        panic!("no entries");
+    };
+    assert_eq!(first.len(), 1);
+    let mut newest = world.admin().await;
+    newest.say(&follow(Revision(0))).await;
+    // Its answer to a question behind the other shows that the follower is in place.
+    let added = admin
+        .change(AdminChange::SiteAdd("office".parse().unwrap()))
+        .await;
+    let AdminAnswer::Done { revision, .. } = added else {
+        panic!("{added:?}");
+    };
+    let AdminAnswer::Entries(next) = follower.hear().await else {
+        panic!("no entries");
+    };
+    assert_eq!(next.first().unwrap().revision, revision);
+    assert!(next.first().unwrap().draft.signed.is_some());
+    let limit = 1;
+    let last = admin
+        .query(AdminQuery::Audit {
+            from: Revision(0),
+            limit,
+        })
+        .await;
+    assert_eq!(last, AdminAnswer::Entries(next));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_another_key_signed_is_refused_and_recorded() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let mut villain = world.admin().await;
+    villain.sign_with(SoftwareKey::generate(KeyAlgorithm::Ed25519).unwrap());
+    let refused = villain
+        .change(AdminChange::SiteAdd("office".parse().unwrap()))
+        .await;
+    let AdminAnswer::Refused(refusal) = refused else {
+        panic!("{refused:?}");
+    };
+    let expected = [RefusalCode::NotProven, RefusalCode::Unauthorized];
+    assert!(expected.contains(&refusal.code), "{refusal}");
+    let entries = admin.entries().await;
+    let recorded = entries
+        .iter()
+        .flat_map(|entry| &entry.draft.changes)
+        .any(|change| matches!(change, Change::Refused(record) if record.attempt == "administer"));
+    assert!(recorded, "{entries:#?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_none_gets_an_answer_before_the_admin_is_cut_off() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let nonsense = cardea_proto::codec::encode_framed(&"nonsense");
+    tokio::io::AsyncWriteExt::write_all(&mut admin.stream, &nonsense)
+        .await
+        .unwrap();
+    let AdminAnswer::Refused(refusal) = admin.hear().await else {
+        panic!("no refusal");
+    };
+    assert_eq!(refusal.code, RefusalCode::Protocol);
+    let mut admin = world.admin().await;
+    assert!(matches!(
+        admin.query(AdminQuery::Status).await,
+        AdminAnswer::Status(_)
+    ));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_stops_while_others_are_connected_and_they_learn_of_it() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let code = admin.invite_connector().await;
+    let node = enroll(world.address, &code, "front")
+        .await
+        .unwrap_or_else(|_| panic!());
+    let (mut open, _) = hello(world.address, &node).await.unwrap();
+    world.stop().await;
+    let why = open.link.receiver.receive::<ToNode>().await;
+    assert!(why.is_err(), "{why:?}");
+}

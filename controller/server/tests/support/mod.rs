@@ -1,0 +1,297 @@
+//! A trust domain on loopback, and the people and nodes who talk to it.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use cardea_credential::{
+    admin::sign_change,
+    key::{self, KeyAlgorithm, Signer, SoftwareKey},
+    pem,
+    proof::proof_message,
+    tls::{channel_client, enroll_client},
+    trust::Trust,
+};
+use cardea_host::{
+    channel::{ChannelError, Client, Connected},
+    clock::Clock,
+    entropy,
+    files::StateDir,
+    frame,
+    unix::UnixStream,
+};
+use cardea_proto::{
+    PROGRAM_VERSION, PROTOCOL_VERSION,
+    admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
+    codec::{Bytes, Digest, MESSAGE_BYTES_MAX_ADMIN, Secret32},
+    enroll::{EnrollAnswer, EnrollRequest, Enrolled},
+    id::InviteId,
+    identity::Role,
+    ledger::{Admits, Entry, Revision},
+    message::{FromNode, Hello, ToNode},
+    posture::{Fact, Grade, Reading, Report, Value},
+};
+use cardea_server::{
+    config::{Config, Settings},
+    founding,
+    serve::Service,
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+/// How long anything on loopback may take.
+pub(crate) const TIME: Duration = Duration::from_secs(20);
+
+/// A controller that serves in this process.
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl World {
+    /// Founds a trust domain and serves it.
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        founding::found(&state, &config()).unwrap();
+        drop(state);
+        Self::serve(folder)
+    }
+
+    /// Serves the trust domain of a folder.
+    pub(crate) fn serve(folder: tempfile::TempDir) -> Self {
+        let state = StateDir::open(folder.path()).unwrap();
+        let settings = Settings::of(config()).unwrap();
+        let service = Service::start(state, &settings).unwrap();
+        let address = service.listening();
+        assert!(service.relay().is_some());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = tokio::spawn(async {
+            let stopped = async { drop(stopped.await) };
+            service.run(stopped).await.unwrap();
+        });
+        Self {
+            folder,
+            address,
+            stop,
+            served,
+        }
+    }
+
+    /// Stops in order and gives back the folder.
+    pub(crate) async fn stop(self) -> tempfile::TempDir {
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(TIME, self.served)
+            .await
+            .unwrap()
+            .unwrap();
+        self.folder
+    }
+
+    /// A connection of the admin.
+    pub(crate) async fn admin(&self) -> Admin {
+        Admin::connect(self.folder.path()).await
+    }
+}
+
+fn config() -> Config {
+    toml::from_str(
+        "domain = \"corp.example\"\nadvertise = [\"127.0.0.1\"]\nlisten = \"127.0.0.1:0\"\n\
+         [relay]\nembedded = true\nlisten = \"127.0.0.1:0\"\n",
+    )
+    .unwrap()
+}
+
+/// A connection to `admin.sock`.
+pub(crate) struct Admin {
+    pub(crate) stream: UnixStream,
+    pub(crate) hello: AdminHello,
+    key: SoftwareKey,
+    sequence: u64,
+}
+
+impl Admin {
+    pub(crate) async fn connect(state: &Path) -> Self {
+        let mut stream = UnixStream::connect(state.join("admin.sock")).await.unwrap();
+        let hello = frame::read_within(&mut stream, MESSAGE_BYTES_MAX_ADMIN, TIME);
+        let hello = hello.await.unwrap();
+        let text = std::fs::read_to_string(state.join("keys/admin.key")).unwrap();
+        let pkcs8 = pem::decode(pem::PRIVATE_KEY, &text).unwrap();
+        Self {
+            stream,
+            hello,
+            key: SoftwareKey::from_pkcs8(&pkcs8).unwrap(),
+            sequence: 0,
+        }
+    }
+
+    /// Signs with another key from here on.
+    pub(crate) fn sign_with(&mut self, key: SoftwareKey) {
+        self.key = key;
+    }
+
+    pub(crate) async fn query(&mut self, query: AdminQuery) -> AdminAnswer {
+        self.say(&AdminRequest::Query(query)).await;
+        self.hear().await
+    }
+
+    pub(crate) async fn change(&mut self, change: AdminChange) -> AdminAnswer {
+        self.sequence += 1;
+        let order = ChangeOrder {
+            domain: self.hello.domain.clone(),
+            nonce: self.hello.nonce,
+            sequence: self.sequence,
+            at: Clock::system().now().unix,
+            change,
+        };
+        let signed = sign_change(&order, &self.key).unwrap();
+        self.say(&AdminRequest::Change(signed)).await;
+        self.hear().await
+    }
+
+    pub(crate) async fn say(&mut self, request: &AdminRequest) {
+        frame::write_within(&mut self.stream, request, TIME)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn hear(&mut self) -> AdminAnswer {
+        let answer = frame::read_within(&mut self.stream, MESSAGE_BYTES_MAX_ADMIN, TIME);
+        answer.await.unwrap()
+    }
+
+    /// All entries.
+    pub(crate) async fn entries(&mut self) -> Vec<Entry> {
+        let from = Revision(1);
+        match self.query(AdminQuery::Audit { from, limit: 1_000 }).await {
+            AdminAnswer::Entries(entries) => entries,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A code for one node.
+    pub(crate) async fn invite(&mut self, admits: Admits) -> Code {
+        let secret: [u8; 32] = entropy::seed();
+        let answer = self.change(AdminChange::InviteCreate {
+            id: InviteId::from_bytes(entropy::bytes()),
+            secret_hash: key::digest(&secret),
+            admits: admits.clone(),
+            life_s: 3_600,
+        });
+        let answer = answer.await;
+        assert!(matches!(answer, AdminAnswer::Done { .. }), "{answer:?}");
+        Code {
+            secret,
+            role: admits.role(),
+            root: self.hello.root,
+        }
+    }
+
+    pub(crate) async fn invite_connector(&mut self) -> Code {
+        let site = "default".parse().unwrap();
+        self.invite(Admits::Connector { site }).await
+    }
+}
+
+/// What an invite code holds.
+#[derive(Clone)]
+pub(crate) struct Code {
+    pub(crate) secret: [u8; 32],
+    pub(crate) role: Role,
+    pub(crate) root: Digest,
+}
+
+/// An enrolled node with its key.
+pub(crate) struct Node {
+    pub(crate) enrolled: Enrolled,
+    pub(crate) key: Arc<SoftwareKey>,
+}
+
+/// Enrolls a node under a fresh key.
+pub(crate) async fn enroll(
+    address: SocketAddr,
+    code: &Code,
+    name: &str,
+) -> Result<Node, EnrollAnswer> {
+    let key = Arc::new(SoftwareKey::generate(KeyAlgorithm::P256).unwrap());
+    let (tls, _) = enroll_client(code.root, Arc::new(Clock::system()));
+    let Connected {
+        exporter, mut link, ..
+    } = Client::connect(address, tls, TIME).await.unwrap();
+    let request = EnrollRequest {
+        version: PROTOCOL_VERSION,
+        program: PROGRAM_VERSION.to_owned(),
+        invite: Secret32(code.secret),
+        role: code.role,
+        name: name.parse().unwrap(),
+        os: "linux".to_owned(),
+        public_key: key.public_key().to_vec().into(),
+        proof: key
+            .sign(&proof_message(&exporter, key.public_key()))
+            .unwrap()
+            .into(),
+        report: (code.role == Role::Device).then(|| report(exporter)),
+    };
+    link.sender.send(&request).unwrap();
+    let answer = link
+        .receiver
+        .receive::<EnrollAnswer>()
+        .await
+        .unwrap()
+        .unwrap();
+    match answer {
+        EnrollAnswer::Enrolled(enrolled) => Ok(Node {
+            enrolled: *enrolled,
+            key,
+        }),
+        refused @ EnrollAnswer::Refused(_) => Err(refused),
+    }
+}
+
+/// The report of a device that the default policy certifies.
+fn report(exporter: [u8; 32]) -> Report {
+    let fact = |value| Fact {
+        reading: Reading::Value(value),
+        grade: Grade::Os,
+        age_ms: 0,
+    };
+    let facts = [
+        ("agent.version", Value::Text(PROGRAM_VERSION.to_owned())),
+        ("os.name", Value::Text("linux".to_owned())),
+    ];
+    let [nonce @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = exporter;
+    Report {
+        counter: 1,
+        nonce: Bytes(nonce),
+        clock: Clock::system().now().unix,
+        facts: facts
+            .map(|(name, value)| (name.to_owned(), fact(value)))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>(),
+    }
+}
+
+/// Opens a node's channel and says hello.
+pub(crate) async fn hello(
+    address: SocketAddr,
+    node: &Node,
+) -> Result<(Connected, ToNode), ChannelError> {
+    let Enrolled {
+        domain,
+        root,
+        certificate,
+        ..
+    } = &node.enrolled;
+    let trust = Trust::new(domain.clone(), root.0.clone()).unwrap();
+    let signer: Arc<dyn Signer> = Arc::<SoftwareKey>::clone(&node.key);
+    let tls = channel_client(trust, &certificate.chain, signer, Arc::new(Clock::system()));
+    let mut connected = Client::connect(address, tls, TIME).await?;
+    let hello = FromNode::Hello(Hello {
+        version: PROTOCOL_VERSION,
+        program: PROGRAM_VERSION.to_owned(),
+        clock: Clock::system().now().unix,
+        grants: Vec::new(),
+    });
+    connected.link.sender.send(&hello)?;
+    let answer = connected.link.receiver.receive().await?;
+    Ok((connected, answer.unwrap()))
+}
