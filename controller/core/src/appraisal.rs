@@ -247,3 +247,6 @@ fn decision_of(appraisal: Result<PassingAppraisal, Box<Decision>>) -> Decision {
         Err(decision) => *decision,
     }
 }
+
+#[cfg(test)]
+mod tests;

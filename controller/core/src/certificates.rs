@@ -284,3 +284,6 @@ pub(crate) fn no_life_left() -> Refusal {
     )
     .with_next("On the controller: cardeactl ca rotate")
 }
+
+#[cfg(test)]
+mod tests;

@@ -277,3 +277,6 @@ fn too_fast() -> Refusal {
     Refusal::new(RefusalCode::Busy, "this device asks for too much at once")
         .with_next("Wait a moment")
 }
+
+#[cfg(test)]
+mod tests;

@@ -217,22 +217,4 @@ impl Controller {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sequence_only_grows_and_old_sessions_are_forgotten() {
-        let mut sessions = Sessions::default();
-        let nonce = Bytes([1; 16]);
-        assert!(sessions.advance(nonce, 1));
-        assert!(!sessions.advance(nonce, 1));
-        assert!(sessions.advance(nonce, 5));
-        assert!(!sessions.advance(nonce, 4));
-        for number in 0..u16::MAX {
-            let mut other = [2; 16];
-            other[..2].copy_from_slice(&number.to_be_bytes());
-            sessions.advance(Bytes(other), 1);
-        }
-        assert_eq!(sessions.last.len(), SESSIONS_MAX);
-    }
-}
+mod tests;

@@ -1,20 +1,20 @@
+mod table;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use cardea_proto::{
-    access::Admit,
     admin::{AdminAnswer, AdminChange, AdminQuery, AppPatch},
     app::{Carrier, Principal, Transport},
     decision::Reason,
     identity::Role,
     ledger::{Admits, Change, EndReason, Link},
     message::{FromNode, ToNode, Usage},
-    posture::Value,
     refusal::{Refusal, RefusalCode},
 };
 
 use crate::{
     CommitError, Settings,
-    testing::{Bench, TestNode, fact, name, sane_facts, settings},
+    testing::{Bench, TestNode, name, sane_facts, settings},
 };
 
 #[test]
@@ -37,203 +37,6 @@ fn a_request_becomes_a_tunnel_that_both_ends_hold() {
     assert!(record.admitted);
     assert_eq!(record.rules, ["allow/group:staff/wiki"]);
     assert_eq!(bench.store, *bench.controller.state());
-}
-
-/// How far the grant of a test has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reached {
-    Offered,
-    Admitting,
-    Open,
-}
-
-#[test]
-fn every_input_in_every_stage_does_what_the_table_says() {
-    use Reached::{Admitting, Offered, Open};
-    let denied_by = |why: &str| vec![format!("denied: {why}")];
-    let withdrawn = |why: &str| vec![format!("withdraw: {why}")];
-    type Act = fn(&mut Bench, &mut TestNode, &mut TestNode, &Admit);
-    // What is done, then in each stage: what the device hears, what the connector hears.
-    let table: Vec<(&str, Act, [(Vec<String>, Vec<String>); 3])> = vec![
-        (
-            "revoked",
-            revoke,
-            [
-                (denied_by("not_permitted"), withdrawn("revoked")),
-                (denied_by("not_permitted"), withdrawn("revoked")),
-                (withdrawn("revoked"), withdrawn("revoked")),
-            ],
-        ),
-        (
-            "rule taken back",
-            disallow,
-            [
-                (denied_by("not_permitted"), withdrawn("not_permitted")),
-                (denied_by("not_permitted"), withdrawn("not_permitted")),
-                (withdrawn("not_permitted"), withdrawn("not_permitted")),
-            ],
-        ),
-        (
-            "app removed",
-            remove_app,
-            [
-                (denied_by("not_found"), withdrawn("app_changed")),
-                (denied_by("not_found"), withdrawn("app_changed")),
-                (withdrawn("app_changed"), withdrawn("app_changed")),
-            ],
-        ),
-        (
-            "target changed",
-            retarget,
-            [
-                (denied_by("not_found"), withdrawn("app_changed")),
-                (denied_by("not_found"), withdrawn("app_changed")),
-                (withdrawn("app_changed"), withdrawn("app_changed")),
-            ],
-        ),
-        (
-            "user left the group",
-            leave_group,
-            [
-                (denied_by("not_permitted"), withdrawn("not_permitted")),
-                (denied_by("not_permitted"), withdrawn("not_permitted")),
-                (withdrawn("not_permitted"), withdrawn("not_permitted")),
-            ],
-        ),
-        (
-            "device blocked",
-            block,
-            [
-                (denied_by("blocked"), withdrawn("device_blocked")),
-                (denied_by("blocked"), withdrawn("device_blocked")),
-                (withdrawn("device_blocked"), withdrawn("device_blocked")),
-            ],
-        ),
-        (
-            "posture broken",
-            break_posture,
-            [
-                (denied_by("posture_failed"), withdrawn("posture_failed")),
-                (denied_by("posture_failed"), withdrawn("posture_failed")),
-                (withdrawn("posture_failed"), withdrawn("posture_failed")),
-            ],
-        ),
-        (
-            "closed by the device",
-            close_by_device,
-            [
-                (denied_by("busy"), withdrawn("closed")),
-                (denied_by("busy"), withdrawn("closed")),
-                (withdrawn("closed"), withdrawn("closed")),
-            ],
-        ),
-        (
-            "closed by the connector",
-            close_by_connector,
-            [
-                (denied_by("busy"), withdrawn("closed")),
-                (denied_by("busy"), withdrawn("closed")),
-                (withdrawn("closed"), withdrawn("closed")),
-            ],
-        ),
-        (
-            "device gone",
-            device_gone,
-            [
-                (vec![], withdrawn("closed")),
-                (vec![], withdrawn("closed")),
-                (vec![], vec![]),
-            ],
-        ),
-        (
-            "connector gone",
-            connector_gone,
-            [
-                (denied_by("no_connector"), vec![]),
-                (vec!["granted".to_owned()], vec![]),
-                (vec![], vec![]),
-            ],
-        ),
-        (
-            "not admitted",
-            not_admitted,
-            [
-                (denied_by("no_connector"), withdrawn("connector_gone")),
-                (vec!["granted".to_owned()], vec![]),
-                (vec![], vec![]),
-            ],
-        ),
-        (
-            "admitted again",
-            admitted_again,
-            [
-                (vec!["granted".to_owned()], vec![]),
-                (vec!["granted".to_owned()], vec![]),
-                (vec![], vec![]),
-            ],
-        ),
-        (
-            "three seconds pass",
-            three_seconds,
-            [
-                (denied_by("no_connector"), withdrawn("connector_gone")),
-                (vec!["granted".to_owned()], vec![]),
-                (vec![], vec![]),
-            ],
-        ),
-        (
-            "asked for again",
-            ask_again,
-            [
-                (
-                    denied_by("busy"),
-                    vec!["withdraw: replaced".to_owned(), "admit".to_owned()],
-                ),
-                (
-                    denied_by("busy"),
-                    vec!["withdraw: replaced".to_owned(), "admit".to_owned()],
-                ),
-                (
-                    withdrawn("replaced"),
-                    vec!["withdraw: replaced".to_owned(), "admit".to_owned()],
-                ),
-            ],
-        ),
-    ];
-    for (what, act, expected) in table {
-        for (reached, (at_device, at_connector)) in
-            [Offered, Admitting, Open].into_iter().zip(expected)
-        {
-            let (mut bench, mut device, mut connector) = Bench::office();
-            let admit = reach(&mut bench, &device, &connector, reached);
-            act(&mut bench, &mut device, &mut connector, &admit);
-            bench.settle();
-            let heard = |messages: Vec<String>| -> Vec<String> {
-                let noise = ["posture", "apps", "welcome", "goodbye"];
-                let quiet = |word: &String| !noise.iter().any(|noise| word.starts_with(noise));
-                messages.into_iter().filter(quiet).collect()
-            };
-            assert_eq!(
-                heard(bench.heard(&device)),
-                at_device,
-                "{what} {reached:?} device"
-            );
-            assert_eq!(
-                heard(bench.heard(&connector)),
-                at_connector,
-                "{what} {reached:?} connector"
-            );
-            let told = at_device.iter().chain(&at_connector);
-            let over = told.clone().any(|word| word.starts_with("withdraw"))
-                || told.clone().any(|word| word.starts_with("denied"));
-            assert_eq!(
-                bench.store.grant(&admit.grant).is_none(),
-                over,
-                "{what} {reached:?} record"
-            );
-            assert_eq!(bench.store, *bench.controller.state());
-        }
-    }
 }
 
 #[test]
@@ -780,21 +583,6 @@ fn a_ttl_is_no_longer_than_the_settings_allow() {
     assert_eq!(bench.open(&device, &connector, "wiki").ttl_ms, 3_600_000);
 }
 
-fn reach(bench: &mut Bench, device: &TestNode, connector: &TestNode, reached: Reached) -> Admit {
-    bench.request(device, 1, "wiki");
-    bench.settle();
-    let admit = bench.admit_at(connector);
-    if reached != Reached::Offered {
-        bench.admit(connector, &admit);
-    }
-    if reached == Reached::Open {
-        bench.settle();
-    }
-    // What was said so far is not what a test looks at.
-    bench.out.messages.clear();
-    admit
-}
-
 fn denied(bench: &mut Bench, device: &TestNode, app: &str) -> (Refusal, Option<Reason>) {
     bench.take(device);
     bench.request(device, 1, app);
@@ -821,121 +609,6 @@ fn link() -> Link {
         principal: Principal::Group(name("staff")),
         app: name("wiki"),
     }
-}
-
-fn revoke(bench: &mut Bench, _: &mut TestNode, _: &mut TestNode, admit: &Admit) {
-    first(bench, AdminChange::GrantRevoke(admit.grant));
-}
-
-fn disallow(bench: &mut Bench, _: &mut TestNode, _: &mut TestNode, _: &Admit) {
-    first(bench, AdminChange::Disallow(link()));
-}
-
-fn remove_app(bench: &mut Bench, _: &mut TestNode, _: &mut TestNode, _: &Admit) {
-    first(bench, AdminChange::AppRemove(name("wiki")));
-}
-
-fn retarget(bench: &mut Bench, _: &mut TestNode, _: &mut TestNode, _: &Admit) {
-    let targets = Some(vec!["10.9.0.11:80".parse().unwrap()]);
-    let patch = AppPatch {
-        targets,
-        ..AppPatch::default()
-    };
-    first(
-        bench,
-        AdminChange::AppSet {
-            name: name("wiki"),
-            patch,
-        },
-    );
-}
-
-fn leave_group(bench: &mut Bench, _: &mut TestNode, _: &mut TestNode, _: &Admit) {
-    let groups = std::collections::BTreeSet::new();
-    first(
-        bench,
-        AdminChange::UserSet {
-            name: name("alice"),
-            groups,
-        },
-    );
-}
-
-fn block(bench: &mut Bench, _: &mut TestNode, _: &mut TestNode, _: &Admit) {
-    first(bench, AdminChange::DeviceBlock("laptop".to_owned()));
-}
-
-fn break_posture(bench: &mut Bench, device: &mut TestNode, _: &mut TestNode, _: &Admit) {
-    let waiting = std::mem::take(&mut bench.out.proposals);
-    device.counter += 1;
-    let mut facts = sane_facts();
-    facts.extend([fact("agent.version", Value::Text("0.0.1".to_owned()))]);
-    let report = bench.report_of(device.counter, device.nonce.0, facts);
-    bench.say(device, FromNode::Report(report));
-    bench.out.proposals.extend(waiting);
-}
-
-fn close_by_device(bench: &mut Bench, device: &mut TestNode, _: &mut TestNode, admit: &Admit) {
-    let waiting = std::mem::take(&mut bench.out.proposals);
-    bench.say(device, FromNode::Closed { grant: admit.grant });
-    bench.out.proposals.extend(waiting);
-}
-
-fn close_by_connector(
-    bench: &mut Bench,
-    _: &mut TestNode,
-    connector: &mut TestNode,
-    admit: &Admit,
-) {
-    let waiting = std::mem::take(&mut bench.out.proposals);
-    bench.say(connector, FromNode::Closed { grant: admit.grant });
-    bench.out.proposals.extend(waiting);
-}
-
-fn device_gone(bench: &mut Bench, device: &mut TestNode, _: &mut TestNode, _: &Admit) {
-    let waiting = std::mem::take(&mut bench.out.proposals);
-    bench.handle(crate::Input::Disconnected {
-        channel: device.channel,
-    });
-    bench.out.proposals.extend(waiting);
-}
-
-fn connector_gone(bench: &mut Bench, _: &mut TestNode, connector: &mut TestNode, _: &Admit) {
-    bench.handle(crate::Input::Disconnected {
-        channel: connector.channel,
-    });
-}
-
-fn not_admitted(bench: &mut Bench, _: &mut TestNode, connector: &mut TestNode, admit: &Admit) {
-    let refusal = Refusal::new(RefusalCode::Internal, "no room");
-    bench.say(
-        connector,
-        FromNode::NotAdmitted {
-            grant: admit.grant,
-            refusal,
-        },
-    );
-}
-
-fn admitted_again(bench: &mut Bench, _: &mut TestNode, connector: &mut TestNode, admit: &Admit) {
-    bench.admit(connector, admit);
-}
-
-fn three_seconds(bench: &mut Bench, _: &mut TestNode, _: &mut TestNode, _: &Admit) {
-    bench.pass(Duration::from_secs(3));
-}
-
-fn ask_again(bench: &mut Bench, device: &mut TestNode, _: &mut TestNode, _: &Admit) {
-    let waiting = std::mem::take(&mut bench.out.proposals);
-    bench.request(device, 2, "wiki");
-    bench.out.proposals.extend(waiting);
-}
-
-/// An admin's change that reaches the store before what waits for it already.
-fn first(bench: &mut Bench, change: AdminChange) {
-    let waiting = std::mem::take(&mut bench.out.proposals);
-    bench.must(change);
-    bench.out.proposals.extend(waiting);
 }
 
 #[test]

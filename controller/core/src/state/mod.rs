@@ -233,3 +233,6 @@ impl State {
         self.grants.load(connector)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use cardea_proto::{
+    admin::{AdminAnswer, AdminChange, AdminQuery},
+    codec::Bytes,
+    ledger::Change,
+    message::{FromNode, ToNode},
+    posture::{Grade, PostureVerdict, Value},
+};
+
+use crate::{
+    Settings,
+    testing::{Bench, TestNode, fact, sane_facts, settings},
+};
+
+#[test]
+fn only_an_appraisal_that_changes_is_a_record() {
+    let (mut bench, mut device, _) = Bench::office();
+    let before = bench.entries.len();
+    for _ in 0..5 {
+        bench.report(&mut device, sane_facts());
+    }
+    assert_eq!(bench.entries.len(), before);
+    bench.report(&mut device, BTreeMap::new());
+    bench.report(&mut device, BTreeMap::new());
+    assert_eq!(appraisals(&bench), [true, false]);
+    bench.report(&mut device, sane_facts());
+    assert_eq!(appraisals(&bench), [true, false, true]);
+}
+
+#[test]
+fn a_device_hears_what_failed_and_what_to_do() {
+    let (mut bench, mut device, _) = Bench::office();
+    let mut facts = sane_facts();
+    facts.remove("agent.version");
+    bench.report(&mut device, facts);
+    let verdict = verdict(&mut bench, &device);
+    assert!(!verdict.compliant);
+    assert_eq!(verdict.checked_at, bench.now.unix);
+    assert!(
+        !verdict.failed.is_empty() || verdict.remedy.is_some(),
+        "{verdict:?}"
+    );
+    bench.report(&mut device, sane_facts());
+    assert!(verdict_passes(&mut bench, &device));
+}
+
+#[test]
+fn a_report_that_is_replayed_or_from_another_channel_changes_nothing() {
+    let (mut bench, mut device, _) = Bench::office();
+    let failing = BTreeMap::new;
+    let replayed = bench.report_of(device.counter, device.nonce.0, failing());
+    let foreign = bench.report_of(99, [1; 16], failing());
+    let mut many = failing();
+    many.extend((0..300).map(|number| fact(&format!("fact.{number}"), Value::Bool(true))));
+    let too_many = bench.report_of(100, device.nonce.0, many);
+    for report in [replayed, foreign, too_many] {
+        bench.say(&device, FromNode::Report(report));
+        bench.settle();
+        assert_eq!(bench.heard(&device), Vec::<String>::new());
+    }
+    assert_eq!(appraisals(&bench), [true]);
+    assert!(bench.refused().contains(&"certify invalid".to_owned()));
+    bench.report(&mut device, sane_facts());
+    assert_eq!(bench.heard(&device), ["posture passes"]);
+}
+
+#[test]
+fn simulated_facts_fail_an_appraisal_unless_they_are_allowed() {
+    for allowed in [false, true] {
+        let mut bench = Bench::with(Settings {
+            allow_simulated_posture: allowed,
+            ..settings()
+        });
+        let mut device = bench.device("laptop");
+        bench.out.messages.clear();
+        let mut facts = sane_facts();
+        let (name, mut simulated) = fact("firewall.enabled", Value::Bool(true));
+        simulated.grade = Grade::Simulated;
+        facts.insert(name, simulated);
+        bench.report(&mut device, facts);
+        assert_eq!(verdict(&mut bench, &device).compliant, allowed);
+    }
+}
+
+#[test]
+fn a_clock_that_runs_away_fails_and_comes_back() {
+    let (mut bench, mut device, _) = Bench::office();
+    for (seconds, passes) in [(299, true), (301, false), (0, true)] {
+        device.counter += 1;
+        let mut report = bench.report_of(device.counter, device.nonce.0, sane_facts());
+        report.clock = report.clock.plus(Duration::from_secs(seconds));
+        bench.say(&device, FromNode::Report(report));
+        bench.settle();
+        assert_eq!(
+            verdict(&mut bench, &device).compliant,
+            passes,
+            "{seconds} s"
+        );
+    }
+}
+
+#[test]
+fn a_changed_fact_changes_the_apps_that_a_device_may_open() {
+    let (mut bench, mut device, _) = Bench::office();
+    bench.report(&mut device, BTreeMap::new());
+    assert_eq!(bench.heard(&device), ["posture fails", "apps 0/1"]);
+    bench.report(&mut device, sane_facts());
+    assert_eq!(bench.heard(&device), ["posture passes", "apps 1/1"]);
+    bench.publish("mail");
+    assert_eq!(bench.heard(&device), ["apps 2/2"]);
+    bench.must(AdminChange::DeviceBlock("laptop".to_owned()));
+    assert_eq!(bench.heard(&device), ["apps 0/2"]);
+}
+
+#[test]
+fn a_stricter_policy_fails_devices_that_do_not_meet_it_and_ends_their_grants() {
+    let (mut bench, device, connector) = Bench::office();
+    bench.open(&device, &connector, "wiki");
+    let AdminAnswer::PolicyFiles(files) = bench.query(AdminQuery::PolicyRecommended) else {
+        panic!("no files");
+    };
+    let AdminAnswer::PolicyEffects(effects) = bench.query(AdminQuery::PolicyDiff(files.clone()))
+    else {
+        panic!("no effects");
+    };
+    let shown: Vec<_> = effects
+        .iter()
+        .map(|effect| (effect.action.as_str(), effect.before, effect.after))
+        .collect();
+    assert_eq!(shown, [("certify", true, false), ("connect", true, false)]);
+    let change = AdminChange::PolicyApply(files);
+    let impact = bench.query(AdminQuery::Impact(change.clone()));
+    assert_eq!(impact, AdminAnswer::Impact { closes: 1 });
+    assert_eq!(bench.must(change), 1);
+    assert_eq!(bench.heard(&connector), ["withdraw: posture_failed"]);
+    assert_eq!(
+        bench.heard(&device),
+        ["withdraw: posture_failed", "posture fails", "apps 0/1"]
+    );
+    assert_eq!(appraisals(&bench), [true, false]);
+}
+
+#[test]
+fn a_report_that_is_stale_is_no_record_but_ends_grants() {
+    let (mut bench, device, connector) = Bench::office();
+    bench.open(&device, &connector, "wiki");
+    bench.pass(Duration::from_secs(181));
+    assert_eq!(
+        bench.heard(&connector),
+        ["extend", "withdraw: posture_stale"]
+    );
+    assert_eq!(appraisals(&bench), [true]);
+}
+
+#[test]
+fn a_welcome_is_followed_by_the_verdict_and_the_apps() {
+    let (mut bench, mut device, _) = Bench::office();
+    bench.disconnect(&device);
+    bench.connect(&mut device, &[]);
+    assert_eq!(
+        bench.heard(&device),
+        ["welcome", "posture passes", "apps 1/1"]
+    );
+    let nonce = device.nonce;
+    assert_ne!(nonce, Bytes([0; 16]));
+}
+
+fn appraisals(bench: &Bench) -> Vec<bool> {
+    let changes = bench.entries.iter().flat_map(|entry| &entry.draft.changes);
+    changes
+        .filter_map(|change| {
+            if let Change::Appraised { compliant, .. } = change {
+                Some(*compliant)
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+fn verdict(bench: &mut Bench, device: &TestNode) -> PostureVerdict {
+    let messages = bench.take(device);
+    let found = messages.iter().rev().find_map(|message| {
+        if let ToNode::Posture(verdict) = message {
+            Some(verdict.clone())
+        } else {
+            None
+        }
+    });
+    found.unwrap_or_else(|| panic!("no verdict: {messages:?}"))
+}
+
+fn verdict_passes(bench: &mut Bench, device: &TestNode) -> bool {
+    verdict(bench, device).compliant
+}
