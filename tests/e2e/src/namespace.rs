@@ -63,9 +63,10 @@ impl Namespace {
     pub fn masquerade(&self, outside: &str) -> Result<()> {
         run_ok(self.command("sysctl", ["-qw", "net.ipv4.ip_forward=1"]))?;
         let rules = format!(
-            "table ip nat {{ chain out {{ type nat hook postrouting priority 100; oifname {outside} masquerade; }} }}\n\
-             table ip guard {{ chain in {{ type filter hook forward priority 0; policy drop;\n\
-             ct state established,related accept; oifname {outside} accept; }} }}"
+            "table ip nat {{\n chain out {{\n type nat hook postrouting priority 100\n \
+             oifname \"{outside}\" masquerade\n }}\n}}\n\
+             table ip guard {{\n chain in {{\n type filter hook forward priority 0; policy drop;\n \
+             ct state established,related accept\n oifname \"{outside}\" accept\n }}\n}}\n"
         );
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(file.path(), rules)?;
