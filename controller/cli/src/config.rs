@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::args::{Format, Global};
 
 /// The program whose state directory holds the socket and the first admin's key.
-const CONTROLLER: &str = "cardea-controller";
+const CONTROLLER: &str = "controller";
 
 /// What a command needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ fn socket_of(address: &str) -> Result<PathBuf, Failure> {
                 Code::Usage,
                 "--admin",
                 format!("{address:?} is not unix:PATH"),
-                "For example: --admin unix:/var/lib/cardea/cardea-controller/admin.sock",
+                "For example: --admin unix:/var/lib/cardea/controller/admin.sock",
             )
         })
 }
