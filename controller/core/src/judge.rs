@@ -4,33 +4,28 @@
 //! they cannot differ. What passes comes out as a proof value ([`PassingAppraisal`], [`Allowed`])
 //! that nothing else makes.
 
+mod appraise;
+
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use cardea_proto::{
     app::AppSpec,
-    decision::{Check, Decision, Reason},
+    decision::{Decision, Reason},
     id::DeviceId,
     ledger::User,
     name::Name,
     time::{Now, UnixMillis},
 };
 
+use self::appraise::denial;
+pub(crate) use self::appraise::{RULE_CLOCK, RULE_SIMULATED, appraise};
 use crate::{
     channels::Channels,
-    policy::{
-        Auth, CLOCK_SKEW, CertifyAsk, Circumstances, ConnectAsk, DeviceFacts, Engine, not_compliant,
-    },
+    policy::{Auth, CertifyAsk, Circumstances, ConnectAsk, DeviceFacts, Engine, not_compliant},
     posture::{Facts, Postures},
-    settings::{CLOCK_SKEW_MAX, Settings},
     state::NodeRecord,
     world::World,
 };
-
-/// The rule under which a clock that is far off fails an appraisal, whatever the policy says.
-pub(crate) const RULE_CLOCK: &str = "controller/clock";
-
-/// The rule under which simulated facts fail an appraisal, unless the controller accepts them.
-pub(crate) const RULE_SIMULATED: &str = "controller/simulated-posture";
 
 /// Asks for decisions at one moment.
 #[derive(Clone, Copy)]
@@ -65,6 +60,24 @@ pub(crate) struct PassingAppraisal {
 pub(crate) struct Allowed {
     decision: Decision,
     certificate_life: Duration,
+}
+
+/// How a device stands at one moment, whatever app it asks for.
+#[derive(Debug)]
+pub(crate) struct Standing<'a> {
+    /// Its record and its latest report; `None` without either.
+    of: Option<(&'a NodeRecord, &'a Facts)>,
+    /// How long its certificate still lives, or why it may open nothing.
+    certified: Result<Duration, Barred>,
+}
+
+/// Why a device may open nothing.
+#[derive(Debug)]
+enum Barred {
+    /// A reason without further words.
+    For(Reason),
+    /// Its appraisal fails.
+    Appraised(Box<Decision>),
 }
 
 /// A device that asks for its first certificate, or one that has had some.
@@ -164,6 +177,38 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// How a device stands, whatever app it asks for.
+    pub(crate) fn standing(&self, device: DeviceId) -> Standing<'a> {
+        let Some(record) = self.world.state.device(device) else {
+            return Standing {
+                of: None,
+                certified: Err(Barred::For(Reason::Gone)),
+            };
+        };
+        let life = record
+            .certificate
+            .as_ref()
+            .map_or(Duration::ZERO, |held| held.not_after.since(self.now.unix));
+        let certified = if record.blocked {
+            Err(Barred::For(Reason::Blocked))
+        } else if life.is_zero() {
+            Err(Barred::For(Reason::CertificateExpired))
+        } else {
+            match self.appraise(device) {
+                Ok(_passing) => Ok(life),
+                Err(denied) if denied.reason == Reason::StalePosture => {
+                    Err(Barred::For(Reason::StalePosture))
+                }
+                Err(denied) => Err(Barred::Appraised(denied)),
+            }
+        };
+        let facts = self.postures.facts(device);
+        Standing {
+            of: facts.map(|facts| (record, facts)),
+            certified,
+        }
+    }
+
     /// May this user, on this device, open this app now?
     pub(crate) fn connect(
         &self,
@@ -171,37 +216,31 @@ impl<'a> Judge<'a> {
         user: &Name,
         app: &Name,
     ) -> Result<Allowed, Box<Decision>> {
-        let Some(record) = self.world.state.device(device) else {
-            return Err(self.denial(user, app, Reason::Gone));
+        self.connect_as(&self.standing(device), user, app)
+    }
+
+    /// The same for a device whose standing is at hand.
+    pub(crate) fn connect_as(
+        &self,
+        standing: &Standing<'a>,
+        user: &Name,
+        app: &Name,
+    ) -> Result<Allowed, Box<Decision>> {
+        let barred = match &standing.certified {
+            Err(Barred::For(reason)) => return Err(self.denial(user, app, *reason)),
+            Err(Barred::Appraised(denied)) => Err(denied),
+            Ok(life) => Ok(*life),
         };
-        if record.blocked {
-            return Err(self.denial(user, app, Reason::Blocked));
-        }
-        let certificate_life = record
-            .certificate
-            .as_ref()
-            .map_or(Duration::ZERO, |held| held.not_after.since(self.now.unix));
-        if certificate_life.is_zero() {
-            return Err(self.denial(user, app, Reason::CertificateExpired));
-        }
+        let Some((record, facts)) = standing.of else {
+            return Err(self.denial(user, app, Reason::StalePosture));
+        };
         let Some(spec) = self.app(app) else {
             return Err(self.unknown_app(user, app));
         };
-        let certified = match self.appraise(device) {
-            Err(decision) if decision.reason == Reason::StalePosture => {
-                return Err(self.denial(user, app, Reason::StalePosture));
-            }
-            certified => certified,
-        };
-        let ask = |facts| self.connect_ask(record, facts, user, spec);
-        let facts = self.postures.facts(device);
-        let (ask, certified) = match (facts.map(ask), certified) {
-            (Some(ask), Ok(certified)) => (ask, certified),
-            (Some(ask), Err(certify)) => return Err(Box::new(not_compliant(&ask, &certify))),
-            (None, _) => return Err(self.denial(user, app, Reason::StalePosture)),
-        };
+        let ask = self.connect_ask(record, facts, user, spec);
+        let certificate_life = barred.map_err(|denied| Box::new(not_compliant(&ask, denied)))?;
         let decision = self.engine().decide_connect(&ask);
-        if decision.allowed && certified.decision().allowed {
+        if decision.allowed {
             Ok(Allowed {
                 decision,
                 certificate_life,
@@ -211,20 +250,34 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Whether a device may know that an app exists: a rule would permit it, be its posture right.
+    /// The apps that a device may know of, because a rule would permit them if its posture were
+    /// right, each with why it may not be opened now.
+    pub(crate) fn survey(&self, device: DeviceId) -> Vec<(&'a AppSpec, Option<Box<Decision>>)> {
+        let standing = self.standing(device);
+        let apps = self.world.state.apps().map(|app| &app.spec);
+        apps.filter_map(|app| Some((app, self.known(&standing, app)?)))
+            .collect()
+    }
+
+    /// Whether a device may know that an app exists.
     pub(crate) fn may_know(&self, device: DeviceId, app: &AppSpec) -> bool {
-        let Some(record) = self.world.state.device(device) else {
-            return false;
-        };
-        let (Some(user), Some(facts)) = (record.node.user.as_ref(), self.postures.facts(device))
-        else {
-            return false;
-        };
+        self.known(&self.standing(device), app).is_some()
+    }
+
+    /// `None` for an app that the device may not know of, else why it may not be opened now.
+    fn known(&self, standing: &Standing<'a>, app: &AppSpec) -> Option<Option<Box<Decision>>> {
+        let (record, facts) = standing.of?;
+        let user = record.node.user.as_ref()?;
         let ask = self.connect_ask(record, facts, user, app);
-        matches!(
-            self.engine().decide_connect(&ask).reason,
-            Reason::Permitted | Reason::CheckFailed
-        )
+        let decision = self.engine().decide_connect(&ask);
+        if !matches!(decision.reason, Reason::Permitted | Reason::CheckFailed) {
+            return None;
+        }
+        Some(match &standing.certified {
+            Err(Barred::For(reason)) => Some(self.denial(user, &app.name, *reason)),
+            Err(Barred::Appraised(denied)) => Some(Box::new(not_compliant(&ask, denied))),
+            Ok(_) => (!decision.allowed).then(|| Box::new(decision)),
+        })
     }
 
     /// Everything that a decision about this device and app looks at, for a comparison of policies.
@@ -332,56 +385,6 @@ impl std::fmt::Debug for Judge<'_> {
     }
 }
 
-/// Appraises one report: the controller's own conditions, then the policy.
-pub(crate) fn appraise(
-    engine: &Engine,
-    settings: &Settings,
-    domain: &Name,
-    applicant: Applicant<'_>,
-    facts: &Facts,
-    now: Now,
-) -> Result<PassingAppraisal, Box<Decision>> {
-    let builtin = clock_check(facts).or_else(|| simulated_check(settings, facts));
-    if let Some(check) = builtin {
-        let mut decision = denial(
-            "certify",
-            applicant.id.to_string(),
-            domain.to_string(),
-            Reason::CheckFailed,
-            engine,
-        );
-        decision.rules = vec![check.rule.clone()];
-        decision.remedy.clone_from(&check.remedy);
-        decision.checks = vec![check];
-        return Err(decision);
-    }
-    let decision = engine.decide_certify(&CertifyAsk {
-        domain,
-        device: DeviceFacts {
-            id: applicant.id,
-            name: applicant.name,
-            os: applicant.os,
-            owner: applicant.owner,
-            posture: facts.facts(),
-            report_age: facts.age(now),
-            clock_skew_s: Some(facts.skew_ms() / 1_000),
-        },
-        groups: applicant.groups,
-        circumstances: Circumstances {
-            address: applicant.address,
-            time: now.unix,
-        },
-    });
-    if decision.allowed {
-        Ok(PassingAppraisal {
-            reported_at: facts.received_at(),
-            decision,
-        })
-    } else {
-        Err(Box::new(decision))
-    }
-}
-
 static NO_GROUPS: BTreeSet<Name> = BTreeSet::new();
 
 fn device_facts<'a>(
@@ -404,74 +407,4 @@ fn device_facts<'a>(
         report_age: facts.age(now),
         clock_skew_s: Some(facts.skew_ms() / 1_000),
     }
-}
-
-fn clock_check(facts: &Facts) -> Option<Check> {
-    let skew = Duration::from_millis(facts.skew_ms().unsigned_abs());
-    if skew <= CLOCK_SKEW_MAX {
-        return None;
-    }
-    let direction = if facts.skew_ms() > 0 {
-        "ahead of"
-    } else {
-        "behind"
-    };
-    Some(Check {
-        subject: CLOCK_SKEW.to_owned(),
-        observed: (facts.skew_ms() / 1_000).to_string(),
-        needed: format!("within {} s", CLOCK_SKEW_MAX.as_secs()),
-        rule: RULE_CLOCK.to_owned(),
-        remedy: Some(format!(
-            "Set this device's clock: it is {} s {direction} the controller's",
-            skew.as_secs()
-        )),
-    })
-}
-
-fn simulated_check(settings: &Settings, facts: &Facts) -> Option<Check> {
-    if settings.allow_simulated_posture {
-        return None;
-    }
-    facts.simulated().map(|name| Check {
-        subject: name.clone(),
-        observed: "grade simulated".to_owned(),
-        needed: "collected on the device".to_owned(),
-        rule: RULE_SIMULATED.to_owned(),
-        remedy: Some(
-            "Run the agent without --facts-from, or the controller with --allow-simulated-posture"
-                .to_owned(),
-        ),
-    })
-}
-
-fn denial(
-    action: &str,
-    principal: String,
-    resource: String,
-    reason: Reason,
-    engine: &Engine,
-) -> Box<Decision> {
-    Box::new(Decision {
-        action: action.to_owned(),
-        principal,
-        resource,
-        allowed: false,
-        reason,
-        rules: Vec::new(),
-        checks: Vec::new(),
-        remedy: match reason {
-            Reason::StalePosture => Some("Look at: cardea posture".to_owned()),
-            Reason::Blocked => Some("Ask an admin to run: cardeactl device unblock".to_owned()),
-            Reason::CertificateExpired => Some("Look at: cardea status".to_owned()),
-            Reason::Permitted
-            | Reason::NoRule
-            | Reason::CheckFailed
-            | Reason::Forbidden
-            | Reason::EvaluationError
-            | Reason::NotCompliant
-            | Reason::Gone => None,
-        },
-        errors: Vec::new(),
-        policy_revision: engine.revision(),
-    })
 }

@@ -53,7 +53,9 @@ impl Controller {
                 return;
             };
             self.assess(turn, device, false);
-            if self.channels.of_device(device).is_some() {
+            // Before its first report, nothing can be said of a device.
+            let reported = self.postures.facts(device).is_some();
+            if reported && self.channels.of_device(device).is_some() {
                 decisions += 1 + self.world.state.apps_count();
                 self.push_apps(turn, device);
             } else {
@@ -135,31 +137,16 @@ impl Controller {
     }
 
     fn apps_of(&self, turn: &Turn<'_>, device: DeviceId) -> Vec<AppView> {
-        let judge = self.judge(turn.now);
-        let Some(user) = self
-            .world
-            .state
-            .device(device)
-            .and_then(|record| record.node.user.as_ref())
-        else {
-            return Vec::new();
-        };
-        let known = self
-            .world
-            .state
-            .apps()
-            .filter(|app| judge.may_know(device, &app.spec));
+        let known = self.judge(turn.now).survey(device);
         known
-            .map(|app| {
-                let denied = judge.connect(device, user, &app.spec.name).err();
-                AppView {
-                    name: app.spec.name.clone(),
-                    names: app.spec.names.clone(),
-                    services: app.spec.services(),
-                    transport: app.spec.transport,
-                    allowed: denied.is_none(),
-                    why: denied.map(|decision| verdict::refusal_of(&decision).to_string()),
-                }
+            .into_iter()
+            .map(|(app, denied)| AppView {
+                name: app.name.clone(),
+                names: app.names.clone(),
+                services: app.services(),
+                transport: app.transport,
+                allowed: denied.is_none(),
+                why: denied.map(|decision| verdict::refusal_of(&decision).to_string()),
             })
             .collect()
     }

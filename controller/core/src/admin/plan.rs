@@ -9,12 +9,7 @@ use cardea_proto::{
 };
 
 use super::find;
-use crate::{
-    controller::Controller,
-    judge::{Foreseen, Judge},
-    verdict,
-    world::Expects,
-};
+use crate::{controller::Controller, judge::Foreseen, world::Expects};
 
 /// What a change takes.
 #[derive(Debug)]
@@ -82,15 +77,7 @@ impl Controller {
         foreseen: Foreseen<'_>,
         grants: impl Iterator<Item = GrantId>,
     ) -> Vec<(GrantId, EndReason)> {
-        let judge: Judge<'_> = self.judge(now);
-        let judge = judge.foreseeing(foreseen);
-        grants
-            .filter_map(|id| {
-                let grant = &self.world.state.grant(&id)?.grant;
-                let denied = judge.connect(grant.device, &grant.user, &grant.app).err()?;
-                Some((id, verdict::end_reason(&denied)))
-            })
-            .collect()
+        self.no_longer(&self.judge(now).foreseeing(foreseen), grants)
     }
 
     fn plan_revoke(&self, id: GrantId) -> Result<Plan, Refusal> {

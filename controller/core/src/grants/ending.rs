@@ -1,6 +1,6 @@
 //! Grants end: wanted, recorded, withdrawn from the connector first, then from the agent.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use cardea_proto::{
     id::{DeviceId, GrantId, NodeId},
@@ -11,6 +11,7 @@ use cardea_proto::{
 use super::{Ending, Stage, request::denied};
 use crate::{
     controller::{Controller, Turn},
+    judge::Judge,
     proposals::{Intent, Pending},
     state::{Committed, Ended},
     timers::Timer,
@@ -53,19 +54,28 @@ impl Controller {
 
     /// Decides again about grants that a change may concern, and ends those that no longer hold.
     pub(crate) fn redecide(&mut self, turn: &mut Turn<'_>, grants: Vec<GrantId>) {
-        let judge = self.judge(turn.now);
-        let mut ends = Vec::new();
-        for id in grants {
-            let Some(record) = self.world.state.grant(&id) else {
-                continue;
-            };
-            let grant = &record.grant;
-            if let Err(decision) = judge.connect(grant.device, &grant.user, &grant.app) {
-                ends.push((id, verdict::end_reason(&decision)));
-            }
-        }
+        let ends = self.no_longer(&self.judge(turn.now), grants.into_iter());
         let actor = self.world.itself();
         self.end_grants(turn, &actor, ends);
+    }
+
+    /// The grants among these that would not be given any longer, and why.
+    pub(crate) fn no_longer(
+        &self,
+        judge: &Judge<'_>,
+        grants: impl Iterator<Item = GrantId>,
+    ) -> Vec<(GrantId, EndReason)> {
+        let mut standings = BTreeMap::new();
+        grants
+            .filter_map(|id| {
+                let grant = &self.world.state.grant(&id)?.grant;
+                let standing = standings
+                    .entry(grant.device)
+                    .or_insert_with(|| judge.standing(grant.device));
+                let denied = judge.connect_as(standing, &grant.user, &grant.app).err()?;
+                Some((id, verdict::end_reason(&denied)))
+            })
+            .collect()
     }
 
     /// Ends all grants of a device.
