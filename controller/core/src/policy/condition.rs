@@ -213,7 +213,7 @@ impl<'e> Place<'e> {
         };
         match in_posture {
             Some([name, rest @ ..]) => {
-                let fact = facts::known().get(*name)?;
+                let (_, fact) = facts::find(name)?;
                 Some(Self::Fact(fact, rest.last().copied()))
             }
             Some([]) => None,

@@ -84,25 +84,32 @@ pub const CATALOGUE: &[(&str, Kind)] = &[
     ("virtual.machine", Kind::Bool),
 ];
 
-static KNOWN: LazyLock<BTreeMap<String, KnownFact>> = LazyLock::new(|| {
-    CATALOGUE
-        .iter()
-        .map(|&(name, kind)| {
-            let attribute = name.replace('.', "_");
-            let fact = KnownFact {
-                name,
-                attribute: attribute.clone(),
-                kind,
-            };
-            (attribute, fact)
-        })
+static KNOWN: LazyLock<Vec<KnownFact>> = LazyLock::new(|| {
+    let known = |&(name, kind): &(&'static str, Kind)| KnownFact {
+        name,
+        attribute: name.replace('.', "_"),
+        kind,
+    };
+    CATALOGUE.iter().map(known).collect()
+});
+
+static BY_ATTRIBUTE: LazyLock<BTreeMap<&'static str, usize>> = LazyLock::new(|| {
+    let numbered = KNOWN.iter().enumerate();
+    numbered
+        .map(|(number, fact)| (fact.attribute.as_str(), number))
         .collect()
 });
 
-/// Every fact that policies may look at, by its name in policies.
+/// Every fact that policies may look at, in the order of the [`CATALOGUE`].
 #[must_use]
-pub fn known() -> &'static BTreeMap<String, KnownFact> {
+pub fn known() -> &'static [KnownFact] {
     &KNOWN
+}
+
+/// A fact by its name in policies, with its place in the catalogue.
+pub(super) fn find(attribute: &str) -> Option<(usize, &'static KnownFact)> {
+    let number = *BY_ATTRIBUTE.get(attribute)?;
+    KNOWN.get(number).map(|fact| (number, fact))
 }
 
 /// What a report says about one fact.

@@ -296,8 +296,8 @@ fn line_of(error: &impl Diagnostic, text: &str) -> Option<u32> {
 /// Cedar takes `has` of an attribute that no schema has as false, so a misspelt fact would pass.
 fn unknown_fact(name: &str) -> String {
     let nearest = facts::known()
-        .keys()
-        .map(|known| (distance(known, name), known))
+        .iter()
+        .map(|known| (distance(&known.attribute, name), &known.attribute))
         .min()
         .filter(|(distance, _)| *distance <= DISTANCE_MAX);
     let hint = nearest.map(|(_, known)| format!(", did you mean {known}?"));

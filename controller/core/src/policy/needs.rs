@@ -1,34 +1,111 @@
 //! What the conditions of policies look at, so that a request carries that and nothing else.
 
-use std::collections::BTreeSet;
-
 use cedar_policy::pst::{Clause, Expr, Var};
 
-use super::facts;
+use super::facts::{self, CATALOGUE};
 
 /// What must be in a request for some policies to come out as they would with everything in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Needs {
     /// A condition uses the context, a device or the whole posture as one value.
-    pub(super) everything: bool,
-    /// Facts of the posture, by their names in policies.
-    pub(super) facts: BTreeSet<&'static str>,
-    /// First parts of paths into the context, other than the posture.
-    pub(super) context: BTreeSet<Part>,
+    everything: bool,
+    /// Fields of each fact of the catalogue.
+    facts: [Bits; CATALOGUE.len()],
+    /// Parts of the context other than the posture.
+    parts: Bits,
     /// Attributes of the principal.
     pub(super) principal: bool,
     /// Attributes of the resource.
     pub(super) resource: bool,
 }
 
+/// A small set of parts or of fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bits(u8);
+
 /// A part of the context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Auth,
     Device,
     Place,
     Risk,
     Time,
+}
+
+/// A field of a fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    /// The fact itself, for `has`.
+    Present,
+    Value,
+    Number,
+    Grade,
+    GradeRank,
+    Age,
+}
+
+impl Bits {
+    const ALL: Self = Self(u8::MAX);
+
+    const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether a field is among these.
+    pub(super) const fn field(self, field: Field) -> bool {
+        self.has(field.bit())
+    }
+}
+
+impl Part {
+    const fn bit(self) -> Bits {
+        Bits(match self {
+            Self::Auth => 1,
+            Self::Device => 2,
+            Self::Place => 4,
+            Self::Risk => 8,
+            Self::Time => 16,
+        })
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "auth" => Self::Auth,
+            "place" => Self::Place,
+            "risk" => Self::Risk,
+            "time" => Self::Time,
+            _ => return None,
+        })
+    }
+}
+
+impl Field {
+    const fn bit(self) -> Bits {
+        Bits(match self {
+            Self::Present => 1,
+            Self::Value => 2,
+            Self::Number => 4,
+            Self::Grade => 8,
+            Self::GradeRank => 16,
+            Self::Age => 32,
+        })
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "value" => Self::Value,
+            "number" => Self::Number,
+            "grade" => Self::Grade,
+            "grade_rank" => Self::GradeRank,
+            "age_s" => Self::Age,
+            _ => return None,
+        })
+    }
 }
 
 impl Needs {
@@ -56,23 +133,28 @@ impl Needs {
         self.everything |= other.everything;
         self.principal |= other.principal;
         self.resource |= other.resource;
-        self.facts.extend(&other.facts);
-        self.context.extend(&other.context);
+        self.parts = self.parts.or(other.parts);
+        for (fact, other) in self.facts.iter_mut().zip(other.facts) {
+            *fact = fact.or(other);
+        }
     }
 
-    /// Whether a fact must be in the request.
-    pub(super) fn fact(&self, attribute: &str) -> bool {
-        self.everything || self.facts.contains(attribute)
+    /// The facts that must be in the request, by their place in the catalogue, and their fields.
+    pub(super) fn facts(&self) -> impl Iterator<Item = (usize, Bits)> {
+        let everything = self.everything;
+        let needed = move |bits: Bits| if everything { Bits::ALL } else { bits };
+        let facts = self.facts.into_iter().map(needed).enumerate();
+        facts.filter(|(_, bits)| *bits != Bits::default())
     }
 
     /// Whether a part of the context must be in the request.
-    pub(super) fn part(&self, part: Part) -> bool {
-        self.everything || self.context.contains(&part)
+    pub(super) const fn part(&self, part: Part) -> bool {
+        self.everything || self.parts.has(part.bit())
     }
 
     fn add(&mut self, expr: &Expr) {
         if let Some((var, path)) = path(expr) {
-            self.add_path(&var, &path);
+            self.add_path(&var, &path, matches!(expr, Expr::HasAttr { .. }));
             return;
         }
         for child in children(expr) {
@@ -80,29 +162,30 @@ impl Needs {
         }
     }
 
-    fn add_path(&mut self, var: &Var, path: &[&str]) {
+    fn add_path(&mut self, var: &Var, path: &[&str], only_has: bool) {
         match (var, path) {
-            (Var::Context, ["posture", fact, ..] | ["device", "posture", fact, ..]) => {
-                if let Some(known) = facts::known().get(*fact) {
-                    self.facts.insert(&known.attribute);
+            (
+                Var::Context,
+                ["posture", fact, rest @ ..] | ["device", "posture", fact, rest @ ..],
+            ) => {
+                let needed = match rest.first() {
+                    None if only_has => Field::Present.bit(),
+                    None => Bits::ALL,
+                    Some(field) => Field::named(field).map_or(Bits::ALL, Field::bit),
+                };
+                let slot = facts::find(fact).and_then(|(number, _)| self.facts.get_mut(number));
+                if let Some(bits) = slot {
+                    *bits = bits.or(needed);
                 }
             }
             (Var::Context, ["device", "id" | "name" | "os", ..]) => {
-                self.context.insert(Part::Device);
+                self.parts = self.parts.or(Part::Device.bit());
             }
-            (Var::Context, ["auth", ..]) => {
-                self.context.insert(Part::Auth);
-            }
-            (Var::Context, ["place", ..]) => {
-                self.context.insert(Part::Place);
-            }
-            (Var::Context, ["risk", ..]) => {
-                self.context.insert(Part::Risk);
-            }
-            (Var::Context, ["time", ..]) => {
-                self.context.insert(Part::Time);
-            }
-            (Var::Context, _) => self.everything = true,
+            (Var::Context, [first, ..]) => match Part::named(first) {
+                Some(part) => self.parts = self.parts.or(part.bit()),
+                None => self.everything = true,
+            },
+            (Var::Context, []) => self.everything = true,
             (Var::Principal, path) => self.principal |= !path.is_empty(),
             (Var::Resource, path) => self.resource |= !path.is_empty(),
             (Var::Action, _) => {}
@@ -117,7 +200,7 @@ pub(super) fn unknown_facts(expr: &Expr) -> Vec<String> {
     };
     match (var, path.as_slice()) {
         (Var::Context, ["posture", fact, ..] | ["device", "posture", fact, ..])
-            if !facts::known().contains_key(*fact) =>
+            if facts::find(fact).is_none() =>
         {
             vec![(*fact).to_owned()]
         }

@@ -19,8 +19,8 @@ use cedar_policy::{
 
 use super::{
     ask::{CertifyAsk, Circumstances, ConnectAsk, DeviceFacts},
-    facts::{self, Kind, KnownFact, Observed},
-    needs::{Needs, Part},
+    facts::{self, Kind, Observed},
+    needs::{Bits, Field, Needs, Part},
     rule::Action,
 };
 
@@ -205,11 +205,12 @@ fn context(asked: Asked<'_>, needs: &Needs) -> Vec<(String, RestrictedExpression
 }
 
 fn posture(device: &DeviceFacts<'_>, needs: &Needs) -> RestrictedExpression {
-    let needed = |fact: &&KnownFact| needs.fact(&fact.attribute);
-    record(facts::known().values().filter(needed).filter_map(|fact| {
+    let known = facts::known();
+    record(needs.facts().filter_map(|(number, fields)| {
+        let fact = known.get(number)?;
         match facts::observe(device, fact) {
             Observed::Value(value, grade, age_s) => {
-                let shown = fact_record(fact.kind, &value, grade, age_s);
+                let shown = fact_record(fact.kind, &value, grade, age_s, fields);
                 Some((fact.attribute.clone(), shown))
             }
             Observed::Nothing(_) => None,
@@ -217,28 +218,47 @@ fn posture(device: &DeviceFacts<'_>, needs: &Needs) -> RestrictedExpression {
     }))
 }
 
-fn fact_record(kind: Kind, value: &Value, grade: Grade, age_s: i64) -> RestrictedExpression {
+fn fact_record(
+    kind: Kind,
+    value: &Value,
+    grade: Grade,
+    age_s: i64,
+    needed: Bits,
+) -> RestrictedExpression {
     let mut fields = Vec::with_capacity(5);
-    let shown = match value {
+    if needed.field(Field::Value) {
+        fields.push(("value".to_owned(), fact_value(value)));
+    }
+    if needed.field(Field::Number)
+        && kind == Kind::Version
+        && let Value::Text(text) = value
+        && let Some(numbers) = facts::version_numbers(text)
+    {
+        let names = ["major", "minor", "patch"].into_iter();
+        let numbers = names
+            .zip(numbers)
+            .map(|(name, n)| (name.to_owned(), long(n)));
+        fields.push(("number".to_owned(), record(numbers)));
+    }
+    if needed.field(Field::Grade) {
+        fields.push(("grade".to_owned(), text(grade.as_str())));
+    }
+    if needed.field(Field::GradeRank) {
+        fields.push(("grade_rank".to_owned(), long(grade_rank(grade))));
+    }
+    if needed.field(Field::Age) {
+        fields.push(("age_s".to_owned(), long(age_s)));
+    }
+    record(fields)
+}
+
+fn fact_value(value: &Value) -> RestrictedExpression {
+    match value {
         Value::Bool(value) => RestrictedExpression::new_bool(*value),
         Value::Integer(value) => long(*value),
-        Value::Text(value) => {
-            if let Some(numbers) = facts::version_numbers(value).filter(|_| kind == Kind::Version) {
-                let names = ["major", "minor", "patch"].into_iter();
-                let numbers = names
-                    .zip(numbers)
-                    .map(|(name, n)| (name.to_owned(), long(n)));
-                fields.push(("number".to_owned(), record(numbers)));
-            }
-            text(value)
-        }
+        Value::Text(value) => text(value),
         Value::List(values) => RestrictedExpression::new_set(values.iter().map(|v| text(v))),
-    };
-    fields.push(("value".to_owned(), shown));
-    fields.push(("grade".to_owned(), text(grade.as_str())));
-    fields.push(("grade_rank".to_owned(), long(grade_rank(grade))));
-    fields.push(("age_s".to_owned(), long(age_s)));
-    record(fields)
+    }
 }
 
 /// A grade as the number that policies compare.

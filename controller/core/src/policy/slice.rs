@@ -5,10 +5,7 @@
 //! it is in. So each policy lies in exactly one bucket, and a decision takes the buckets of
 //! (anything, the app, its site) × (anybody, the user, each group of the user).
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use cedar_policy::PolicySet;
 
@@ -29,8 +26,8 @@ pub(super) enum Scope {
 #[derive(Debug)]
 pub(super) struct Keyed<T> {
     any: T,
-    itself: HashMap<String, T>,
-    parent: HashMap<String, T>,
+    itself: BTreeMap<String, T>,
+    parent: BTreeMap<String, T>,
 }
 
 /// The policies of one action: by resource, then by principal.
@@ -59,8 +56,8 @@ impl<T: Default> Default for Keyed<T> {
     fn default() -> Self {
         Self {
             any: T::default(),
-            itself: HashMap::new(),
-            parent: HashMap::new(),
+            itself: BTreeMap::new(),
+            parent: BTreeMap::new(),
         }
     }
 }

@@ -228,7 +228,7 @@ fn the_catalogue_and_the_schema_name_the_same_facts_of_the_same_kinds() {
         .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
         .collect();
     let ours: BTreeMap<String, String> = known()
-        .values()
+        .iter()
         .map(|fact| (fact.attribute.clone(), format!("{:?}Fact", fact.kind)))
         .collect();
     assert_eq!(in_schema, ours);
