@@ -30,8 +30,13 @@ pub use self::{
 /// How long a stranger has from its first datagram to its first whole message.
 pub const TIME_BEFORE_TRUST: Duration = Duration::from_secs(5);
 
-/// Messages that wait for a slow reader; one more cuts it off.
-pub const QUEUE_MESSAGES_MAX: usize = 256;
+/// Turns whose messages wait for a slow reader; those of one more cut it off.
+pub const QUEUE_BATCHES_MAX: usize = 256;
+
+/// Bytes that wait for a slow reader before one more message cuts it off.
+///
+/// The withdrawal of every grant of the largest connector and a snapshot of all apps fit.
+pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How often a silent node says that it lives: often enough for a NAT that forgets after 30 s.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -49,6 +54,8 @@ pub enum Kind {
     Enroll,
     /// A node's channel, both ends authenticated.
     Channel,
+    /// A node renews its certificate, which may have ended; both ends authenticated.
+    Renewal,
 }
 
 /// Why a connection was closed, in QUIC's application error code.
@@ -114,7 +121,9 @@ pub enum ChannelError {
     #[error("the message was cut off")]
     Truncated,
     /// The peer read too slowly.
-    #[error("the peer reads too slowly: {QUEUE_MESSAGES_MAX} messages wait")]
+    #[error(
+        "the peer reads too slowly: {QUEUE_BATCHES_MAX} batches or {QUEUE_BYTES_MAX} bytes wait"
+    )]
     SlowReader,
 }
 
@@ -165,6 +174,7 @@ impl Handshake {
             .ok_or(ChannelError::Protocol)?;
         let kind = match data.protocol.as_deref() {
             Some(cardea_proto::ALPN_CHANNEL) => Kind::Channel,
+            Some(cardea_proto::ALPN_RENEW) => Kind::Renewal,
             Some(cardea_proto::ALPN_ENROLL) => Kind::Enroll,
             Some(_) | None => return Err(ChannelError::Protocol),
         };

@@ -13,7 +13,7 @@ use cardea_proto::{
     admin::{AdminAnswer, AdminRequest},
     enroll::EnrollRequest,
     ledger::Revision,
-    message::FromNode,
+    message::{FromNode, ToNode},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -237,11 +237,11 @@ impl Turn {
             self.proposed = self.proposed.saturating_add(1);
             self.ledger.commit(proposal).map_err(|_| StoreEnded)?;
         }
-        while let Some((channel, message)) = self.outbox.messages.pop_front() {
-            self.send(channel, &message);
+        for (channel, messages) in self.by_channel() {
+            self.send(channel, &messages);
         }
         while let Some((channel, answer)) = self.outbox.enrollments.pop_front() {
-            self.send(channel, &answer);
+            self.send(channel, &[answer]);
             self.close(channel);
         }
         while let Some(channel) = self.outbox.close.pop_front() {
@@ -262,12 +262,27 @@ impl Turn {
     }
 
     /// A slow reader is cut off by its own queue; that it is gone comes as an event of its own.
-    fn send<M: serde::Serialize>(&self, channel: ChannelId, message: &M) {
+    /// The turn's messages, those of one channel together and the channels in the order in which
+    /// they were first written to: a connector hears of a withdrawal before the agent does.
+    fn by_channel(&mut self) -> Vec<(ChannelId, Vec<ToNode>)> {
+        let mut places: BTreeMap<ChannelId, usize> = BTreeMap::new();
+        let mut batches: Vec<(ChannelId, Vec<ToNode>)> = Vec::new();
+        for (channel, message) in self.outbox.messages.drain(..) {
+            let place = *places.entry(channel).or_insert(batches.len());
+            match batches.get_mut(place) {
+                Some((_, messages)) => messages.push(message),
+                None => batches.push((channel, vec![message])),
+            }
+        }
+        batches
+    }
+
+    fn send<M: serde::Serialize>(&self, channel: ChannelId, messages: &[M]) {
         let Some(sender) = self.channels.get(&channel) else {
             return;
         };
-        if let Err(error) = sender.send(message) {
-            tracing::debug!(channel.id = channel.0, reason = %error, "a message was not sent");
+        if let Err(error) = sender.send_all(messages) {
+            tracing::debug!(channel.id = channel.0, reason = %error, "messages were not sent");
         }
     }
 

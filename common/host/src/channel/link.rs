@@ -1,13 +1,21 @@
 //! The stream of messages on a connection, as two halves.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use cardea_proto::codec::{self, LENGTH_BYTES};
 use quinn::{ReadExactError, RecvStream, SendStream, VarInt};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{ChannelError, CloseCode, QUEUE_MESSAGES_MAX, TIME_BEFORE_TRUST, close};
+use super::{
+    ChannelError, CloseCode, QUEUE_BATCHES_MAX, QUEUE_BYTES_MAX, TIME_BEFORE_TRUST, close,
+};
 
 /// Bytes that are made room for before any of a message has come.
 const FIRST_BYTES: usize = 4 * 1024;
@@ -32,11 +40,18 @@ impl Link {
         bytes_max: usize,
         first_by: Option<Instant>,
     ) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES_MAX);
-        tokio::spawn(write(connection.clone(), outgoing, waiting));
+        let (queue, waiting) = mpsc::channel(QUEUE_BATCHES_MAX);
+        let queued = Arc::new(AtomicUsize::new(0));
+        let writer = Writer {
+            connection: connection.clone(),
+            stream: outgoing,
+            queued: Arc::clone(&queued),
+        };
+        tokio::spawn(writer.run(waiting));
         let sender = Sender {
             connection: connection.clone(),
             queue,
+            queued,
         };
         let receiver = Receiver {
             connection,
@@ -60,12 +75,18 @@ impl Link {
 pub struct Sender {
     connection: quinn::Connection,
     queue: mpsc::Sender<Outgoing>,
+    /// Bytes that wait in the queue.
+    queued: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
 enum Outgoing {
-    Message(Vec<u8>),
-    Farewell { code: CloseCode, reason: String },
+    /// One or more framed messages.
+    Messages(Vec<u8>),
+    Farewell {
+        code: CloseCode,
+        reason: String,
+    },
 }
 
 impl Sender {
@@ -75,7 +96,21 @@ impl Sender {
     /// [`ChannelError::SlowReader`] when the queue is full, which also closes the connection, and
     /// [`ChannelError::Closed`] when it is closed.
     pub fn send<T: Serialize>(&self, message: &T) -> Result<(), ChannelError> {
-        self.queue(Outgoing::Message(codec::encode_framed(message)))
+        self.send_all(std::slice::from_ref(message))
+    }
+
+    /// Queues messages that came about together, as one: a thousand withdrawals in one turn are no
+    /// sign of a slow reader.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_all<T: Serialize>(&self, messages: &[T]) -> Result<(), ChannelError> {
+        let bytes: Vec<u8> = messages.iter().flat_map(codec::encode_framed).collect();
+        let length = bytes.len();
+        if self.queued.fetch_add(length, Ordering::Relaxed) > QUEUE_BYTES_MAX {
+            return Err(self.slow());
+        }
+        self.queue(Outgoing::Messages(bytes))
     }
 
     /// Closes the connection once everything that is queued has arrived, or after a few seconds.
@@ -93,11 +128,7 @@ impl Sender {
         use mpsc::error::TrySendError::{Closed, Full};
         match self.queue.try_send(outgoing) {
             Ok(()) => Ok(()),
-            Err(Full(_)) => {
-                let error = ChannelError::SlowReader;
-                close(&self.connection, &error);
-                Err(error)
-            }
+            Err(Full(_)) => Err(self.slow()),
             Err(Closed(_)) => Err(self.why_closed()),
         }
     }
@@ -106,6 +137,13 @@ impl Sender {
     pub fn close(&self, code: CloseCode, reason: &str) {
         self.connection
             .close(VarInt::from_u32(code.number()), reason.as_bytes());
+    }
+
+    /// Closes the connection of a peer that does not read; it starts over with a snapshot.
+    fn slow(&self) -> ChannelError {
+        let error = ChannelError::SlowReader;
+        close(&self.connection, &error);
+        error
     }
 
     fn why_closed(&self) -> ChannelError {
@@ -194,29 +232,37 @@ impl Receiver {
     }
 }
 
-/// Writes what is queued until the queue or the connection ends.
-async fn write(
+/// The task behind a [`Sender`].
+struct Writer {
     connection: quinn::Connection,
-    mut stream: SendStream,
-    mut queue: mpsc::Receiver<Outgoing>,
-) {
-    while let Some(outgoing) = queue.recv().await {
-        match outgoing {
-            Outgoing::Message(bytes) => {
-                if let Err(error) = stream.write_all(&bytes).await {
-                    tracing::debug!(%error, "a channel no longer takes messages");
+    stream: SendStream,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Writer {
+    /// Writes what is queued until the queue or the connection ends.
+    async fn run(mut self, mut queue: mpsc::Receiver<Outgoing>) {
+        while let Some(outgoing) = queue.recv().await {
+            match outgoing {
+                Outgoing::Messages(bytes) => {
+                    if let Err(error) = self.stream.write_all(&bytes).await {
+                        tracing::debug!(%error, "a channel no longer takes messages");
+                        // A peer that stopped the stream alone would look connected for ever.
+                        close(&self.connection, &ChannelError::Closed(error.to_string()));
+                        return;
+                    }
+                    self.queued.fetch_sub(bytes.len(), Ordering::Relaxed);
+                }
+                Outgoing::Farewell { code, reason } => {
+                    acknowledged(&mut self.stream).await;
+                    let code = VarInt::from_u32(code.number());
+                    self.connection.close(code, reason.as_bytes());
                     return;
                 }
             }
-            Outgoing::Farewell { code, reason } => {
-                acknowledged(&mut stream).await;
-                let code = VarInt::from_u32(code.number());
-                connection.close(code, reason.as_bytes());
-                return;
-            }
         }
+        acknowledged(&mut self.stream).await;
     }
-    acknowledged(&mut stream).await;
 }
 
 /// Ends the stream and waits, not for long, until the peer has all of it.

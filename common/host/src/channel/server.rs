@@ -44,7 +44,7 @@ pub struct Accepted {
 }
 
 impl Server {
-    /// Listens at `listen` with `tls`, which names both ALPNs. Must be called within a tokio runtime.
+    /// Listens at `listen` with `tls`, which names the ALPNs. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ChannelError::Socket`] when the port is in use or not ours to take, [`ChannelError::Tls`].
@@ -167,7 +167,7 @@ async fn shake_hands(incoming: quinn::Incoming) -> Result<Accepted, ChannelError
     } = handshake;
     let bytes_max = match kind {
         Kind::Enroll => MESSAGE_BYTES_MAX_STRANGER,
-        Kind::Channel => MESSAGE_BYTES_MAX,
+        Kind::Channel | Kind::Renewal => MESSAGE_BYTES_MAX,
     };
     Ok(Accepted {
         kind,

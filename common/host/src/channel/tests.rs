@@ -102,9 +102,30 @@ async fn a_slow_reader_is_cut_off_and_never_grows_the_queue() {
         tokio::task::yield_now().await;
     };
     assert!(matches!(error, ChannelError::SlowReader), "{error}");
-    assert!(sent <= QUEUE_MESSAGES_MAX + 16, "{sent}");
+    assert!(sent <= QUEUE_BATCHES_MAX + 16, "{sent}");
+    assert!(
+        sent * MESSAGE_BYTES_MAX <= QUEUE_BYTES_MAX + 20 * MESSAGE_BYTES_MAX,
+        "{sent}"
+    );
     let reason = raw.closed().await;
     assert!(closed_with(&reason, CloseCode::SlowReader), "{reason}");
+}
+
+#[tokio::test]
+async fn ten_thousand_messages_of_one_turn_reach_a_prompt_reader() {
+    let mut server = server();
+    let (_endpoint, raw) = raw_client(server.local_address(), cardea_proto::ALPN_CHANNEL).await;
+    let (mut stream, mut reading) = raw.open_bi().await.unwrap();
+    stream
+        .write_all(&codec::encode_framed(&closed(1)))
+        .await
+        .unwrap();
+    let accepted = server.accept().await.unwrap();
+    let messages: Vec<_> = (0..10_000_u32).map(|_| closed(7)).collect();
+    accepted.link.sender.send_all(&messages).unwrap();
+    accepted.link.sender.finish(CloseCode::Done, "");
+    let expected: Vec<u8> = messages.iter().flat_map(codec::encode_framed).collect();
+    assert_eq!(reading.read_to_end(usize::MAX).await.unwrap(), expected);
 }
 
 #[tokio::test]
