@@ -8,7 +8,7 @@ use cardea_proto::{
     codec::Bytes,
     enroll::{EnrollAnswer, EnrollRequest},
     ledger::{Draft, Entry, RecordKey, Revision},
-    message::{FromNode, ToNode},
+    message::{FromNode, Purpose, ToNode},
 };
 
 /// One connection of a node or of a stranger who enrolls; the shell counts them.
@@ -28,6 +28,8 @@ pub struct ProposalId(pub u64);
 pub struct Peer {
     /// The leaf certificate that signed the handshake.
     pub leaf: VerifiedLeaf,
+    /// What the connection may be used for; the leaf may have ended on a renewal.
+    pub purpose: Purpose,
     /// The TLS exporter of this connection under [`cardea_proto::EXPORTER_PROOF`].
     pub exporter: [u8; 32],
     /// Where it comes from.

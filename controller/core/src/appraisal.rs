@@ -237,6 +237,9 @@ impl Controller {
 
     fn push_verdict(&self, turn: &mut Turn<'_>, device: DeviceId, verdict: PostureVerdict) {
         let node = NodeId::Device(device);
+        if let Some(renewal) = self.channels.renewal_of(node) {
+            turn.send(renewal, ToNode::Posture(verdict.clone()));
+        }
         self.channels.send(node, ToNode::Posture(verdict), turn.out);
     }
 }

@@ -74,8 +74,13 @@ impl World {
         })
     }
 
-    /// Issues a certificate that is on record; `None` when the key of the intermediate refuses.
-    pub(crate) fn issue(&self, committed: &Committed<CertificateRecord>) -> Option<Certificate> {
+    /// Issues a certificate that is on record, to a node that still deserves it; `None` when the key
+    /// of the intermediate refuses.
+    pub(crate) fn issue(
+        &self,
+        committed: &Committed<CertificateRecord>,
+        _basis: &Basis,
+    ) -> Option<Certificate> {
         let record = committed.fact();
         let leaf = Leaf {
             identity: Identity {
@@ -144,16 +149,13 @@ impl Controller {
     /// Plans a renewal, the first time or after a conflict.
     pub(crate) fn plan_renewal(&mut self, turn: &mut Turn<'_>, renewing: Box<Renewing>, tries: u8) {
         let Renewing { channel, node, .. } = *renewing;
-        let basis = match node {
-            NodeId::Device(device) => match self.judge(turn.now).certify(device) {
-                Ok(appraisal) => Basis::Device(appraisal),
-                Err(decision) => {
-                    let refusal = verdict::refusal_of(&decision);
-                    self.refuse_renewal(turn, channel, node, refusal, Some(*decision));
-                    return;
-                }
-            },
-            NodeId::Connector(_) => Basis::Connector,
+        let basis = match self.basis(turn.now, node) {
+            Ok(basis) => basis,
+            Err(decision) => {
+                let refusal = verdict::refusal_of(&decision);
+                self.refuse_renewal(turn, channel, node, refusal, Some(*decision));
+                return;
+            }
         };
         let planned = self.world.state.node(node).is_some().then(|| {
             self.world
@@ -194,13 +196,25 @@ impl Controller {
             .filter_map(Happened::issued)
             .filter(|committed| committed.fact().node == renewing.node);
         for committed in issued {
-            let message = self.world.issue(committed).map_or_else(
-                || ToNode::CertificateRefused(no_life_left()),
-                ToNode::Certificate,
-            );
+            // A report may have come since this was planned.
+            let message = match self.basis(turn.now, renewing.node) {
+                Ok(basis) => self.world.issue(committed, &basis).map_or_else(
+                    || ToNode::CertificateRefused(no_life_left()),
+                    ToNode::Certificate,
+                ),
+                Err(decision) => ToNode::CertificateRefused(verdict::refusal_of(&decision)),
+            };
             let revision = committed.revision();
             tracing::info!(node.id = %renewing.node, %revision, "certificate issued");
-            self.channels.send(renewing.node, message, turn.out);
+            // It may have connected anew since it asked.
+            let asked_on = self.channels.get(renewing.channel).map(|_| renewing.channel);
+            if let Some(channel) = asked_on.or_else(|| self.channels.of(renewing.node)) {
+                let is_done = matches!(message, ToNode::Certificate(_));
+                turn.send(channel, message);
+                if is_done {
+                    self.close_renewal(turn, channel);
+                }
+            }
         }
     }
 
@@ -247,6 +261,14 @@ impl Controller {
         }
     }
 
+    /// What a certificate of this node would rest on now.
+    fn basis(&self, now: Now, node: NodeId) -> Result<Basis, Box<Decision>> {
+        match node {
+            NodeId::Device(device) => self.judge(now).certify(device).map(Basis::Device),
+            NodeId::Connector(_) => Ok(Basis::Connector),
+        }
+    }
+
     fn renewal_over(&mut self, renewing: &Renewing) {
         if let Some(open) = self.channels.get_mut(renewing.channel) {
             open.renewing = false;
@@ -282,7 +304,7 @@ pub(crate) fn no_life_left() -> Refusal {
         RefusalCode::Internal,
         "the controller's intermediate certificate has ended or its key is gone",
     )
-    .with_next("On the controller: cardeactl ca rotate")
+    .with_next("On the controller: cardea-controller renew --root DIR")
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 use cardea_proto::{
     codec::Bytes,
     id::{ConnectorId, DeviceId, NodeId},
-    message::ToNode,
+    message::{Purpose, ToNode},
     time::{Now, UnixMillis},
 };
 
@@ -20,6 +20,8 @@ use crate::api::{ChannelId, Outbox, Peer};
 pub(crate) struct Channel {
     /// Whose.
     pub(crate) node: NodeId,
+    /// What it may be used for.
+    pub(crate) purpose: Purpose,
     /// The TLS exporter, to which proofs on this channel are bound.
     pub(crate) exporter: [u8; 32],
     /// Where it comes from.
@@ -44,6 +46,8 @@ pub(crate) struct Seen {
 pub(crate) struct Channels {
     by_id: BTreeMap<ChannelId, Channel>,
     by_node: BTreeMap<NodeId, ChannelId>,
+    /// Renewals: no node counts as connected for one, and nothing is routed to it.
+    renewals: BTreeMap<NodeId, ChannelId>,
     seen: BTreeMap<NodeId, Seen>,
 }
 
@@ -55,7 +59,7 @@ pub(crate) struct Budget {
 }
 
 impl Channels {
-    /// Takes a channel in; answers the one of the same node that it replaces.
+    /// Takes a channel in; answers the one of the same node and purpose that it replaces.
     pub(crate) fn insert(
         &mut self,
         id: ChannelId,
@@ -65,6 +69,7 @@ impl Channels {
     ) -> Option<ChannelId> {
         let channel = Channel {
             node,
+            purpose: peer.purpose,
             exporter: peer.exporter,
             address: peer.address,
             nonce: None,
@@ -72,12 +77,18 @@ impl Channels {
             budget: Budget::full(now.instant),
         };
         self.by_id.insert(id, channel);
-        self.by_node.insert(node, id)
+        match peer.purpose {
+            Purpose::Channel => self.by_node.insert(node, id),
+            Purpose::Renewal => self.renewals.insert(node, id),
+        }
     }
 
     /// Forgets a channel; answers it, and whether the node is gone with it.
     pub(crate) fn remove(&mut self, id: ChannelId, now: Now) -> Option<(Channel, bool)> {
         let channel = self.by_id.remove(&id)?;
+        if self.renewals.get(&channel.node) == Some(&id) {
+            self.renewals.remove(&channel.node);
+        }
         let last = self.by_node.get(&channel.node) == Some(&id);
         if last {
             self.by_node.remove(&channel.node);
@@ -124,14 +135,23 @@ impl Channels {
         self.of(NodeId::Connector(connector))
     }
 
-    /// The channel of a node, whether it has said hello or not.
-    pub(crate) fn any_of(&self, node: NodeId) -> Option<ChannelId> {
-        self.by_node.get(&node).copied()
+    /// The channel of a node and its renewal, whether they have said hello or not.
+    pub(crate) fn all_of(&self, node: NodeId) -> Vec<ChannelId> {
+        let both = [self.by_node.get(&node), self.renewals.get(&node)];
+        both.into_iter().flatten().copied().collect()
     }
 
-    /// Where a device comes from, while it is connected.
+    /// The renewal of a node that has said hello.
+    pub(crate) fn renewal_of(&self, node: NodeId) -> Option<ChannelId> {
+        let id = self.renewals.get(&node)?;
+        let greeted = self.by_id.get(id)?.nonce.is_some();
+        greeted.then_some(*id)
+    }
+
+    /// Where a device comes from, while it is connected or renews.
     pub(crate) fn address(&self, device: DeviceId) -> Option<IpAddr> {
-        let id = self.by_node.get(&NodeId::Device(device))?;
+        let node = NodeId::Device(device);
+        let id = self.by_node.get(&node).or(self.renewals.get(&node))?;
         Some(self.by_id.get(id)?.address.ip())
     }
 

@@ -43,8 +43,8 @@ pub(crate) struct Enrolling {
     os: String,
     key: VerifiedRequest,
     facts: Option<Facts>,
-    /// The node as it was last planned.
-    planned: Option<Node>,
+    /// The node as it was last planned, and what its certificate rests on.
+    planned: Option<(Node, Basis)>,
 }
 
 impl Controller {
@@ -118,7 +118,7 @@ impl Controller {
         }
         draft.changes.push(Change::CertificateIssued(certificate));
         self.reserved.insert((enrolling.role, node.name.clone()));
-        enrolling.planned = Some(node);
+        enrolling.planned = Some((node, basis));
         let intent = Intent::Enroll(enrolling);
         self.propose(turn, expects, draft, Pending { intent, tries });
     }
@@ -130,9 +130,8 @@ impl Controller {
         mut enrolling: Enrolling,
         happened: &[Happened],
     ) {
-        let planned = enrolling.planned.clone();
-        self.enrollment_settled(&mut enrolling);
-        let Some(node) = planned else {
+        self.release_name(&enrolling);
+        let Some((node, basis)) = enrolling.planned.take() else {
             return;
         };
         if let (NodeId::Device(device), Some(facts)) = (node.id, enrolling.facts) {
@@ -145,7 +144,7 @@ impl Controller {
             .iter()
             .filter_map(Happened::issued)
             .find(|committed| committed.fact().node == node.id)
-            .and_then(|committed| self.world.issue(committed));
+            .and_then(|committed| self.world.issue(committed, &basis));
         let answer = match certificate {
             Some(certificate) => EnrollAnswer::Enrolled(Box::new(Enrolled {
                 version: PROTOCOL_VERSION,
@@ -195,7 +194,7 @@ impl Controller {
     }
 
     fn release_name(&mut self, enrolling: &Enrolling) {
-        if let Some(node) = &enrolling.planned {
+        if let Some((node, _)) = &enrolling.planned {
             self.reserved.remove(&(enrolling.role, node.name.clone()));
         }
     }

@@ -6,7 +6,7 @@ use cardea_proto::{
     PROGRAM_VERSION, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
     id::NodeId,
     ledger::{Actor, EndReason},
-    message::{FromNode, Hello, ToNode, Welcome},
+    message::{FromNode, Hello, Purpose, ToNode, Welcome},
     refusal::{Refusal, RefusalCode},
 };
 
@@ -32,11 +32,16 @@ impl Controller {
         };
         let known = self.world.state.node(node).map(|record| record.node.key);
         let refusal = match known {
-            Some(key) if key == peer.leaf.key && identity.domain == *self.world.domain() => None,
-            Some(_) => Some(Refusal::new(
-                RefusalCode::NotProven,
-                format!("{node} enrolled with another key"),
-            )),
+            Some(key) if key == peer.leaf.key && identity.domain == *self.world.domain() => {
+                self.blocked_from(node, peer.purpose)
+            }
+            Some(_) => Some(
+                Refusal::new(
+                    RefusalCode::NotProven,
+                    format!("{node} enrolled with another key"),
+                )
+                .with_next(new_code(node)),
+            ),
             None => Some(not_enrolled(node)),
         };
         if let Some(refusal) = refusal {
@@ -46,7 +51,9 @@ impl Controller {
         if let Some(before) = self.channels.insert(channel, node, peer, turn.now) {
             self.channels.remove(before, turn.now);
             turn.out.close.push_back(before);
-            self.node_left(turn, node);
+            if peer.purpose == Purpose::Channel {
+                self.node_left(turn, node);
+            }
         }
         tracing::debug!(channel.id = channel.0, node.id = %node, "connected");
     }
@@ -72,6 +79,10 @@ impl Controller {
             return;
         };
         let (node, greeted) = (open.node, open.nonce.is_some());
+        if open.purpose == Purpose::Renewal && !serves_renewal(&message) {
+            self.protocol_error(turn, channel, "this channel is for a certificate alone");
+            return;
+        }
         match (node, message) {
             (_, FromNode::Hello(hello)) if !greeted => self.on_hello(turn, channel, node, hello),
             (_, _) if !greeted => self.protocol_error(turn, channel, "hello comes first"),
@@ -137,6 +148,7 @@ impl Controller {
             NodeId::Device(device) => {
                 self.end_device(turn, device, EndReason::DeviceBlocked);
                 self.postures.forget(device);
+                self.reviews.forget(device);
             }
             NodeId::Connector(connector) => {
                 let grants = self.world.state.grants_of_connector(connector);
@@ -147,7 +159,7 @@ impl Controller {
                 self.end_grants(turn, &actor, ends);
             }
         }
-        if let Some(channel) = self.channels.any_of(node) {
+        for channel in self.channels.all_of(node) {
             self.goodbye(turn, channel, not_enrolled(node));
         }
         self.channels.forget(node);
@@ -206,10 +218,38 @@ impl Controller {
             addresses: settings.addresses.clone(),
         };
         turn.send(channel, ToNode::Welcome(welcome));
+        if self.is_renewal(channel) {
+            return;
+        }
         if let NodeId::Device(device) = node {
             self.welcome_device(turn, channel, device);
         }
         self.held(turn, channel, &hello.grants);
+    }
+
+    /// Why a node may not even ask for its next certificate, though it is enrolled with this key.
+    fn blocked_from(&self, node: NodeId, purpose: Purpose) -> Option<Refusal> {
+        let (Purpose::Renewal, NodeId::Device(device)) = (purpose, node) else {
+            return None;
+        };
+        let blocked = self.world.state.device(device)?.blocked;
+        blocked.then(|| {
+            Refusal::new(RefusalCode::Blocked, "this device is blocked")
+                .with_next("Ask an admin to run: cardeactl device unblock")
+        })
+    }
+
+    fn is_renewal(&self, channel: ChannelId) -> bool {
+        let open = self.channels.get(channel);
+        open.is_some_and(|open| open.purpose == Purpose::Renewal)
+    }
+
+    /// Closes a renewal that has served its purpose; other channels stay.
+    pub(crate) fn close_renewal(&mut self, turn: &mut Turn<'_>, channel: ChannelId) {
+        if self.is_renewal(channel) {
+            self.channels.remove(channel, turn.now);
+            turn.out.close.push_back(channel);
+        }
     }
 
     fn node_left(&mut self, turn: &mut Turn<'_>, node: NodeId) {
@@ -261,16 +301,33 @@ pub(crate) fn too_old(version: u16) -> Refusal {
     .with_next("Install the current version")
 }
 
-fn not_enrolled(node: NodeId) -> Refusal {
+/// Whether a message has a place on a channel that is for the next certificate alone.
+const fn serves_renewal(message: &FromNode) -> bool {
+    match message {
+        FromNode::Hello(_) | FromNode::Report(_) | FromNode::Renew { .. } => true,
+        FromNode::Request { .. }
+        | FromNode::Explain { .. }
+        | FromNode::Admitted { .. }
+        | FromNode::NotAdmitted { .. }
+        | FromNode::Closed { .. }
+        | FromNode::Usage(_) => false,
+    }
+}
+
+fn new_code(node: NodeId) -> String {
     let again = match node {
         NodeId::Device(_) => "cardea up CODE",
         NodeId::Connector(_) => "cardea-connector up CODE",
     };
+    format!("Ask an admin for a code, then: {again}")
+}
+
+fn not_enrolled(node: NodeId) -> Refusal {
     Refusal::new(
         RefusalCode::NotProven,
         format!("{node} is not enrolled here, or no longer"),
     )
-    .with_next(format!("Ask an admin for a code, then: {again}"))
+    .with_next(new_code(node))
 }
 
 fn too_fast() -> Refusal {

@@ -1,7 +1,7 @@
 //! Refusals for the auditor, in numbers that a stranger cannot fill a ledger with.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -11,8 +11,11 @@ use cardea_proto::{
     refusal::RefusalCode,
 };
 
-/// Refusals recorded in one window, of strangers and of nodes each.
+/// Refusals of strangers that are recorded in one window, and of all nodes together ten times as many.
 const RECORDED_MAX: usize = 30;
+
+/// Refusals of one node that are recorded in one window, so that none hides those of others.
+const RECORDED_PER_NODE_MAX: usize = 10;
 
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -42,6 +45,7 @@ pub(crate) struct Refusals {
     seen: BTreeSet<String>,
     strangers: usize,
     nodes: usize,
+    by_node: BTreeMap<String, usize>,
     suppressed: u64,
 }
 
@@ -56,27 +60,31 @@ impl Refusals {
                 ..Self::default()
             };
         }
-        let stranger = matches!(refused.actor, Actor::Stranger(_));
-        let count = if stranger {
-            &mut self.strangers
-        } else {
-            &mut self.nodes
-        };
         // Addresses are cheap to a stranger: all strangers are one.
-        let who = if stranger {
-            String::new()
-        } else {
-            refused.actor.to_string()
+        let who = match &refused.actor {
+            Actor::Stranger(_) => String::new(),
+            actor @ (Actor::Admin(_) | Actor::Node(_) | Actor::Controller(_)) => actor.to_string(),
         };
         let kind = format!(
             "{who} {} {} {}",
             refused.attempt, refused.code, refused.subject
         );
-        if *count >= RECORDED_MAX || !self.seen.insert(kind) {
+        let has_room = if who.is_empty() {
+            self.strangers < RECORDED_MAX
+        } else {
+            let own = self.by_node.get(&who).copied().unwrap_or(0);
+            own < RECORDED_PER_NODE_MAX && self.nodes < RECORDED_MAX * 10
+        };
+        if !has_room || !self.seen.insert(kind) {
             self.suppressed = self.suppressed.saturating_add(1);
             return false;
         }
-        *count += 1;
+        if who.is_empty() {
+            self.strangers += 1;
+        } else {
+            self.nodes += 1;
+            *self.by_node.entry(who).or_default() += 1;
+        }
         true
     }
 
@@ -113,7 +121,10 @@ impl Refused {
 
 #[cfg(test)]
 mod tests {
-    use cardea_proto::time::testing::start;
+    use cardea_proto::{
+        id::{DeviceId, NodeId},
+        time::testing::start,
+    };
 
     use super::*;
 
@@ -132,6 +143,24 @@ mod tests {
         assert!(record.subject.starts_with("9970 more"), "{record:?}");
         assert!(refusals.take_suppressed().is_none());
         assert!(refusals.admit(&stranger(0), now + WINDOW));
+    }
+
+    #[test]
+    fn one_node_does_not_hide_the_refusals_of_another() {
+        let now = start().instant;
+        let mut refusals = Refusals::default();
+        let node = |id: u8, number: u32| Refused {
+            actor: Actor::Node(NodeId::Device(DeviceId::from_bytes([id; 10]))),
+            ..stranger(number)
+        };
+        let recorded = |refusals: &mut Refusals, id| {
+            let numbers = 0..100;
+            numbers
+                .filter(|number| refusals.admit(&node(id, *number), now))
+                .count()
+        };
+        assert_eq!(recorded(&mut refusals, 1), RECORDED_PER_NODE_MAX);
+        assert_eq!(recorded(&mut refusals, 2), RECORDED_PER_NODE_MAX);
     }
 
     #[test]

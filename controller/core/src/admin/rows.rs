@@ -323,7 +323,11 @@ impl Controller {
         let end = self.world.keys.intermediate.not_after();
         if end <= UnixMillis(now.unix.0.saturating_add(INTERMEDIATE_WARNING_MS)) {
             let title = format!("the intermediate certificate ends at {}", end.to_rfc3339());
-            warn("intermediate", title, "cardeactl ca rotate");
+            warn(
+                "intermediate",
+                title,
+                "cardea-controller renew --root DIR, then restart it",
+            );
         }
         if self.world.settings.allow_simulated_posture {
             let title = "devices may report simulated posture".to_owned();

@@ -81,6 +81,19 @@ fn a_posture_that_breaks_between_plan_and_commit_gets_nothing() {
 }
 
 #[test]
+fn a_posture_that_breaks_while_a_certificate_is_being_recorded_keeps_it_here() {
+    let (mut bench, mut device, _) = Bench::office();
+    bench.say(&device, renew(&device.key, &EXPORTER));
+    device.counter += 1;
+    let report = bench.report_of(device.counter, device.nonce.0, BTreeMap::new());
+    bench.say(&device, FromNode::Report(report));
+    bench.settle();
+    let heard = bench.heard(&device);
+    assert!(!heard.contains(&"certificate".to_owned()), "{heard:?}");
+    assert!(heard.contains(&"no certificate: posture_failed".to_owned()));
+}
+
+#[test]
 fn one_renewal_at_a_time_and_none_while_the_store_refuses() {
     let (mut bench, device, _) = Bench::office();
     bench.say(&device, renew(&device.key, &EXPORTER));

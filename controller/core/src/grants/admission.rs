@@ -19,6 +19,7 @@ use super::{Open, Stage, ending::withdraw, request::expects};
 use crate::{
     api::{ChannelId, CommitError},
     controller::{Controller, Turn},
+    judge::Allowed,
     proposals::{Intent, Pending},
     refusals::Refused,
     state::{Committed, Happened},
@@ -151,6 +152,9 @@ impl Controller {
         let Some(offering) = self.live.abandon(&grant.id) else {
             return;
         };
+        let Some(allowed) = self.still_allowed(turn, committed, &offering) else {
+            return;
+        };
         let ttl = Duration::from_millis(grant.ttl_ms);
         let open = Open {
             expires: turn.now.instant + ttl,
@@ -160,7 +164,7 @@ impl Controller {
         };
         self.live.insert(grant.id, Stage::Open(open));
         self.timers.set(Timer::Grant(grant.id), open.extend_at);
-        let granted = self.granted(committed, offering.request, admitting, turn.now);
+        let granted = self.granted((committed, &allowed), offering.request, admitting, turn.now);
         match (self.channels.get(offering.channel), granted) {
             (Some(_), Some(granted)) => {
                 tracing::info!(grant.id = %grant.id, device.id = %grant.device, app.id = %grant.app, "granted");
@@ -210,7 +214,7 @@ impl Controller {
 
     fn granted(
         &self,
-        committed: &Committed<Grant>,
+        (committed, _allowed): (&Committed<Grant>, &Allowed),
         request: u64,
         admitting: &Admitting,
         now: Now,

@@ -211,16 +211,19 @@ impl Controller {
             return;
         };
         let grant = committed.fact();
-        let asked_by = self.channels.get(offering.channel).is_some();
-        let admit = self.admit(committed, &offering, turn.now);
-        self.live
-            .insert(grant.id, Stage::Offered(Box::new(offering)));
         self.watch_certificate(grant.device, turn.now);
-        if !asked_by {
+        if self.channels.get(offering.channel).is_none() {
+            self.live.insert(grant.id, Stage::Abandoned);
             let actor = self.world.itself();
             self.end_grants(turn, &actor, [(grant.id, EndReason::Closed)]);
             return;
         }
+        let Some(allowed) = self.still_allowed(turn, committed, &offering) else {
+            return;
+        };
+        let admit = self.admit(committed, &allowed, &offering, turn.now);
+        self.live
+            .insert(grant.id, Stage::Offered(Box::new(offering)));
         match (self.channels.of_connector(grant.connector), admit) {
             (Some(channel), Some(admit)) => {
                 turn.send(channel, ToNode::Admit(Box::new(admit)));
@@ -283,7 +286,40 @@ impl Controller {
             .max(TTL_WORTH)
     }
 
-    fn admit(&self, committed: &Committed<Grant>, offering: &Offering, now: Now) -> Option<Admit> {
+    /// Decides once more about a grant that has just been recorded: a report may have come since it
+    /// was planned. A denial is told, and the grant ends.
+    pub(super) fn still_allowed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        committed: &Committed<Grant>,
+        offering: &Offering,
+    ) -> Option<Allowed> {
+        let grant = committed.fact();
+        let decided = self
+            .judge(turn.now)
+            .connect(grant.device, &grant.user, &grant.app);
+        match decided {
+            Ok(allowed) => Some(allowed),
+            Err(decision) => {
+                let refusal = self.refusal_of(turn.now, grant.device, &decision);
+                let reason = verdict::end_reason(&decision);
+                let denial = denied(offering.request, refusal, Some(*decision));
+                turn.send(offering.channel, denial);
+                self.live.insert(grant.id, Stage::Abandoned);
+                let actor = self.world.itself();
+                self.end_grants(turn, &actor, [(grant.id, reason)]);
+                None
+            }
+        }
+    }
+
+    fn admit(
+        &self,
+        committed: &Committed<Grant>,
+        _allowed: &Allowed,
+        offering: &Offering,
+        now: Now,
+    ) -> Option<Admit> {
         let grant = committed.fact();
         let app = self.world.state.app(&grant.app)?;
         let device = self.world.state.device(grant.device)?;

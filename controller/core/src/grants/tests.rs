@@ -450,6 +450,50 @@ fn a_change_that_takes_nothing_away_lets_a_planned_grant_through() {
 }
 
 #[test]
+fn a_plan_that_never_stops_conflicting_is_given_up() {
+    let (mut bench, device, connector) = Bench::office();
+    bench.broken = Some(CommitError::Conflict);
+    let (refusal, _) = denied(&mut bench, &device, "wiki");
+    assert_eq!(refusal.code, RefusalCode::Busy);
+    bench.broken = None;
+    bench.open(&device, &connector, "wiki");
+}
+
+#[test]
+fn a_report_that_fails_while_a_grant_is_being_recorded_keeps_it_from_both_ends() {
+    let (mut bench, mut device, connector) = Bench::office();
+    let fail = |bench: &mut Bench, device: &mut TestNode| {
+        device.counter += 1;
+        let report = bench.report_of(device.counter, device.nonce.0, BTreeMap::new());
+        bench.say(device, FromNode::Report(report));
+        bench.settle();
+    };
+    bench.request(&device, 1, "wiki");
+    fail(&mut bench, &mut device);
+    assert!(!bench.heard(&connector).contains(&"admit".to_owned()));
+    assert!(
+        bench
+            .heard(&device)
+            .contains(&"denied: posture_failed".to_owned())
+    );
+
+    bench.report(&mut device, sane_facts());
+    bench.request(&device, 2, "wiki");
+    bench.settle();
+    let admit = bench.admit_at(&connector);
+    bench.admit(&connector, &admit);
+    fail(&mut bench, &mut device);
+    assert_eq!(bench.heard(&connector), ["withdraw: posture_failed"]);
+    let heard = bench.heard(&device);
+    assert!(!heard.contains(&"granted".to_owned()), "{heard:?}");
+    assert!(
+        heard.contains(&"denied: posture_failed".to_owned()),
+        "{heard:?}"
+    );
+    assert_eq!(bench.store.grants_count(), 0);
+}
+
+#[test]
 fn a_full_store_refuses_new_grants_and_leaves_open_ones() {
     let (mut bench, device, connector) = Bench::office();
     bench.publish("mail");

@@ -178,6 +178,7 @@ impl Bench {
     pub(crate) fn peer(&self, node: &TestNode) -> Peer {
         Peer {
             leaf: self.trust.verify(&node.chain, self.now.unix).unwrap(),
+            purpose: Purpose::Channel,
             exporter: EXPORTER,
             address: "198.51.100.7:4000".parse().unwrap(),
         }
