@@ -261,7 +261,6 @@ impl Turn {
         self.handle(Input::NotCommitted { proposal, why });
     }
 
-    /// A slow reader is cut off by its own queue; that it is gone comes as an event of its own.
     /// The turn's messages, those of one channel together and the channels in the order in which
     /// they were first written to: a connector hears of a withdrawal before the agent does.
     fn by_channel(&mut self) -> Vec<(ChannelId, Vec<ToNode>)> {
@@ -277,6 +276,7 @@ impl Turn {
         batches
     }
 
+    /// A slow reader is cut off by its own queue; that it is gone comes as an event of its own.
     fn send<M: serde::Serialize>(&self, channel: ChannelId, messages: &[M]) {
         let Some(sender) = self.channels.get(&channel) else {
             return;

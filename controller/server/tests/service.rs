@@ -27,7 +27,7 @@ use support::{Node, TIME, World, enroll, hello};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connector_enrolls_and_its_channel_is_welcomed() {
-    let world = World::start().await;
+    let world = World::start();
     let code = world.admin().await.invite_connector().await;
     let node = enroll(world.address, &code, "front")
         .await
@@ -44,7 +44,7 @@ async fn a_connector_enrolls_and_its_channel_is_welcomed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_with_a_passing_report_enrolls_for_its_user() {
-    let world = World::start().await;
+    let world = World::start();
     let admits = Admits::Device {
         user: "alice@corp.example".parse().unwrap(),
         groups: ["staff".parse().unwrap()].into(),
@@ -63,7 +63,7 @@ async fn a_device_with_a_passing_report_enrolls_for_its_user() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_hundred_who_use_one_code_at_once_exactly_one_is_admitted() {
-    let world = World::start().await;
+    let world = World::start();
     let mut admin = world.admin().await;
     let code = admin.invite_connector().await;
     let address = world.address;
@@ -95,7 +95,7 @@ async fn of_two_hundred_who_use_one_code_at_once_exactly_one_is_admitted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_there_after_a_restart() {
-    let world = World::start().await;
+    let world = World::start();
     let mut admin = world.admin().await;
     let code = admin.invite_connector().await;
     let node: Node = enroll(world.address, &code, "front")
@@ -118,8 +118,8 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_another_trust_domain_opens_no_channel() {
-    let world = World::start().await;
-    let other = World::start().await;
+    let world = World::start();
+    let other = World::start();
     let code = other.admin().await.invite_connector().await;
     let node = enroll(other.address, &code, "front")
         .await
@@ -137,7 +137,7 @@ async fn a_certificate_of_another_trust_domain_opens_no_channel() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_who_says_too_much_or_nonsense_is_cut_off_and_others_are_served() {
-    let world = World::start().await;
+    let world = World::start();
     let code = world.admin().await.invite_connector().await;
     for message in [
         vec![0_u8; MESSAGE_BYTES_MAX_STRANGER + 1],
@@ -156,7 +156,7 @@ async fn a_stranger_who_says_too_much_or_nonsense_is_cut_off_and_others_are_serv
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_follows_the_ledger_as_it_grows() {
-    let world = World::start().await;
+    let world = World::start();
     let mut admin = world.admin().await;
     let mut follower = world.admin().await;
     let follow = |from| AdminRequest::Query(AdminQuery::AuditFollow { from });
@@ -192,7 +192,7 @@ async fn the_admin_follows_the_ledger_as_it_grows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_another_key_signed_is_refused_and_recorded() {
-    let world = World::start().await;
+    let world = World::start();
     let mut admin = world.admin().await;
     let mut villain = world.admin().await;
     villain.sign_with(SoftwareKey::generate(KeyAlgorithm::Ed25519).unwrap());
@@ -215,7 +215,7 @@ async fn a_change_that_another_key_signed_is_refused_and_recorded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_none_gets_an_answer_before_the_admin_is_cut_off() {
-    let world = World::start().await;
+    let world = World::start();
     let mut admin = world.admin().await;
     let nonsense = cardea_proto::codec::encode_framed(&"nonsense");
     tokio::io::AsyncWriteExt::write_all(&mut admin.stream, &nonsense)
@@ -235,7 +235,7 @@ async fn a_message_that_is_none_gets_an_answer_before_the_admin_is_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_stops_while_others_are_connected_and_they_learn_of_it() {
-    let world = World::start().await;
+    let world = World::start();
     let mut admin = world.admin().await;
     let code = admin.invite_connector().await;
     let node = enroll(world.address, &code, "front")

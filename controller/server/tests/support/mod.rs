@@ -49,7 +49,7 @@ pub(crate) struct World {
 
 impl World {
     /// Founds a trust domain and serves it.
-    pub(crate) async fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::open(folder.path()).unwrap();
         founding::found(&state, &config()).unwrap();
@@ -162,10 +162,11 @@ impl Admin {
     /// All entries.
     pub(crate) async fn entries(&mut self) -> Vec<Entry> {
         let from = Revision(1);
-        match self.query(AdminQuery::Audit { from, limit: 1_000 }).await {
-            AdminAnswer::Entries(entries) => entries,
-            other => panic!("{other:?}"),
-        }
+        let answer = self.query(AdminQuery::Audit { from, limit: 1_000 }).await;
+        let AdminAnswer::Entries(entries) = answer else {
+            panic!("{answer:?}");
+        };
+        entries
     }
 
     /// A code for one node.
