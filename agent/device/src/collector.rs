@@ -19,7 +19,7 @@ use crate::{
 pub const POLL: Duration = Duration::from_secs(60);
 
 /// How long changes must be quiet before facts are read: one edit is several events.
-const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// Least time between two readings that changes caused, so that a busy file costs little and a
 /// change is still told well within a second.
@@ -199,7 +199,8 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(1);
+    /// Generous: what is claimed here is that they come, on a busy machine too.
+    const SOON: Duration = Duration::from_secs(10);
 
     #[test]
     fn facts_come_at_the_start_at_a_change_and_when_asked() {

@@ -9,7 +9,7 @@ use std::{
 
 use cardea_host::clock::Clock;
 pub use cardea_proto::posture::Collected;
-use cardea_proto::posture::{FactName, Grade, Reading};
+use cardea_proto::posture::{FACT_LIST_MAX, FACT_TEXT_BYTES_MAX, FactName, Grade, Reading, Value};
 
 use crate::{
     facts_file::FactsFile,
@@ -21,6 +21,9 @@ use crate::{
 ///
 /// A tool that reads a large firewall takes well under a second; a network home that is gone takes for ever.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest reason why a fact could not be read, in characters: a line.
+const ERROR_CHARACTERS_MAX: usize = 200;
 
 /// What to look at.
 #[derive(Clone, Debug)]
@@ -108,7 +111,13 @@ impl Posture {
             let names = facts.keys().cloned().collect();
             facts.extend(file.read(names, started));
         }
-        facts.into_values().collect()
+        facts
+            .into_values()
+            .map(|mut fact| {
+                fact.reading = bounded(fact.reading);
+                fact
+            })
+            .collect()
     }
 
     fn collected(&self, observed: Observed, at: Instant) -> Collected {
@@ -173,6 +182,24 @@ fn start(probe: &'static Probe, subject: Arc<Subject>) -> Option<mpsc::Receiver<
         .inspect_err(|error| tracing::warn!(probe.name, %error, "no thread for a posture probe"))
         .ok()?;
     Some(answered)
+}
+
+/// What a report may carry: a fact that is too large is an error, so that the others arrive.
+fn bounded(reading: Reading) -> Reading {
+    let too_long = |text: &String| text.len() > FACT_TEXT_BYTES_MAX;
+    match reading {
+        Reading::Error(why) => Reading::Error(why.chars().take(ERROR_CHARACTERS_MAX).collect()),
+        Reading::Value(Value::Text(text)) if too_long(&text) => {
+            Reading::Error("its text is too long".to_owned())
+        }
+        Reading::Value(Value::List(list))
+            if list.len() > FACT_LIST_MAX || list.iter().any(too_long) =>
+        {
+            Reading::Error("its list is too long".to_owned())
+        }
+        reading
+        @ (Reading::Value(_) | Reading::Absent | Reading::Unsupported | Reading::Denied) => reading,
+    }
 }
 
 /// How good our evidence is: `os` from root of the machine itself, `self` from anybody else.

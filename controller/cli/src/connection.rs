@@ -16,8 +16,11 @@ use cardea_host::{
 };
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
-    codec::MESSAGE_BYTES_MAX_ADMIN,
+    codec::{Bytes, Digest, MESSAGE_BYTES_MAX_ADMIN},
+    id::ControllerId,
     ledger::{Entry, Revision},
+    name::Name,
+    refusal::Refusal,
 };
 
 use crate::config::Settings;
@@ -41,6 +44,38 @@ pub struct Connection {
     clock: Clock,
 }
 
+/// An [`AdminHello`], or the [`AdminAnswer::Refused`] that stands in its place for somebody who may
+/// not administer.
+#[derive(serde::Deserialize)]
+struct Greeting {
+    refused: Option<Refusal>,
+    version: Option<u16>,
+    domain: Option<Name>,
+    controller: Option<ControllerId>,
+    root: Option<Digest>,
+    addresses: Option<Vec<String>>,
+    nonce: Option<Bytes<16>>,
+}
+
+impl Greeting {
+    fn hello(self) -> Result<AdminHello, Failure> {
+        if let Some(refusal) = self.refused {
+            return Err(refusal.into());
+        }
+        let whole = || {
+            Some(AdminHello {
+                version: self.version?,
+                domain: self.domain?,
+                controller: self.controller?,
+                root: self.root?,
+                addresses: self.addresses?,
+                nonce: self.nonce?,
+            })
+        };
+        whole().ok_or_else(unexpected)
+    }
+}
+
 /// What a change came to.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Done {
@@ -61,8 +96,9 @@ impl Connection {
         let path = &settings.socket;
         let mut stream = connect_sync(path, Some(ANSWER_TIMEOUT))
             .map_err(|error| not_reachable(path, &error))?;
-        let hello: AdminHello = frame::read_sync(&mut stream, MESSAGE_BYTES_MAX_ADMIN)
-            .map_err(|error| broken(&error))?;
+        let hello = frame::read_sync::<Greeting>(&mut stream, MESSAGE_BYTES_MAX_ADMIN)
+            .map_err(|error| broken(&error))?
+            .hello()?;
         if hello.version != VERSION {
             return Err(Failure::of(
                 Code::NotReachable,

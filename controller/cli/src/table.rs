@@ -52,7 +52,7 @@ fn aligned(lines: &[Vec<String>]) -> String {
 }
 
 /// `-` for nothing, and every control character as its escape.
-fn escaped(cell: &str) -> String {
+pub(crate) fn escaped(cell: &str) -> String {
     if cell.is_empty() {
         return "-".to_owned();
     }

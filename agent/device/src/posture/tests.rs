@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use cardea_proto::posture::{FACT_LIST_MAX, FACT_TEXT_BYTES_MAX, Value};
-
 use super::*;
 
 #[test]
@@ -55,6 +53,24 @@ fn no_value_is_larger_than_a_report_may_carry() {
 }
 
 #[test]
+fn a_fact_that_is_too_large_is_an_error_and_takes_no_other_with_it() {
+    let long = "x".repeat(FACT_TEXT_BYTES_MAX + 1);
+    for value in [
+        Value::Text(long.clone()),
+        Value::List(vec![long.clone()]),
+        Value::List(vec![String::new(); FACT_LIST_MAX + 1]),
+    ] {
+        assert!(matches!(bounded(Reading::Value(value)), Reading::Error(_)));
+    }
+    let Reading::Error(why) = bounded(Reading::Error(long)) else {
+        panic!("no error");
+    };
+    assert_eq!(why.len(), ERROR_CHARACTERS_MAX);
+    let value = Reading::Value(Value::Text("y".repeat(FACT_TEXT_BYTES_MAX)));
+    assert_eq!(bounded(value.clone()), value);
+}
+
+#[test]
 fn a_tree_made_for_a_test_is_no_evidence() {
     let empty = tempfile::tempdir().unwrap();
     let mut settings = Settings::new("/tmp");
@@ -101,12 +117,12 @@ fn a_probe_that_hangs_is_an_error_and_is_not_started_again() {
     let place = tempfile::tempdir().unwrap();
     let tool = place.path().join("usr/sbin/nft");
     std::fs::create_dir_all(tool.parent().unwrap()).unwrap();
-    std::fs::write(&tool, "#!/bin/sh\nexec sleep 2\n").unwrap();
+    std::fs::write(&tool, "#!/bin/sh\nexec sleep 3\n").unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&tool, mode).unwrap();
     let mut settings = Settings::new("/tmp");
     settings.root = place.path().to_owned();
-    settings.probe_timeout = Duration::from_millis(150);
+    settings.probe_timeout = Duration::from_secs(1);
     let mut posture = Posture::new(settings);
     for _ in 0..2 {
         let facts = posture.collect();

@@ -235,6 +235,25 @@ fn a_controller_that_is_not_there_is_not_reachable() {
 }
 
 #[test]
+fn who_may_not_administer_is_told_so_instead_of_greeted() {
+    let place = tempfile::tempdir().unwrap();
+    let socket = place.path().join("admin.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let refusal = Refusal::new(RefusalCode::Unauthorized, "only root may administer");
+        frame::write_sync(&mut stream, &AdminAnswer::Refused(refusal)).unwrap();
+    });
+    let admin = format!("unix:{}", socket.display());
+    let shown = outcome(&["status", "--admin", &admin], "", false);
+    assert_eq!(
+        (shown.code, shown.talk.as_str()),
+        (1, "only root may administer\n")
+    );
+    thread.join().unwrap();
+}
+
+#[test]
 fn a_key_that_cannot_be_trusted_signs_nothing() {
     let world = World::new(|_| done("done", 0));
     let key = world.place.path().join("keys/admin.key");
@@ -333,7 +352,7 @@ fn the_ledger_is_shown_by_line_and_followed() {
     assert_eq!(lines.len(), 3);
     assert!(lines[0].starts_with("REVISION  TIME"));
     assert!(
-        lines[2].starts_with("42        2026-01-01T00:00:00Z  stranger 10.0.0.9:1"),
+        lines[2].starts_with("42        2026-01-01T00:00:00.000Z  stranger 10.0.0.9:1"),
         "{tail}"
     );
     assert!(lines[2].contains("site office added"));

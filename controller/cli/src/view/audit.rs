@@ -6,6 +6,7 @@ use cardea_proto::{
     admin::ChangeOrder,
     codec::{self, MESSAGE_BYTES_MAX_ADMIN},
     ledger::{Admits, Change, Entry},
+    time::UnixMillis,
 };
 
 use crate::{args::Format, console::Console, table};
@@ -34,7 +35,7 @@ pub(crate) fn followed(
     console: &mut Console,
 ) -> Result<(), Failure> {
     match format {
-        Format::Table => console.data(&cells(entry).join("  ")),
+        Format::Table => console.data(&line(entry)),
         Format::Json => {
             let line = serde_json::to_string(entry)
                 .map_err(|error| Failure::of(Code::Failed, "output", error, ""))?;
@@ -96,7 +97,7 @@ fn cells(entry: &Entry) -> Vec<String> {
         });
     vec![
         entry.revision.to_string(),
-        entry.draft.at.to_rfc3339(),
+        moment(entry.draft.at),
         entry.draft.actor.to_string(),
         entry
             .draft
@@ -107,6 +108,27 @@ fn cells(entry: &Entry) -> Vec<String> {
             .join("; "),
         decision,
     ]
+}
+
+/// The same in columns that are as wide as they usually must be.
+fn line(entry: &Entry) -> String {
+    const WIDTHS: [usize; 4] = [8, 24, 20, 60];
+    let line: Vec<String> = cells(entry)
+        .iter()
+        .zip(WIDTHS.into_iter().chain(std::iter::repeat(0)))
+        .map(|(cell, width)| format!("{:<width$}", table::escaped(cell)))
+        .collect();
+    line.join("  ").trim_end_matches(['-', ' ']).to_owned()
+}
+
+/// RFC 3339 with three decimals, so that times stand below each other.
+fn moment(at: UnixMillis) -> String {
+    let text = at.to_rfc3339();
+    let Some(whole) = text.strip_suffix('Z') else {
+        return text;
+    };
+    let (whole, fraction) = whole.split_once('.').unwrap_or((whole, ""));
+    format!("{whole}.{fraction:0<3}Z")
 }
 
 /// A change in a few words.
