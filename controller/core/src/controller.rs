@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use cardea_credential::trust::{RootError, Trust};
+use cardea_credential::{
+    key::SignError,
+    trust::{RootError, Trust},
+};
 use cardea_proto::{
     identity::Role,
     ledger::{Change, Draft, Entry},
@@ -24,6 +27,7 @@ use crate::{
     refusals::{Refusals, Refused},
     reviews::Reviews,
     state::Happened,
+    tickets::Places,
     timers::{Timer, Timers},
     world::{Expects, World, nothing_permitted},
 };
@@ -73,6 +77,9 @@ pub enum StartError {
     /// The root certificate is not the trust domain's.
     #[error("the root certificate is not the one that founded this trust domain")]
     Root(#[source] Option<RootError>),
+    /// The ticket key does not sign.
+    #[error("the ticket key does not sign")]
+    Ticket(#[source] SignError),
     /// The intermediate certificate is another trust domain's.
     #[error("the intermediate certificate is of {found}, not of {expected}")]
     Intermediate {
@@ -84,7 +91,10 @@ pub enum StartError {
 }
 
 /// Timers that one input may run; the rest is due again at once.
-const TIMERS_PER_TURN: usize = 1_024;
+///
+/// An extension takes two decisions and two signatures, some 0.3 ms: a revocation waits no longer
+/// than 20 ms, however many are due.
+const TIMERS_PER_TURN: usize = 64;
 
 impl Controller {
     /// Makes the controller of a state. The shell's first input is [`Input::Timeout`].
@@ -109,12 +119,14 @@ impl Controller {
                 expected: founded.domain,
             });
         }
+        let places = Places::of(&keys.ticket).map_err(StartError::Ticket)?;
         let mut world = World {
             settings: settings.bounded(),
             keys,
             trust,
             engine: nothing_permitted(cardea_proto::ledger::Revision(0)),
             dice: Dice::new(entropy),
+            places,
             founded,
             policy_problem: None,
             state,

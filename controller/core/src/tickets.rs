@@ -1,11 +1,15 @@
 //! Where the two ends of a tunnel meet, and under which addresses they know each other inside.
 
 use std::{
+    fmt,
     net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
-use cardea_credential::{key, ticket::TicketKey};
+use cardea_credential::{
+    key::{self, SignError},
+    ticket::TicketKey,
+};
 use cardea_proto::{
     access::InnerAddresses,
     codec::{Blob, Bytes},
@@ -15,27 +19,79 @@ use cardea_proto::{
     time::{Now, UnixMillis},
 };
 
-use crate::settings::CLOCK_SKEW_MAX;
+use crate::{settings::CLOCK_SKEW_MAX, world::World};
 
-/// Signs one end's ticket for a grant that lives `ttl` from now; `None` when the key does not sign.
+/// Derives where the tunnel of a grant is at a relay.
 ///
-/// Tunnel and handle follow from the grant and the ticket key, so that a controller that restarts,
+/// Place and handles follow from the grant and the ticket key, so that a controller that restarts,
 /// or another one, extends a tunnel with tickets for the same place.
-pub(crate) fn ticket(
+pub(crate) struct Places([u8; 32]);
+
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Places(…)")
+    }
+}
+
+impl Places {
+    /// The places of a ticket key.
+    ///
+    /// The secret behind them is SHA-256 over a signature that only this key makes; Ed25519
+    /// signatures are a pseudorandom function of the message to whoever lacks the key (RFC 8032
+    /// derives them from a secret prefix). The ticket signed here ended in 1970 and goes nowhere.
+    ///
+    /// # Errors
+    /// [`SignError`] when the key does not sign.
+    pub(crate) fn of(key: &TicketKey) -> Result<Self, SignError> {
+        let signed = key.sign(&Ticket {
+            tunnel: Bytes([0; 16]),
+            side: Side::Agent,
+            handle: Handle::from_bytes([0; 7]),
+            not_after: UnixMillis(0),
+        })?;
+        Ok(Self(key::digest(&signed).0))
+    }
+
+    /// The tunnel of a grant, and the handle of one of its ends.
+    fn place(&self, grant: GrantId, side: Side) -> (Bytes<16>, Handle) {
+        let derive = |what: &str| key::digest(&[&self.0, what.as_bytes()].concat()).0;
+        let [tunnel @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
+            derive(&format!("tunnel {grant}"));
+        let end = match side {
+            Side::Agent => "agent",
+            Side::Connector => "connector",
+        };
+        let [a, b, c, d, e, f, g, ..] = derive(&format!("{end} {grant}"));
+        (Bytes(tunnel), Handle::from_bytes([a, b, c, d, e, f, g]))
+    }
+}
+
+impl World {
+    /// Signs one end's ticket for a grant that lives `ttl` from now; `None` when the key does not
+    /// sign.
+    pub(crate) fn ticket(
+        &self,
+        grant: GrantId,
+        side: Side,
+        ttl: Duration,
+        now: Now,
+    ) -> Option<Blob> {
+        ticket(&self.keys.ticket, &self.places, (grant, side), ttl, now)
+    }
+}
+
+fn ticket(
     key: &TicketKey,
-    grant: GrantId,
-    side: Side,
+    places: &Places,
+    (grant, side): (GrantId, Side),
     ttl: Duration,
     now: Now,
 ) -> Option<Blob> {
-    let (tunnel, agent, connector) = place(key, grant)?;
+    let (tunnel, handle) = places.place(grant, side);
     let ticket = Ticket {
         tunnel,
         side,
-        handle: match side {
-            Side::Agent => agent,
-            Side::Connector => connector,
-        },
+        handle,
         // A relay's clock may differ by as much as any other; the ends enforce the ttl.
         not_after: now.unix.plus(ttl).plus(CLOCK_SKEW_MAX),
     };
@@ -46,33 +102,6 @@ pub(crate) fn ticket(
             None
         }
     }
-}
-
-/// The tunnel's id and the handles of its ends: SHA-256 over signatures that only this key makes.
-///
-/// Ed25519 signatures are a pseudorandom function of the message to whoever lacks the key (RFC 8032
-/// derives them from a secret prefix). The tickets signed here ended in 1970 and go nowhere.
-fn place(key: &TicketKey, grant: GrantId) -> Option<(Bytes<16>, Handle, Handle)> {
-    let name = key::digest(grant.to_string().as_bytes());
-    let tunnel = Bytes(*name.0.first_chunk::<16>()?);
-    let secret = |side: Side| {
-        let signed = key
-            .sign(&Ticket {
-                tunnel,
-                side,
-                handle: Handle::from_bytes([0; 7]),
-                not_after: UnixMillis(0),
-            })
-            .ok()?;
-        Some(key::digest(&signed).0)
-    };
-    let (agent, connector) = (secret(Side::Agent)?, secret(Side::Connector)?);
-    let tunnel = Bytes(*agent.last_chunk::<16>()?);
-    Some((
-        tunnel,
-        Handle::from_bytes(*agent.first_chunk::<7>()?),
-        Handle::from_bytes(*connector.first_chunk::<7>()?),
-    ))
 }
 
 /// The addresses inside a tunnel of device number `device` to app number `app`.
@@ -138,7 +167,9 @@ mod tests {
     }
 
     fn read(key: &TicketKey, grant: GrantId, side: Side) -> Ticket {
-        let ticket = ticket(key, grant, side, Duration::from_secs(300), start()).unwrap();
+        let places = Places::of(key).unwrap();
+        let ttl = Duration::from_secs(300);
+        let ticket = ticket(key, &places, (grant, side), ttl, start()).unwrap();
         verify_ticket(&key.public(), ticket.as_ref()).unwrap()
     }
 }

@@ -11,7 +11,7 @@ use cardea_proto::{
     time::{Now, UnixMillis},
 };
 
-use crate::{Keys, Settings, State, dice::Dice, policy::Engine};
+use crate::{Keys, Settings, State, dice::Dice, policy::Engine, tickets::Places};
 
 /// The parts that others are given to read.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub(crate) struct World {
     pub(crate) state: State,
     pub(crate) engine: Engine,
     pub(crate) dice: Dice,
+    pub(crate) places: Places,
     /// How the trust domain began, which never changes.
     pub(crate) founded: Founded,
     /// Why the policy on record cannot be used, if so; everything is denied meanwhile.

@@ -224,7 +224,6 @@ impl Controller {
         let device = self.world.state.device(grant.device)?;
         let settings = &self.world.settings;
         let ttl = Duration::from_millis(grant.ttl_ms);
-        let key = &self.world.keys.ticket;
         Some(Granted {
             request,
             grant: grant.id,
@@ -238,7 +237,7 @@ impl Controller {
             inner: tickets::inner_addresses(self.world.domain(), device.number, app.number),
             rendezvous: Rendezvous {
                 relay: settings.relays.clone(),
-                ticket: tickets::ticket(key, grant.id, Side::Agent, ttl, now)?,
+                ticket: self.world.ticket(grant.id, Side::Agent, ttl, now)?,
             },
         })
     }

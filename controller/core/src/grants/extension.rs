@@ -12,7 +12,6 @@ use cardea_proto::{
 
 use crate::{
     controller::{Controller, Turn},
-    tickets,
     timers::Timer,
     verdict,
 };
@@ -70,12 +69,11 @@ impl Controller {
             }
         };
         let ttl = self.ttl(&allowed);
-        let key = &self.world.keys.ticket;
         let extend = |side| {
             Some(ToNode::Extend(Extend {
                 grant: id,
                 ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-                ticket: tickets::ticket(key, id, side, ttl, turn.now)?,
+                ticket: self.world.ticket(id, side, ttl, turn.now)?,
             }))
         };
         let (Some(connector), Some(agent)) = (extend(Side::Connector), extend(Side::Agent)) else {

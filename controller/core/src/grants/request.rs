@@ -325,7 +325,6 @@ impl Controller {
         let device = self.world.state.device(grant.device)?;
         let settings = &self.world.settings;
         let ttl = Duration::from_millis(grant.ttl_ms);
-        let key = &self.world.keys.ticket;
         let mut never = settings.never.clone();
         never.extend(settings.relays.iter().map(std::net::SocketAddr::ip));
         never.sort_unstable();
@@ -344,7 +343,7 @@ impl Controller {
             inner: tickets::inner_addresses(self.world.domain(), device.number, app.number),
             rendezvous: Rendezvous {
                 relay: settings.relays.clone(),
-                ticket: tickets::ticket(key, grant.id, Side::Connector, ttl, now)?,
+                ticket: self.world.ticket(grant.id, Side::Connector, ttl, now)?,
             },
         })
     }

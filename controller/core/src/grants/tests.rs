@@ -494,6 +494,26 @@ fn a_report_that_fails_while_a_grant_is_being_recorded_keeps_it_from_both_ends()
 }
 
 #[test]
+fn an_entry_of_another_controller_has_the_same_effects_here() {
+    let (mut bench, device, connector) = Bench::office();
+    bench.open(&device, &connector, "wiki");
+    let mut draft = bench.entries.last().unwrap().draft.clone();
+    draft.changes = vec![Change::DeviceBlocked(device.device())];
+    let entry = bench.append(draft);
+    bench.handle(crate::Input::Committed {
+        proposal: None,
+        entry: entry.clone(),
+    });
+    bench.settle();
+    assert_eq!(bench.heard(&connector), ["withdraw: device_blocked"]);
+    bench.handle(crate::Input::Committed {
+        proposal: None,
+        entry,
+    });
+    assert_eq!(bench.store, *bench.controller.state(), "once is enough");
+}
+
+#[test]
 fn a_full_store_refuses_new_grants_and_leaves_open_ones() {
     let (mut bench, device, connector) = Bench::office();
     bench.publish("mail");
