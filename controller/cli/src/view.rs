@@ -15,6 +15,7 @@ use crate::{
     text::did_you_mean,
 };
 
+mod access;
 pub(crate) mod audit;
 mod inventory;
 pub(crate) mod policy;
@@ -42,6 +43,31 @@ pub(crate) trait Row: Serialize + Sized {
     /// All of it.
     fn fields(&self) -> Vec<(&'static str, String)>;
 }
+
+/// The part of every implementation that is the same but for its names.
+macro_rules! rows_of {
+    ($kind:literal, $variant:ident) => {
+        const KIND: &'static str = $kind;
+        const QUERY: AdminQuery = AdminQuery::$variant;
+
+        fn of(answer: AdminAnswer) -> Option<Vec<Self>> {
+            let AdminAnswer::$variant(rows) = answer else {
+                return None;
+            };
+            Some(rows)
+        }
+
+        fn id(&self) -> String {
+            self.id.to_string()
+        }
+
+        fn name(&self) -> String {
+            self.name.to_string()
+        }
+    };
+}
+
+use rows_of;
 
 /// All rows of a kind.
 pub(crate) fn rows<R: Row>(connection: &mut Connection) -> Result<Vec<R>, Failure> {
