@@ -1,22 +1,36 @@
 //! Conditions of rules as people read them: what was looked at, what was found, what is needed.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cardea_proto::posture::Value;
-use cedar_policy::pst::{BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var};
+use cedar_policy::{
+    Effect,
+    pst::{BinaryOp, Clause, Expr, Literal, PatternElem, UnaryOp, Var},
+};
 
 use super::{
     compare::{Sign, grade_needed},
+    compiled::Compiled,
     facts::{self, KnownFact, Observed},
     needs,
-    request::{Asked, time_fields},
+    request::{Asked, Question, time_fields},
 };
 
 /// One thing that must hold: an expression, or its opposite.
 #[derive(Clone, Debug)]
 pub(super) struct Goal {
-    pub(super) expr: Arc<Expr>,
-    pub(super) negated: bool,
+    expr: Arc<Expr>,
+    negated: bool,
+    compiled: OnceLock<Result<Compiled, String>>,
+}
+
+/// How a goal came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    Held,
+    Failed,
+    /// It could not be evaluated, because another goal that guards it failed.
+    Errored,
 }
 
 /// A goal in words.
@@ -45,8 +59,59 @@ enum Place<'e> {
 }
 
 impl Goal {
+    /// What would make a permit with these clauses hold, or a forbid not.
+    pub(super) fn all(effect: Effect, clauses: &[Clause]) -> Vec<Self> {
+        let mut goals = Vec::new();
+        match effect {
+            Effect::Permit => {
+                for clause in clauses {
+                    match clause {
+                        Clause::When(expr) => Self::split(expr, false, &mut goals),
+                        Clause::Unless(expr) => Self::split(expr, true, &mut goals),
+                    }
+                }
+            }
+            Effect::Forbid => Self::against(clauses, &mut goals),
+        }
+        goals
+    }
+
+    /// A rule that forbids `unless { a && b }` needs a and b; one that forbids `when { a && b }`
+    /// needs either not to hold, and then all are shown but those that only ask whether something
+    /// is there.
+    fn against(clauses: &[Clause], goals: &mut Vec<Self>) {
+        let mut when = Vec::new();
+        for clause in clauses {
+            match clause {
+                Clause::Unless(expr) => Self::split(expr, false, goals),
+                Clause::When(expr) => Self::split(expr, false, &mut when),
+            }
+        }
+        if !goals.is_empty() {
+            return;
+        }
+        if !when.iter().all(Self::is_presence) {
+            when.retain(|goal| !goal.is_presence());
+        }
+        goals.extend(when.into_iter().map(|goal| Self {
+            negated: !goal.negated,
+            ..goal
+        }));
+    }
+
+    /// How the goal comes out.
+    pub(super) fn came(&self, question: &Question) -> Came {
+        let compiled = self.compiled.get_or_init(|| Compiled::new(&self.expr));
+        let held = compiled.as_ref().map(|compiled| compiled.holds(question));
+        match held {
+            Ok(Ok(held)) if held != self.negated => Came::Held,
+            Ok(Ok(_)) => Came::Failed,
+            Ok(Err(_)) | Err(_) => Came::Errored,
+        }
+    }
+
     /// Splits a condition into goals that must all hold.
-    pub(super) fn split(expr: &Arc<Expr>, negated: bool, out: &mut Vec<Self>) {
+    fn split(expr: &Arc<Expr>, negated: bool, out: &mut Vec<Self>) {
         match (&**expr, negated) {
             (
                 Expr::BinaryOp {
@@ -77,6 +142,7 @@ impl Goal {
             _ => out.push(Self {
                 expr: Arc::clone(expr),
                 negated,
+                compiled: OnceLock::new(),
             }),
         }
     }
@@ -97,7 +163,7 @@ impl Goal {
     }
 
     /// Whether the goal only asks that something be there.
-    pub(super) fn is_presence(&self) -> bool {
+    fn is_presence(&self) -> bool {
         !self.negated && matches!(&*self.expr, Expr::HasAttr { .. })
     }
 }

@@ -10,7 +10,7 @@ use cardea_proto::{
     ledger::{Link, Revision},
     policy::{PolicyFile, PolicyProblem, PolicyTestResult},
 };
-use cedar_policy::{AuthorizationError, Authorizer, Effect};
+use cedar_policy::Effect;
 
 use super::{
     ask::{CertifyAsk, ConnectAsk},
@@ -164,7 +164,7 @@ impl Engine {
         let buckets = self.buckets(asked);
         let mut needs = Needs::default();
         for bucket in &buckets {
-            needs.merge(&bucket.needs);
+            needs.merge(bucket.needs());
         }
         let question = match Question::new(asked, &needs, None) {
             Ok(question) => question,
@@ -239,9 +239,9 @@ impl Engine {
         }
         let candidates = buckets
             .iter()
-            .flat_map(|bucket| bucket.rules.values())
+            .flat_map(|bucket| bucket.rules())
             .filter(|rule| rule.effect == Effect::Permit);
-        match explain::not_permitted(asked, question, candidates.map(|rule| &**rule)) {
+        match explain::not_permitted(asked, question, candidates) {
             Some((rule, finding)) => {
                 let rules = vec![rule.id.clone()];
                 let decision = self.decision(asked, Reason::CheckFailed, rules, errors);
@@ -303,22 +303,17 @@ fn explained(mut decision: Decision, finding: Finding) -> Decision {
 
 fn evaluate<'t>(question: &Question, buckets: &[&'t Bucket]) -> Outcome<'t> {
     let mut outcome = Outcome::default();
-    let authorizer = Authorizer::new();
-    for bucket in buckets {
-        let response = authorizer.is_authorized(&question.request, &bucket.set, &question.entities);
-        for id in response.diagnostics().reason() {
-            let id: &str = id.as_ref();
-            if let Some((id, rule)) = bucket.rules.get_key_value(id) {
-                match rule.effect {
-                    Effect::Permit => outcome.permits.insert(id, rule),
-                    Effect::Forbid => outcome.forbids.insert(id, rule),
-                };
+    for rule in buckets.iter().flat_map(|bucket| bucket.rules()) {
+        match (rule.holds(question), rule.effect) {
+            (Ok(false), _) => {}
+            (Ok(true), Effect::Permit) => {
+                outcome.permits.insert(&rule.id, rule);
             }
-        }
-        for AuthorizationError::PolicyEvaluationError(error) in response.diagnostics().errors() {
-            let id: &str = error.policy_id().as_ref();
-            if let Some((id, _)) = bucket.rules.get_key_value(id) {
-                outcome.errors.insert(id, error.inner().to_string());
+            (Ok(true), Effect::Forbid) => {
+                outcome.forbids.insert(&rule.id, rule);
+            }
+            (Err(error), _) => {
+                outcome.errors.insert(&rule.id, error);
             }
         }
     }

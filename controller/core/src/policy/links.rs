@@ -118,10 +118,8 @@ pub(super) fn index(links: &BTreeSet<Link>) -> Result<Index, String> {
         let Some((principal, resource)) = rule::scopes(policy, Action::Connect) else {
             continue;
         };
-        let rule = Arc::new(Rule::new(policy, Vec::new()));
-        let bucket = index.bucket(resource, principal);
-        bucket.rules.insert(rule.id.clone(), rule);
-        bucket.set = linked;
+        let rule = Rule::new(policy, Vec::new())?;
+        index.bucket(resource, principal).add(Arc::new(rule));
     }
     Ok(index)
 }

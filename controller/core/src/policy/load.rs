@@ -69,7 +69,7 @@ pub(super) fn load(files: &[PolicyFile]) -> Result<Loaded, Vec<PolicyProblem>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    sort(&found)
+    Ok(sort(&found))
 }
 
 fn check_paths(files: &[PolicyFile]) -> Vec<PolicyProblem> {
@@ -219,40 +219,27 @@ fn validate(
     problems.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
 }
 
-fn sort(found: &[Found<'_>]) -> Result<Loaded, Vec<PolicyProblem>> {
+fn sort(found: &[Found<'_>]) -> Loaded {
     let mut loaded = Loaded::default();
-    let mut problems = Vec::new();
-    for Found { policy, rule, path } in found {
+    for Found { policy, rule, .. } in found {
         for condition in rule.conditions() {
             watch(condition, &mut loaded.watched);
         }
-        let added = add(&mut loaded.certify, Action::Certify, policy, rule)
-            .and_then(|()| add(&mut loaded.connect, Action::Connect, policy, rule));
-        problems.extend(added.err().map(|message| problem(path, None, message)));
+        for (action, index) in [
+            (Action::Certify, &mut loaded.certify),
+            (Action::Connect, &mut loaded.connect),
+        ] {
+            if let Some((principal, resource)) = rule::scopes(policy, action) {
+                index.bucket(resource, principal).add(Arc::clone(rule));
+            }
+        }
     }
-    if problems.is_empty() {
-        Ok(loaded)
-    } else {
-        Err(problems)
-    }
+    loaded
 }
 
 fn rule_of(policy: &Policy) -> Result<Arc<Rule>, String> {
     let tree = policy.to_pst().map_err(|error| error.to_string())?;
-    Ok(Arc::new(Rule::new(policy, tree.body().clauses().clone())))
-}
-
-fn add(index: &mut Index, action: Action, policy: &Policy, rule: &Arc<Rule>) -> Result<(), String> {
-    let Some((principal, resource)) = rule::scopes(policy, action) else {
-        return Ok(());
-    };
-    let bucket = index.bucket(resource, principal);
-    bucket.needs.merge(&rule.needs);
-    bucket.rules.insert(rule.id.clone(), Arc::clone(rule));
-    bucket
-        .set
-        .add(policy.clone())
-        .map_err(|error| error.to_string())
+    Rule::new(policy, tree.body().clauses().clone()).map(Arc::new)
 }
 
 /// Collects the programs of `…process_running.value.contains("sshd")` and its kin.

@@ -17,6 +17,7 @@
 
 mod ask;
 mod compare;
+mod compiled;
 mod condition;
 mod diff;
 mod engine;

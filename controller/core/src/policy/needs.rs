@@ -1,6 +1,6 @@
 //! What the conditions of policies look at, so that a request carries that and nothing else.
 
-use cedar_policy::pst::{Clause, Expr, Var};
+use cedar_policy::pst::{BinaryOp, Clause, Expr, Var};
 
 use super::facts::{self, CATALOGUE};
 
@@ -17,6 +17,8 @@ pub(super) struct Needs {
     pub(super) principal: bool,
     /// Attributes of the resource.
     pub(super) resource: bool,
+    /// What the principal and the resource are in.
+    pub(super) hierarchy: bool,
 }
 
 /// A small set of parts or of fields.
@@ -116,6 +118,7 @@ impl Needs {
             everything: true,
             principal: true,
             resource: true,
+            hierarchy: true,
             ..Self::default()
         }
     }
@@ -133,6 +136,7 @@ impl Needs {
         self.everything |= other.everything;
         self.principal |= other.principal;
         self.resource |= other.resource;
+        self.hierarchy |= other.hierarchy;
         self.parts = self.parts.or(other.parts);
         for (fact, other) in self.facts.iter_mut().zip(other.facts) {
             *fact = fact.or(other);
@@ -156,6 +160,26 @@ impl Needs {
         if let Some((var, path)) = path(expr) {
             self.add_path(&var, &path, matches!(expr, Expr::HasAttr { .. }));
             return;
+        }
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "Cedar's syntax tree is non-exhaustive; nothing else looks at an entity"
+        )]
+        match expr {
+            Expr::BinaryOp {
+                op: BinaryOp::In, ..
+            }
+            | Expr::Is {
+                in_expr: Some(_), ..
+            } => {
+                self.hierarchy = true;
+            }
+            // An attribute of an entity that the rule names itself, or chooses: it may be ours.
+            Expr::GetAttr { .. } | Expr::HasAttr { .. } => {
+                self.principal = true;
+                self.resource = true;
+            }
+            _ => {}
         }
         for child in children(expr) {
             self.add(child);

@@ -7,7 +7,7 @@ use cedar_policy::{
     pst::{Clause, Expr},
 };
 
-use super::{explain::Probe, needs::Needs, slice::Scope};
+use super::{compiled::Compiled, condition::Goal, needs::Needs, request::Question, slice::Scope};
 
 /// A policy of a folder, or an everyday rule.
 #[derive(Debug)]
@@ -16,14 +16,16 @@ pub(super) struct Rule {
     pub(super) id: String,
     /// Permit or forbid.
     pub(super) effect: Effect,
-    /// Its `when` and `unless`.
-    pub(super) clauses: Vec<Clause>,
-    /// What they look at.
+    /// What its conditions look at.
     pub(super) needs: Needs,
+    /// Its `when` and `unless`, in order.
+    clauses: Vec<Clause>,
+    /// The same, ready to be evaluated, each with what it must come out as.
+    compiled: Vec<(Compiled, bool)>,
     /// All its annotations.
     annotations: BTreeMap<String, String>,
     /// Its conditions one by one, made when a denial is first explained.
-    probe: OnceLock<Probe>,
+    goals: OnceLock<Vec<Goal>>,
 }
 
 /// An action that the engine decides.
@@ -59,24 +61,44 @@ impl Action {
 }
 
 impl Rule {
-    pub(super) fn new(policy: &Policy, clauses: Vec<Clause>) -> Self {
-        Self {
+    /// # Errors
+    /// Cedar's text about a condition that it does not take back.
+    pub(super) fn new(policy: &Policy, clauses: Vec<Clause>) -> Result<Self, String> {
+        let compile = |clause: &Clause| match clause {
+            Clause::When(condition) => Ok((Compiled::new(condition)?, true)),
+            Clause::Unless(condition) => Ok((Compiled::new(condition)?, false)),
+        };
+        Ok(Self {
             id: policy.id().to_string(),
             effect: policy.effect(),
             needs: Needs::of(&clauses),
+            compiled: clauses.iter().map(compile).collect::<Result<_, String>>()?,
             clauses,
             annotations: policy
                 .annotations()
                 .map(|(key, text)| (key.to_owned(), text.to_owned()))
                 .collect(),
-            probe: OnceLock::new(),
-        }
+            goals: OnceLock::new(),
+        })
     }
 
-    /// The conditions one by one.
-    pub(super) fn probe(&self) -> &Probe {
-        self.probe
-            .get_or_init(|| Probe::of(self.effect, &self.clauses))
+    /// Whether its conditions hold, for a request that its scope matches.
+    ///
+    /// # Errors
+    /// Cedar's text about the first condition that cannot be evaluated, when those before it hold.
+    pub(super) fn holds(&self, question: &Question) -> Result<bool, String> {
+        for (condition, wanted) in &self.compiled {
+            if condition.holds(question)? != *wanted {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What would make it hold, if it permits, or not hold, if it forbids.
+    pub(super) fn goals(&self) -> &[Goal] {
+        self.goals
+            .get_or_init(|| Goal::all(self.effect, &self.clauses))
     }
 
     /// The expressions of its `when` and `unless`.

@@ -3,11 +3,10 @@
 //!
 //! A scope names at most one principal and one resource, and either the entity itself or something
 //! it is in. So each policy lies in exactly one bucket, and a decision takes the buckets of
-//! (anything, the app, its site) × (anybody, the user, each group of the user).
+//! (anything, the app, its site) × (anybody, the user, each group of the user). The scope of every
+//! policy in them matches.
 
 use std::{collections::BTreeMap, sync::Arc};
-
-use cedar_policy::PolicySet;
 
 use super::{needs::Needs, rule::Rule};
 
@@ -37,12 +36,10 @@ pub(super) struct Index(Keyed<Keyed<Bucket>>);
 /// Policies whose scopes name the same things.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
-    /// The policies, evaluated together.
-    pub(super) set: PolicySet,
-    /// The same by id, for explanations.
-    pub(super) rules: BTreeMap<String, Arc<Rule>>,
+    /// The policies.
+    rules: Vec<Arc<Rule>>,
     /// What their conditions look at.
-    pub(super) needs: Needs,
+    needs: Needs,
 }
 
 /// One side of a request: an entity's id and the ids of what it is in.
@@ -88,6 +85,21 @@ impl<T: Default> Keyed<T> {
                 visit(found);
             }
         }
+    }
+}
+
+impl Bucket {
+    pub(super) fn add(&mut self, rule: Arc<Rule>) {
+        self.needs.merge(&rule.needs);
+        self.rules.push(rule);
+    }
+
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().map(|rule| &**rule)
+    }
+
+    pub(super) const fn needs(&self) -> &Needs {
+        &self.needs
     }
 }
 
