@@ -227,7 +227,7 @@ impl Controller {
         (facts.age(now) <= stale_after).then_some(facts)
     }
 
-    fn watch_posture(&mut self, turn: &Turn<'_>, device: DeviceId) {
+    pub(crate) fn watch_posture(&mut self, turn: &Turn<'_>, device: DeviceId) {
         if let Some(facts) = self.postures.facts(device) {
             let at = facts.received() + self.world.settings.posture_stale_after() + JUST_AFTER;
             self.timers

@@ -139,6 +139,7 @@ impl Controller {
             let verdict = verdict::verdict_passed(facts.received_at());
             posture.facts = Some(facts);
             posture.verdict = Some(verdict);
+            self.watch_posture(turn, device);
         }
         let certificate = happened
             .iter()

@@ -47,17 +47,21 @@ pub(crate) struct Postures(BTreeMap<DeviceId, Posture>);
 impl Facts {
     /// Checks the form of a report: how many facts, how long, and nothing absurd in them.
     ///
+    /// No grade above [`Grade::Os`] is taken from a device's own mouth: `mdm` and `hardware` are
+    /// for facts that somebody else vouches for, and nobody does yet.
+    ///
     /// # Errors
     /// A refusal that names the fact.
-    pub(crate) fn accept(report: Report, received: Now) -> Result<Self, Refusal> {
+    pub(crate) fn accept(mut report: Report, received: Now) -> Result<Self, Refusal> {
         if report.facts.len() > FACTS_MAX {
             return Err(malformed(format!(
                 "a report has at most {FACTS_MAX} facts, not {}",
                 report.facts.len()
             )));
         }
-        for (name, fact) in &report.facts {
+        for (name, fact) in &mut report.facts {
             check(name, fact)?;
+            fact.grade = fact.grade.min(Grade::Os);
         }
         Ok(Self {
             skew_ms: skew_ms(report.clock, received.unix),

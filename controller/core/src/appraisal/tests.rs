@@ -134,10 +134,10 @@ fn a_stricter_policy_fails_devices_that_do_not_meet_it_and_ends_their_grants() {
     assert_eq!(impact, AdminAnswer::Impact { closes: 1 });
     assert_eq!(bench.must(change), 1);
     assert_eq!(bench.heard(&connector), ["withdraw: posture_failed"]);
-    assert_eq!(
-        bench.heard(&device),
-        ["withdraw: posture_failed", "posture fails", "apps 0/1"]
-    );
+    let mut heard = bench.heard(&device);
+    assert_eq!(heard.remove(0), "withdraw: posture_failed");
+    heard.sort();
+    assert_eq!(heard, ["apps 0/1", "posture fails"]);
     assert_eq!(appraisals(&bench), [true, false]);
 }
 

@@ -60,6 +60,9 @@ impl Controller {
     }
 
     /// The grants among these that would not be given any longer, and why.
+    ///
+    /// A change says nothing about a report that is late or, after a restart, has not come yet:
+    /// that ends grants by a timer of its own.
     pub(crate) fn no_longer(
         &self,
         judge: &Judge<'_>,
@@ -73,7 +76,8 @@ impl Controller {
                     .entry(grant.device)
                     .or_insert_with(|| judge.standing(grant.device));
                 let denied = judge.connect_as(standing, &grant.user, &grant.app).err()?;
-                Some((id, verdict::end_reason(&denied)))
+                let reason = verdict::end_reason(&denied);
+                (reason != EndReason::PostureStale).then_some((id, reason))
             })
             .collect()
     }
@@ -184,7 +188,7 @@ impl Controller {
     }
 }
 
-pub(super) const fn withdraw(grant: GrantId, reason: EndReason) -> ToNode {
+pub(crate) const fn withdraw(grant: GrantId, reason: EndReason) -> ToNode {
     ToNode::Withdraw { grant, reason }
 }
 
