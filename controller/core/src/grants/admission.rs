@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use cardea_credential::signed::{offer_digest, verify_answer};
+use cardea_credential::signed::offer_digest;
 use cardea_proto::{
-    access::{Granted, KEM_CIPHERTEXT_BYTES, Rendezvous, Signed},
+    access::{Granted, Rendezvous, Signed},
     codec::Digest,
     id::{ConnectorId, GrantId, NodeId},
-    identity::Holder,
     ledger::{Actor, Change, EndReason, Grant, RecordKey},
     message::ToNode,
     refusal::{Refusal, RefusalCode},
@@ -240,37 +239,5 @@ impl Controller {
                 ticket: self.world.ticket(grant.id, Side::Agent, ttl, now)?,
             },
         })
-    }
-
-    fn check_answer(
-        &self,
-        connector: ConnectorId,
-        (grant, offer): (GrantId, Digest),
-        signed: &Signed,
-        now: Now,
-    ) -> Result<Digest, String> {
-        let (answer, leaf) = verify_answer(signed, &self.world.trust, now.unix)
-            .map_err(|error| error.to_string())?;
-        let enrolled = self
-            .world
-            .state
-            .node(NodeId::Connector(connector))
-            .map(|known| known.node.key);
-        let wrong = if leaf.identity.holder != Holder::Connector(connector)
-            || answer.connector != connector
-        {
-            "another connector signed it"
-        } else if enrolled != Some(leaf.key) {
-            "another key signed it than the enrolled one"
-        } else if answer.grant != grant {
-            "it is for another grant"
-        } else if answer.offer != offer {
-            "it is for another offer"
-        } else if answer.kem.0.len() != KEM_CIPHERTEXT_BYTES {
-            "its ML-KEM ciphertext has another length"
-        } else {
-            return Ok(leaf.key);
-        };
-        Err(wrong.to_owned())
     }
 }

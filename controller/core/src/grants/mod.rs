@@ -15,9 +15,11 @@
 //! committed, and only then withdrawn from both ends.
 
 mod admission;
+mod choice;
 mod ending;
 mod extension;
 mod request;
+mod statements;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +35,7 @@ use cardea_proto::{
 
 pub(crate) use self::{
     admission::Admitting,
-    ending::{ENDS_PER_ENTRY, changes as end_changes},
+    ending::{ENDS_PER_ENTRY, changes as end_changes, withdraw},
     request::Offering,
 };
 use crate::{
@@ -198,16 +200,23 @@ impl Controller {
         };
         for grant in named {
             if !mine.contains(grant) {
-                turn.send(channel, ending::withdraw(*grant, EndReason::Expired));
+                turn.send(channel, withdraw(*grant, EndReason::Expired));
             }
         }
         let named: BTreeSet<GrantId> = named.iter().copied().collect();
         let mut lost = Vec::new();
         for grant in mine {
+            let holds = named.contains(&grant);
             let Some(open) = self.live.open_mut(&grant) else {
+                let admitting = self.live.tunnels.get(&grant);
+                let admitting =
+                    admitting.is_some_and(|tunnel| matches!(tunnel.stage, Stage::Admitting(_)));
+                // It restarted after it had answered: the agent must not be told to come.
+                if admitting && !holds && matches!(node, NodeId::Connector(_)) {
+                    lost.push((grant, EndReason::ConnectorGone));
+                }
                 continue;
             };
-            let holds = named.contains(&grant);
             let reason = match node {
                 NodeId::Device(_) => {
                     open.device_holds = holds;

@@ -2,17 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use cardea_credential::{
-    signed::{StatementError, verify_offer},
-    trust::ChainError,
-};
 use cardea_proto::{
-    access::{Admit, KEM_KEY_BYTES, Rendezvous, Signed},
-    app::{AppSpec, Carrier, Transport},
+    access::{Admit, Rendezvous, Signed},
     codec::Digest,
     decision::Decision,
     id::{ConnectorId, DeviceId, GrantId, NodeId},
-    identity::Holder,
     ledger::{Actor, Change, EndReason, Grant, RecordKey},
     message::ToNode,
     name::Name,
@@ -21,7 +15,10 @@ use cardea_proto::{
     time::Now,
 };
 
-use super::Stage;
+use super::{
+    Stage,
+    choice::{carrier, no_connector},
+};
 use crate::{
     api::{ChannelId, CommitError},
     controller::{Controller, Turn},
@@ -348,63 +345,11 @@ impl Controller {
         })
     }
 
-    /// The connected connector of a site with the fewest tunnels, promised ones included.
-    fn choose(&self, site: &Name, tried: &BTreeSet<ConnectorId>) -> Option<ConnectorId> {
-        self.world
-            .state
-            .connectors_of(site)
-            .filter(|id| !tried.contains(id) && self.channels.of_connector(*id).is_some())
-            .min_by_key(|id| {
-                let promised = self.live.promised.get(id).copied().unwrap_or(0);
-                (self.world.state.connector_load(*id) + promised, *id)
-            })
-    }
-
     /// The proposal for an offer has come back, or is made for the first time.
     fn offer_settled(&mut self, offering: &mut Offering) {
         if let Some(grant) = offering.planned.take() {
             self.live.release(grant.connector);
             self.live.deciding.remove(&(grant.device, grant.app));
-        }
-    }
-
-    fn check_offer(
-        &self,
-        device: DeviceId,
-        app: &Name,
-        signed: &Signed,
-        now: Now,
-    ) -> Result<Digest, Refusal> {
-        let not_proven = |why: &str| {
-            Refusal::new(
-                RefusalCode::NotProven,
-                format!("{app}: the offer is not to be believed: {why}"),
-            )
-        };
-        let (offer, leaf) = match verify_offer(signed, &self.world.trust, now.unix) {
-            Ok(verified) => verified,
-            Err(StatementError::Chain(ChainError::Expired { not_after })) => {
-                return Err(Refusal::new(
-                    RefusalCode::CertificateExpired,
-                    format!(
-                        "{app}: the device's certificate ended at {}",
-                        not_after.to_rfc3339()
-                    ),
-                ));
-            }
-            Err(error) => return Err(not_proven(&error.to_string())),
-        };
-        let enrolled = self.world.state.device(device).map(|known| known.node.key);
-        if leaf.identity.holder != Holder::Device(device) || offer.device != device {
-            Err(not_proven("another device signed it"))
-        } else if enrolled != Some(leaf.key) {
-            Err(not_proven("another key signed it than the enrolled one"))
-        } else if offer.app != *app {
-            Err(not_proven("it is for another app"))
-        } else if offer.kem.0.len() != KEM_KEY_BYTES {
-            Err(not_proven("its ML-KEM key has another length"))
-        } else {
-            Ok(leaf.key)
         }
     }
 }
@@ -427,22 +372,4 @@ pub(super) fn denied(request: u64, refusal: Refusal, decision: Option<Decision>)
         refusal,
         decision: decision.map(Box::new),
     }
-}
-
-/// Agents of this version carry flows, for which QUIC is the better carrier.
-const fn carrier(app: &AppSpec) -> Carrier {
-    match app.transport {
-        Transport::Auto | Transport::Quic => Carrier::Quic,
-        Transport::WireGuard => Carrier::WireGuard,
-    }
-}
-
-fn no_connector(app: &Name, site: &Name, asked: bool) -> Refusal {
-    let why = if asked {
-        format!("{app}: no connector of site {site} could take the tunnel")
-    } else {
-        format!("{app}: no connector of site {site} is connected")
-    };
-    Refusal::new(RefusalCode::NoConnector, why)
-        .with_next("An admin can look at: cardeactl connector ls")
 }

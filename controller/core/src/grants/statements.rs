@@ -1,0 +1,93 @@
+//! What the two ends sign: verified, and compared with what is on record.
+
+use cardea_credential::{
+    signed::{StatementError, verify_answer, verify_offer},
+    trust::ChainError,
+};
+use cardea_proto::{
+    access::{KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES, Signed},
+    codec::Digest,
+    id::{ConnectorId, DeviceId, GrantId, NodeId},
+    identity::Holder,
+    name::Name,
+    refusal::{Refusal, RefusalCode},
+    time::Now,
+};
+
+use crate::controller::Controller;
+
+impl Controller {
+    /// Checks a device's offer for an app; the digest of the key that signed it.
+    pub(super) fn check_offer(
+        &self,
+        device: DeviceId,
+        app: &Name,
+        signed: &Signed,
+        now: Now,
+    ) -> Result<Digest, Refusal> {
+        let not_proven = |why: &str| {
+            Refusal::new(
+                RefusalCode::NotProven,
+                format!("{app}: the offer is not to be believed: {why}"),
+            )
+        };
+        let (offer, leaf) = match verify_offer(signed, &self.world.trust, now.unix) {
+            Ok(verified) => verified,
+            Err(StatementError::Chain(ChainError::Expired { not_after })) => {
+                return Err(Refusal::new(
+                    RefusalCode::CertificateExpired,
+                    format!(
+                        "{app}: the device's certificate ended at {}",
+                        not_after.to_rfc3339()
+                    ),
+                ));
+            }
+            Err(error) => return Err(not_proven(&error.to_string())),
+        };
+        let enrolled = self.world.state.device(device).map(|known| known.node.key);
+        if leaf.identity.holder != Holder::Device(device) || offer.device != device {
+            Err(not_proven("another device signed it"))
+        } else if enrolled != Some(leaf.key) {
+            Err(not_proven("another key signed it than the enrolled one"))
+        } else if offer.app != *app {
+            Err(not_proven("it is for another app"))
+        } else if offer.kem.0.len() != KEM_KEY_BYTES {
+            Err(not_proven("its ML-KEM key has another length"))
+        } else {
+            Ok(leaf.key)
+        }
+    }
+
+    /// Checks a connector's answer to an offer; the digest of the key that signed it.
+    pub(super) fn check_answer(
+        &self,
+        connector: ConnectorId,
+        (grant, offer): (GrantId, Digest),
+        signed: &Signed,
+        now: Now,
+    ) -> Result<Digest, String> {
+        let (answer, leaf) = verify_answer(signed, &self.world.trust, now.unix)
+            .map_err(|error| error.to_string())?;
+        let enrolled = self
+            .world
+            .state
+            .node(NodeId::Connector(connector))
+            .map(|known| known.node.key);
+        let wrong = if leaf.identity.holder != Holder::Connector(connector)
+            || answer.connector != connector
+        {
+            "another connector signed it"
+        } else if enrolled != Some(leaf.key) {
+            "another key signed it than the enrolled one"
+        } else if answer.grant != grant {
+            "it is for another grant"
+        } else if answer.offer != offer {
+            "it is for another offer"
+        } else if answer.kem.0.len() != KEM_CIPHERTEXT_BYTES {
+            "its ML-KEM ciphertext has another length"
+        } else {
+            return Ok(leaf.key);
+        };
+        Err(wrong.to_owned())
+    }
+}
