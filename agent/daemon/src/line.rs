@@ -8,7 +8,7 @@ use cardea_host::{
     clock::Clock,
 };
 use cardea_node::Connect;
-use cardea_proto::message::{FromNode, ToNode};
+use cardea_proto::message::{FromNode, Purpose, ToNode};
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::dial::dial;
@@ -84,7 +84,11 @@ impl Line {
     /// Sets up a channel; the one before is forgotten.
     pub(crate) fn connect(&mut self, connect: Connect) {
         self.forget();
-        let tls = tls::channel_client(
+        let client = match connect.purpose {
+            Purpose::Channel => tls::channel_client,
+            Purpose::Renewal => tls::renewal_client,
+        };
+        let tls = client(
             self.trust.clone(),
             &connect.chain,
             Arc::clone(&self.signer),
@@ -106,13 +110,13 @@ impl Line {
         self.forget();
     }
 
-    /// Sends a message; one that finds no channel is lost with it.
-    pub(crate) fn send(&self, message: &FromNode) {
-        let Some(sender) = &self.sender else {
-            return tracing::debug!("a message found no channel");
+    /// Sends what one turn came to; messages that find no channel are lost with it.
+    pub(crate) fn send(&self, messages: &[FromNode]) {
+        let Some(sender) = self.sender.as_ref().filter(|_| !messages.is_empty()) else {
+            return;
         };
-        if let Err(error) = sender.send(message) {
-            tracing::debug!(reason = %error, "a message was not sent");
+        if let Err(error) = sender.send_all(messages) {
+            tracing::debug!(reason = %error, "messages were not sent");
         }
     }
 

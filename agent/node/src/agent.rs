@@ -96,7 +96,7 @@ impl Agent {
 
     /// Takes one input and puts everything that must follow from it into `out`.
     pub fn handle(&mut self, now: Now, input: AgentInput, out: &mut AgentOutbox) {
-        let was_ready = self.channel.is_ready();
+        let was = (self.channel.is_open(), self.channel.is_ready());
         if !self.is_started {
             self.is_started = true;
             out.collect = true;
@@ -119,8 +119,9 @@ impl Agent {
             AgentInput::Local { call, request } => self.local(now, call, request, out),
             AgentInput::Timeout => {}
         }
-        self.follow_channel(now, was_ready, out);
+        self.follow_channel(now, was, out);
         self.timeout(now, out);
+        self.channel.keep_to_purpose(&mut out.node);
     }
 
     /// When [`AgentInput::Timeout`] is next due; `None` when only an outside event can move this agent.
@@ -165,12 +166,14 @@ impl Agent {
         match message {
             ToNode::Welcome(welcome) => self.welcome(now, welcome, out),
             ToNode::Goodbye(refusal) => self.channel.refuse(now, refusal, &mut out.node),
-            _ if !self.channel.is_ready() => debug!("a message before the welcome is ignored"),
+            _ if !self.channel.is_open() => debug!("a message before the welcome is ignored"),
             ToNode::Certificate(certificate) => {
                 self.channel.certificate(now, certificate, &mut out.node);
             }
             ToNode::CertificateRefused(refusal) => self.channel.certificate_refused(now, refusal),
             ToNode::Posture(verdict) => self.judged(now, verdict, out),
+            ToNode::Withdraw { grant, reason } => self.withdraw(now, grant, reason, out),
+            _ if self.channel.is_renewing() => debug!("a message beside the renewal is ignored"),
             ToNode::Apps(views) => {
                 for app in self.apps.replace_views(views) {
                     self.step(now, &app, Step::Cleared, None, out);
@@ -192,7 +195,6 @@ impl Agent {
                 }
             }
             ToNode::Extend(extend) => self.extend(now, extend, out),
-            ToNode::Withdraw { grant, reason } => self.withdraw(now, grant, reason, out),
             ToNode::Admit(_) => {
                 let refusal = Refusal::new(RefusalCode::Protocol, "an agent admits nobody");
                 self.channel.refuse(now, refusal, &mut out.node);
@@ -201,9 +203,9 @@ impl Agent {
     }
 
     fn welcome(&mut self, now: Now, welcome: Welcome, out: &mut AgentOutbox) {
-        let was_ready = self.channel.is_ready();
+        let was_open = self.channel.is_open();
         self.channel.welcome(now, &welcome, &mut out.node);
-        if was_ready || !self.channel.is_ready() {
+        if was_open || !self.channel.is_open() {
             return;
         }
         self.posture.welcome(now, &welcome, &mut self.rng);
@@ -211,7 +213,8 @@ impl Agent {
         self.user = welcome.user.or_else(|| self.user.take());
         out.watch = Some(welcome.watched_processes);
         out.collect = true;
-        if self.posture.is_known() {
+        // A renewal rests on one report, so that one is of facts which are collected for it.
+        if self.posture.is_known() && self.channel.is_ready() {
             self.report(now, out);
         }
     }
@@ -343,11 +346,11 @@ impl Agent {
         let is_asked = self.calls.is_collecting();
         let is_news = self.posture.collected(facts);
         let is_changed = self.posture.has_changed();
-        let is_ready = self.channel.is_ready();
-        if is_ready && (is_news || is_asked) {
+        let is_open = self.channel.is_open();
+        if is_open && (is_news || is_asked) {
             self.report(now, out);
         }
-        let is_verdict_due = is_ready && (is_changed || self.posture.verdict().is_none());
+        let is_verdict_due = is_open && (is_changed || self.posture.verdict().is_none());
         for call in self.calls.collected(now.instant, is_verdict_due) {
             out.answers.push_back((call, self.posture_answer(now)));
         }
@@ -356,10 +359,16 @@ impl Agent {
     fn report(&mut self, now: Now, out: &mut AgentOutbox) {
         let report = self.posture.report(now);
         out.node.messages.push_back(FromNode::Report(report));
+        self.channel.reported(now, &mut out.node);
     }
 
-    /// What follows from a channel that became ready or was lost in this turn.
-    fn follow_channel(&mut self, now: Now, was_ready: bool, out: &mut AgentOutbox) {
+    /// What follows from a channel that became ready or was lost in this turn; `was` tells whether it
+    /// was open and ready before.
+    fn follow_channel(&mut self, now: Now, was: (bool, bool), out: &mut AgentOutbox) {
+        let (was_open, was_ready) = was;
+        if was_open && !self.channel.is_open() {
+            self.posture.lost();
+        }
         let is_ready = self.channel.is_ready();
         if !was_ready && is_ready {
             self.channel.timeout(now, &mut out.node);
@@ -369,7 +378,6 @@ impl Agent {
             }
         }
         if was_ready && !is_ready {
-            self.posture.lost();
             for app in self.apps.names() {
                 self.step(now, &app, Step::Lost, None, out);
             }

@@ -12,7 +12,7 @@ use std::{
 use cardea_credential::{
     key::{self, Signer},
     proof::proof_message,
-    trust::Trust,
+    trust::{ChainError, Trust},
 };
 use cardea_proto::{
     PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
@@ -21,7 +21,7 @@ use cardea_proto::{
     id::{GrantId, NodeId},
     identity::{Holder, Identity},
     local::{CertificateView, ControllerState, ControllerView},
-    message::{FromNode, Hello, Welcome},
+    message::{FromNode, Hello, Purpose, Welcome},
     name::Name,
     refusal::{Refusal, RefusalCode},
     time::{Now, UnixMillis},
@@ -34,12 +34,26 @@ use self::{
     connection::{Connection, Effect, Step},
     renewal::Renewal,
 };
-use crate::outbox::{Connect, NodeOutbox};
+use crate::{
+    entropy::full_jitter,
+    outbox::{Connect, NodeOutbox},
+};
 
 /// Largest difference between the two wall clocks that is nobody's concern.
 ///
 /// PROMISES §3: ±5 min works.
 pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// How long a channel must be ready before the next one is tried as soon as after a first loss.
+///
+/// A channel that dies right behind its `Welcome`, and always does, is not worth more haste than
+/// one that never comes about.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// Shortest pause after a refusal that only a person can lift; the longest is twice as long.
+///
+/// Rare enough to be no burden, often enough that an unblocked device is back within two minutes.
+const HOPELESS_PAUSE: Duration = Duration::from_secs(60);
 
 /// Most addresses of controllers that a node keeps.
 const ADDRESSES_MAX: usize = 16;
@@ -67,13 +81,17 @@ pub(crate) struct ChannelSettings {
 ///
 /// It connects whenever a channel is wanted, tries all addresses of a round one after the other and
 /// pauses between rounds with full jitter, says `Hello`, checks `Welcome`, and renews the certificate
-/// from half of its life. What travels on a ready channel otherwise is its parent's concern.
+/// from half of its life. With a certificate that has ended it first connects for the next one
+/// alone. What travels on a ready channel otherwise is its parent's concern.
 #[derive(Debug)]
 pub(crate) struct Channel {
     settings: ChannelSettings,
     position: usize,
     connection: Connection,
     outage: Outage,
+    /// Attempts since the channel was last ready for [`STEADY`].
+    tries: u32,
+    ready_since: Option<Instant>,
     shown: (ControllerState, UnixMillis),
     renewal: Renewal,
     skew: Option<Skew>,
@@ -106,6 +124,8 @@ impl Channel {
             position: 0,
             connection: Connection::Off,
             outage: Outage::default(),
+            tries: 0,
+            ready_since: None,
             shown: (ControllerState::Connecting, UnixMillis(0)),
             renewal,
             skew: None,
@@ -117,6 +137,7 @@ impl Channel {
     pub(crate) fn start(&mut self, now: Now, out: &mut NodeOutbox) {
         if self.connection == Connection::Off {
             self.outage = Outage::default();
+            self.tries = 0;
         }
         self.step(now, Step::Start, out);
         self.timeout(now, out);
@@ -181,6 +202,35 @@ impl Channel {
             info!(node.id = %self.settings.node, "channel ready");
             self.renewal.resume(now, &mut self.rng);
         }
+        if self.is_renewing() {
+            info!(node.id = %self.settings.node, "channel ready for renewal");
+            self.renewal.hold();
+            // A connector reports nothing that there is to wait for.
+            if matches!(self.settings.node, NodeId::Connector(_)) {
+                self.renewal.ask_now(now.instant);
+            }
+        }
+    }
+
+    /// A report is on its way, on which the next certificate rests.
+    pub(crate) fn reported(&mut self, now: Now, out: &mut NodeOutbox) {
+        if self.is_renewing() {
+            self.renewal.ask_now(now.instant);
+            self.renew(now, out);
+        }
+    }
+
+    /// Leaves out what has no place on a channel that is for renewal alone: the controller would
+    /// close it, and what is left out is settled by the `Hello` of the next channel.
+    pub(crate) fn keep_to_purpose(&self, out: &mut NodeOutbox) {
+        if self.connection.is_renewing() {
+            out.messages.retain(|message| {
+                matches!(
+                    message,
+                    FromNode::Hello(_) | FromNode::Report(_) | FromNode::Renew { .. }
+                )
+            });
+        }
     }
 
     /// The controller ends the channel, or says what this node does not accept.
@@ -197,6 +247,7 @@ impl Channel {
                 self.renewal
                     .renewed(now, certificate.clone(), &mut self.rng);
                 out.save = Some(certificate);
+                self.step(now, Step::Renewed, out);
             }
             Err(refusal) => self.certificate_refused(now, refusal),
         }
@@ -227,19 +278,34 @@ impl Channel {
                 self.outage.why = Some("no answer".to_owned());
             }
             let address = self.next_address();
-            self.step(now, Step::Due { address }, out);
+            let purpose = self.purpose(now);
+            if matches!(self.connection, Connection::Waiting { .. }) {
+                self.foresee(now, purpose);
+            }
+            self.step(now, Step::Due { address, purpose }, out);
         }
         self.renew(now, out);
     }
 
     /// When [`Self::timeout`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let renewal = self.is_ready().then(|| self.renewal.deadline()).flatten();
+        let renewal = self.is_open().then(|| self.renewal.deadline()).flatten();
         earliest([self.connection.deadline(), renewal])
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        self.connection.ready().is_some()
+    /// Whether everything may be said.
+    pub(crate) const fn is_ready(&self) -> bool {
+        self.connection.is_ready()
+    }
+
+    /// Whether the certificate has ended and the next one is asked for, and nothing else.
+    pub(crate) const fn is_renewing(&self) -> bool {
+        self.connection.is_renewing()
+    }
+
+    /// Whether a controller listens, for whatever purpose.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.connection.exporter().is_some()
     }
 
     /// Whether a channel is wanted.
@@ -247,9 +313,11 @@ impl Channel {
         self.connection != Connection::Off
     }
 
-    /// Whether every address has failed since the channel was last ready.
+    /// Whether nothing can be asked of the controller until something changes: every address has
+    /// failed since the channel was last ready, or there is no next certificate.
     pub(crate) fn is_unreachable(&self) -> bool {
         self.state() == ControllerState::Unreachable
+            || (self.is_renewing() && self.renewal.refused().is_some())
     }
 
     pub(crate) const fn settings(&self) -> &ChannelSettings {
@@ -287,6 +355,9 @@ impl Channel {
         if let Some(told) = &self.outage.told {
             return told.clone();
         }
+        if let Some(refused) = self.renewal.refused().filter(|_| self.is_renewing()) {
+            return refused.clone();
+        }
         let since = self.outage.since.unwrap_or(self.shown.1).to_rfc3339();
         let tried = self.tried();
         Refusal::new(
@@ -323,8 +394,15 @@ impl Channel {
 
     fn step(&mut self, now: Now, step: Step, out: &mut NodeOutbox) -> Effect {
         let was_ready = self.is_ready();
-        let count = self.count();
-        let pause = backoff::delay(&mut self.rng, self.outage.attempts, count);
+        if self.is_steady(now) {
+            self.tries = 0;
+        }
+        let pause = if self.is_hopeless() {
+            HOPELESS_PAUSE + full_jitter(&mut self.rng, HOPELESS_PAUSE)
+        } else {
+            let count = self.count();
+            backoff::delay(&mut self.rng, self.tries, count)
+        };
         let (connection, effect) =
             std::mem::replace(&mut self.connection, Connection::Off).step(now.instant, step, pause);
         self.connection = connection;
@@ -332,8 +410,10 @@ impl Channel {
             Effect::Nothing | Effect::Hello => {}
             Effect::Connect => {
                 self.outage.attempts = self.outage.attempts.saturating_add(1);
+                self.tries = self.tries.saturating_add(1);
                 out.connect = Some(Connect {
                     address: self.address().to_owned(),
+                    purpose: self.connection.purpose(),
                     chain: self.chain().to_vec(),
                 });
             }
@@ -344,8 +424,20 @@ impl Channel {
         }
         if self.is_ready() {
             self.outage = Outage::default();
-        } else if was_ready || self.outage.since.is_none() {
-            self.outage.since = Some(now.unix);
+            self.ready_since.get_or_insert(now.instant);
+        } else {
+            self.ready_since = None;
+            if was_ready || self.outage.since.is_none() {
+                self.outage.since = Some(now.unix);
+            }
+        }
+        if self.is_renewing() {
+            // It listens; how long there has been no channel is still true.
+            let since = self.outage.since;
+            self.outage = Outage {
+                since,
+                ..Outage::default()
+            };
         }
         let state = self.state();
         if self.shown.0 != state || self.shown.1 == UnixMillis(0) {
@@ -355,7 +447,7 @@ impl Channel {
     }
 
     fn renew(&mut self, now: Now, out: &mut NodeOutbox) {
-        let Some(exporter) = self.connection.ready() else {
+        let Some(exporter) = self.connection.exporter() else {
             return;
         };
         if !self.renewal.is_due(now.instant) {
@@ -382,7 +474,63 @@ impl Channel {
         }
     }
 
-    /// A certificate must be of this node, for its key, and good at this moment.
+    /// What to connect for.
+    ///
+    /// A certificate that may have ended by the controller's clock is renewed first as well, once
+    /// every address has refused it or kept silent.
+    fn purpose(&self, now: Now) -> Purpose {
+        let ends = self.not_after();
+        let is_tried = self.tries >= self.count();
+        if ends <= now.unix || (is_tried && ends <= now.unix.plus(CLOCK_SKEW_MAX)) {
+            Purpose::Renewal
+        } else {
+            Purpose::Channel
+        }
+    }
+
+    /// Tells ahead of an attempt that it is hopeless, because the authority above the certificate
+    /// has ended as well. It is made all the same: the clock that says so may be wrong.
+    fn foresee(&mut self, now: Now, purpose: Purpose) {
+        let is_own = |told: &Refusal| told.code == RefusalCode::CertificateExpired;
+        if self.outage.told.as_ref().is_some_and(is_own) {
+            self.outage.told = None;
+        }
+        let verified = self.settings.trust.verify_lapsed(self.chain(), now.unix);
+        if let (Purpose::Renewal, Err(ChainError::Expired { .. })) = (purpose, verified) {
+            let again = match self.settings.node {
+                NodeId::Device(_) => "cardea enroll CODE",
+                NodeId::Connector(_) => "cardea-connector enroll CODE",
+            };
+            let refusal = Refusal::new(
+                RefusalCode::CertificateExpired,
+                format!(
+                    "the certificate ended at {}, too long ago to be renewed",
+                    self.not_after().to_rfc3339()
+                ),
+            );
+            self.outage.told =
+                Some(refusal.with_next(format!("Ask an admin for a new code, then: {again}")));
+        }
+    }
+
+    /// Whether only a person can lift what stands in the way.
+    fn is_hopeless(&self) -> bool {
+        self.outage.told.as_ref().is_some_and(|told| {
+            matches!(
+                told.code,
+                RefusalCode::Blocked | RefusalCode::NotProven | RefusalCode::CertificateExpired
+            )
+        })
+    }
+
+    /// Whether the channel has been ready for [`STEADY`].
+    fn is_steady(&self, now: Now) -> bool {
+        self.ready_since
+            .is_some_and(|since| now.instant.saturating_duration_since(since) >= STEADY)
+    }
+
+    /// A certificate must be what it says of itself, of this node, for its key, and good at this
+    /// moment.
     fn check(&self, now: Now, certificate: &Certificate) -> Result<(), Refusal> {
         let refuse = |why: String| Refusal::new(RefusalCode::NotProven, why);
         let leaf = self
@@ -399,12 +547,26 @@ impl Channel {
                 "the new certificate is for somebody else".to_owned(),
             ));
         }
+        let said = (certificate.not_before, certificate.not_after);
+        if said != (leaf.not_before, leaf.not_after) || certificate.serial != leaf.serial {
+            return Err(refuse(
+                "the new certificate is not what the controller says of it".to_owned(),
+            ));
+        }
         Ok(())
     }
 
     fn state(&self) -> ControllerState {
         match self.connection {
             Connection::Ready { .. } => ControllerState::Connected,
+            Connection::Waiting { .. }
+            | Connection::Connecting { .. }
+            | Connection::Greeting { .. }
+                if self.is_hopeless() =>
+            {
+                ControllerState::Unreachable
+            }
+            Connection::Renewing { .. } => ControllerState::Connecting,
             Connection::Off => ControllerState::Unreachable,
             Connection::Connecting { .. } | Connection::Greeting { .. }
                 if self.outage.attempts <= self.count() =>

@@ -143,6 +143,7 @@ impl Connector {
             ConnectorInput::Timeout => {}
         }
         self.timeout(now, out);
+        self.channel.keep_to_purpose(out);
     }
 
     /// When [`ConnectorInput::Timeout`] is next due.
@@ -189,17 +190,18 @@ impl Connector {
         match message {
             ToNode::Welcome(welcome) => {
                 self.channel.welcome(now, &welcome, out);
-                if self.channel.is_ready() {
+                if self.channel.is_open() {
                     self.name = welcome.name;
                 }
             }
             ToNode::Goodbye(refusal) => self.channel.refuse(now, refusal, out),
-            _ if !self.channel.is_ready() => debug!("a message before the welcome is ignored"),
+            _ if !self.channel.is_open() => debug!("a message before the welcome is ignored"),
             ToNode::Certificate(certificate) => self.channel.certificate(now, certificate, out),
             ToNode::CertificateRefused(refusal) => self.channel.certificate_refused(now, refusal),
+            ToNode::Withdraw { grant, reason } => self.withdraw(grant, reason, out),
+            _ if self.channel.is_renewing() => debug!("a message beside the renewal is ignored"),
             ToNode::Admit(admit) => self.admit(now, &admit, out),
             ToNode::Extend(extend) => self.extend(now, extend, out),
-            ToNode::Withdraw { grant, reason } => self.withdraw(grant, reason, out),
             ToNode::Posture(_)
             | ToNode::Apps(_)
             | ToNode::Granted(_)

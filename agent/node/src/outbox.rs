@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 
-use cardea_proto::{codec::Blob, enroll::Certificate, message::FromNode};
+use cardea_proto::{
+    codec::Blob,
+    enroll::Certificate,
+    message::{FromNode, Purpose},
+};
 use cardea_tunnel::Command;
 
 /// What must follow from a turn of either role. The shell flushes it in the order of the fields.
@@ -28,6 +32,8 @@ pub struct NodeOutbox {
 pub struct Connect {
     /// `HOST:PORT`.
     pub address: String,
+    /// What for, which its ALPN says: the certificate has ended when it is a renewal.
+    pub purpose: Purpose,
     /// Leaf, then intermediate; DER.
     pub chain: Vec<Blob>,
 }

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! channel   node ── leaf+intermediate ──▶ controller      both ends verified over Trust
+//! renew     the same, by a leaf that may have ended       for the next certificate alone
 //! enroll    node ── nothing ────────────▶ controller      leaf+intermediate+root, root pinned
 //! tunnel    agent ── leaf+intermediate ─▶ connector       both ends, by id and by key
 //! ```
@@ -42,6 +43,7 @@ use cardea_proto::{codec::Blob, time::UnixMillis};
 pub use self::{
     channel::{
         ChannelPeer, PeerError, ServerIdentity, channel_client, channel_peer, channel_server,
+        renewal_client,
     },
     enroll::{PinnedRoot, enroll_client},
     tunnel::{Peer, tunnel_client, tunnel_server},

@@ -170,13 +170,61 @@ impl Trust {
         }
     }
 
-    /// The same for a chain whose two certificates are at hand.
+    /// The same for a chain whose leaf may have ended, which its intermediate must not have: enough
+    /// to ask for the next certificate, and for nothing else.
+    ///
+    /// # Errors
+    /// [`ChainError`] names the first thing that does not hold.
+    pub fn verify_lapsed(
+        &self,
+        chain: &[Blob],
+        at: UnixMillis,
+    ) -> Result<VerifiedLeaf, ChainError> {
+        match chain {
+            [leaf, intermediate] => {
+                self.verify_lapsed_pair(leaf.as_ref(), intermediate.as_ref(), at)
+            }
+            _ => Err(ChainError::Filler),
+        }
+    }
+
+    /// [`Self::verify`] for a chain whose two certificates are at hand.
     pub(crate) fn verify_pair(
         &self,
         leaf: &[u8],
         intermediate: &[u8],
         at: UnixMillis,
     ) -> Result<VerifiedLeaf, ChainError> {
+        self.verify_at(leaf, intermediate, at)
+            .map(|(verified, _)| verified)
+    }
+
+    /// [`Self::verify_lapsed`] for a chain whose two certificates are at hand.
+    pub(crate) fn verify_lapsed_pair(
+        &self,
+        leaf: &[u8],
+        intermediate: &[u8],
+        at: UnixMillis,
+    ) -> Result<VerifiedLeaf, ChainError> {
+        if leaf.len() > CERTIFICATE_BYTES_MAX {
+            return Err(ChainError::TooLarge);
+        }
+        // What the leaf says of its end is proven below, by the signature over all of it.
+        let ended = profile::read_leaf(leaf).map_err(not_profile)?.not_after;
+        let (verified, issuer) = self.verify_at(leaf, intermediate, at.min(ended))?;
+        let not_after = issuer.claims.not_after;
+        if at > not_after {
+            return Err(ChainError::Expired { not_after });
+        }
+        Ok(verified)
+    }
+
+    fn verify_at(
+        &self,
+        leaf: &[u8],
+        intermediate: &[u8],
+        at: UnixMillis,
+    ) -> Result<(VerifiedLeaf, Arc<Proven>), ChainError> {
         if leaf.len().max(intermediate.len()) > CERTIFICATE_BYTES_MAX {
             return Err(ChainError::TooLarge);
         }
@@ -199,14 +247,15 @@ impl Trust {
         if at > not_after {
             return Err(ChainError::Expired { not_after });
         }
-        Ok(VerifiedLeaf {
+        let verified = VerifiedLeaf {
             key: key::digest(&claims.public_key),
             public_key: claims.public_key,
             serial: data_encoding::HEXLOWER.encode(&claims.serial),
             identity: claims.identity,
             not_before: claims.not_before,
             not_after: claims.not_after,
-        })
+        };
+        Ok((verified, issuer))
     }
 
     /// Signatures, times and constraints from the leaf over the intermediate to the root.

@@ -35,6 +35,10 @@ pub const ALPN_CHANNEL: &[u8] = b"cardea/1";
 /// ALPN of enrollment: the node has no certificate yet and proves itself with an invite.
 pub const ALPN_ENROLL: &[u8] = b"cardea-enroll/1";
 
+/// ALPN of renewal: mutual TLS with a certificate that may have ended, for the next one and nothing
+/// else.
+pub const ALPN_RENEW: &[u8] = b"cardea-renew/1";
+
 /// ALPN of a QUIC tunnel between an agent and a connector.
 pub const ALPN_TUNNEL: &[u8] = b"cardea-tunnel/1";
 

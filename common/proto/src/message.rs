@@ -16,6 +16,19 @@ use crate::{
     time::UnixMillis,
 };
 
+/// What a node connects for, as its ALPN says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// Everything that a node does: [`crate::ALPN_CHANNEL`].
+    #[default]
+    Channel,
+    /// The next certificate and nothing else, with one that may have ended: [`crate::ALPN_RENEW`].
+    ///
+    /// `Hello`, `Report` and `Renew` go one way, `Welcome`, `Posture`, `Certificate`,
+    /// `CertificateRefused` and `Goodbye` the other.
+    Renewal,
+}
+
 /// From a node to its controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -207,7 +207,10 @@ impl Controller {
             let revision = committed.revision();
             tracing::info!(node.id = %renewing.node, %revision, "certificate issued");
             // It may have connected anew since it asked.
-            let asked_on = self.channels.get(renewing.channel).map(|_| renewing.channel);
+            let asked_on = self
+                .channels
+                .get(renewing.channel)
+                .map(|_| renewing.channel);
             if let Some(channel) = asked_on.or_else(|| self.channels.of(renewing.node)) {
                 let is_done = matches!(message, ToNode::Certificate(_));
                 turn.send(channel, message);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cardea_proto::{
     PROGRAM_VERSION, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
-    id::NodeId,
+    id::{GrantId, NodeId},
     ledger::{Actor, EndReason},
     message::{FromNode, Hello, Purpose, ToNode, Welcome},
     refusal::{Refusal, RefusalCode},
@@ -13,6 +13,7 @@ use cardea_proto::{
 use crate::{
     api::{ChannelId, Peer},
     controller::{Controller, Turn},
+    grants::withdraw,
     posture::skew_ms,
     refusals::Refused,
     settings::CLOCK_SKEW_MAX,
@@ -144,24 +145,27 @@ impl Controller {
 
     /// A node is gone for good: so are its grants and its channel.
     pub(crate) fn removed(&mut self, turn: &mut Turn<'_>, node: NodeId) {
-        match node {
+        let (reason, held): (_, Vec<GrantId>) = match node {
             NodeId::Device(device) => {
-                self.end_device(turn, device, EndReason::DeviceBlocked);
                 self.postures.forget(device);
                 self.reviews.forget(device);
+                let grants = self.world.state.grants_of_device(device);
+                (EndReason::DeviceBlocked, grants.collect())
             }
             NodeId::Connector(connector) => {
                 let grants = self.world.state.grants_of_connector(connector);
-                let ends: Vec<_> = grants
-                    .map(|grant| (grant, EndReason::ConnectorGone))
-                    .collect();
-                let actor = self.world.itself();
-                self.end_grants(turn, &actor, ends);
+                (EndReason::ConnectorGone, grants.collect())
             }
-        }
+        };
         for channel in self.channels.all_of(node) {
+            // All of them now: the entries that end the grants may come after the channel is gone.
+            for grant in &held {
+                turn.send(channel, withdraw(*grant, reason));
+            }
             self.goodbye(turn, channel, not_enrolled(node));
         }
+        let actor = self.world.itself();
+        self.end_grants(turn, &actor, held.into_iter().map(|grant| (grant, reason)));
         self.channels.forget(node);
     }
 
@@ -335,5 +339,7 @@ fn too_fast() -> Refusal {
         .with_next("Wait a moment")
 }
 
+#[cfg(test)]
+mod renewal_tests;
 #[cfg(test)]
 mod tests;

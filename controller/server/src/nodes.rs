@@ -17,7 +17,11 @@ use cardea_host::{
     channel::{Accepted, ChannelError, CloseCode, Kind, Link, Server},
     clock::Clock,
 };
-use cardea_proto::{ALPN_CHANNEL, ALPN_ENROLL, enroll::EnrollRequest, message::FromNode};
+use cardea_proto::{
+    ALPN_CHANNEL, ALPN_ENROLL, ALPN_RENEW,
+    enroll::EnrollRequest,
+    message::{FromNode, Purpose},
+};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
@@ -69,21 +73,23 @@ impl Nodes {
     async fn connection(self, accepted: Accepted) {
         let alpn = match accepted.kind {
             Kind::Channel => ALPN_CHANNEL,
+            Kind::Renewal => ALPN_RENEW,
             Kind::Enroll => ALPN_ENROLL,
         };
         let at = self.clock.now().unix;
         match channel_peer(Some(alpn), &accepted.certificates, &self.trust, at) {
-            Ok(ChannelPeer::Node(leaf)) => self.node(accepted, leaf).await,
+            Ok(ChannelPeer::Node(leaf)) => self.node(accepted, leaf, Purpose::Channel).await,
+            Ok(ChannelPeer::Lapsed(leaf)) => self.node(accepted, leaf, Purpose::Renewal).await,
             Ok(ChannelPeer::Stranger) => self.stranger(accepted).await,
             Err(error) => {
-                tracing::debug!(reason = crate::chain(&error), "a connection was refused");
-                let sender = accepted.link.sender;
-                sender.close(CloseCode::Protocol, &error.to_string());
+                let why = crate::chain(&error);
+                tracing::debug!(reason = why, "a connection was refused");
+                accepted.link.sender.close(CloseCode::Protocol, &why);
             }
         }
     }
 
-    async fn node(self, accepted: Accepted, leaf: VerifiedLeaf) {
+    async fn node(self, accepted: Accepted, leaf: VerifiedLeaf, purpose: Purpose) {
         let channel = self.next_channel();
         let Accepted {
             exporter,
@@ -102,6 +108,7 @@ impl Nodes {
             sender,
             peer: Peer {
                 leaf,
+                purpose,
                 exporter,
                 address,
             },

@@ -15,7 +15,7 @@ use cardea_proto::{
     enroll::{EnrollAnswer, EnrollRequest},
     id::NodeId,
     ledger::Entry,
-    message::{FromNode, ToNode},
+    message::{FromNode, Purpose, ToNode},
 };
 use cardea_store::{MemoryStore, Store};
 
@@ -145,11 +145,15 @@ impl World {
     }
 
     /// A node's attempt arrives: it is let in when its certificate holds, as TLS would have it.
-    pub(crate) fn dialed(&mut self, who: Who, attempt: u64) {
+    pub(crate) fn dialed(&mut self, who: Who, attempt: u64, purpose: Purpose) {
         let Some((chain, node)) = self.presented(who, attempt) else {
             return;
         };
-        let leaf = self.control.domain.trust.verify(&chain, self.now.unix);
+        let (trust, at) = (&self.control.domain.trust, self.now.unix);
+        let leaf = match purpose {
+            Purpose::Channel => trust.verify(&chain, at),
+            Purpose::Renewal => trust.verify_lapsed(&chain, at),
+        };
         let (Ok(leaf), Some(address), false) =
             (leaf, self.network.address(who), self.network.is_cut(who))
         else {
@@ -175,6 +179,7 @@ impl World {
         self.schedule.at(up, Event::ChannelUp { channel });
         let peer = Peer {
             leaf,
+            purpose,
             exporter,
             address,
         };

@@ -11,7 +11,7 @@ use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings, Collected};
 use cardea_proto::{
     enroll::Enrolled,
     id::DeviceId,
-    message::FromNode,
+    message::{FromNode, Purpose},
     posture::{FactName, Grade, Reading, Value},
     time::Now,
 };
@@ -237,8 +237,8 @@ impl World {
                 running.attempt += 1;
             }
         }
-        if node.connect.is_some() {
-            self.dial(who);
+        if let Some(connect) = node.connect {
+            self.dial(who, connect.purpose);
         }
         if out.collect
             && let Some(device) = self.devices.get(index)
@@ -256,7 +256,7 @@ impl World {
     }
 
     /// Sends an attempt at a channel on its way.
-    fn dial(&mut self, who: Who) {
+    fn dial(&mut self, who: Who, purpose: Purpose) {
         let delay = self.network.message(who) + self.network.message(who);
         let attempt = match who {
             Who::Device(index) => self.running(index).map(|running| {
@@ -269,7 +269,11 @@ impl World {
             }),
         };
         if let Some(attempt) = attempt {
-            let event = Event::Dialed { who, attempt };
+            let event = Event::Dialed {
+                who,
+                attempt,
+                purpose,
+            };
             self.schedule.at(self.now.instant + delay, event);
         }
     }
@@ -282,8 +286,8 @@ impl World {
     }
 
     /// The same for connectors, whose shells do the same.
-    pub(crate) fn dial_site(&mut self, index: usize) {
-        self.dial(Who::Site(index));
+    pub(crate) fn dial_site(&mut self, index: usize, purpose: Purpose) {
+        self.dial(Who::Site(index), purpose);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 use cardea_core::ChannelId;
-use cardea_proto::message::{FromNode, ToNode};
+use cardea_proto::message::{FromNode, Purpose, ToNode};
 use cardea_tunnel::FlowId;
 
 use crate::script::Act;
@@ -29,7 +29,11 @@ pub(crate) enum Event {
         bytes: Vec<u8>,
     },
     /// A node's attempt at a channel reaches the controller.
-    Dialed { who: Who, attempt: u64 },
+    Dialed {
+        who: Who,
+        attempt: u64,
+        purpose: Purpose,
+    },
     /// A node learns that its channel is up.
     ChannelUp { channel: ChannelId },
     /// A node learns that its channel, or its attempt, is gone.

@@ -200,8 +200,8 @@ impl World {
                 serving.attempt += 1;
             }
         }
-        if node.connect.is_some() {
-            self.dial_site(index);
+        if let Some(connect) = node.connect {
+            self.dial_site(index, connect.purpose);
         }
     }
 

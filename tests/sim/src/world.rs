@@ -27,7 +27,7 @@ use crate::{
 const TURNS_PER_MOMENT: u32 = 20_000;
 
 /// Lines kept of what happened, for whoever reads a failure.
-const NOTES_MAX: usize = 60;
+const NOTES_MAX: usize = 80;
 
 /// Everybody and everything of one run.
 pub(crate) struct World {
@@ -245,7 +245,11 @@ impl World {
         match event {
             Event::AtRelay { from, bytes } => self.at_relay(from, bytes),
             Event::AtNode { who, to, bytes } => self.at_node(who, to, &bytes),
-            Event::Dialed { who, attempt } => self.dialed(who, attempt),
+            Event::Dialed {
+                who,
+                attempt,
+                purpose,
+            } => self.dialed(who, attempt, purpose),
             Event::ChannelUp { channel } => self.channel_up(channel),
             Event::ChannelDown { who, attempt, why } => self.channel_down(who, attempt, why),
             Event::Disconnected { channel } => self.disconnected(channel),

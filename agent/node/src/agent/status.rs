@@ -138,7 +138,8 @@ impl Agent {
             fix,
         };
         let mut warnings = Vec::new();
-        if self.channel.is_wanted() && self.channel.is_unreachable() {
+        if self.channel.is_wanted() && self.channel.is_unreachable() && !self.channel.is_renewing()
+        {
             warnings.push(warning(
                 "controller_unreachable",
                 self.channel.unreachable().message,
@@ -168,7 +169,8 @@ impl Agent {
             warnings.push(warning(
                 &RefusalCode::CertificateExpired.to_string(),
                 "this device's certificate has ended".to_owned(),
-                "Connect, then: cardea status".to_owned(),
+                "It is renewed at the next connection while posture passes; see: cardea posture"
+                    .to_owned(),
             ));
         }
         if let Some(refusal) = self.channel.renewal_refused() {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use cardea_proto::message::Purpose;
+
 /// How long one address may take to answer and one controller to say `Welcome`.
 ///
 /// A handshake succeeds within 5 s at 20 % loss (PROMISES §3); past that another address is better.
@@ -11,12 +13,15 @@ pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// ```text
 ///       Start             Due                Up               Welcome
-///  Off ───────▶ Waiting ───────▶ Connecting ────▶ Greeting ───────────▶ Ready
-///   ▲              ▲                 │                │                   │
-///   │              └─ Lost, Due, ────┴── Lost, Due, ──┴──── Lost, Refuse ─┘
-///   │                 Refuse             Refuse, Up              Up
+///  Off ───────▶ Waiting ───────▶ Connecting ────▶ Greeting ─────┬─────▶ Ready
+///   ▲            ▲ ▲                 │                │         │         │
+///   │            │ └─ Lost, Due, ────┴── Lost, Due, ──┴── Lost, Refuse, ──┤
+///   │            │    Refuse             Refuse, Up       Up    │         │
+///   │            └──── Renewed, at once ──────────────────── Renewing ────┘
 ///   └──────────────────────────── Stop, from anywhere
 /// ```
+///
+/// A certificate that has ended leads to `Renewing`, where nothing but the next one can be had.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Connection {
     /// Nobody wants a channel.
@@ -30,6 +35,8 @@ pub(super) enum Connection {
     Connecting {
         /// To where.
         address: String,
+        /// What for.
+        purpose: Purpose,
         /// Given up at.
         until: Instant,
     },
@@ -37,6 +44,8 @@ pub(super) enum Connection {
     Greeting {
         /// To where.
         address: String,
+        /// What for.
+        purpose: Purpose,
         /// What binds proofs to this channel.
         exporter: [u8; 32],
         /// Given up at.
@@ -44,6 +53,13 @@ pub(super) enum Connection {
     },
     /// The controller has said `Welcome`.
     Ready {
+        /// To where.
+        address: String,
+        /// What binds proofs to this channel.
+        exporter: [u8; 32],
+    },
+    /// The controller has said `Welcome`, on a channel that is for the next certificate alone.
+    Renewing {
         /// To where.
         address: String,
         /// What binds proofs to this channel.
@@ -62,6 +78,8 @@ pub(super) enum Step {
     Due {
         /// The next address.
         address: String,
+        /// What for.
+        purpose: Purpose,
     },
     /// The shell has a channel.
     Up {
@@ -76,6 +94,8 @@ pub(super) enum Step {
     Lost,
     /// The other side is not one that this node can talk to.
     Refuse,
+    /// The next certificate is here.
+    Renewed,
 }
 
 /// What must follow from a step.
@@ -97,57 +117,74 @@ impl Connection {
         let again = Self::Waiting { until: now + pause };
         match (self, step) {
             (Self::Off, Step::Start) => (Self::Waiting { until: now }, Effect::Nothing),
-            (Self::Waiting { .. }, Step::Due { address }) => (
-                Self::Connecting {
+            (Self::Waiting { .. }, Step::Due { address, purpose }) => {
+                let until = now + ATTEMPT_TIMEOUT;
+                let connecting = Self::Connecting {
                     address,
-                    until: now + ATTEMPT_TIMEOUT,
-                },
-                Effect::Connect,
-            ),
-            (Self::Connecting { .. }, Step::Up { address, exporter }) => (
-                Self::Greeting {
+                    purpose,
+                    until,
+                };
+                (connecting, Effect::Connect)
+            }
+            (Self::Connecting { purpose, .. }, Step::Up { address, exporter }) => {
+                let until = now + ATTEMPT_TIMEOUT;
+                let greeting = Self::Greeting {
                     address,
+                    purpose,
                     exporter,
-                    until: now + ATTEMPT_TIMEOUT,
-                },
-                Effect::Hello,
-            ),
+                    until,
+                };
+                (greeting, Effect::Hello)
+            }
             (
                 Self::Greeting {
-                    address, exporter, ..
+                    address,
+                    purpose,
+                    exporter,
+                    ..
                 },
                 Step::Welcome,
-            ) => (Self::Ready { address, exporter }, Effect::Nothing),
-            (Self::Off | Self::Waiting { .. }, Step::Stop) => (Self::Off, Effect::Nothing),
-            (Self::Connecting { .. } | Self::Greeting { .. } | Self::Ready { .. }, Step::Stop) => {
-                (Self::Off, Effect::Disconnect)
+            ) => match purpose {
+                Purpose::Channel => (Self::Ready { address, exporter }, Effect::Nothing),
+                Purpose::Renewal => (Self::Renewing { address, exporter }, Effect::Nothing),
+            },
+            (Self::Renewing { .. }, Step::Renewed) => {
+                (Self::Waiting { until: now }, Effect::Disconnect)
             }
-            (Self::Connecting { .. } | Self::Greeting { .. } | Self::Ready { .. }, Step::Lost) => {
-                (again, Effect::Nothing)
+            (state, Step::Stop) => {
+                let effect = state.has_channel().then_some(Effect::Disconnect);
+                (Self::Off, effect.unwrap_or(Effect::Nothing))
             }
-            (Self::Connecting { .. } | Self::Greeting { .. }, Step::Due { .. } | Step::Refuse)
-            | (Self::Ready { .. }, Step::Refuse)
-            | (Self::Greeting { .. } | Self::Ready { .. }, Step::Up { .. }) => {
-                (again, Effect::Disconnect)
-            }
+            (state, Step::Lost) if state.has_channel() => (again, Effect::Nothing),
+            (state, Step::Refuse) if state.has_channel() => (again, Effect::Disconnect),
+            (Self::Connecting { .. } | Self::Greeting { .. }, Step::Due { .. })
+            | (
+                Self::Greeting { .. } | Self::Ready { .. } | Self::Renewing { .. },
+                Step::Up { .. },
+            ) => (again, Effect::Disconnect),
             (state @ (Self::Off | Self::Waiting { .. }), Step::Up { .. }) => {
                 (state, Effect::Disconnect)
             }
             (
-                state @ (Self::Waiting { .. }
-                | Self::Connecting { .. }
-                | Self::Greeting { .. }
-                | Self::Ready { .. }),
-                Step::Start,
-            )
-            | (
-                state @ (Self::Off | Self::Waiting { .. }),
-                Step::Lost | Step::Refuse | Step::Welcome,
-            )
-            | (state @ (Self::Off | Self::Ready { .. }), Step::Due { .. })
-            | (state @ (Self::Connecting { .. } | Self::Ready { .. }), Step::Welcome) => {
-                (state, Effect::Nothing)
-            }
+                state,
+                Step::Start
+                | Step::Due { .. }
+                | Step::Welcome
+                | Step::Lost
+                | Step::Refuse
+                | Step::Renewed,
+            ) => (state, Effect::Nothing),
+        }
+    }
+
+    /// Whether the shell has a channel or sets one up.
+    const fn has_channel(&self) -> bool {
+        match self {
+            Self::Connecting { .. }
+            | Self::Greeting { .. }
+            | Self::Ready { .. }
+            | Self::Renewing { .. } => true,
+            Self::Off | Self::Waiting { .. } => false,
         }
     }
 
@@ -157,17 +194,36 @@ impl Connection {
             Self::Waiting { until }
             | Self::Connecting { until, .. }
             | Self::Greeting { until, .. } => Some(*until),
-            Self::Off | Self::Ready { .. } => None,
+            Self::Off | Self::Ready { .. } | Self::Renewing { .. } => None,
         }
     }
 
-    /// The exporter of a ready channel.
-    pub(super) fn ready(&self) -> Option<&[u8; 32]> {
+    /// Whether everything may be said.
+    pub(super) const fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready { .. })
+    }
+
+    /// Whether the next certificate may be asked for, and nothing else.
+    pub(super) const fn is_renewing(&self) -> bool {
+        matches!(self, Self::Renewing { .. })
+    }
+
+    /// The exporter of a channel on which the controller has said `Welcome`.
+    pub(super) const fn exporter(&self) -> Option<&[u8; 32]> {
         match self {
-            Self::Ready { exporter, .. } => Some(exporter),
+            Self::Ready { exporter, .. } | Self::Renewing { exporter, .. } => Some(exporter),
             Self::Off | Self::Waiting { .. } | Self::Connecting { .. } | Self::Greeting { .. } => {
                 None
             }
+        }
+    }
+
+    /// What the channel, or the attempt at one, is for.
+    pub(super) const fn purpose(&self) -> Purpose {
+        match self {
+            Self::Connecting { purpose, .. } | Self::Greeting { purpose, .. } => *purpose,
+            Self::Renewing { .. } => Purpose::Renewal,
+            Self::Off | Self::Waiting { .. } | Self::Ready { .. } => Purpose::Channel,
         }
     }
 
@@ -176,7 +232,8 @@ impl Connection {
         match self {
             Self::Connecting { address, .. }
             | Self::Greeting { address, .. }
-            | Self::Ready { address, .. } => Some(address),
+            | Self::Ready { address, .. }
+            | Self::Renewing { address, .. } => Some(address),
             Self::Off | Self::Waiting { .. } => None,
         }
     }
@@ -197,32 +254,41 @@ mod tests {
             Connection::Connecting { .. } => "connecting",
             Connection::Greeting { .. } => "greeting",
             Connection::Ready { .. } => "ready",
+            Connection::Renewing { .. } => "renewing",
         }
     }
 
     fn state(name: &str, at: Instant) -> Connection {
         let (address, exporter, until) = ("c:7443".to_owned(), [7; 32], at);
+        let purpose = Purpose::Channel;
         match name {
             "off" => Connection::Off,
             "waiting" => Connection::Waiting { until },
-            "connecting" => Connection::Connecting { address, until },
+            "connecting" => Connection::Connecting {
+                address,
+                purpose,
+                until,
+            },
             "greeting" => Connection::Greeting {
                 address,
+                purpose,
                 exporter,
                 until,
             },
             "ready" => Connection::Ready { address, exporter },
+            "renewing" => Connection::Renewing { address, exporter },
             other => panic!("{other} is no state"),
         }
     }
 
-    fn steps() -> [Step; 7] {
+    fn steps() -> [Step; 8] {
         let address = "c:7443".to_owned();
         [
             Step::Start,
             Step::Stop,
             Step::Due {
                 address: address.clone(),
+                purpose: Purpose::Channel,
             },
             Step::Up {
                 address,
@@ -231,6 +297,7 @@ mod tests {
             Step::Welcome,
             Step::Lost,
             Step::Refuse,
+            Step::Renewed,
         ]
     }
 
@@ -248,6 +315,7 @@ mod tests {
                     ("off", Nothing),
                     ("off", Nothing),
                     ("off", Nothing),
+                    ("off", Nothing),
                 ],
             ),
             (
@@ -257,6 +325,7 @@ mod tests {
                     ("off", Nothing),
                     ("connecting", Connect),
                     ("waiting", Disconnect),
+                    ("waiting", Nothing),
                     ("waiting", Nothing),
                     ("waiting", Nothing),
                     ("waiting", Nothing),
@@ -272,6 +341,7 @@ mod tests {
                     ("connecting", Nothing),
                     ("waiting", Nothing),
                     ("waiting", Disconnect),
+                    ("connecting", Nothing),
                 ],
             ),
             (
@@ -284,6 +354,7 @@ mod tests {
                     ("ready", Nothing),
                     ("waiting", Nothing),
                     ("waiting", Disconnect),
+                    ("greeting", Nothing),
                 ],
             ),
             (
@@ -296,6 +367,20 @@ mod tests {
                     ("ready", Nothing),
                     ("waiting", Nothing),
                     ("waiting", Disconnect),
+                    ("ready", Nothing),
+                ],
+            ),
+            (
+                "renewing",
+                [
+                    ("renewing", Nothing),
+                    ("off", Disconnect),
+                    ("renewing", Nothing),
+                    ("waiting", Disconnect),
+                    ("renewing", Nothing),
+                    ("waiting", Nothing),
+                    ("waiting", Disconnect),
+                    ("waiting", Disconnect),
                 ],
             ),
         ];
@@ -307,5 +392,26 @@ mod tests {
                 assert_eq!((name(&next), did), (to, effect), "{label}");
             }
         }
+    }
+
+    #[test]
+    fn a_channel_for_renewal_is_never_ready_and_leads_back_at_once() {
+        let at = testing::start().instant;
+        let due = Step::Due {
+            address: "c:7443".to_owned(),
+            purpose: Purpose::Renewal,
+        };
+        let up = Step::Up {
+            address: "c:7443".to_owned(),
+            exporter: [7; 32],
+        };
+        let mut state = Connection::Waiting { until: at };
+        for step in [due, up, Step::Welcome] {
+            state = state.step(at, step, PAUSE).0;
+            assert!(!state.is_ready());
+        }
+        assert!(state.is_renewing());
+        let (state, _) = state.step(at, Step::Renewed, PAUSE);
+        assert_eq!(state, Connection::Waiting { until: at });
     }
 }

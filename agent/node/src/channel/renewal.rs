@@ -85,6 +85,18 @@ impl Renewal {
         }
     }
 
+    /// A channel for renewal alone is up: nothing is asked before [`Self::ask_now`].
+    pub(super) fn hold(&mut self) {
+        self.stage = Stage::Unscheduled;
+    }
+
+    /// What the next certificate rests on has been said: asks at once, unless it was asked before.
+    pub(super) fn ask_now(&mut self, now: Instant) {
+        if matches!(self.stage, Stage::Unscheduled) {
+            self.stage = Stage::Waiting { due: now };
+        }
+    }
+
     /// Whether the next certificate should be asked for.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         match self.stage {

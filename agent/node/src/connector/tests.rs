@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cardea_proto::app::Carrier;
+use cardea_proto::{app::Carrier, message::Purpose};
 use cardea_tunnel::{CarrierKeys, CloseReason, Install};
 
 use super::*;
@@ -237,4 +237,32 @@ fn what_only_an_agent_is_told_ends_the_channel() {
     let mut connector = world.ready_connector();
     let apps = ConnectorInput::Message(ToNode::Apps(Vec::new()));
     assert!(world.serve(&mut connector, apps).disconnect);
+}
+
+#[test]
+fn a_connector_whose_certificate_has_ended_renews_it_first_and_admits_nobody_meanwhile() {
+    let mut world = World::new();
+    let mut connector = world.connector();
+    world.pass(crate::testing::LIFE * 2);
+    let out = world.serve(&mut connector, ConnectorInput::Timeout);
+    assert_eq!(out.connect.unwrap().purpose, Purpose::Renewal);
+    let (exporter, address) = ([7; 32], "c:7443".to_owned());
+    let up = ConnectorInput::ChannelUp { exporter, address };
+    world.serve(&mut connector, up);
+    let out = world.serve(&mut connector, ConnectorInput::Message(world.welcome()));
+    assert!(matches!(out.messages.front(), Some(FromNode::Renew { .. })));
+
+    let mut agent = World::new().ready_agent();
+    let (_, offer) = world.ask(&mut agent);
+    let admit = world.admit(Carrier::WireGuard, offer);
+    let admit = ConnectorInput::Message(ToNode::Admit(Box::new(admit)));
+    let out = world.serve(&mut connector, admit);
+    assert!(out.messages.is_empty() && out.commands.is_empty());
+
+    let next = world.next_certificate(&world.connector);
+    let message = ConnectorInput::Message(ToNode::Certificate(next.clone()));
+    let out = world.serve(&mut connector, message);
+    assert!(out.disconnect);
+    assert_eq!(out.connect.unwrap().purpose, Purpose::Channel);
+    assert_eq!(out.save, Some(next));
 }

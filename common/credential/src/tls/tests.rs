@@ -87,10 +87,12 @@ fn a_controller_admits_no_node_of_another_role_authority_or_time() {
         ended.signer.clone(),
         Arc::new(FixedTime(NOW)),
     );
-    assert_eq!(
-        connect(client, server).err(),
-        Some(Error::InvalidCertificate(CertificateError::Expired))
-    );
+    // TLS cannot tell for which protocol; what is behind it can.
+    let pair = connect(client, server).unwrap();
+    assert!(matches!(
+        pair.channel_peer(&domain.trust),
+        Err(PeerError::Chain(ChainError::Expired { .. }))
+    ));
     for holder in [
         controller(),
         Holder::Relay(RelayId::from_bytes([1; ID_BYTES])),
@@ -98,6 +100,69 @@ fn a_controller_admits_no_node_of_another_role_authority_or_time() {
         let node = all.domain.node(holder, NOW);
         let error = connect(all.channel(&node), all.controller()).err();
         assert!(explain(&error.unwrap()).contains("not who belongs here"));
+    }
+}
+
+#[test]
+fn a_leaf_that_has_ended_may_renew_and_nothing_else() {
+    let earlier = UnixMillis(NOW.0 - 2 * 60 * 60 * 1_000);
+    let ended = Scene::at(earlier);
+    let long_ago = UnixMillis(NOW.0 - 31 * 24 * 60 * 60 * 1_000);
+    let forgotten = Scene::at(long_ago);
+    let current = Scene::new();
+    let stranger = Scene::new();
+    let mut stolen = ended.device.clone();
+    stolen.signer = Arc::new(SoftwareKey::generate(KeyAlgorithm::P256).unwrap());
+    let roles = ended.domain.node(controller(), earlier);
+    let rows = [
+        ("current", NOW, &current, &current.device, true, true),
+        ("ended", earlier, &ended, &ended.device, false, true),
+        (
+            "ended connector",
+            earlier,
+            &ended,
+            &ended.connector,
+            false,
+            true,
+        ),
+        (
+            "ended authority",
+            long_ago,
+            &forgotten,
+            &forgotten.device,
+            false,
+            false,
+        ),
+        ("wrong key", earlier, &ended, &stolen, false, false),
+        ("wrong role", earlier, &ended, &roles, false, false),
+        (
+            "other authority",
+            earlier,
+            &ended,
+            &stranger.device,
+            false,
+            false,
+        ),
+    ];
+    for (label, begin, scene, node, may_channel, may_renew) in rows {
+        // The node still believes the controller's certificate of its own time.
+        let begin = Arc::new(FixedTime(begin));
+        let trust = &scene.domain.trust;
+        let peer = |client: Arc<ClientConfig>| {
+            let pair = connect(client, scene.controller()).ok()?;
+            pair.channel_peer(trust).ok()
+        };
+        let (chain, signer) = (&node.chain, &node.signer);
+        let channel = channel_client(trust.clone(), chain, signer.clone(), begin.clone());
+        let renewal = renewal_client(trust.clone(), chain, signer.clone(), begin);
+        let (channel, renewal) = (peer(channel), peer(renewal));
+        assert_eq!(channel.is_some(), may_channel, "{label} on a channel");
+        assert_eq!(renewal.is_some(), may_renew, "{label} on a renewal");
+        if let Some(peer) = renewal {
+            assert!(
+                matches!(peer, ChannelPeer::Lapsed(leaf) if leaf.identity.holder == node.holder)
+            );
+        }
     }
 }
 
@@ -334,13 +399,18 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let domain = TestDomain::new("corp.example", NOW);
+        Self::at(NOW)
+    }
+
+    /// The same with certificates that begin at `begin`.
+    fn at(begin: UnixMillis) -> Self {
+        let domain = TestDomain::new("corp.example", begin);
         let device = Holder::Device(DeviceId::from_bytes([7; ID_BYTES]));
         let connector = Holder::Connector(ConnectorId::from_bytes([8; ID_BYTES]));
         Self {
-            device: domain.node(device, NOW),
-            connector: domain.node(connector, NOW),
-            controller: domain.node(controller(), NOW),
+            device: domain.node(device, begin),
+            connector: domain.node(connector, begin),
+            controller: domain.node(controller(), begin),
             domain,
         }
     }

@@ -35,7 +35,8 @@ pub(super) const LEAF_ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlg
 pub(super) enum Expected {
     /// Any controller of the trust domain.
     Controller,
-    /// Any device or connector, or nobody: which of the two decides the ALPN, see `channel_peer`.
+    /// Any device or connector, or nobody: which of the two decides the ALPN, see `channel_peer`,
+    /// which also refuses a leaf that has ended wherever it is not used to renew.
     NodeOrStranger,
     /// Exactly this node with exactly this key.
     Exactly(Peer),
@@ -62,9 +63,13 @@ impl PeerVerifier {
         let [intermediate] = intermediates else {
             return Err(ChainError::Filler);
         };
-        let leaf = self
-            .trust
-            .verify_pair(leaf, intermediate, super::from_rustls(now))?;
+        let at = super::from_rustls(now);
+        let leaf = match self.expected {
+            Expected::NodeOrStranger => self.trust.verify_lapsed_pair(leaf, intermediate, at),
+            Expected::Controller | Expected::Exactly(_) => {
+                self.trust.verify_pair(leaf, intermediate, at)
+            }
+        }?;
         match (self.expected, leaf.identity.holder) {
             (Expected::Controller, Holder::Controller(_))
             | (Expected::NodeOrStranger, Holder::Device(_) | Holder::Connector(_)) => Ok(leaf),

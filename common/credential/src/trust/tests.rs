@@ -126,6 +126,35 @@ fn an_intermediate_that_ended_takes_its_leaves_along() {
 }
 
 #[test]
+fn a_leaf_that_has_ended_is_known_again_as_long_as_its_intermediate_lives() {
+    let domain = TestDomain::new("corp.example", NOW);
+    let chain = domain.node(device(), NOW).chain;
+    let end = domain.intermediate.not_after();
+    // The second time the intermediate was proven before.
+    for trust in [
+        Trust::of_root(domain.root.certificate().to_vec()).unwrap(),
+        domain.trust.clone(),
+    ] {
+        for at in [NOW, NOW.plus(LEAF_LIFE * 2), end] {
+            let leaf = trust.verify_lapsed(&chain, at).unwrap();
+            assert_eq!(leaf.not_after, NOW.plus(LEAF_LIFE));
+        }
+        assert_eq!(
+            trust.verify_lapsed(&chain, UnixMillis(end.0 + 1)),
+            Err(ChainError::Expired { not_after: end })
+        );
+        assert!(matches!(
+            trust.verify_lapsed(&chain, UnixMillis(NOW.0 - 86_400_000)),
+            Err(ChainError::NotYetValid { .. })
+        ));
+        assert!(trust.verify(&chain, NOW.plus(LEAF_LIFE * 2)).is_err());
+    }
+    let other = TestDomain::new("corp.example", NOW);
+    let result = other.trust.verify_lapsed(&chain, NOW.plus(LEAF_LIFE * 2));
+    assert!(matches!(result, Err(ChainError::UnknownAuthority(_))));
+}
+
+#[test]
 fn a_leaf_outside_the_profile_is_refused_though_our_own_authority_signed_it() {
     check(
         |params, leaf| {

@@ -9,14 +9,14 @@ use cardea_credential::{
 };
 use cardea_proto::{
     access::{Admit, Answer, Granted, KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES, Offer, Signed},
-    admin::AdminChange,
+    admin::{AdminAnswer, AdminChange, AdminQuery},
     app::Principal,
     codec::{Bytes, Secret32},
     enroll::{EnrollAnswer, EnrollRequest, Enrolled},
     id::{ConnectorId, DeviceId, GrantId, InviteId, NodeId},
     identity::Role,
     ledger::{Admits, Change},
-    message::{FromNode, Hello, ToNode},
+    message::{FromNode, Hello, Purpose, ToNode},
     posture::{Fact, Report},
 };
 
@@ -151,9 +151,28 @@ impl Bench {
 
     /// Connects and says hello.
     pub(crate) fn connect(&mut self, node: &mut TestNode, grants: &[GrantId]) {
+        let peer = self.peer(node);
+        self.connect_as(node, peer, grants);
+    }
+
+    /// Connects for a certificate alone, with one that may have ended, and says hello.
+    pub(crate) fn connect_to_renew(&mut self, node: &mut TestNode, grants: &[GrantId]) {
+        let peer = Peer {
+            leaf: self
+                .trust
+                .verify_lapsed(&node.chain, self.now.unix)
+                .unwrap(),
+            purpose: Purpose::Renewal,
+            exporter: EXPORTER,
+            address: "198.51.100.7:4000".parse().unwrap(),
+        };
+        self.connect_as(node, peer, grants);
+    }
+
+    fn connect_as(&mut self, node: &mut TestNode, peer: Peer, grants: &[GrantId]) {
         node.channel = self.next_channel();
         node.counter = 0;
-        let (channel, peer) = (node.channel, self.peer(node));
+        let channel = node.channel;
         self.handle(Input::Connected { channel, peer });
         self.say(
             node,
@@ -172,6 +191,15 @@ impl Bench {
         });
         node.nonce = welcome.unwrap_or(node.nonce);
         self.settle();
+    }
+
+    /// The facts of a device as the controller believes them.
+    pub(crate) fn facts_of(&mut self, node: &TestNode) -> BTreeMap<String, Fact> {
+        let AdminAnswer::Devices(rows) = self.query(AdminQuery::Devices) else {
+            panic!("no devices");
+        };
+        let row = rows.into_iter().find(|row| row.id == node.device());
+        row.unwrap().facts
     }
 
     /// What a handshake with this node proves.
