@@ -10,8 +10,11 @@ use cardea_proto::{
     refusal::{Refusal, RefusalCode},
 };
 
-/// Most grants that one connector holds: as many as its data half has tunnels.
-pub const GRANTS_MAX: usize = cardea_tunnel::TUNNELS_MAX;
+/// Most grants that one connector holds.
+///
+/// Its `Hello` names all of them and must fit into one message; a site that needs more has
+/// several connectors.
+pub const GRANTS_MAX: usize = 11_000;
 
 /// Grants by id and by the end of their ttl.
 #[derive(Debug, Default)]
@@ -85,7 +88,11 @@ impl Grants {
 mod tests {
     use std::time::Duration;
 
-    use cardea_proto::time::testing;
+    use cardea_proto::{
+        codec,
+        message::{FromNode, Hello},
+        time::testing,
+    };
 
     use super::*;
 
@@ -105,6 +112,17 @@ mod tests {
         assert_eq!(grants.take_due(at(29)), []);
         assert_eq!(grants.take_due(at(40)), [a, b]);
         assert_eq!((grants.deadline(), grants.ids()), (None, Vec::new()));
+    }
+
+    #[test]
+    fn a_hello_that_names_as_many_grants_as_can_be_held_fits_into_a_message() {
+        let hello = FromNode::Hello(Hello {
+            version: u16::MAX,
+            program: "x".repeat(200),
+            clock: testing::start().unix,
+            grants: vec![GrantId::from_bytes([255; 10]); GRANTS_MAX],
+        });
+        assert!(codec::encode(&hello).len() <= codec::MESSAGE_BYTES_MAX);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use cardea_proto::codec::MESSAGE_BYTES_MAX;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::CertificateDer;
 
@@ -10,6 +9,11 @@ use super::{ChannelError, Handshake, KEEPALIVE, Kind, Link, socket::ConnectedSoc
 
 /// Server name that every client asks for: names play no part in our certificates.
 const SERVER_NAME: &str = "cardea.invalid";
+
+/// Largest message that a node takes from its controller, in bytes.
+///
+/// A snapshot of 10,000 apps fits. A controller takes less of a node, of which it has many.
+const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Opens channels.
 #[derive(Debug)]
