@@ -67,9 +67,8 @@ impl Common {
         for command in out.commands.drain(..) {
             self.data.send(ToData::Tunnel(command));
         }
-        for message in out.messages.drain(..) {
-            self.line.send(&message);
-        }
+        self.line.send(out.messages.make_contiguous());
+        out.messages.clear();
         if std::mem::take(&mut out.disconnect) {
             self.line.disconnect();
         }

@@ -183,3 +183,88 @@ async fn keep(stream: UnixStream, mut kept: Kept) -> Result<(), FrameError> {
 fn refused(code: RefusalCode, why: &str) -> Reply {
     LocalAnswer::Refused(Refusal::new(code, why)).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use cardea_proto::codec;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    const ANSWER_BYTES_MAX: usize = 1_024;
+
+    #[tokio::test]
+    async fn a_request_has_one_answer() {
+        let place = tempfile::tempdir().unwrap();
+        let mut calls = serve(place.path()).unwrap();
+        let asked = tokio::spawn(ask(place.path().join(SOCKET), LocalRequest::Down));
+        let call = calls.recv().await.unwrap();
+        assert_eq!(call.request, LocalRequest::Down);
+        let answer = LocalAnswer::Done("down".to_owned());
+        call.reply.send(answer.clone().into()).unwrap();
+        let (_stream, answered) = asked.await.unwrap();
+        assert_eq!(answered, answer);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_is_refused_and_the_next_one_is_heard() {
+        let place = tempfile::tempdir().unwrap();
+        let mut calls = serve(place.path()).unwrap();
+        let too_large = u32::MAX.to_be_bytes().to_vec();
+        for bytes in [codec::encode_framed(&"no_such_request"), too_large] {
+            let mut stream = UnixStream::connect(place.path().join(SOCKET))
+                .await
+                .unwrap();
+            stream.write_all(&bytes).await.unwrap();
+            let answer = frame::read(&mut stream, ANSWER_BYTES_MAX).await.unwrap();
+            let LocalAnswer::Refused(refusal) = answer else {
+                panic!("{answer:?}");
+            };
+            assert_eq!(refusal.code, RefusalCode::Protocol);
+        }
+        let asked = tokio::spawn(ask(place.path().join(SOCKET), LocalRequest::Status));
+        assert_eq!(calls.recv().await.unwrap().request, LocalRequest::Status);
+        asked.abort();
+    }
+
+    #[tokio::test]
+    async fn a_listener_lives_as_long_as_its_program_and_passes_refusals_on() {
+        let place = tempfile::tempdir().unwrap();
+        let mut calls = serve(place.path()).unwrap();
+        let listen = "127.0.0.1:0".to_owned();
+        let asked = tokio::spawn(ask(
+            place.path().join(SOCKET),
+            LocalRequest::Proxy { listen },
+        ));
+        let call = calls.recv().await.unwrap();
+        let (ended, mut ends) = mpsc::unbounded_channel();
+        let (tell, told) = refusals();
+        let reply = Reply {
+            answer: LocalAnswer::Listening {
+                address: "127.0.0.1:1".to_owned(),
+            },
+            kept: Some(Kept {
+                guard: Guard::new(ListenerId(7), ended),
+                refusals: told,
+            }),
+        };
+        call.reply.send(reply).unwrap();
+        let (mut stream, _) = asked.await.unwrap();
+        let why = Refusal::new(RefusalCode::NotPermitted, "db: denied");
+        tell.send(why.clone()).await.unwrap();
+        let heard: LocalAnswer = frame::read(&mut stream, ANSWER_BYTES_MAX).await.unwrap();
+        assert_eq!(heard, LocalAnswer::Refused(why));
+        assert!(ends.try_recv().is_err());
+        drop(stream);
+        assert_eq!(ends.recv().await, Some(ListenerId(7)));
+    }
+
+    async fn ask(path: std::path::PathBuf, request: LocalRequest) -> (UnixStream, LocalAnswer) {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        frame::write_within(&mut stream, &request, EXCHANGE_TIME)
+            .await
+            .unwrap();
+        let answer = frame::read(&mut stream, ANSWER_BYTES_MAX).await.unwrap();
+        (stream, answer)
+    }
+}

@@ -202,7 +202,7 @@ impl Plane {
         let Some(Flow::Dialing(Dialing {
             stage:
                 Stage::Connecting {
-                    mut stream,
+                    stream,
                     token,
                     to,
                     destination,
@@ -217,7 +217,7 @@ impl Plane {
         let peer = to.socket().ip();
         let is_own = stream.local_addr().is_ok_and(|local| local.ip() == peer);
         if is_own && self.permitted(&destination, peer, &[peer]).is_none() {
-            self.wiring.remove(&mut stream, token);
+            self.wiring.forget(token);
             tcp::abort(stream);
             return self.dialed(flow, Err(DialError::NotPermitted));
         }
@@ -237,7 +237,7 @@ impl Plane {
         let Some(Flow::Dialing(Dialing {
             stage:
                 Stage::Connecting {
-                    mut stream,
+                    stream,
                     token,
                     destination,
                     left,
@@ -248,7 +248,8 @@ impl Plane {
         else {
             return;
         };
-        self.wiring.remove(&mut stream, token);
+        self.wiring.forget(token);
+        drop(stream);
         if left.is_empty() {
             self.dialed(flow, Err(why));
         } else {

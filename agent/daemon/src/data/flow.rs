@@ -19,6 +19,8 @@ pub(super) struct Carry {
     pub(super) tunnels: Tunnels,
     pub(super) out: Outbox,
     pub(super) scratch: Box<[u8]>,
+    /// Bytes that flows have moved in this turn.
+    pub(super) moved: usize,
 }
 
 impl Carry {
@@ -28,6 +30,7 @@ impl Carry {
             tunnels,
             out: Outbox::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            moved: 0,
         }
     }
 

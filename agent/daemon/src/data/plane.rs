@@ -35,6 +35,10 @@ const EVENTS_MAX: usize = 1_024;
 /// two ends on one machine must not keep each other in one turn for ever.
 const ROUNDS_MAX: usize = 4;
 
+/// Bytes that flows move in one turn, a few milliseconds' worth: what is withdrawn does not wait
+/// longer than that, however many flows are busy.
+const TURN_BYTES: usize = 4 * 1024 * 1024;
+
 /// How often the loop looks whether time has jumped, which timers of the system do not notice.
 const NAP_MAX: Duration = Duration::from_secs(2);
 
@@ -241,6 +245,7 @@ impl Plane {
     fn turn(&mut self) {
         self.told.retry();
         let carry = &mut self.carry;
+        carry.moved = 0;
         self.relays
             .receive(|from, bytes| carry.input(Input::Datagram { from, bytes }));
         while let Some(due) = self.timers.pop_due(self.carry.now.instant) {
@@ -344,6 +349,9 @@ impl Plane {
     /// Gives every flow that has something to do its turn.
     fn pump(&mut self) {
         for _ in 0..self.flows.ready.len() {
+            if self.carry.moved >= TURN_BYTES {
+                return;
+            }
             let Some(id) = self.flows.ready.pop_front() else {
                 return;
             };
@@ -418,25 +426,23 @@ impl Plane {
         }
     }
 
-    /// Forgets a flow and its sockets; gives its stream back, deregistered.
+    /// Forgets a flow and its sockets; gives its stream back, to be closed.
     pub(super) fn take_stream(&mut self, id: FlowId) -> Option<cardea_host::tcp::TcpStream> {
         match self.flows.all.remove(&id)? {
             Flow::Tcp { flow, .. } => {
-                let (mut stream, token) = flow.into_stream();
-                self.wiring.remove(&mut stream, token);
+                let (stream, token) = flow.into_stream();
+                self.wiring.forget(token);
                 Some(stream)
             }
             Flow::Dialing(dialing) => match dialing.stage {
-                Stage::Connecting {
-                    mut stream, token, ..
-                } => {
-                    self.wiring.remove(&mut stream, token);
+                Stage::Connecting { stream, token, .. } => {
+                    self.wiring.forget(token);
                     Some(stream)
                 }
                 Stage::Resolving(_) => None,
             },
-            Flow::UdpTarget(mut target) => {
-                self.wiring.remove(&mut target.socket, target.token);
+            Flow::UdpTarget(target) => {
+                self.wiring.forget(target.token);
                 None
             }
             Flow::UdpClient { listener, client } => {

@@ -15,8 +15,8 @@ use mio::Token;
 
 use super::wiring::{Owner, Wiring};
 
-/// Receive calls for one socket in one turn: at most four megabytes.
-const RECEIVES_MAX: usize = 8;
+/// Receive calls for one socket in one turn: at most two megabytes.
+const RECEIVES_MAX: usize = 4;
 
 /// Sends that wait for a full socket; the flush pauses long before.
 const WAITING_MAX: usize = 1_024;

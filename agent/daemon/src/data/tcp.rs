@@ -188,6 +188,7 @@ impl TcpFlow {
                 }
                 Ok(count) => {
                     moved += count;
+                    carry.moved += count;
                     self.incoming = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -227,6 +228,7 @@ impl TcpFlow {
                 Ok(0) => return Err(Broken),
                 Ok(count) => {
                     moved += count;
+                    carry.moved += count;
                     self.written(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,

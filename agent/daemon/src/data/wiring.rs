@@ -48,7 +48,12 @@ impl Wiring {
         Ok(token)
     }
 
-    /// Forgets a socket.
+    /// Forgets a socket that is closed next, which takes it from the system's list as well.
+    pub(super) fn forget(&mut self, token: Token) {
+        self.owners.remove(&token.0);
+    }
+
+    /// Forgets a socket that lives on.
     pub(super) fn remove(&mut self, socket: &mut impl Source, token: Token) {
         self.owners.remove(&token.0);
         if let Err(error) = self.registry.deregister(socket) {
