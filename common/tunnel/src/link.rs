@@ -57,6 +57,14 @@ impl Link {
         self.relay
     }
 
+    /// Whether the relay is on this machine, so that datagrams of any size arrive there whole.
+    ///
+    /// Nothing but sizes rests on it. Where the other leg is a real path, its smaller size wins: TCP's
+    /// by what the peer announces, QUIC's by what its probes find.
+    pub(crate) const fn is_local(&self) -> bool {
+        self.relay.ip().is_loopback()
+    }
+
     pub(crate) const fn handle(&self) -> Handle {
         self.handle
     }

@@ -1,5 +1,6 @@
 //! What tunnels carry: bytes both ways, ends and resets, UDP, on both carriers and bad paths.
 
+#[cfg(test)]
 mod pair;
 
 use std::time::Duration;
@@ -295,5 +296,31 @@ fn many_short_flows_pass_and_nothing_of_them_stays() {
             0,
             "{carrier:?}"
         );
+    }
+}
+#[test]
+fn zz() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::bare();
+        pair.delay = Duration::from_micros(10);
+        let keys = match carrier {
+            cardea_proto::app::Carrier::WireGuard => keys::wireguard(1),
+            cardea_proto::app::Carrier::Quic => keys::quic(),
+        };
+        let t = pair.now.instant;
+        pair.install(keys);
+        pair.run(Duration::from_secs(5), |pair| pair.agent.is_open());
+        eprintln!("Z open {:?} {}", pair.now.instant - t, pair.carried);
+        for pause in [0, 1, 500, 3000] {
+            pair.pass(Duration::from_millis(pause));
+            let t = pair.now.instant;
+            let c0 = pair.carried;
+            pair.connect("80/tcp");
+            eprintln!(
+                "Z connect after {pause} {:?} {}",
+                pair.now.instant - t,
+                pair.carried - c0
+            );
+        }
     }
 }

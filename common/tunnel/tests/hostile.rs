@@ -1,5 +1,6 @@
 //! Datagrams from an adversary on the path: of every size, in every phase, at both ends.
 
+#[cfg(test)]
 mod pair;
 
 use std::time::Duration;

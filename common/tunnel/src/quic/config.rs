@@ -8,14 +8,17 @@ use quinn_proto::{
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 
+use crate::link::Link;
+
 /// An endpoint for one tunnel, and how to connect with it.
 pub(super) fn client(
     config: Arc<rustls::ClientConfig>,
+    link: &Link,
     seed: [u8; 32],
 ) -> Option<(Endpoint, ClientConfig)> {
     let crypto = QuicClientConfig::try_from(config).ok()?;
     let mut client = ClientConfig::new(Arc::new(crypto));
-    client.transport_config(Arc::new(transport(0)));
+    client.transport_config(Arc::new(transport(0, link)));
     Some((
         Endpoint::new(Arc::new(endpoint(seed)?), None, true, None),
         client,
@@ -23,11 +26,15 @@ pub(super) fn client(
 }
 
 /// An endpoint for one tunnel that waits for its peer.
-pub(super) fn server(config: Arc<rustls::ServerConfig>, seed: [u8; 32]) -> Option<Endpoint> {
+pub(super) fn server(
+    config: Arc<rustls::ServerConfig>,
+    link: &Link,
+    seed: [u8; 32],
+) -> Option<Endpoint> {
     let crypto = QuicServerConfig::try_from(config).ok()?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
     server
-        .transport_config(Arc::new(transport(STREAMS_MIN)))
+        .transport_config(Arc::new(transport(STREAMS_MIN, link)))
         .migration(false)
         .max_incoming(1)
         .incoming_buffer_size(u64::from(INCOMING_BYTES_MAX))
@@ -43,9 +50,13 @@ fn endpoint(seed: [u8; 32]) -> Option<EndpointConfig> {
     Some(endpoint)
 }
 
-fn transport(streams: u32) -> TransportConfig {
+fn transport(streams: u32, link: &Link) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(MTU_MAX);
+    discovery.upper_bound(if link.is_local() {
+        MTU_MAX
+    } else {
+        MTU_MAX_PATH
+    });
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(streams))
@@ -95,10 +106,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(9);
 /// second for each one lost.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
-/// Largest QUIC packet that is tried: with the relay's header it fills the largest UDP payload.
+/// Largest QUIC packet, tried when the relay is on this machine: with the relay's header it fills the
+/// largest UDP payload, which a loopback path carries.
+const MTU_MAX: u16 = 65_507 - 8;
+
+/// Largest QUIC packet that is tried on any other path: it fills Ethernet's 1,500 bytes over IPv4.
 ///
-/// A loopback path carries that; every other settles at its own size after a few lost probes.
-pub(super) const MTU_MAX: u16 = 65_507 - 8;
+/// A larger bound makes larger probes, and one that is lost fills the first congestion window: it then
+/// holds back for 25 ms what a person waits for.
+const MTU_MAX_PATH: u16 = 1_500 - 20 - 8 - 8;
 
 /// How many later packets may overtake one before it counts as lost.
 ///

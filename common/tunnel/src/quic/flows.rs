@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, Bytes};
 use cardea_proto::app::{Protocol, Service};
-use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt, WriteError};
+use quinn_proto::{Connection, Dir, StreamId, VarInt, WriteError};
 
 use super::{
     config::{STREAMS_MAX, STREAMS_MIN},
+    flow::{Flow, Stage, Taken, take},
     wire,
 };
 use crate::{
@@ -34,59 +35,6 @@ impl Default for Flows {
             streams: BTreeMap::new(),
             waiting: VecDeque::new(),
             allowed: STREAMS_MIN,
-        }
-    }
-}
-
-/// One flow.
-///
-/// ```text
-/// agent      Waiting ──stream──▶ Connecting ──dialed──▶ Talking
-/// connector  Asking ──header──▶ Dialing ──dialed──▶ Talking ──both finished, delivered──▶ closed
-/// ```
-#[derive(Debug)]
-struct Flow {
-    stream: Option<StreamId>,
-    stage: Stage,
-    /// What must be written before the flow's own bytes: our header, or that we dialed.
-    prelude: Bytes,
-    wants_finish: bool,
-    finished: bool,
-    delivered: bool,
-    read_finished: bool,
-    told_readable: bool,
-    write_blocked: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Agent: no stream yet.
-    Waiting,
-    /// Agent: the connector has not dialed yet.
-    Connecting,
-    /// Connector: the header has come so far.
-    Asking {
-        header: [u8; wire::HEADER_BYTES],
-        came: usize,
-    },
-    /// Connector: the shell dials.
-    Dialing,
-    /// Bytes pass.
-    Talking,
-}
-
-impl Flow {
-    const fn new(stream: Option<StreamId>, stage: Stage) -> Self {
-        Self {
-            stream,
-            stage,
-            prelude: Bytes::new(),
-            wants_finish: false,
-            finished: false,
-            delivered: false,
-            read_finished: false,
-            told_readable: false,
-            write_blocked: false,
         }
     }
 }
@@ -511,39 +459,6 @@ impl Flows {
         self.streams.remove(&id);
         Some(id)
     }
-}
-
-impl Flow {
-    /// Whether the local side may write: an agent before the connector has dialed, too.
-    fn takes_bytes(&self) -> bool {
-        let sends = matches!(self.stage, Stage::Connecting | Stage::Talking);
-        sends && self.prelude.is_empty() && !self.wants_finish
-    }
-}
-
-/// What a stream had for us.
-enum Taken {
-    Bytes(Bytes),
-    Nothing,
-    Finished,
-    Reset(VarInt),
-}
-
-/// Takes up to `max` bytes of a stream, in order.
-fn take(connection: &mut Connection, id: StreamId, max: usize) -> Taken {
-    let mut stream = connection.recv_stream(id);
-    let Ok(mut chunks) = stream.read(true) else {
-        return Taken::Finished;
-    };
-    let taken = match chunks.next(max) {
-        Ok(Some(chunk)) => Taken::Bytes(chunk.bytes),
-        Ok(None) => Taken::Finished,
-        Err(ReadError::Blocked) => Taken::Nothing,
-        Err(ReadError::Reset(code)) => Taken::Reset(code),
-    };
-    // The caller's turn ends with a flush, which sends what this makes necessary.
-    let _flushed_later = chunks.finalize();
-    taken
 }
 
 /// Flows that may wait for a stream: as many again as may be open.

@@ -1,6 +1,7 @@
 //! The QUIC carrier: TCP flows in streams, UDP payloads in DATAGRAM frames.
 
 mod config;
+mod flow;
 mod flows;
 mod parts;
 mod wire;
@@ -56,7 +57,7 @@ impl Quic {
         config: Arc<rustls::ClientConfig>,
         seed: [u8; 32],
     ) -> Option<Self> {
-        let (mut endpoint, config) = config::client(config, seed)?;
+        let (mut endpoint, config) = config::client(config, context.link, seed)?;
         let now = context.now.instant;
         let connection = endpoint
             .connect(now, config, context.link.relay(), SERVER_NAME)
@@ -70,7 +71,7 @@ impl Quic {
         config: Arc<rustls::ServerConfig>,
         seed: [u8; 32],
     ) -> Option<Self> {
-        let endpoint = config::server(config, seed)?;
+        let endpoint = config::server(config, context.link, seed)?;
         Some(Self::with(context.now.instant, endpoint, None))
     }
 

@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use smoltcp::{
     iface::{Interface, SocketHandle, SocketSet},
-    socket::tcp::{Socket, SocketBuffer, State},
+    socket::{
+        Socket as AnySocket,
+        tcp::{CongestionControl, Socket, SocketBuffer, State},
+    },
+    time::Duration,
     wire::{IpEndpoint, IpListenEndpoint},
 };
 
@@ -35,6 +39,8 @@ pub(crate) struct Conversation {
     told_finished: bool,
     read_finished: bool,
     write_blocked: bool,
+    /// Whether the socket has nothing to say at the moment.
+    pub(crate) quiet: bool,
 }
 
 /// How far a conversation has come.
@@ -63,19 +69,19 @@ impl Conversation {
     /// Agent: a conversation that begins.
     pub(crate) fn connect(
         interface: &mut Interface,
+        mut socket: Socket<'static>,
         name: Pair,
         own: IpEndpoint,
         peer: IpEndpoint,
     ) -> Self {
-        let mut socket = socket();
+        socket.pause_synack(false);
         // Refused only for a socket in use or a zero port; this one then counts as refused.
         let _connecting = socket.connect(interface.context(), peer, own);
         Self::with(name, Stage::Connecting, socket)
     }
 
     /// Connector: a conversation whose first packet comes next.
-    pub(crate) fn park(name: Pair, at: IpListenEndpoint) -> Self {
-        let mut socket = socket();
+    pub(crate) fn park(mut socket: Socket<'static>, name: Pair, at: IpListenEndpoint) -> Self {
         socket.pause_synack(true);
         let _listening = socket.listen(at);
         Self::with(name, Stage::Parked, socket)
@@ -98,6 +104,7 @@ impl Conversation {
             told_finished: false,
             read_finished: false,
             write_blocked: false,
+            quiet: false,
         }
     }
 
@@ -163,11 +170,24 @@ impl Conversation {
         if !matches!(state, State::SynSent | State::SynReceived) {
             self.recovery.settled();
         }
-        self.peer_finished |= matches!(
+        let finished = matches!(
             state,
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
         );
+        if finished && !self.peer_finished {
+            self.peer_finished = true;
+            // Nothing follows that its acknowledgment could wait for.
+            self.socket().set_ack_delay(None);
+        }
         self.try_finish();
+    }
+
+    /// Whether a plea has something to make the socket repeat.
+    ///
+    /// A lone FIN is not: smoltcp stops its own timer for the plea, then repeats nothing because no
+    /// bytes are on their way, and the FIN would be lost for good. Its own timer repeats that one.
+    pub(crate) fn can_repeat(&self) -> bool {
+        self.sockets.get::<Socket<'_>>(self.handle).send_queue() > 0
     }
 
     /// Puts what is new since the last time into the outbox.
@@ -202,7 +222,20 @@ impl Conversation {
     /// Whether the conversation is over, and how.
     pub(crate) fn over(&self) -> Option<Over> {
         let socket = self.sockets.get::<Socket<'_>>(self.handle);
-        let ended = matches!(socket.state(), State::Closed | State::TimeWait);
+        let ended = match socket.state() {
+            State::Closed => true,
+            // The peer waits for the last acknowledgment.
+            State::TimeWait => self.quiet,
+            State::Listen
+            | State::SynSent
+            | State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => false,
+        };
         if !ended {
             return None;
         }
@@ -230,12 +263,42 @@ impl Conversation {
     }
 }
 
-fn socket() -> Socket<'static> {
-    let buffer = || SocketBuffer::new(vec![0; BUFFER_BYTES]);
-    let mut socket = Socket::new(buffer(), buffer());
-    socket.set_nagle_enabled(false);
-    socket
+/// Sockets of conversations that are over, for the next ones.
+///
+/// A socket owns its buffers, and wiping those anew for each short flow costs more than the flow.
+#[derive(Default)]
+pub(crate) struct Spare(Vec<Socket<'static>>);
+
+impl Spare {
+    pub(crate) fn take(&mut self) -> Socket<'static> {
+        let buffer = || SocketBuffer::new(vec![0; BUFFER_BYTES]);
+        let mut socket = self
+            .0
+            .pop()
+            .unwrap_or_else(|| Socket::new(buffer(), buffer()));
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(Some(ACK_DELAY));
+        // Also forgets what an earlier conversation learned of the path.
+        socket.set_congestion_control(CongestionControl::Cubic);
+        socket
+    }
+
+    pub(crate) fn keep(&mut self, conversation: Conversation) {
+        if self.0.len() >= SPARE_MAX {
+            return;
+        }
+        let mut sockets = conversation.sockets;
+        let AnySocket::Tcp(mut socket) = sockets.remove(conversation.handle);
+        socket.abort();
+        self.0.push(socket);
+    }
 }
+
+/// How long an acknowledgment may wait for bytes to travel with.
+const ACK_DELAY: Duration = Duration::from_millis(10);
+
+/// Sockets kept of one tunnel: 16 MiB at most, and only pages that were used.
+const SPARE_MAX: usize = 16;
 
 /// Bytes that one direction of a flow may hold at each end, and so what may be on its way.
 ///

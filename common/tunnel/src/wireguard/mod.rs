@@ -24,9 +24,9 @@ use rand_core::{RngCore, SeedableRng};
 use self::{
     noise::{Noise, Opened},
     packet::{Body, Packet},
-    sealer::{INNER_MTU, Sealer},
+    sealer::{Seal, Sealer, inner_mtu},
     session::{Due, Session},
-    stack::{Pair, Seal, Stack},
+    stack::{Pair, Stack},
 };
 use crate::{
     carrier::Phase,
@@ -68,7 +68,7 @@ impl WireGuard {
             phase: Phase::Opening,
             noise: Noise::new(private, peer, psk, index),
             session: Session::new(now, context.filter.end()),
-            stack: Stack::new(now, context.filter, entropy.next_u64(), tcp_port),
+            stack: Stack::new(context, entropy.next_u64(), tcp_port),
             udp: UdpFlows::default(),
             next_port: udp_port,
         };
@@ -211,7 +211,7 @@ impl WireGuard {
         };
         let (own, peer) = context.filter.addresses(name.v6);
         let mut built = std::mem::take(&mut context.shared.built);
-        let packet = built.get_mut(..INNER_MTU).and_then(|room| {
+        let packet = built.get_mut(..inner_mtu(context.link)).and_then(|room| {
             let len =
                 packet::build_udp((own, name.own_port), (peer, name.peer_port), payload, room)?;
             room.get(..len)
@@ -313,12 +313,13 @@ impl WireGuard {
 
     fn opened(&mut self, context: &mut Context<'_>) {
         // What boringtun was asked to seal while it had no keys.
-        let mut room = [0; INNER_MTU + noise::OVERHEAD_BYTES];
-        while let Some(len) = self.noise.unsent(&mut room) {
-            if let Some(sealed) = room.get(..len) {
+        let mut built = std::mem::take(&mut context.shared.built);
+        while let Some(len) = self.noise.unsent(&mut built) {
+            if let Some(sealed) = built.get(..len) {
                 self.sealer(context).send_bare(sealed);
             }
         }
+        context.shared.built = built;
         if self.phase == Phase::Opening {
             self.phase = Phase::Open;
             for (flow, payload) in self.udp.take_early() {

@@ -12,7 +12,6 @@ use std::{
 
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketSet},
-    phy::{Device, DeviceCapabilities},
     time::Instant as StackInstant,
     wire::{HardwareAddress, IpCidr, IpEndpoint, IpListenEndpoint},
 };
@@ -21,16 +20,14 @@ use crate::{
     command::End,
     context::Context,
     drops::DropReason,
-    filter::{Filter, Permitted},
+    filter::Permitted,
     input::{DialError, FlowId, Read},
     outbox::{CloseReason, FlowEvent, ResetReason},
     schedule::Schedule,
     wireguard::{
-        conversation::{Conversation, Over, Stage},
-        noise::Noise,
+        conversation::{Conversation, Over, Spare, Stage},
         recovery::REPEAT_PACKETS,
-        sealer::{Sealer, Wire, capabilities},
-        session::Session,
+        sealer::{Idle, Seal, Wire, inner_mtu},
     },
 };
 
@@ -38,6 +35,7 @@ use crate::{
 pub(crate) struct Stack {
     interface: Interface,
     nobody: SocketSet<'static>,
+    spare: Spare,
     flows: BTreeMap<FlowId, Conversation>,
     names: BTreeMap<Pair, FlowId>,
     /// Flows that may have something to send, in turn.
@@ -55,17 +53,14 @@ pub(crate) struct Pair {
     pub(crate) peer_port: u16,
 }
 
-/// What sealing needs.
-pub(crate) struct Seal<'a> {
-    pub(crate) noise: &'a mut Noise,
-    pub(crate) session: &'a mut Session,
-}
-
 impl Stack {
-    pub(crate) fn new(epoch: Instant, filter: &Filter, seed: u64, next_port: u16) -> Self {
+    pub(crate) fn new(context: &Context<'_>, seed: u64, next_port: u16) -> Self {
+        let filter = &*context.filter;
+        let epoch = context.now.instant;
+        let mut device = Idle(inner_mtu(context.link));
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut interface = Interface::new(config, &mut Idle, StackInstant::ZERO);
+        let mut interface = Interface::new(config, &mut device, StackInstant::ZERO);
         for v6 in [false, true] {
             let (own, peer) = filter.addresses(v6);
             // Both lists have room for two entries, which is what they get.
@@ -80,6 +75,7 @@ impl Stack {
         Self {
             interface,
             nobody: SocketSet::new(Vec::new()),
+            spare: Spare::default(),
             flows: BTreeMap::new(),
             names: BTreeMap::new(),
             unflushed: VecDeque::new(),
@@ -87,10 +83,6 @@ impl Stack {
             epoch,
             next_port,
         }
-    }
-
-    pub(crate) fn contains(&self, flow: FlowId) -> bool {
-        self.flows.contains_key(&flow)
     }
 
     /// Agent: begins a conversation.
@@ -108,6 +100,7 @@ impl Stack {
         self.set_now(context);
         let conversation = Conversation::connect(
             &mut self.interface,
+            self.spare.take(),
             name,
             IpEndpoint::new(own.into(), name.own_port),
             IpEndpoint::new(peer.into(), name.peer_port),
@@ -149,8 +142,9 @@ impl Stack {
             let Conversation {
                 recovery, sockets, ..
             } = conversation;
+            conversation.quiet = false;
             recovery.came(context.now.instant, packet);
-            let mut wire = wire(context, seal, &mut built, Some(packet));
+            let mut wire = Wire::new(context, seal, &mut built, Some(packet));
             wire.recovery = Some(recovery);
             self.interface.poll_ingress_single(at, &mut wire, sockets);
             conversation.notice();
@@ -305,7 +299,8 @@ impl Stack {
             port: name.own_port,
         };
         let flow = context.new_flow();
-        self.flows.insert(flow, Conversation::park(name, at));
+        self.flows
+            .insert(flow, Conversation::park(self.spare.take(), name, at));
         self.names.insert(name, flow);
         context.tell(FlowEvent::Dial {
             flow,
@@ -319,7 +314,7 @@ impl Stack {
     fn refuse(&mut self, context: &mut Context<'_>, seal: Seal<'_>, packet: &[u8]) {
         let at = self.set_now(context);
         let mut built = std::mem::take(&mut context.shared.built);
-        let mut wire = wire(context, seal, &mut built, Some(packet));
+        let mut wire = Wire::new(context, seal, &mut built, Some(packet));
         self.interface
             .poll_ingress_single(at, &mut wire, &mut self.nobody);
         context.shared.built = built;
@@ -369,13 +364,13 @@ impl Stack {
         let mut built = std::mem::take(&mut context.shared.built);
         let name = conversation.name;
         let (own, peer) = context.filter.addresses(name.v6);
-        let mut wire = wire(context, seal, &mut built, None);
+        let mut wire = Wire::new(context, seal, &mut built, None);
         if let Some(packet) = conversation.recovery.handshake_due(now) {
             wire.sealer.send(packet);
         }
         if conversation.recovery.is_hopeless(now) {
             conversation.abort();
-        } else if conversation.recovery.repeat_due(now) {
+        } else if conversation.recovery.repeat_due(now) && conversation.can_repeat() {
             let (own, peer) = ((own, name.own_port), (peer, name.peer_port));
             let plea = conversation.recovery.plea(own, peer);
             for _ in 0..REPEAT_PACKETS {
@@ -403,7 +398,7 @@ impl Stack {
         let Conversation {
             recovery, sockets, ..
         } = conversation;
-        let mut wire = wire(context, seal, &mut built, None);
+        let mut wire = Wire::new(context, seal, &mut built, None);
         wire.recovery = Some(recovery);
         let mut more = true;
         for _ in 0..limit {
@@ -416,6 +411,7 @@ impl Stack {
             }
         }
         context.shared.built = built;
+        conversation.quiet = !more;
         conversation.notice();
         more
     }
@@ -446,6 +442,7 @@ impl Stack {
     fn remove(&mut self, flow: FlowId) {
         if let Some(conversation) = self.flows.remove(&flow) {
             self.names.remove(&conversation.name);
+            self.spare.keep(conversation);
         }
         self.schedule.set(flow, None);
     }
@@ -478,63 +475,11 @@ impl Stack {
     }
 }
 
-fn wire<'a, 'b>(
-    context: &'a mut Context<'b>,
-    seal: Seal<'a>,
-    built: &'a mut [u8],
-    incoming: Option<&'a [u8]>,
-) -> Wire<'a, 'b> {
-    Wire {
-        incoming,
-        sealer: Sealer {
-            noise: seal.noise,
-            session: seal.session,
-            context,
-        },
-        built,
-        recovery: None,
-    }
-}
-
 impl fmt::Debug for Stack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stack")
             .field("flows", &self.flows.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// A device that tells the interface its limits while it is made, and carries nothing.
-struct Idle;
-
-impl Device for Idle {
-    type RxToken<'a> = Nothing;
-    type TxToken<'a> = Nothing;
-
-    fn receive(&mut self, _: StackInstant) -> Option<(Nothing, Nothing)> {
-        None
-    }
-
-    fn transmit(&mut self, _: StackInstant) -> Option<Nothing> {
-        None
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        capabilities()
-    }
-}
-
-struct Nothing;
-
-impl smoltcp::phy::RxToken for Nothing {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
-        take(&[])
-    }
-}
-
-impl smoltcp::phy::TxToken for Nothing {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        write(&mut vec![0; len])
     }
 }
 
