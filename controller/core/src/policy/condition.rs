@@ -1,39 +1,18 @@
 //! Conditions of rules as people read them: what was looked at, what was found, what is needed.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use cardea_proto::posture::Value;
-use cedar_policy::{
-    Effect,
-    pst::{BinaryOp, Clause, Expr, Literal, PatternElem, UnaryOp, Var},
-};
+use cedar_policy::pst::{BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var};
 
 use super::{
     compare::{Sign, grade_needed},
-    compiled::Compiled,
     facts::{self, KnownFact, Observed},
     needs,
-    request::{Asked, Question, time_fields},
+    request::{Asked, time_fields},
 };
 
-/// One thing that must hold: an expression, or its opposite.
-#[derive(Clone, Debug)]
-pub(super) struct Goal {
-    expr: Arc<Expr>,
-    negated: bool,
-    compiled: OnceLock<Result<Compiled, String>>,
-}
-
-/// How a goal came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Came {
-    Held,
-    Failed,
-    /// It could not be evaluated, because another goal that guards it failed.
-    Errored,
-}
-
-/// A goal in words.
+/// A condition, or its opposite, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Words {
     /// A fact (`disk.encrypted`) or an attribute (`context.place.address`).
@@ -58,114 +37,19 @@ enum Place<'e> {
     Attribute(Var, Vec<&'e str>),
 }
 
-impl Goal {
-    /// What would make a permit with these clauses hold, or a forbid not.
-    pub(super) fn all(effect: Effect, clauses: &[Clause]) -> Vec<Self> {
-        let mut goals = Vec::new();
-        match effect {
-            Effect::Permit => {
-                for clause in clauses {
-                    match clause {
-                        Clause::When(expr) => Self::split(expr, false, &mut goals),
-                        Clause::Unless(expr) => Self::split(expr, true, &mut goals),
-                    }
-                }
-            }
-            Effect::Forbid => Self::against(clauses, &mut goals),
+/// A condition, or its opposite, in words, about what `asked` says.
+pub(super) fn words(asked: Asked<'_>, expr: &Expr, negated: bool) -> Words {
+    describe(asked, expr, negated).unwrap_or_else(|| {
+        let text = expr.to_string();
+        Words {
+            subject: text.chars().take(SUBJECT_CHARS_MAX).collect(),
+            observed: negated.to_string(),
+            needed: (!negated).to_string(),
+            fact: None,
+            missing: false,
+            telling: 0,
         }
-        goals
-    }
-
-    /// A rule that forbids `unless { a && b }` needs a and b; one that forbids `when { a && b }`
-    /// needs either not to hold, and then all are shown but those that only ask whether something
-    /// is there.
-    fn against(clauses: &[Clause], goals: &mut Vec<Self>) {
-        let mut when = Vec::new();
-        for clause in clauses {
-            match clause {
-                Clause::Unless(expr) => Self::split(expr, false, goals),
-                Clause::When(expr) => Self::split(expr, false, &mut when),
-            }
-        }
-        if !goals.is_empty() {
-            return;
-        }
-        if !when.iter().all(Self::is_presence) {
-            when.retain(|goal| !goal.is_presence());
-        }
-        goals.extend(when.into_iter().map(|goal| Self {
-            negated: !goal.negated,
-            ..goal
-        }));
-    }
-
-    /// How the goal comes out.
-    pub(super) fn came(&self, question: &Question) -> Came {
-        let compiled = self.compiled.get_or_init(|| Compiled::new(&self.expr));
-        let held = compiled.as_ref().map(|compiled| compiled.holds(question));
-        match held {
-            Ok(Ok(held)) if held != self.negated => Came::Held,
-            Ok(Ok(_)) => Came::Failed,
-            Ok(Err(_)) | Err(_) => Came::Errored,
-        }
-    }
-
-    /// Splits a condition into goals that must all hold.
-    fn split(expr: &Arc<Expr>, negated: bool, out: &mut Vec<Self>) {
-        match (&**expr, negated) {
-            (
-                Expr::BinaryOp {
-                    op: BinaryOp::And,
-                    left,
-                    right,
-                },
-                false,
-            )
-            | (
-                Expr::BinaryOp {
-                    op: BinaryOp::Or,
-                    left,
-                    right,
-                },
-                true,
-            ) => {
-                Self::split(left, negated, out);
-                Self::split(right, negated, out);
-            }
-            (
-                Expr::UnaryOp {
-                    op: UnaryOp::Not,
-                    expr,
-                },
-                _,
-            ) => Self::split(expr, !negated, out),
-            _ => out.push(Self {
-                expr: Arc::clone(expr),
-                negated,
-                compiled: OnceLock::new(),
-            }),
-        }
-    }
-
-    /// The goal in words, about what `asked` says.
-    pub(super) fn words(&self, asked: Asked<'_>) -> Words {
-        describe(asked, &self.expr, self.negated).unwrap_or_else(|| {
-            let text = self.expr.to_string();
-            Words {
-                subject: text.chars().take(SUBJECT_CHARS_MAX).collect(),
-                observed: self.negated.to_string(),
-                needed: (!self.negated).to_string(),
-                fact: None,
-                missing: false,
-                telling: 0,
-            }
-        })
-    }
-
-    /// Whether the goal only asks that something be there.
-    fn is_presence(&self) -> bool {
-        !self.negated && matches!(&*self.expr, Expr::HasAttr { .. })
-    }
+    })
 }
 
 /// Longest text of a condition that is shown as it stands, in characters.

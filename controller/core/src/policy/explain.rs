@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use cardea_proto::decision::Check;
 
 use super::{
-    condition::{Came, Words},
+    condition::Words,
+    goal::Came,
     request::{Asked, Question},
     rule::Rule,
 };

@@ -94,6 +94,7 @@ pub fn render_links(links: &BTreeSet<Link>) -> String {
 /// Cedar's text about a link that it does not make.
 pub(super) fn index(links: &BTreeSet<Link>) -> Result<Index, String> {
     let mut index = Index::default();
+    let mut linked = PARSED.templates.clone();
     for link in links {
         let id = PolicyId::new(link_id(link));
         let (template, principal) = match &link.principal {
@@ -108,7 +109,6 @@ pub(super) fn index(links: &BTreeSet<Link>) -> Result<Index, String> {
         if let Some((kind, name)) = principal {
             slots.insert(SlotId::principal(), uid(kind, name.as_str()));
         }
-        let mut linked = PARSED.templates.clone();
         linked
             .link(PolicyId::new(template), id.clone(), slots)
             .map_err(|error| error.to_string())?;

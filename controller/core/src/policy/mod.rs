@@ -25,6 +25,7 @@ mod explain;
 mod facts;
 mod folders;
 mod given;
+mod goal;
 mod limits;
 mod links;
 mod load;

@@ -7,7 +7,7 @@ use cedar_policy::{
     pst::{Clause, Expr},
 };
 
-use super::{compiled::Compiled, condition::Goal, needs::Needs, request::Question, slice::Scope};
+use super::{compiled::Compiled, goal::Goal, needs::Needs, request::Question, slice::Scope};
 
 /// A policy of a folder, or an everyday rule.
 #[derive(Debug)]
