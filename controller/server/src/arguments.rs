@@ -85,7 +85,7 @@ pub struct Flags {
         value_delimiter = ','
     )]
     pub advertise: Vec<Place>,
-    /// Where to listen for channels (UDP) [default: [::]:7443, IPv4 as well].
+    /// Where to listen for channels (UDP) [default: every address, port 7443].
     #[arg(long, env = "CARDEA_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
     /// Whether to carry a relay [default: true for `up`].
@@ -98,7 +98,7 @@ pub struct Flags {
         default_missing_value = "true"
     )]
     pub relay: Option<bool>,
-    /// Where the relay listens (UDP) [default: [::]:7444, IPv4 as well].
+    /// Where the relay listens (UDP) [default: every address, port 7444].
     #[arg(long, env = "CARDEA_RELAY_LISTEN", value_name = "ADDRESS:PORT")]
     pub relay_listen: Option<SocketAddr>,
     /// Where nodes reach relays, this one included [default: where they reach this controller].

@@ -7,7 +7,7 @@
 //! relay thread (its own socket, knows nothing of the rest)
 //! ```
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, task::Poll, thread::JoinHandle};
 
 use cardea_core::{Controller, Keys, State};
 use cardea_credential::trust::Trust;
@@ -214,15 +214,15 @@ pub fn run(
         .build()
         .map_err(failed)?;
     runtime.block_on(async {
+        let mut asked = std::pin::pin!(process::asked_to_end());
+        // Polled once, it listens: whoever was told that we are ready may stop us at once.
+        let listens = std::future::poll_fn(|context| Poll::Ready(asked.as_mut().poll(context)));
+        if let Poll::Ready(ended) = listens.await {
+            return ended.map_err(failed);
+        }
         let service = Service::start(state, settings)?;
         ready(&service);
-        let stop = async {
-            if let Err(error) = process::asked_to_end().await {
-                tracing::error!(reason = %error, "signals cannot be listened to");
-                std::future::pending::<()>().await;
-            }
-        };
-        service.run(stop).await
+        service.run(async { drop(asked.await) }).await
     })
 }
 
