@@ -99,6 +99,8 @@ pub enum ToData {
         /// Why.
         refusal: Refusal,
     },
+    /// Tells the figures of every tunnel, then [`FromData::Figures`] with this number.
+    Figures(u64),
     /// The program ends.
     Stop,
 }
@@ -110,6 +112,8 @@ pub enum FromData {
     Tunnel(Event),
     /// Somebody connected to a listener, and the app has no tunnel.
     Wanted(Name),
+    /// The figures that were asked for with this number have all been told.
+    Figures(u64),
     /// Somebody connected to a listener, and nothing came of it.
     Refused {
         /// The listener.

@@ -14,6 +14,7 @@ mod client;
 mod link;
 mod server;
 mod socket;
+mod vigil;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -43,6 +43,8 @@ struct Shell {
     collector: Collector,
     poll: Duration,
     calls: BTreeMap<u64, oneshot::Sender<Reply>>,
+    /// Calls whose answer waits for the data half's figures.
+    asked: BTreeMap<u64, LocalRequest>,
     next_call: u64,
     forwards: Forwards,
 }
@@ -85,6 +87,7 @@ pub(crate) async fn run(
         collector,
         poll: POLL,
         calls: BTreeMap::new(),
+        asked: BTreeMap::new(),
         next_call: 0,
         forwards,
     };
@@ -186,6 +189,11 @@ impl Shell {
             FromData::Tunnel(event) => self.handle(AgentInput::Tunnel(event)),
             FromData::Wanted(app) => self.handle(AgentInput::Wanted { app }),
             FromData::Refused { listener, refusal } => self.forwards.refused(listener, refusal),
+            FromData::Figures(call) => {
+                if let Some(request) = self.asked.remove(&call) {
+                    self.handle(AgentInput::Local { call, request });
+                }
+            }
         }
     }
 
@@ -204,19 +212,27 @@ impl Shell {
                     .listen(Serves::Socks, at, reply, &self.common.data),
                 Err(refusal) => forwards::refuse(reply, refusal),
             },
+            request @ (LocalRequest::Status | LocalRequest::Apps) => {
+                let call = self.name(reply);
+                self.asked.insert(call, request);
+                self.common.data.send(ToData::Figures(call));
+            }
             request @ (LocalRequest::Up
             | LocalRequest::Down
-            | LocalRequest::Status
-            | LocalRequest::Apps
             | LocalRequest::Explain(_)
             | LocalRequest::Posture) => {
-                self.next_call += 1;
-                let call = self.next_call;
-                self.calls.insert(call, reply);
+                let call = self.name(reply);
                 self.handle(AgentInput::Local { call, request });
                 self.show();
             }
         }
+    }
+
+    /// Names a call.
+    fn name(&mut self, reply: oneshot::Sender<Reply>) -> u64 {
+        self.next_call += 1;
+        self.calls.insert(self.next_call, reply);
+        self.next_call
     }
 
     /// Opens the app before there is a listener, so that who may not have it learns that at once.

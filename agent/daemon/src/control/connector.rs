@@ -57,7 +57,9 @@ pub(crate) async fn run(dir: StateDir, node: Node, id: ConnectorId) -> std::io::
             event = shell.common.line.event() => shell.line(event),
             event = told.recv() => match event {
                 Some(FromData::Tunnel(event)) => shell.handle(ConnectorInput::Tunnel(event)),
-                Some(FromData::Wanted(_) | FromData::Refused { .. }) => {}
+                Some(
+                    FromData::Wanted(_) | FromData::Refused { .. } | FromData::Figures(_),
+                ) => {}
                 None => return Err(std::io::Error::other("the data half ended")),
             },
             Some(call) = calls.recv() => shell.call(call),

@@ -8,7 +8,9 @@ use std::{
 };
 
 use cardea_host::clock::Clock;
-use cardea_tunnel::{Command, End, FlowEvent, FlowId, Input, ResetReason, Tunnels};
+use cardea_tunnel::{
+    Command, End, Event as TunnelEvent, FlowEvent, FlowId, Input, ResetReason, Tunnels,
+};
 use mio::{Events, Poll, Token, Waker, event::Event as Readiness};
 use tokio::sync::mpsc as queue;
 
@@ -205,10 +207,28 @@ impl Plane {
                 Ok(ToData::Apps(apps)) => self.routes.set_apps(apps),
                 Ok(ToData::Opened { app, grant }) => self.opened(&app, grant),
                 Ok(ToData::Denied { app, refusal }) => self.denied(&app, &refusal),
+                Ok(ToData::Figures(number)) => self.tell_figures(number),
                 Ok(ToData::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
                 Err(mpsc::TryRecvError::Empty) => return true,
             }
         }
+    }
+
+    /// What has passed up to this moment.
+    fn tell_figures(&mut self, number: u64) {
+        let grants: Vec<_> = self.carry.tunnels.grants().collect();
+        for grant in grants {
+            if let Some(stats) = self.carry.tunnels.stats(grant) {
+                self.told.push(FromData::Tunnel(TunnelEvent::Used {
+                    grant,
+                    bytes_in: stats.bytes_in,
+                    bytes_out: stats.bytes_out,
+                    flows: stats.flows,
+                    rtt: stats.rtt,
+                }));
+            }
+        }
+        self.told.push(FromData::Figures(number));
     }
 
     /// Remembers what a socket is ready for.
@@ -304,10 +324,8 @@ impl Plane {
     fn tunnel_events(&mut self) {
         while let Some(event) = self.carry.out.events.pop_front() {
             let is_gone = match &event {
-                cardea_tunnel::Event::Closed { grant, .. } => {
-                    self.carry.tunnels.stats(*grant).is_none()
-                }
-                cardea_tunnel::Event::Opened { .. } | cardea_tunnel::Event::Used { .. } => false,
+                TunnelEvent::Closed { grant, .. } => self.carry.tunnels.stats(*grant).is_none(),
+                TunnelEvent::Opened { .. } | TunnelEvent::Used { .. } => false,
             };
             let opened = self.routes.note_event(&event, is_gone);
             self.told.push(FromData::Tunnel(event));
@@ -525,9 +543,8 @@ impl Told {
         }
         if self.backlog.len() > BACKLOG_MAX {
             // Figures come again; openings, ends and wishes do not, and there are few of them.
-            self.backlog.retain(|event| {
-                !matches!(event, FromData::Tunnel(cardea_tunnel::Event::Used { .. }))
-            });
+            self.backlog
+                .retain(|event| !matches!(event, FromData::Tunnel(TunnelEvent::Used { .. })));
         }
     }
 }

@@ -74,7 +74,8 @@ impl Client {
             .await
             .map_err(|_| ChannelError::NoAnswer(time))?
             .map_err(|error| ChannelError::Closed(error.to_string()))?;
-        let link = Link::new(connection, streams, MESSAGE_BYTES_MAX, None).keeping(endpoint);
+        let link =
+            Link::new(connection, streams, MESSAGE_BYTES_MAX, None).of_client(endpoint, refused);
         Ok(Connected {
             kind,
             certificates,

@@ -11,10 +11,14 @@ use std::{
 use cardea_proto::codec::{self, LENGTH_BYTES};
 use quinn::{ReadExactError, RecvStream, SendStream, VarInt};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::AbortHandle,
+    time::Instant,
+};
 
 use super::{
-    ChannelError, CloseCode, QUEUE_BATCHES_MAX, QUEUE_BYTES_MAX, TIME_BEFORE_TRUST, close,
+    ChannelError, CloseCode, QUEUE_BATCHES_MAX, QUEUE_BYTES_MAX, TIME_BEFORE_TRUST, close, vigil,
 };
 
 /// Bytes that are made room for before any of a message has come.
@@ -52,10 +56,11 @@ impl Link {
             connection: connection.clone(),
             queue,
             queued,
+            said: Arc::default(),
         };
         let receiver = Receiver {
             connection,
-            endpoint: None,
+            client: None,
             incoming,
             bytes_max,
             first_by,
@@ -63,9 +68,17 @@ impl Link {
         Self { sender, receiver }
     }
 
-    /// Keeps a client's endpoint alive for as long as its one connection is read.
-    pub(super) fn keeping(mut self, endpoint: quinn::Endpoint) -> Self {
-        self.receiver.endpoint = Some(endpoint);
+    /// Gives a client what it needs for as long as its one connection is read.
+    pub(super) fn of_client(mut self, endpoint: quinn::Endpoint, refused: Arc<Notify>) -> Self {
+        let watch = vigil::watch(
+            self.receiver.connection.clone(),
+            Arc::clone(&self.sender.said),
+            refused,
+        );
+        self.receiver.client = Some(ClientParts {
+            _endpoint: endpoint,
+            watch: tokio::spawn(watch).abort_handle(),
+        });
         self
     }
 }
@@ -77,6 +90,8 @@ pub struct Sender {
     queue: mpsc::Sender<Outgoing>,
     /// Bytes that wait in the queue.
     queued: Arc<AtomicUsize>,
+    /// Tells the vigil of a client that an answer is due.
+    said: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -127,7 +142,10 @@ impl Sender {
     fn queue(&self, outgoing: Outgoing) -> Result<(), ChannelError> {
         use mpsc::error::TrySendError::{Closed, Full};
         match self.queue.try_send(outgoing) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.said.notify_one();
+                Ok(())
+            }
             Err(Full(_)) => Err(self.slow()),
             Err(Closed(_)) => Err(self.why_closed()),
         }
@@ -154,12 +172,25 @@ impl Sender {
     }
 }
 
+/// What a client's connection keeps alive.
+#[derive(Debug)]
+struct ClientParts {
+    /// It has one connection, and lives as long.
+    _endpoint: quinn::Endpoint,
+    watch: AbortHandle,
+}
+
+impl Drop for ClientParts {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
 /// The receiving half.
 #[derive(Debug)]
 pub struct Receiver {
     connection: quinn::Connection,
-    /// A client's endpoint lives as long as its one connection.
-    endpoint: Option<quinn::Endpoint>,
+    client: Option<ClientParts>,
     incoming: RecvStream,
     bytes_max: usize,
     /// When the first message must have come; `None` once it has.

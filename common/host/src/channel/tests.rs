@@ -145,6 +145,34 @@ async fn a_host_where_nobody_listens_is_known_at_once() {
 }
 
 #[tokio::test]
+async fn a_server_that_dies_is_noticed_when_something_is_said() {
+    let machine = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    machine.spawn(async move {
+        let mut server = server();
+        tell.send(server.local_address()).unwrap();
+        let _accepted = server.accept().await;
+        std::future::pending::<()>().await;
+    });
+    let tls = client_tls(cardea_proto::ALPN_CHANNEL);
+    let client = Client::connect(told.await.unwrap(), tls, TIME)
+        .await
+        .unwrap();
+    let mut near = client.link;
+    near.sender.send(&closed(1)).unwrap();
+    // Its sockets go without a word, as with kill -9.
+    machine.shutdown_background();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    near.sender.send(&closed(2)).unwrap();
+    let ended = tokio::time::timeout(TIME, near.receiver.receive::<FromNode>());
+    assert!(ended.await.unwrap().is_err());
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_an_error_of_the_socket() {
     let server = server();
     let result = Server::bind(server.local_address(), server_tls());
