@@ -586,6 +586,24 @@ fn a_certificate_that_may_have_ended_by_the_other_clock_is_renewed_after_a_faile
 }
 
 #[test]
+fn a_certificate_of_five_minutes_is_used_and_not_renewed_for_ever() {
+    let mut world = World::new();
+    let key = world.device.signer.public_key().to_vec();
+    let mut leaf = world.domain.leaf(world.device.holder, &key, world.now.unix);
+    leaf.not_after = world.now.unix.plus(Duration::from_secs(300));
+    world.device.chain = world.domain.intermediate.issue(&leaf).unwrap();
+    let mut agent = world.agent(&["c:7443"]);
+    world.turn(&mut agent, AgentInput::Timeout);
+    for _ in 0..3 {
+        world.turn(&mut agent, down());
+        let due = agent.deadline().unwrap();
+        world.pass(due - world.now.instant);
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert_eq!(out.node.connect.unwrap().purpose, Purpose::Channel);
+    }
+}
+
+#[test]
 fn a_certificate_that_is_not_what_is_said_of_it_is_not_taken() {
     type Break = fn(&mut cardea_proto::enroll::Certificate);
     let breaks: [Break; 3] = [

@@ -25,7 +25,7 @@ const CEILING_WITHIN_ROUND: Duration = Duration::from_millis(100);
 /// A round tries every address with hardly a pause; the ceiling doubles from round to round.
 pub(super) fn delay(rng: &mut ChaCha20Rng, attempts: u32, addresses: u32) -> Duration {
     let addresses = addresses.max(1);
-    if attempts == 0 || attempts % addresses == 0 {
+    if attempts.is_multiple_of(addresses) {
         full_jitter(rng, ceiling(attempts / addresses))
     } else {
         full_jitter(rng, CEILING_WITHIN_ROUND)

@@ -137,7 +137,8 @@ impl Renewal {
         }
     }
 
-    fn life(&self) -> Duration {
+    /// How long the certificate lives in all.
+    pub(super) fn life(&self) -> Duration {
         self.certificate
             .not_after
             .since(self.certificate.not_before)
