@@ -11,6 +11,7 @@
 //! byte is looked at; then what arrived; then what local sockets have and take, a bounded amount of
 //! each; then one flush.
 
+mod associate;
 mod connector;
 mod flow;
 mod listen;

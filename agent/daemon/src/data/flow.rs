@@ -8,7 +8,7 @@ use cardea_proto::time::Now;
 use cardea_tunnel::{FlowId, Input, Outbox, PermittedAddress, Read, Tunnels};
 use mio::Token;
 
-use super::{ListenerId, tcp::TcpFlow, udp::UdpTarget};
+use super::{ListenerId, associate::Peer, tcp::TcpFlow, udp::UdpTarget};
 
 /// Bytes of the buffer that every socket is read into.
 const SCRATCH_BYTES: usize = 256 * 1024;
@@ -67,6 +67,12 @@ pub(super) enum Flow {
     Dialing(Dialing),
     /// Connector: a socket to the app.
     UdpTarget(UdpTarget),
+    /// Agent: one conversation of a client of SOCKS.
+    Associated {
+        listener: ListenerId,
+        association: u64,
+        peer: Peer,
+    },
     /// Agent: one client of a listener's socket.
     UdpClient {
         listener: ListenerId,

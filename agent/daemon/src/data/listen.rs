@@ -20,6 +20,7 @@ use mio::{Token, net::UdpSocket};
 
 use super::{
     FromData, ListenerId, Serves,
+    associate::{Associations, Peer},
     flow::Flow,
     plane::{Due, Plane},
     socks::{self, Heard, Stage},
@@ -48,7 +49,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Locals {
     listeners: BTreeMap<ListenerId, Listener>,
     guests: BTreeMap<u64, Guest>,
-    next_guest: u64,
+    pub(super) associations: Associations,
+    next: u64,
 }
 
 #[derive(Debug)]
@@ -81,15 +83,32 @@ pub(super) struct Waiting {
     who: Who,
 }
 
+/// Who it is that waits, with what it has said.
 #[derive(Debug)]
-enum Who {
+pub(super) enum Who {
+    /// A program's stream.
     Stream(Caller),
-    Datagram { client: SocketAddr, bytes: Bytes },
+    /// A datagram at a listener.
+    Datagram {
+        /// Who sent it.
+        client: SocketAddr,
+        /// Its payload.
+        bytes: Bytes,
+    },
+    /// A datagram of an association.
+    Associated {
+        /// Which.
+        association: u64,
+        /// Who sent it, and to whom.
+        peer: Peer,
+        /// Its payload.
+        bytes: Bytes,
+    },
 }
 
 /// A local program's stream.
 #[derive(Debug)]
-struct Caller {
+pub(super) struct Caller {
     stream: TcpStream,
     /// For a client of SOCKS: what it has said to the app already.
     socks: Option<Bytes>,
@@ -105,10 +124,17 @@ impl Locals {
     }
 
     pub(super) fn wants_turn(&self) -> bool {
-        self.listeners.values().any(|listener| match listener {
+        let listens = self.listeners.values().any(|listener| match listener {
             Listener::Tcp { readable, .. } => *readable,
             Listener::Udp(udp) => udp.readable,
-        })
+        });
+        listens || self.associations.wants_turn()
+    }
+
+    /// A name for a guest or an association.
+    pub(super) const fn next_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 
     pub(super) fn send(&self, listener: ListenerId, client: SocketAddr, bytes: &[u8]) {
@@ -185,6 +211,7 @@ impl Plane {
         for number in guests {
             drop(self.take_guest(number));
         }
+        self.dissociate_all(id);
     }
 
     /// Takes in whoever has come, a bounded number.
@@ -263,7 +290,7 @@ impl Plane {
         }
     }
 
-    fn waiting(&self, from: ListenerId, service: Service, who: Who) -> Waiting {
+    pub(super) fn waiting(&self, from: ListenerId, service: Service, who: Who) -> Waiting {
         Waiting {
             since: self.carry.now.instant,
             from,
@@ -273,7 +300,7 @@ impl Plane {
     }
 
     /// Somebody wants to reach an app: through its tunnel, or once there is one.
-    fn want(&mut self, app: &Name, waiting: Waiting) {
+    pub(super) fn want(&mut self, app: &Name, waiting: Waiting) {
         if let Some(grant) = self.routes.open(app) {
             return self.begin(grant, waiting);
         }
@@ -326,6 +353,11 @@ impl Plane {
                 }
             }
             Who::Datagram { client, bytes } => self.begin_udp(flow, open, from, client, bytes),
+            Who::Associated {
+                association,
+                peer,
+                bytes,
+            } => self.begin_associated((flow, open), from, (association, peer), bytes),
         }
     }
 
@@ -397,7 +429,7 @@ impl Plane {
                 socks: Some(_),
             }) => say(&mut stream, &socks::Reply::NotAllowed.bytes()),
             Who::Stream(caller) => tcp::abort(caller.stream),
-            Who::Datagram { .. } => {}
+            Who::Datagram { .. } | Who::Associated { .. } => {}
         }
         self.told.push(FromData::Refused {
             listener: waiting.from,
@@ -410,8 +442,7 @@ impl Plane {
         if self.locals.guests.len() >= GUESTS_MAX {
             return tcp::abort(stream);
         }
-        self.locals.next_guest += 1;
-        let number = self.locals.next_guest;
+        let number = self.locals.next_number();
         match self.wiring.add(&mut stream, Owner::Guest(number)) {
             Ok(token) => {
                 let guest = Guest {
@@ -479,6 +510,11 @@ impl Plane {
                         }
                         None => say(&mut stream, &socks::Reply::NotAllowed.bytes()),
                     };
+                }
+                Heard::Associate => {
+                    if let Some(guest) = self.locals.guests.remove(&number) {
+                        self.associate(guest.from, guest.stream, guest.token);
+                    }
                 }
                 Heard::Refuse(reply) => {
                     if let Some(mut stream) = self.take_guest(number) {

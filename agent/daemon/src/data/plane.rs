@@ -239,6 +239,8 @@ impl Plane {
             Some(Owner::Relay(relay)) => self.relays.ready(relay, readable, event.is_writable()),
             Some(Owner::Listener(listener)) => self.locals.ready(listener, readable),
             Some(Owner::Guest(guest)) => self.hear_guest(guest),
+            Some(Owner::Association(number)) => self.locals.associations.ready(number),
+            Some(Owner::Tether(number)) => self.tether_moved(number),
             Some(Owner::Flow(id)) => self.notice_flow(id, event, readable),
         }
     }
@@ -257,7 +259,7 @@ impl Plane {
                 self.flows.queue(id);
             }
             Some(Flow::Dialing(_)) => self.dial_progress(id),
-            Some(Flow::UdpClient { .. }) | None => {}
+            Some(Flow::UdpClient { .. } | Flow::Associated { .. }) | None => {}
         }
     }
 
@@ -275,6 +277,7 @@ impl Plane {
             self.resolved(flow, addresses);
         }
         self.serve_listeners();
+        self.serve_associations();
         let deadline = self.carry.tunnels.deadline();
         if deadline.is_some_and(|due| due <= self.carry.now.instant) {
             self.carry.input(Input::Timeout);
@@ -358,6 +361,9 @@ impl Plane {
                     Some(Flow::UdpClient { listener, client }) => {
                         self.locals.send(*listener, *client, &bytes);
                     }
+                    Some(Flow::Associated {
+                        association, peer, ..
+                    }) => self.locals.associations.send(*association, peer, &bytes),
                     Some(Flow::Tcp { .. } | Flow::Dialing(_)) | None => {}
                 },
             }
@@ -389,7 +395,8 @@ impl Plane {
                         self.flows.queue(id);
                     }
                 }
-                Some(Flow::Dialing(_) | Flow::UdpClient { .. }) | None => {}
+                Some(Flow::Dialing(_) | Flow::UdpClient { .. } | Flow::Associated { .. })
+                | None => {}
             }
         }
     }
@@ -467,6 +474,12 @@ impl Plane {
                 self.locals.leave(listener, client);
                 None
             }
+            Flow::Associated {
+                association, peer, ..
+            } => {
+                self.locals.associations.leave(association, &peer);
+                None
+            }
         }
     }
 }
@@ -496,7 +509,9 @@ impl Flows {
         let queued = match self.all.get_mut(&id) {
             Some(Flow::Tcp { flow, .. }) => &mut flow.queued,
             Some(Flow::UdpTarget(target)) => &mut target.queued,
-            Some(Flow::Dialing(_) | Flow::UdpClient { .. }) | None => return,
+            Some(Flow::Dialing(_) | Flow::UdpClient { .. } | Flow::Associated { .. }) | None => {
+                return;
+            }
         };
         if !std::mem::replace(queued, true) {
             self.ready.push_back(id);
@@ -507,7 +522,7 @@ impl Flows {
     fn listener(&self, id: FlowId) -> Option<ListenerId> {
         match self.all.get(&id)? {
             Flow::Tcp { from, .. } => *from,
-            Flow::UdpClient { listener, .. } => Some(*listener),
+            Flow::UdpClient { listener, .. } | Flow::Associated { listener, .. } => Some(*listener),
             Flow::Dialing(_) | Flow::UdpTarget(_) => None,
         }
     }

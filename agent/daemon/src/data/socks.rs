@@ -1,6 +1,9 @@
-//! SOCKS5 as far as a name of an app needs it: no authentication, `CONNECT`, a domain name.
+//! SOCKS5 as far as a name of an app needs it: no authentication, `CONNECT` and `UDP ASSOCIATE`, a
+//! domain name.
 //!
 //! Source: RFC 1928.
+
+use std::net::{IpAddr, SocketAddr};
 
 use cardea_proto::app::{Protocol, Service};
 
@@ -28,7 +31,7 @@ pub(super) enum Reply {
     HostUnreachable,
     /// The app's host refused.
     Refused,
-    /// Neither `CONNECT` nor anything else of ours.
+    /// Neither `CONNECT` nor `UDP ASSOCIATE`.
     CommandNotSupported,
     /// Apps have names, not addresses.
     AddressNotSupported,
@@ -78,6 +81,8 @@ pub(super) enum Heard {
         /// How many bytes the request had.
         used: usize,
     },
+    /// It wants to send datagrams; each of them says where it goes.
+    Associate,
     /// Say this and close.
     Refuse(Vec<u8>),
     /// Not SOCKS5: close.
@@ -109,7 +114,7 @@ fn methods(bytes: &[u8]) -> Heard {
 fn request(bytes: &[u8]) -> Heard {
     let refuse = |reply: Reply| Heard::Refuse(reply.bytes().to_vec());
     match bytes {
-        [] | [5] | [5, _] | [5, _, 0] | [5, _, 0, _] => Heard::More,
+        [] | [5] | [5, _] | [5, _, 0] | [5, 1, 0, 3] => Heard::More,
         [5, 1, 0, 3, length, rest @ ..] => {
             let length = usize::from(*length);
             let Some((name, tail)) = rest.split_at_checked(length) else {
@@ -131,11 +136,62 @@ fn request(bytes: &[u8]) -> Heard {
                 Ok(_) | Err(_) => refuse(Reply::NotAllowed),
             }
         }
-        [5, 1, 0, 1 | 4, ..] => refuse(Reply::AddressNotSupported),
-        [5, 1, 0, ..] => refuse(Reply::AddressNotSupported),
+        // The address that it will send from, which it need not know and we do not need.
+        [5, 3, 0, 1, rest @ ..] => whole(rest, 4 + 2),
+        [5, 3, 0, 4, rest @ ..] => whole(rest, 16 + 2),
+        [5, 3, 0, 3, length, rest @ ..] => whole(rest, usize::from(*length) + 2),
+        [5, 3, 0, 3] => Heard::More,
+        [5, 1 | 3, 0, ..] => refuse(Reply::AddressNotSupported),
         [5, _, 0, ..] => refuse(Reply::CommandNotSupported),
         _ => Heard::Garbage,
     }
+}
+
+/// An association, once the address of its request has come whole.
+const fn whole(address: &[u8], length: usize) -> Heard {
+    if address.len() < length {
+        Heard::More
+    } else {
+        Heard::Associate
+    }
+}
+
+/// The reply that says where an association's datagrams go.
+pub(super) fn succeeded_at(address: SocketAddr) -> Vec<u8> {
+    let mut reply = vec![5, 0, 0];
+    match address.ip() {
+        IpAddr::V4(v4) => {
+            reply.push(1);
+            reply.extend_from_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            reply.push(4);
+            reply.extend_from_slice(&v6.octets());
+        }
+    }
+    reply.extend_from_slice(&address.port().to_be_bytes());
+    reply
+}
+
+/// Where a datagram of an association goes, and how long its header is; `None` when it is in
+/// fragments, or for no name.
+pub(super) fn datagram(bytes: &[u8]) -> Option<(&str, u16, usize)> {
+    let [0, 0, 0, 3, length, rest @ ..] = bytes else {
+        return None;
+    };
+    let (name, tail) = rest.split_at_checked(usize::from(*length))?;
+    let port = u16::from_be_bytes(*tail.first_chunk::<2>()?);
+    let host = std::str::from_utf8(name).ok()?;
+    (port != 0).then_some((host, port, 5 + name.len() + 2))
+}
+
+/// The header of a datagram that comes from an app, under the name that the client gave it.
+pub(super) fn datagram_header(host: &str, port: u16) -> Vec<u8> {
+    let length = u8::try_from(host.len()).unwrap_or(u8::MAX);
+    let mut header = vec![0, 0, 0, 3, length];
+    header.extend_from_slice(host.as_bytes());
+    header.extend_from_slice(&port.to_be_bytes());
+    header
 }
 
 #[cfg(test)]
@@ -169,7 +225,7 @@ mod tests {
             (&[5, 1, 0, 1, 10][..], Reply::AddressNotSupported),
             (&[5, 1, 0, 4, 10], Reply::AddressNotSupported),
             (&[5, 2, 0, 3, 1], Reply::CommandNotSupported),
-            (&[5, 3, 0, 3, 1], Reply::CommandNotSupported),
+            (&[5, 3, 0, 9, 1], Reply::AddressNotSupported),
             (&[5, 1, 0, 3, 1, 0xff, 0, 80], Reply::NotAllowed),
             (&[5, 1, 0, 3, 1, b'a', 0, 0], Reply::NotAllowed),
         ];
@@ -180,6 +236,30 @@ mod tests {
                 &Heard::Refuse(reply.bytes().to_vec()),
             );
         }
+    }
+
+    #[test]
+    fn an_association_is_asked_for_with_an_address_that_does_not_matter() {
+        for request in [
+            &[5, 3, 0, 1, 0, 0, 0, 0, 0, 0][..],
+            &[5, 3, 0, 3, 1, b'x', 0, 0],
+            &[[5, 3, 0, 4].as_slice(), &[0; 18]].concat(),
+        ] {
+            check(Stage::Request, request, &Heard::Associate);
+        }
+    }
+
+    #[test]
+    fn a_datagram_names_its_app_and_reads_back() {
+        let mut bytes = datagram_header("dns", 53);
+        let header = bytes.len();
+        bytes.extend_from_slice(b"payload");
+        assert_eq!(datagram(&bytes), Some(("dns", 53, header)));
+        for end in 0..header {
+            assert_eq!(datagram(&bytes[..end]), None, "{end}");
+        }
+        bytes[2] = 1;
+        assert_eq!(datagram(&bytes), None, "a fragment");
     }
 
     /// Every shorter beginning of `bytes` must wait for more, unless it is wrong already.

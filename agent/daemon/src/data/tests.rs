@@ -239,6 +239,40 @@ fn socks_leads_to_an_app_by_its_names_and_nowhere_else() {
 }
 
 #[test]
+fn socks_carries_datagrams_to_an_app_by_its_name() {
+    let mut world = World::new();
+    let app = udp_app();
+    world.open("dns", vec![app.clone()], Carrier::WireGuard);
+    let at = world.listen(1, Serves::Socks);
+    let mut tether = connect(at);
+    tether.write_all(&[5, 1, 0]).unwrap();
+    tether.read_exact(&mut [0; 2]).unwrap();
+    tether.write_all(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+    let mut reply = [0; 10];
+    tether.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..4], [5, 0, 0, 1]);
+    let port = u16::from_be_bytes([reply[8], reply[9]]);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(("127.0.0.1", port)).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    let [high, low] = app.service.port.to_be_bytes();
+    let sent = [&[0, 0, 0, 3, 3][..], b"dns", &[high, low], b"question"].concat();
+    let mut got = [0; 64];
+    let answered = (0..10).any(|_| {
+        client.send(&sent).unwrap();
+        client
+            .recv(&mut got)
+            .is_ok_and(|count| got[..count] == sent)
+    });
+    assert!(answered);
+    drop(tether);
+    let closed = (0..100).any(|_| client.send(&sent).is_err() || client.recv(&mut got).is_err());
+    assert!(closed);
+}
+
+#[test]
 fn a_closed_listener_takes_its_connections_with_it() {
     let mut world = World::new();
     let app = tcp_app(echo);

@@ -16,6 +16,10 @@ pub(super) enum Owner {
     Listener(ListenerId),
     /// A client of SOCKS that has not said where it wants to go.
     Guest(u64),
+    /// The datagrams of an association.
+    Association(u64),
+    /// The stream whose end is an association's.
+    Tether(u64),
     /// A flow.
     Flow(FlowId),
 }
@@ -46,6 +50,11 @@ impl Wiring {
         self.next += 1;
         self.owners.insert(token.0, owner);
         Ok(token)
+    }
+
+    /// The socket becomes somebody else's.
+    pub(super) fn change(&mut self, token: Token, owner: Owner) {
+        self.owners.insert(token.0, owner);
     }
 
     /// Forgets a socket that is closed next, which takes it from the system's list as well.
