@@ -13,7 +13,10 @@
 
 mod associate;
 mod connector;
+mod ends;
 mod flow;
+mod flows;
+mod guests;
 mod listen;
 mod plane;
 mod relays;
@@ -22,6 +25,7 @@ mod routes;
 mod socks;
 mod tcp;
 mod timers;
+mod told;
 mod udp;
 mod wiring;
 

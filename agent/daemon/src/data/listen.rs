@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -22,8 +22,9 @@ use super::{
     FromData, ListenerId, Serves,
     associate::{Associations, Peer},
     flow::Flow,
+    guests::Guest,
     plane::{Due, Plane},
-    socks::{self, Heard, Stage},
+    socks,
     tcp::TcpFlow,
     udp::UdpListener,
     wiring::Owner,
@@ -31,12 +32,6 @@ use super::{
 
 /// Connections that one listener accepts in one turn.
 const ACCEPTS_MAX: usize = 64;
-
-/// Clients of SOCKS at a time that have not said where they want to go.
-const GUESTS_MAX: usize = 256;
-
-/// How long such a client may take.
-const GUEST_TIME: Duration = Duration::from_secs(10);
 
 /// How long somebody may wait for a tunnel: longer than the control half takes to say no.
 const WAITING_TIME: Duration = Duration::from_secs(30);
@@ -48,7 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Locals {
     listeners: BTreeMap<ListenerId, Listener>,
-    guests: BTreeMap<u64, Guest>,
+    pub(super) guests: BTreeMap<u64, Guest>,
     pub(super) associations: Associations,
     next: u64,
 }
@@ -62,16 +57,6 @@ enum Listener {
         readable: bool,
     },
     Udp(UdpListener),
-}
-
-/// A client of SOCKS that has not said where it wants to go.
-#[derive(Debug)]
-struct Guest {
-    stream: TcpStream,
-    token: Token,
-    from: ListenerId,
-    stage: Stage,
-    heard: Vec<u8>,
 }
 
 /// Somebody who waits for a tunnel.
@@ -109,9 +94,9 @@ pub(super) enum Who {
 /// A local program's stream.
 #[derive(Debug)]
 pub(super) struct Caller {
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     /// For a client of SOCKS: what it has said to the app already.
-    socks: Option<Bytes>,
+    pub(super) socks: Option<Bytes>,
 }
 
 impl Locals {
@@ -201,16 +186,7 @@ impl Plane {
                 tcp::abort(caller.stream);
             }
         }
-        let guests: Vec<u64> = self
-            .locals
-            .guests
-            .iter()
-            .filter(|(_, guest)| guest.from == id)
-            .map(|(number, _)| *number)
-            .collect();
-        for number in guests {
-            drop(self.take_guest(number));
-        }
+        self.dismiss_guests(id);
         self.dissociate_all(id);
     }
 
@@ -435,105 +411,6 @@ impl Plane {
             listener: waiting.from,
             refusal: why.clone(),
         });
-    }
-
-    /// A client of SOCKS has come.
-    fn greet(&mut self, from: ListenerId, mut stream: TcpStream) {
-        if self.locals.guests.len() >= GUESTS_MAX {
-            return tcp::abort(stream);
-        }
-        let number = self.locals.next_number();
-        match self.wiring.add(&mut stream, Owner::Guest(number)) {
-            Ok(token) => {
-                let guest = Guest {
-                    stream,
-                    token,
-                    from,
-                    stage: Stage::Methods,
-                    heard: Vec::new(),
-                };
-                self.locals.guests.insert(number, guest);
-                let until = self.carry.now.instant + GUEST_TIME;
-                self.timers.set(until, Due::Guest(number));
-                self.hear_guest(number);
-            }
-            Err(error) => tracing::warn!(%error, "a client of SOCKS could not be served"),
-        }
-    }
-
-    /// Reads what a client of SOCKS has said, and answers.
-    pub(super) fn hear_guest(&mut self, number: u64) {
-        while let Some(guest) = self.locals.guests.get_mut(&number) {
-            let room = socks::BYTES_MAX.saturating_sub(guest.heard.len());
-            let buffer = self.carry.scratch.get_mut(..room).unwrap_or_default();
-            match guest.stream.read(buffer) {
-                Ok(count) if count > 0 => {
-                    guest
-                        .heard
-                        .extend_from_slice(buffer.get(..count).unwrap_or_default());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(_) | Err(_) => return drop(self.take_guest(number)),
-            }
-            self.answer_guest(number);
-        }
-    }
-
-    fn answer_guest(&mut self, number: u64) {
-        while let Some(guest) = self.locals.guests.get_mut(&number) {
-            match socks::hear(guest.stage, &guest.heard) {
-                Heard::More => return,
-                Heard::Methods { used } => {
-                    guest.heard.drain(..used);
-                    guest.stage = Stage::Request;
-                    say(&mut guest.stream, &socks::NO_AUTHENTICATION);
-                }
-                Heard::Connect {
-                    host,
-                    service,
-                    used,
-                } => {
-                    let said = Bytes::copy_from_slice(guest.heard.get(used..).unwrap_or_default());
-                    let from = guest.from;
-                    let app = self.routes.find(&host, service);
-                    let Some(mut stream) = self.take_guest(number) else {
-                        return;
-                    };
-                    return match app {
-                        Some(app) => {
-                            let caller = Caller {
-                                stream,
-                                socks: Some(said),
-                            };
-                            self.want(&app, self.waiting(from, service, Who::Stream(caller)));
-                        }
-                        None => say(&mut stream, &socks::Reply::NotAllowed.bytes()),
-                    };
-                }
-                Heard::Associate => {
-                    if let Some(guest) = self.locals.guests.remove(&number) {
-                        self.associate(guest.from, guest.stream, guest.token);
-                    }
-                }
-                Heard::Refuse(reply) => {
-                    if let Some(mut stream) = self.take_guest(number) {
-                        say(&mut stream, &reply);
-                    }
-                }
-                Heard::Garbage => drop(self.take_guest(number)),
-            }
-        }
-    }
-
-    pub(super) fn guest_timed_out(&mut self, number: u64) {
-        drop(self.take_guest(number));
-    }
-
-    fn take_guest(&mut self, number: u64) -> Option<TcpStream> {
-        let mut guest = self.locals.guests.remove(&number)?;
-        self.wiring.remove(&mut guest.stream, guest.token);
-        Some(guest.stream)
     }
 }
 

@@ -1,29 +1,27 @@
 //! The loop of the data half.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     io,
     sync::{Arc, mpsc},
     time::Duration,
 };
 
 use cardea_host::clock::Clock;
-use cardea_tunnel::{
-    Command, End, Event as TunnelEvent, FlowEvent, FlowId, Input, ResetReason, Tunnels,
-};
+use cardea_tunnel::{Command, End, Event as TunnelEvent, FlowEvent, FlowId, Input, Tunnels};
 use mio::{Events, Poll, Token, Waker, event::Event as Readiness};
 use tokio::sync::mpsc as queue;
 
 use super::{
     FromData, ListenerId, ToData,
     connector::Dialer,
-    flow::{Carry, Flow, Stage},
+    flow::{Carry, Flow},
+    flows::Flows,
     listen::{Locals, Waiting},
     relays::Relays,
     routes::Routes,
-    socks,
-    tcp::{self, Turn},
+    tcp::Turn,
     timers::Timers,
+    told::Told,
     wiring::{Owner, Wiring},
 };
 
@@ -81,20 +79,6 @@ pub(super) struct Plane {
     pub(super) told: Told,
 }
 
-/// All flows, and those that have something to do.
-#[derive(Debug, Default)]
-pub(super) struct Flows {
-    all: BTreeMap<FlowId, Flow>,
-    ready: VecDeque<FlowId>,
-    next: u64,
-}
-
-/// Events for the control half; it may be slow, and is not waited for.
-pub(super) struct Told {
-    queue: queue::Sender<FromData>,
-    backlog: VecDeque<FromData>,
-}
-
 impl Plane {
     pub(super) fn new(
         end: End,
@@ -120,10 +104,7 @@ impl Plane {
             dialer: Dialer::new(Arc::clone(&waker)),
             timers,
             commands,
-            told: Told {
-                queue,
-                backlog: VecDeque::new(),
-            },
+            told: Told::new(queue),
         };
         Ok((plane, waker))
     }
@@ -164,7 +145,7 @@ impl Plane {
     /// How long nothing is to be done, as far as is known.
     fn nap(&self) -> Duration {
         let is_full = self.relays.is_full();
-        let busy = !self.flows.ready.is_empty()
+        let busy = self.flows.wants_turn()
             || !self.carry.out.is_empty()
             || self.relays.wants_turn()
             || self.locals.wants_turn()
@@ -174,7 +155,7 @@ impl Plane {
         }
         let tunnels = self.carry.tunnels.deadline().filter(|_| !is_full);
         let due = [tunnels, self.timers.next()].into_iter().flatten().min();
-        let most = if self.told.backlog.is_empty() && !is_full {
+        let most = if !self.told.is_behind() && !is_full {
             NAP_MAX
         } else {
             FULL_NAP
@@ -246,7 +227,7 @@ impl Plane {
     }
 
     fn notice_flow(&mut self, id: FlowId, event: &Readiness, readable: bool) {
-        match self.flows.all.get_mut(&id) {
+        match self.flows.get_mut(id) {
             Some(Flow::Tcp { flow, .. }) => {
                 if flow.notice(event) {
                     self.flows.queue(id);
@@ -348,7 +329,7 @@ impl Plane {
                 } => self.dial(flow, grant, target),
                 FlowEvent::Established { flow } => self.established(flow),
                 FlowEvent::Readable { flow } => {
-                    if let Some(Flow::Tcp { flow, .. }) = self.flows.all.get_mut(&flow) {
+                    if let Some(Flow::Tcp { flow, .. }) = self.flows.get_mut(flow) {
                         flow.tunnel_readable();
                     }
                     self.flows.queue(flow);
@@ -356,7 +337,7 @@ impl Plane {
                 FlowEvent::Writable { flow } => self.flows.queue(flow),
                 FlowEvent::Reset { flow, why } => self.reset(flow, why),
                 FlowEvent::Closed { flow } => self.closed(flow),
-                FlowEvent::Packet { flow, bytes } => match self.flows.all.get(&flow) {
+                FlowEvent::Packet { flow, bytes } => match self.flows.get(flow) {
                     Some(Flow::UdpTarget(target)) => target.send(&bytes),
                     Some(Flow::UdpClient { listener, client }) => {
                         self.locals.send(*listener, *client, &bytes);
@@ -372,14 +353,14 @@ impl Plane {
 
     /// Gives every flow that has something to do its turn.
     fn pump(&mut self) {
-        for _ in 0..self.flows.ready.len() {
+        for _ in 0..self.flows.ready_count() {
             if self.carry.moved >= TURN_BYTES {
                 return;
             }
-            let Some(id) = self.flows.ready.pop_front() else {
+            let Some(id) = self.flows.next_ready() else {
                 return;
             };
-            match self.flows.all.get_mut(&id) {
+            match self.flows.get_mut(id) {
                 Some(Flow::Tcp { flow, .. }) => {
                     flow.queued = false;
                     match flow.pump(&mut self.carry) {
@@ -399,188 +380,5 @@ impl Plane {
                 | None => {}
             }
         }
-    }
-
-    /// The connector reached the target: a client of SOCKS is told.
-    fn established(&mut self, id: FlowId) {
-        if let Some(Flow::Tcp { flow, .. }) = self.flows.all.get_mut(&id)
-            && flow.is_held()
-        {
-            flow.release(bytes::Bytes::copy_from_slice(
-                &socks::Reply::Succeeded.bytes(),
-            ));
-        }
-        self.flows.queue(id);
-    }
-
-    /// The tunnel's side of a flow is gone: so is this one, at once.
-    fn reset(&mut self, id: FlowId, why: ResetReason) {
-        tracing::debug!(?why, "a flow was reset");
-        let from = self.flows.listener(id);
-        if let (Some(from), Some(refusal)) = (from, super::connector::refusal(why)) {
-            self.told.push(FromData::Refused {
-                listener: from,
-                refusal,
-            });
-        }
-        let held =
-            matches!(self.flows.all.get(&id), Some(Flow::Tcp { flow, .. }) if flow.is_held());
-        let stream = self.take_stream(id);
-        match stream {
-            Some(mut stream) if held => super::listen::say(&mut stream, &reply(why).bytes()),
-            Some(stream) => tcp::abort(stream),
-            None => {}
-        }
-    }
-
-    /// The tunnel has delivered everything of a flow.
-    fn closed(&mut self, id: FlowId) {
-        if let Some(Flow::Tcp { flow, .. }) = self.flows.all.get_mut(&id) {
-            flow.delivered();
-            self.flows.queue(id);
-        } else {
-            drop(self.take_stream(id));
-        }
-    }
-
-    /// The local side of a flow is gone: the tunnel's side is reset.
-    pub(super) fn break_flow(&mut self, id: FlowId) {
-        self.carry.input(Input::Reset { flow: id });
-        if let Some(stream) = self.take_stream(id) {
-            tcp::abort(stream);
-        }
-    }
-
-    /// Forgets a flow and its sockets; gives its stream back, to be closed.
-    pub(super) fn take_stream(&mut self, id: FlowId) -> Option<cardea_host::tcp::TcpStream> {
-        match self.flows.all.remove(&id)? {
-            Flow::Tcp { flow, .. } => {
-                let (stream, token) = flow.into_stream();
-                self.wiring.forget(token);
-                Some(stream)
-            }
-            Flow::Dialing(dialing) => match dialing.stage {
-                Stage::Connecting { stream, token, .. } => {
-                    self.wiring.forget(token);
-                    Some(stream)
-                }
-                Stage::Resolving(_) => None,
-            },
-            Flow::UdpTarget(target) => {
-                self.wiring.forget(target.token);
-                None
-            }
-            Flow::UdpClient { listener, client } => {
-                self.locals.leave(listener, client);
-                None
-            }
-            Flow::Associated {
-                association, peer, ..
-            } => {
-                self.locals.associations.leave(association, &peer);
-                None
-            }
-        }
-    }
-}
-
-impl Flows {
-    /// A name for a new flow of an agent.
-    pub(super) const fn name(&mut self) -> FlowId {
-        self.next += 1;
-        FlowId(self.next)
-    }
-
-    pub(super) fn insert(&mut self, id: FlowId, flow: Flow) {
-        self.all.insert(id, flow);
-        self.queue(id);
-    }
-
-    pub(super) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.all.get_mut(&id)
-    }
-
-    pub(super) fn remove(&mut self, id: FlowId) -> Option<Flow> {
-        self.all.remove(&id)
-    }
-
-    /// Gives a flow a turn, if it has none already.
-    pub(super) fn queue(&mut self, id: FlowId) {
-        let queued = match self.all.get_mut(&id) {
-            Some(Flow::Tcp { flow, .. }) => &mut flow.queued,
-            Some(Flow::UdpTarget(target)) => &mut target.queued,
-            Some(Flow::Dialing(_) | Flow::UdpClient { .. } | Flow::Associated { .. }) | None => {
-                return;
-            }
-        };
-        if !std::mem::replace(queued, true) {
-            self.ready.push_back(id);
-        }
-    }
-
-    /// The listener that a flow came in through.
-    fn listener(&self, id: FlowId) -> Option<ListenerId> {
-        match self.all.get(&id)? {
-            Flow::Tcp { from, .. } => *from,
-            Flow::UdpClient { listener, .. } | Flow::Associated { listener, .. } => Some(*listener),
-            Flow::Dialing(_) | Flow::UdpTarget(_) => None,
-        }
-    }
-
-    /// Every flow that came in through a listener.
-    pub(super) fn through(&self, listener: ListenerId) -> Vec<FlowId> {
-        let ids = self.all.keys().copied();
-        ids.filter(|id| self.listener(*id) == Some(listener))
-            .collect()
-    }
-}
-
-impl Told {
-    /// Tells the control half, or keeps it until there is room.
-    pub(super) fn push(&mut self, event: FromData) {
-        self.backlog.push_back(event);
-        self.retry();
-    }
-
-    fn retry(&mut self) {
-        while let Some(event) = self.backlog.pop_front() {
-            match self.queue.try_send(event) {
-                Ok(()) => {}
-                Err(queue::error::TrySendError::Full(event)) => {
-                    self.backlog.push_front(event);
-                    break;
-                }
-                Err(queue::error::TrySendError::Closed(_)) => {
-                    self.backlog.clear();
-                    return;
-                }
-            }
-        }
-        if self.backlog.len() > BACKLOG_MAX {
-            // Figures come again; openings, ends and wishes do not, and there are few of them.
-            self.backlog
-                .retain(|event| !matches!(event, FromData::Tunnel(TunnelEvent::Used { .. })));
-        }
-    }
-}
-
-/// Events that wait in the backlog before figures are dropped from it.
-const BACKLOG_MAX: usize = 4_096;
-
-/// What a client of SOCKS is told.
-const fn reply(why: ResetReason) -> socks::Reply {
-    use cardea_tunnel::DialError;
-    match why {
-        ResetReason::Refused(DialError::Refused) => socks::Reply::Refused,
-        ResetReason::Refused(
-            DialError::Unreachable | DialError::TimedOut | DialError::NotResolved,
-        ) => socks::Reply::HostUnreachable,
-        ResetReason::Refused(DialError::NotPermitted) | ResetReason::NotGranted => {
-            socks::Reply::NotAllowed
-        }
-        ResetReason::Refused(DialError::Busy)
-        | ResetReason::Peer
-        | ResetReason::TunnelClosed(_)
-        | ResetReason::Limit => socks::Reply::Failed,
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use cardea_host::tcp::{self, TcpStream};
+use cardea_host::tcp::TcpStream;
 use cardea_tunnel::{FlowId, Input, Read};
 use mio::{Token, event::Event};
 
@@ -270,9 +270,4 @@ impl TcpFlow {
             self.outgoing.pop_front();
         }
     }
-}
-
-/// Resets a stream that a flow had.
-pub(super) fn abort(stream: TcpStream) {
-    tcp::abort(stream);
 }
