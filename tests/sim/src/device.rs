@@ -115,7 +115,7 @@ impl Device {
             domain: name("corp.example"),
             trust,
             certificate: self.disk.certificate.clone(),
-            signer: Arc::clone(&self.key) as Arc<dyn cardea_credential::key::Signer>,
+            signer: Arc::<SoftwareKey>::clone(&self.key),
             addresses: self.disk.addresses.clone(),
             program: "sim".to_owned(),
         };

@@ -141,7 +141,7 @@ pub(crate) fn app(index: usize) -> AppSpec {
         site: name("default"),
         targets: vec![target(index, 0, "80/tcp"), target(index, 0, "53/udp")],
         names: Vec::new(),
-        transport: if index % 2 == 0 {
+        transport: if index.is_multiple_of(2) {
             Transport::WireGuard
         } else {
             Transport::Quic
@@ -167,7 +167,7 @@ pub(crate) fn target(index: usize, moves: usize, service: &str) -> Target {
 /// A rule of an app: the group of an even one, a user of an odd one.
 pub(crate) fn link(index: usize) -> Link {
     Link {
-        principal: if index % 2 == 0 {
+        principal: if index.is_multiple_of(2) {
             Principal::Group(name("staff"))
         } else {
             Principal::User(user(index % 3))

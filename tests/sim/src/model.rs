@@ -61,6 +61,7 @@ pub(crate) struct Model {
     nodes: BTreeSet<NodeId>,
     sites: BTreeMap<ConnectorId, Site>,
     store_failed: Option<Instant>,
+    is_strict: bool,
     violations: Vec<Violation>,
 }
 
@@ -71,7 +72,9 @@ struct Device {
     is_blocked: bool,
     is_compliant: Option<bool>,
     not_after: UnixMillis,
-    /// Since when its latest report would fail, by our own reading of it.
+    /// Whether its latest report has what the strict policy needs, by our own reading of it.
+    is_strict: bool,
+    /// Since when that report fails under the policy in force.
     failing_since: Option<Instant>,
 }
 
@@ -81,8 +84,8 @@ struct Known {
     grant: Grant,
     is_admitted: bool,
     ended: Option<Instant>,
-    /// Since when no rule lets the subject in, while it has not ended.
-    unlawful: Option<Instant>,
+    /// Since when nothing allows it, and why, while it has not ended.
+    unlawful: Option<(Instant, &'static str)>,
     /// Targets when it was offered.
     spec: AppSpec,
     /// The end of its ttl by the connector's own clock; `None` before it was told.
@@ -109,6 +112,7 @@ impl Model {
             nodes: BTreeSet::new(),
             sites: BTreeMap::new(),
             store_failed: None,
+            is_strict: false,
             violations: Vec::new(),
         }
     }
@@ -138,8 +142,13 @@ impl Model {
 
     /// Whether this device may open this app, as far as the ledger says.
     pub(crate) fn allows(&self, device: DeviceId, app: &Name) -> bool {
+        self.forbids(device, app).is_none()
+    }
+
+    /// Why this device may not open this app, as far as the ledger says.
+    fn forbids(&self, device: DeviceId, app: &Name) -> Option<&'static str> {
         let Some(known) = self.devices.get(&device) else {
-            return false;
+            return Some("the device is not enrolled");
         };
         let is_linked = self.links.iter().any(|link| {
             link.app == *app
@@ -152,10 +161,17 @@ impl Model {
                     Principal::Everyone => true,
                 }
         });
-        is_linked
-            && self.apps.contains_key(app)
-            && !known.is_blocked
-            && known.is_compliant == Some(true)
+        if !is_linked {
+            Some("no rule permits it")
+        } else if !self.apps.contains_key(app) {
+            Some("the app is gone")
+        } else if known.is_blocked {
+            Some("the device is blocked")
+        } else if known.is_compliant != Some(true) {
+            Some("the device's appraisal fails")
+        } else {
+            None
+        }
     }
 
     /// Grants that have not ended, for whoever wants to revoke one.
@@ -226,13 +242,17 @@ impl Model {
                     known.ended.get_or_insert(now.instant);
                 }
             }
+            Change::PolicySet(files) => {
+                let mut rules = files.iter().filter(|file| file.path.ends_with(".cedar"));
+                self.is_strict = rules.any(|file| file.text.contains("has disk_encrypted"));
+                self.judge_reports(now.instant);
+            }
             Change::Founded(_)
             | Change::InviteCreated(_)
             | Change::InviteRemoved(_)
             | Change::InviteUsed { .. }
             | Change::SiteAdded(_)
             | Change::SiteRemoved(_)
-            | Change::PolicySet(_)
             | Change::Refused(_) => {}
         }
     }
@@ -284,15 +304,25 @@ impl Model {
             .filter(|(_, known)| known.ended.is_none())
         {
             let Grant { device, app, .. } = &known.grant;
-            let moved = self.apps.get(app).is_none_or(|spec| {
+            let is_moved = self.apps.get(app).is_none_or(|spec| {
                 spec.targets != known.spec.targets || spec.site != known.spec.site
             });
-            unlawful.insert(*id, moved || !self.allows(*device, app));
+            let why = is_moved.then_some("the app has moved");
+            unlawful.insert(*id, why.or_else(|| self.forbids(*device, app)));
         }
-        for (id, is_unlawful) in unlawful {
+        for (id, why) in unlawful {
             if let Some(known) = self.grants.get_mut(&id) {
-                known.unlawful = is_unlawful.then(|| known.unlawful.unwrap_or(now));
+                let since = known.unlawful.map_or(now, |(since, _)| since);
+                known.unlawful = why.map(|why| (since, why));
             }
+        }
+    }
+
+    /// Marks devices whose latest report fails under the policy in force.
+    fn judge_reports(&mut self, now: Instant) {
+        for known in self.devices.values_mut() {
+            let is_failing = self.is_strict && !known.is_strict;
+            known.failing_since = is_failing.then(|| known.failing_since.unwrap_or(now));
         }
     }
 
@@ -308,6 +338,7 @@ impl Device {
             is_blocked: false,
             is_compliant: None,
             not_after: UnixMillis(0),
+            is_strict: true,
             failing_since: None,
         }
     }

@@ -70,8 +70,11 @@ pub(crate) const TTL: Duration = Duration::from_secs(30);
 /// How often posture is polled here.
 pub(crate) const POSTURE_POLL: Duration = Duration::from_secs(5);
 
-/// How long the system has to recover when the faults stop: a ttl, for whatever was cut off.
-pub(crate) const CALM: Duration = Duration::from_secs(40);
+/// How long everybody goes on when the faults stop.
+pub(crate) const LULL: Duration = Duration::from_secs(20);
+
+/// How long the system then has to recover: an unblocked device comes back within two minutes.
+pub(crate) const CALM: Duration = Duration::from_secs(125);
 
 /// How long every permitted flow then has to complete.
 pub(crate) const CHECK: Duration = Duration::from_secs(12);

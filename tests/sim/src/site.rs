@@ -7,10 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cardea_credential::{
-    key::{Signer, SoftwareKey},
-    trust::Trust,
-};
+use cardea_credential::{key::SoftwareKey, trust::Trust};
 use cardea_node::{Connector, ConnectorInput, ConnectorOutbox, ConnectorSettings};
 use cardea_proto::{
     app::Target,
@@ -73,7 +70,7 @@ impl Site {
             domain: name("corp.example"),
             trust,
             certificate: self.disk.certificate.clone(),
-            signer: Arc::clone(&self.key) as Arc<dyn Signer>,
+            signer: Arc::<SoftwareKey>::clone(&self.key),
             addresses: self.disk.addresses.clone(),
             program: "sim".to_owned(),
         };

@@ -21,18 +21,18 @@ use crate::{
 };
 
 /// Flows that one user keeps open; older ones are finished first.
-const FLOWS_MAX: usize = 4;
+const FLOWS_MAX: usize = 8;
 
 /// What a user has and waits for.
 #[derive(Debug, Default)]
 pub(crate) struct User {
-    /// Whether they want apps by themselves.
+    /// Whether they want apps by themselves, or only go on talking.
     pub(crate) is_active: bool,
     /// The answer to the latest wish for each app.
     pub(crate) answers: BTreeMap<usize, Result<GrantId, RefusalCode>>,
     pub(crate) flows: Flows,
-    /// Records that came back, by app.
-    pub(crate) echoes: BTreeMap<usize, u64>,
+    /// Records that came back, by app and port.
+    pub(crate) echoes: BTreeMap<(usize, Service), u64>,
     opened: u64,
     sent: u64,
 }
@@ -72,14 +72,14 @@ impl World {
         let pause = self.dice.millis(200, 900);
         let again = Event::User { device: index };
         self.schedule.at(self.now.instant + pause, again);
-        let is_active = self
-            .devices
-            .get(index)
-            .is_some_and(|device| device.user.is_active && !device.is_asleep);
-        if !is_active || self.running(index).is_none() {
+        let Some(device) = self.devices.get(index) else {
+            return;
+        };
+        let is_active = device.user.is_active;
+        if device.is_asleep || device.running.is_none() {
             return;
         }
-        if self.dice.chance(300) {
+        if is_active && self.dice.chance(300) {
             let app = self.dice.below(self.plan.apps);
             self.want(index, app);
         }
@@ -105,6 +105,9 @@ impl World {
             if refusal.code == RefusalCode::Internal || refusal.message.is_empty() {
                 self.fail(0, format!("a denial without a reason: {refusal:?}"));
             }
+        }
+        if let Ok(grant) = &answer {
+            self.note(|| format!("device {index}: {app} open under {grant}"));
         }
         let Some(device) = self.devices.get_mut(index) else {
             return;
@@ -138,14 +141,9 @@ impl World {
             received: Vec::new(),
         };
         user.flows.insert(flow, begun);
-        let oldest = (user.flows.len() > FLOWS_MAX)
-            .then(|| user.flows.keys().next().copied())
-            .flatten();
-        if let Some(oldest) = oldest {
-            user.flows.remove(&oldest);
-            self.tunnels(index, |tunnels, now, out| {
-                tunnels.handle(now, Input::Finish { flow: oldest }, out);
-            });
+        let is_over = user.flows.len() > FLOWS_MAX;
+        if let Some(oldest) = user.flows.keys().next().copied().filter(|_| is_over) {
+            self.finish(index, oldest);
         }
         self.tunnels(index, |tunnels, now, out| {
             let open = Input::OpenFlow {
@@ -158,6 +156,27 @@ impl World {
         if service.protocol == Protocol::Udp {
             self.send_record(index, flow);
         }
+    }
+
+    /// Ends every conversation of a user.
+    pub(crate) fn finish_all(&mut self, index: usize) {
+        let flows: Vec<FlowId> = self
+            .devices
+            .get(index)
+            .map(|device| device.user.flows.keys().copied().collect())
+            .unwrap_or_default();
+        for flow in flows {
+            self.finish(index, flow);
+        }
+    }
+
+    fn finish(&mut self, index: usize, flow: FlowId) {
+        if let Some(device) = self.devices.get_mut(index) {
+            device.user.flows.remove(&flow);
+        }
+        self.tunnels(index, |tunnels, now, out| {
+            tunnels.handle(now, Input::Finish { flow }, out);
+        });
     }
 
     /// Sends one record on every open flow.
@@ -187,7 +206,13 @@ impl World {
             }
             FlowEvent::Readable { flow } => self.receive(index, flow),
             FlowEvent::Packet { flow, bytes } => self.echoed(index, flow, &bytes),
-            FlowEvent::Reset { flow, .. } | FlowEvent::Closed { flow } => {
+            FlowEvent::Reset { flow, why } => {
+                self.note(|| format!("device {index}: flow {} reset: {why:?}", flow.0));
+                if let Some(device) = self.devices.get_mut(index) {
+                    device.user.flows.remove(&flow);
+                }
+            }
+            FlowEvent::Closed { flow } => {
                 if let Some(device) = self.devices.get_mut(index) {
                     device.user.flows.remove(&flow);
                 }
@@ -258,7 +283,10 @@ impl World {
 
     /// A record came back: it must be one that this user sent to that app.
     fn echoed(&mut self, index: usize, flow: FlowId, record: &[u8]) {
-        let Some(app) = self.flow(index, flow).map(|known| known.app) else {
+        let known = self
+            .flow(index, flow)
+            .map(|known| (known.app, known.service));
+        let Some((app, service)) = known else {
             return;
         };
         let tag = Tag::read(record);
@@ -269,7 +297,7 @@ impl World {
             );
         }
         if let Some(device) = self.devices.get_mut(index) {
-            *device.user.echoes.entry(app).or_default() += 1;
+            *device.user.echoes.entry((app, service)).or_default() += 1;
         }
     }
 }

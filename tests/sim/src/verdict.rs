@@ -5,7 +5,8 @@ use std::{fmt, time::Duration};
 use crate::{
     founding::app_name,
     model::Violation,
-    plan::{CALM, CHECK},
+    plan::{CALM, CHECK, LULL},
+    user::SERVICES,
     world::World,
 };
 
@@ -89,13 +90,18 @@ impl World {
         self.plan_acts();
         self.run_until(self.now.instant + self.plan.chaos);
         self.calm();
-        self.run_until(self.now.instant + CALM / 2);
+        self.run_until(self.now.instant + LULL);
         self.set_active(false);
-        self.run_until(self.now.instant + CALM / 2);
+        for index in 0..self.plan.devices {
+            self.finish_all(index);
+        }
+        self.run_until(self.now.instant + CALM);
         self.ask_for_everything();
         self.run_until(self.now.instant + CHECK);
-        self.judge_answers();
-        self.judge_statuses();
+        if self.log.failures.is_empty() {
+            self.judge_answers();
+            self.judge_statuses();
+        }
     }
 
     fn set_active(&mut self, is_active: bool) {
@@ -107,6 +113,7 @@ impl World {
     /// Every honest user wants every app.
     fn ask_for_everything(&mut self) {
         for index in 0..self.plan.villain() {
+            self.finish_all(index);
             if let Some(device) = self.devices.get_mut(index) {
                 device.user.echoes.clear();
             }
@@ -123,12 +130,16 @@ impl World {
             for app in 0..self.plan.apps {
                 let is_allowed = self.model.allows(device.id, &app_name(app));
                 let answer = device.user.answers.get(&app);
-                let echoes = device.user.echoes.get(&app).copied().unwrap_or(0);
+                let echoes: Vec<u64> = SERVICES
+                    .iter()
+                    .map(|service| device.user.echoes.get(&(app, *service)).copied())
+                    .map(Option::unwrap_or_default)
+                    .collect();
                 match (is_allowed, answer) {
-                    (true, Some(Ok(_))) if echoes >= 2 => {}
+                    (true, Some(Ok(_))) if !echoes.contains(&0) => {}
                     (false, Some(Err(_))) => {}
                     (_, answer) => failures.push(format!(
-                        "device {index} on {}: allowed {is_allowed}, answered {answer:?}, {echoes} echoes",
+                        "device {index} on {}: allowed {is_allowed}, answered {answer:?}, echoes {echoes:?}",
                         app_name(app)
                     )),
                 }

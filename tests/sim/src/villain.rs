@@ -104,7 +104,7 @@ impl World {
         let is_away = self
             .devices
             .get(index)
-            .is_none_or(|device| device.is_asleep);
+            .is_none_or(|device| device.is_asleep || !device.user.is_active);
         if is_away || self.running(index).is_none() {
             return;
         }

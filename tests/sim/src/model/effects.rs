@@ -41,10 +41,11 @@ impl Model {
                 .get(name)
                 .is_some_and(|fact| fact.reading == Reading::Value(Value::Bool(true)))
         };
-        let is_failing = !(passes("disk.encrypted") && passes("firewall.enabled"));
+        let is_strict = passes("disk.encrypted") && passes("firewall.enabled");
         if let Some(known) = self.devices.get_mut(&device) {
-            known.failing_since = is_failing.then(|| known.failing_since.unwrap_or(now));
+            known.is_strict = is_strict;
         }
+        self.judge_reports(now);
     }
 
     /// The controller says something to a node.

@@ -80,13 +80,15 @@ impl Model {
         {
             return Some((2, "its end was committed longer than a push ago".to_owned()));
         }
-        let since = known
+        let ended = || self.certificate_ended(now, known);
+        let (since, why) = known
             .unlawful
-            .or_else(|| self.certificate_ended(now, known))?;
+            .or_else(|| Some((ended()?, "the certificate has ended")))?;
         let since = since.max(self.store_failed.map_or(since, |at| at + RETRY));
         let patience = self.bounds.commit * TRIES + self.bounds.push;
         (now.instant > since.max(up_since) + patience).then(|| {
-            let why = "nothing allows it any longer, and it was not ended".to_owned();
+            let ago = now.instant - since;
+            let why = format!("{why} since {} ms, and it was not ended", ago.as_millis());
             (2, why)
         })
     }

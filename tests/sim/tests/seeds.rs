@@ -1,0 +1,41 @@
+//! The fixed seeds of `cargo test`: every one must hold every property.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+/// Seeds that every build runs.
+const SEEDS: u64 = 50;
+
+#[test]
+fn fifty_seeds_hold_every_property() {
+    let next = AtomicU64::new(0);
+    let workers = thread::available_parallelism().map_or(2, usize::from);
+    let failures: Vec<String> = thread::scope(|scope| {
+        let worker = || {
+            let mut failures = Vec::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= SEEDS {
+                    return failures;
+                }
+                if let Err(failure) = cardea_sim::run(seed) {
+                    failures.push(failure.to_string());
+                }
+            }
+        };
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap())
+            .collect()
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[test]
+fn a_seed_tells_the_same_story_twice() {
+    let story = |seed| cardea_sim::run(seed).map_err(|failure| failure.to_string());
+    assert_eq!(story(7), story(7));
+}
