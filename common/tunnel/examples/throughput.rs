@@ -14,6 +14,11 @@
     reason = "a measuring tool reads the clock and prints"
 )]
 
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the tests share it, and use more of it"
+)]
 #[path = "../tests/pair/keys.rs"]
 mod keys;
 
@@ -196,7 +201,8 @@ fn serve(node: &mut Node) -> usize {
     for event in node.flows.drain(..) {
         match event {
             FlowEvent::Established { flow } | FlowEvent::Writable { flow } => {
-                if tunnels.write(now(), flow, Bytes::from_static(b"?"), out) > 0 {
+                let taken = tunnels.write(now(), flow, Bytes::from_static(b"?"), out);
+                if taken > 0 {
                     tunnels.handle(now(), Input::Finish { flow }, out);
                 }
             }

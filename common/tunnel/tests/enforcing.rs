@@ -6,7 +6,7 @@ mod pair;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cardea_proto::app::{Carrier, Service, Target};
+use cardea_proto::app::{Carrier, Protocol, Service};
 use cardea_tunnel::{
     CarrierKeys, CloseReason, Command, DropReason, End, Event, FlowEvent, Input, Install, Read,
     ResetReason,
@@ -32,7 +32,10 @@ fn an_agent_opens_no_flow_that_its_grant_does_not_name() {
 fn a_villain_reaches_no_port_that_the_app_does_not_have() {
     for carrier in CARRIERS {
         let mut pair = with_villain(carrier, |install| {
-            install.services.extend(["81/tcp", "54/udp"].map(service));
+            install.services.extend(
+                [(Protocol::Tcp, 81), (Protocol::Udp, 54)]
+                    .map(|(protocol, port)| Service { protocol, port }),
+            );
         });
         pair.open("81/tcp");
         let flow = pair.open("54/udp");
@@ -381,9 +384,4 @@ fn extend(pair: &mut Pair) {
         };
         pair.command(end, extend);
     }
-}
-
-fn service(text: &str) -> Service {
-    let target: Result<Target, _> = format!("h:{text}").parse();
-    target.map(|target| target.service).expect("a port")
 }

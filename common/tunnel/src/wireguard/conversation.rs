@@ -39,7 +39,7 @@ pub(crate) struct Conversation {
     told_finished: bool,
     read_finished: bool,
     write_blocked: bool,
-    /// Whether the socket has nothing to say at the moment.
+    /// Whether the socket has nothing to say soon.
     pub(crate) quiet: bool,
 }
 
@@ -170,22 +170,17 @@ impl Conversation {
         if !matches!(state, State::SynSent | State::SynReceived) {
             self.recovery.settled();
         }
-        let finished = matches!(
+        self.peer_finished |= matches!(
             state,
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
         );
-        if finished && !self.peer_finished {
-            self.peer_finished = true;
-            // Nothing follows that its acknowledgment could wait for.
-            self.socket().set_ack_delay(None);
-        }
         self.try_finish();
     }
 
     /// Whether a plea has something to make the socket repeat.
     ///
     /// A lone FIN is not: smoltcp stops its own timer for the plea, then repeats nothing because no
-    /// bytes are on their way, and the FIN would be lost for good. Its own timer repeats that one.
+    /// bytes are on their way, and the FIN would be lost for good. We repeat that one ourselves.
     pub(crate) fn can_repeat(&self) -> bool {
         self.sockets.get::<Socket<'_>>(self.handle).send_queue() > 0
     }
@@ -254,6 +249,8 @@ impl Conversation {
         let socket = self.sockets.get_mut::<Socket<'_>>(self.handle);
         if wants && socket.may_send() {
             socket.close();
+            // No more bytes follow that an acknowledgment could travel with.
+            socket.set_ack_delay(None);
             self.own_finished = true;
         }
     }
@@ -295,7 +292,7 @@ impl Spare {
 }
 
 /// How long an acknowledgment may wait for bytes to travel with.
-const ACK_DELAY: Duration = Duration::from_millis(10);
+pub(crate) const ACK_DELAY: Duration = Duration::from_millis(10);
 
 /// Sockets kept of one tunnel: 16 MiB at most, and only pages that were used.
 const SPARE_MAX: usize = 16;

@@ -352,3 +352,6 @@ impl WireGuard {
 
 /// Where an agent's ports begin: those below are services'.
 const PORT_BASE: u16 = 16_384;
+
+#[cfg(test)]
+mod tests;

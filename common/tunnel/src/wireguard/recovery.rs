@@ -23,6 +23,8 @@ use std::{
 #[derive(Debug, Default)]
 pub(crate) struct Recovery {
     handshake: Option<Handshake>,
+    /// A FIN that was sent without bytes.
+    fin: Option<Vec<u8>>,
     /// The end of what was ever sent.
     sent: Option<u32>,
     /// The end of what the peer has.
@@ -66,6 +68,7 @@ struct Segment {
     acknowledgment: Option<u32>,
     window: u16,
     syn: bool,
+    fin: bool,
     /// Payload, SYN and FIN.
     len: u32,
 }
@@ -97,6 +100,9 @@ impl Recovery {
         }
         if segment.len == 0 || segment.syn {
             return;
+        }
+        if segment.fin && segment.len == 1 {
+            self.fin = Some(packet.to_vec());
         }
         let end = segment.sequence.wrapping_add(segment.len);
         if self.sent.is_none_or(|sent| is_after(end, sent)) {
@@ -164,6 +170,11 @@ impl Recovery {
         handshake.backoff = (handshake.backoff * 2).min(HANDSHAKE_RETRY_MAX);
         handshake.next = now + handshake.backoff;
         Some(&handshake.packet)
+    }
+
+    /// The FIN to send again when there are no bytes before it.
+    pub(crate) fn lone_fin(&self) -> Option<&[u8]> {
+        self.fin.as_deref()
     }
 
     /// Whether the oldest segment is to be sent again.
@@ -290,6 +301,7 @@ fn parse(packet: &[u8]) -> Option<Segment> {
         acknowledgment: (flags & FLAG_ACK != 0).then_some(u32::from_be_bytes([a0, a1, a2, a3])),
         window: u16::from_be_bytes([w0, w1]),
         syn: flags & FLAG_SYN != 0,
+        fin: flags & FLAG_FIN != 0,
         len: u32::try_from(payload).ok()? + controls,
     })
 }

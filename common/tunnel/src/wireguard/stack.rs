@@ -25,7 +25,7 @@ use crate::{
     outbox::{CloseReason, FlowEvent, ResetReason},
     schedule::Schedule,
     wireguard::{
-        conversation::{Conversation, Over, Spare, Stage},
+        conversation::{ACK_DELAY, Conversation, Over, Spare, Stage},
         recovery::REPEAT_PACKETS,
         sealer::{Idle, Seal, Wire, inner_mtu},
     },
@@ -343,6 +343,7 @@ impl Stack {
         };
         let parked = conversation.stage == Stage::Parked;
         let due = self.interface.poll_at(at, &conversation.sockets);
+        conversation.quiet = !more && due.is_none_or(|due| due > at + ACK_DELAY);
         let due = due.filter(|_| !parked && !more).map(|due| {
             let micros = u64::try_from(due.total_micros()).unwrap_or(0);
             let due = self.epoch + Duration::from_micros(micros);
@@ -370,13 +371,17 @@ impl Stack {
         }
         if conversation.recovery.is_hopeless(now) {
             conversation.abort();
-        } else if conversation.recovery.repeat_due(now) && conversation.can_repeat() {
-            let (own, peer) = ((own, name.own_port), (peer, name.peer_port));
-            let plea = conversation.recovery.plea(own, peer);
-            for _ in 0..REPEAT_PACKETS {
-                wire.incoming = Some(&plea);
-                self.interface
-                    .poll_ingress_single(at, &mut wire, &mut conversation.sockets);
+        } else if conversation.recovery.repeat_due(now) {
+            if conversation.can_repeat() {
+                let (own, peer) = ((own, name.own_port), (peer, name.peer_port));
+                let plea = conversation.recovery.plea(own, peer);
+                for _ in 0..REPEAT_PACKETS {
+                    wire.incoming = Some(&plea);
+                    self.interface
+                        .poll_ingress_single(at, &mut wire, &mut conversation.sockets);
+                }
+            } else if let Some(packet) = conversation.recovery.lone_fin() {
+                wire.sealer.send(packet);
             }
         }
         context.shared.built = built;
@@ -411,7 +416,6 @@ impl Stack {
             }
         }
         context.shared.built = built;
-        conversation.quiet = !more;
         conversation.notice();
         more
     }
