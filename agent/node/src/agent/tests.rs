@@ -308,9 +308,11 @@ fn facts_are_reported_at_once_when_they_change_and_at_each_poll() {
     let reports = |out: &AgentOutbox| {
         let messages = out.node.messages.iter();
         messages
-            .filter_map(|message| match message {
-                FromNode::Report(report) => Some(report.counter),
-                _ => None,
+            .filter_map(|message| {
+                let FromNode::Report(report) = message else {
+                    return None;
+                };
+                Some(report.counter)
             })
             .collect::<Vec<_>>()
     };
@@ -465,7 +467,11 @@ fn words(out: &AgentOutbox) -> Vec<&'static str> {
         FromNode::Report(_) => "report",
         FromNode::Renew { .. } => "renew",
         FromNode::Closed { .. } => "closed",
-        _ => "other",
+        FromNode::Request { .. }
+        | FromNode::Explain { .. }
+        | FromNode::Admitted { .. }
+        | FromNode::NotAdmitted { .. }
+        | FromNode::Usage(_) => "other",
     };
     out.node.messages.iter().map(word).collect()
 }

@@ -301,91 +301,24 @@ mod tests {
         ]
     }
 
+    /// Each state, and where each of [`steps`] leads from it.
+    #[rustfmt::skip]
+    fn table() -> [(&'static str, [(&'static str, Effect); 8]); 6] {
+        use Effect::{Connect, Disconnect, Hello, Nothing};
+        [
+            ("off", [("waiting", Nothing), ("off", Nothing), ("off", Nothing), ("off", Disconnect), ("off", Nothing), ("off", Nothing), ("off", Nothing), ("off", Nothing)]),
+            ("waiting", [("waiting", Nothing), ("off", Nothing), ("connecting", Connect), ("waiting", Disconnect), ("waiting", Nothing), ("waiting", Nothing), ("waiting", Nothing), ("waiting", Nothing)]),
+            ("connecting", [("connecting", Nothing), ("off", Disconnect), ("waiting", Disconnect), ("greeting", Hello), ("connecting", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("connecting", Nothing)]),
+            ("greeting", [("greeting", Nothing), ("off", Disconnect), ("waiting", Disconnect), ("waiting", Disconnect), ("ready", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("greeting", Nothing)]),
+            ("ready", [("ready", Nothing), ("off", Disconnect), ("ready", Nothing), ("waiting", Disconnect), ("ready", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("ready", Nothing)]),
+            ("renewing", [("renewing", Nothing), ("off", Disconnect), ("renewing", Nothing), ("waiting", Disconnect), ("renewing", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("waiting", Disconnect)]),
+        ]
+    }
+
     #[test]
     fn every_state_takes_every_step() {
-        use Effect::{Connect, Disconnect, Hello, Nothing};
-        let table = [
-            (
-                "off",
-                [
-                    ("waiting", Nothing),
-                    ("off", Nothing),
-                    ("off", Nothing),
-                    ("off", Disconnect),
-                    ("off", Nothing),
-                    ("off", Nothing),
-                    ("off", Nothing),
-                    ("off", Nothing),
-                ],
-            ),
-            (
-                "waiting",
-                [
-                    ("waiting", Nothing),
-                    ("off", Nothing),
-                    ("connecting", Connect),
-                    ("waiting", Disconnect),
-                    ("waiting", Nothing),
-                    ("waiting", Nothing),
-                    ("waiting", Nothing),
-                    ("waiting", Nothing),
-                ],
-            ),
-            (
-                "connecting",
-                [
-                    ("connecting", Nothing),
-                    ("off", Disconnect),
-                    ("waiting", Disconnect),
-                    ("greeting", Hello),
-                    ("connecting", Nothing),
-                    ("waiting", Nothing),
-                    ("waiting", Disconnect),
-                    ("connecting", Nothing),
-                ],
-            ),
-            (
-                "greeting",
-                [
-                    ("greeting", Nothing),
-                    ("off", Disconnect),
-                    ("waiting", Disconnect),
-                    ("waiting", Disconnect),
-                    ("ready", Nothing),
-                    ("waiting", Nothing),
-                    ("waiting", Disconnect),
-                    ("greeting", Nothing),
-                ],
-            ),
-            (
-                "ready",
-                [
-                    ("ready", Nothing),
-                    ("off", Disconnect),
-                    ("ready", Nothing),
-                    ("waiting", Disconnect),
-                    ("ready", Nothing),
-                    ("waiting", Nothing),
-                    ("waiting", Disconnect),
-                    ("ready", Nothing),
-                ],
-            ),
-            (
-                "renewing",
-                [
-                    ("renewing", Nothing),
-                    ("off", Disconnect),
-                    ("renewing", Nothing),
-                    ("waiting", Disconnect),
-                    ("renewing", Nothing),
-                    ("waiting", Nothing),
-                    ("waiting", Disconnect),
-                    ("waiting", Disconnect),
-                ],
-            ),
-        ];
         let at = testing::start().instant;
-        for (from, row) in table {
+        for (from, row) in table() {
             for (step, (to, effect)) in steps().into_iter().zip(row) {
                 let label = format!("{from} on {step:?}");
                 let (next, did) = state(from, at).step(at, step, PAUSE);
