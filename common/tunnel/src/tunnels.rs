@@ -217,7 +217,7 @@ impl Tunnels {
         let Some(tunnel) = self.tunnels.get_mut(&grant) else {
             return self.shared.drops.note(DropReason::UnknownTunnel);
         };
-        if tunnel.link().relay() != from {
+        if !is_same(tunnel.link().relay(), from) {
             return self.shared.drops.note(DropReason::NotFromRelay);
         }
         if tunnel.over(now).is_none() {
@@ -385,6 +385,11 @@ impl Tunnels {
         self.handles.remove(&tunnel.handle());
         tunnel.close(now, reason, &mut self.shared, out);
     }
+}
+
+/// Whether two addresses are one, also when a socket for both families shows IPv4 within IPv6.
+fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 
 impl fmt::Debug for Tunnels {

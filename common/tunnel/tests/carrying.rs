@@ -338,3 +338,33 @@ fn a_short_flow_waits_for_no_timer() {
         );
     }
 }
+
+#[test]
+fn readers_that_stop_cost_a_tunnel_a_bounded_amount_and_all_go_on_later() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        let flows: Vec<_> = (0..150).map(|_| pair.connect("80/tcp")).collect();
+        let chunk = Bytes::from(pattern(256 * 1_024));
+        let mut written = vec![0; flows.len()];
+        for _ in 0..40 {
+            for ((_, theirs), written) in flows.iter().zip(&mut written) {
+                let now = pair.now;
+                let node = &mut pair.connector;
+                *written += node
+                    .tunnels
+                    .write(now, *theirs, chunk.clone(), &mut node.out);
+            }
+            pair.pass(Duration::from_millis(20));
+        }
+        let total: usize = written.iter().sum();
+        assert!(total < 150_000_000, "{carrier:?} took {total}");
+        let mut came = vec![0; flows.len()];
+        for _ in 0..400 {
+            for ((mine, _), came) in flows.iter().zip(&mut came) {
+                *came += pair.read_all(End::Agent, *mine).0.len();
+            }
+            pair.pass(Duration::from_millis(20));
+        }
+        assert!(came == written, "{carrier:?}");
+    }
+}

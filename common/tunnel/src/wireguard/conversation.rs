@@ -116,20 +116,30 @@ impl Conversation {
         }
     }
 
-    pub(crate) fn writable(&self) -> usize {
+    pub(crate) fn writable(&self, budget: usize) -> usize {
         let socket = self.sockets.get::<Socket<'_>>(self.handle);
         if socket.may_send() && !self.wants_finish {
-            socket.send_capacity() - socket.send_queue()
+            let room = socket.send_capacity() - socket.send_queue();
+            room.min(self.allowance(budget))
         } else {
             0
         }
     }
 
-    pub(crate) fn write(&mut self, data: &[u8]) -> usize {
+    /// What this flow may have of its tunnel's `budget`.
+    fn allowance(&self, budget: usize) -> usize {
+        budget.max(FLOW_BYTES_MIN.saturating_sub(self.unacknowledged()))
+    }
+
+    /// Takes up to `budget` bytes, or what makes [`FLOW_BYTES_MIN`] of this flow.
+    pub(crate) fn write(&mut self, data: &[u8], budget: usize) -> usize {
+        let part = data
+            .get(..data.len().min(self.allowance(budget)))
+            .unwrap_or_default();
         let taken = if self.wants_finish {
             0
         } else {
-            self.socket().send_slice(data).unwrap_or(0)
+            self.socket().send_slice(part).unwrap_or(0)
         };
         self.write_blocked |= taken < data.len();
         taken
@@ -177,12 +187,17 @@ impl Conversation {
         self.try_finish();
     }
 
+    /// Bytes that the peer has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.sockets.get::<Socket<'_>>(self.handle).send_queue()
+    }
+
     /// Whether a plea has something to make the socket repeat.
     ///
     /// A lone FIN is not: smoltcp stops its own timer for the plea, then repeats nothing because no
     /// bytes are on their way, and the FIN would be lost for good. We repeat that one ourselves.
     pub(crate) fn can_repeat(&self) -> bool {
-        self.sockets.get::<Socket<'_>>(self.handle).send_queue() > 0
+        self.unacknowledged() > 0
     }
 
     /// Puts what is new since the last time into the outbox.
@@ -301,6 +316,9 @@ const SPARE_MAX: usize = 16;
 ///
 /// 512 KiB carry 4 Gbit/s at a round trip of 1 ms and 80 Mbit/s at 50 ms.
 const BUFFER_BYTES: usize = 512 * 1024;
+
+/// What a flow may always have on its way, however much others have, so that each one goes on.
+const FLOW_BYTES_MIN: usize = 64 * 1024;
 
 /// Room that must be free before a blocked writer is woken: fewer, larger turns.
 const WRITABLE_MIN: usize = BUFFER_BYTES / 8;

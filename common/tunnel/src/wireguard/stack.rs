@@ -41,6 +41,8 @@ pub(crate) struct Stack {
     /// Flows that may have something to send, in turn.
     unflushed: VecDeque<FlowId>,
     schedule: Schedule<FlowId>,
+    /// Bytes of all flows that the peer has not acknowledged.
+    unacknowledged: usize,
     epoch: Instant,
     next_port: u16,
 }
@@ -80,6 +82,7 @@ impl Stack {
             names: BTreeMap::new(),
             unflushed: VecDeque::new(),
             schedule: Schedule::default(),
+            unacknowledged: 0,
             epoch,
             next_port,
         }
@@ -139,6 +142,7 @@ impl Stack {
         let at = self.set_now(context);
         let mut built = std::mem::take(&mut context.shared.built);
         if let Some(conversation) = self.flows.get_mut(&flow) {
+            let before = conversation.unacknowledged();
             let Conversation {
                 recovery, sockets, ..
             } = conversation;
@@ -148,6 +152,8 @@ impl Stack {
             wire.recovery = Some(recovery);
             self.interface.poll_ingress_single(at, &mut wire, sockets);
             conversation.notice();
+            let acknowledged = before.saturating_sub(conversation.unacknowledged());
+            self.unacknowledged = self.unacknowledged.saturating_sub(acknowledged);
         }
         context.shared.built = built;
         self.queue(flow);
@@ -193,14 +199,17 @@ impl Stack {
     }
 
     pub(crate) fn writable(&self, flow: FlowId) -> usize {
-        self.flows.get(&flow).map_or(0, Conversation::writable)
+        let flow = self.flows.get(&flow);
+        flow.map_or(0, |conversation| conversation.writable(self.budget()))
     }
 
     pub(crate) fn write(&mut self, context: &mut Context<'_>, flow: FlowId, data: &[u8]) -> usize {
+        let budget = self.budget();
         let Some(conversation) = self.flows.get_mut(&flow) else {
             return 0;
         };
-        let taken = conversation.write(data);
+        let taken = conversation.write(data, budget);
+        self.unacknowledged += taken;
         let count = u64::try_from(taken).unwrap_or(u64::MAX);
         context.traffic.written = context.traffic.written.saturating_add(count);
         if taken > 0 {
@@ -446,9 +455,16 @@ impl Stack {
     fn remove(&mut self, flow: FlowId) {
         if let Some(conversation) = self.flows.remove(&flow) {
             self.names.remove(&conversation.name);
+            let left = conversation.unacknowledged();
+            self.unacknowledged = self.unacknowledged.saturating_sub(left);
             self.spare.keep(conversation);
         }
         self.schedule.set(flow, None);
+    }
+
+    /// Bytes that all flows together may still have on their way.
+    const fn budget(&self) -> usize {
+        TUNNEL_BYTES_MAX.saturating_sub(self.unacknowledged)
     }
 
     fn queue(&mut self, flow: FlowId) {
@@ -489,9 +505,13 @@ impl fmt::Debug for Stack {
 
 /// Most TCP flows of one tunnel: a browser's worth several times over.
 ///
-/// With both buffers full of each, that is 1 GiB, which takes a peer 512 flows of unread data; pages
-/// that no byte has touched cost nothing.
-pub(crate) const TCP_FLOWS_MAX: usize = 1_024;
+/// What a peer sends and nobody reads is 512 KiB of each at most.
+pub(crate) const TCP_FLOWS_MAX: usize = 512;
+
+/// Bytes of one tunnel that its peer may leave unacknowledged: beyond that each flow gets little.
+///
+/// Without it, 512 downloads that a device stops reading would cost a connector 256 MiB.
+const TUNNEL_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Packets of one flow before the next one has its turn: one full GSO batch.
 const PACKETS_PER_TURN: usize = 44;

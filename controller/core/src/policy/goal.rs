@@ -73,7 +73,7 @@ impl Goal {
 
     /// How the goal comes out.
     pub(super) fn came(&self, question: &Question) -> Came {
-        let compiled = self.compiled.get_or_init(|| Compiled::new(&self.expr));
+        let compiled = self.compiled.get_or_init(|| Compiled::unparsed(&self.expr));
         let held = compiled.as_ref().map(|compiled| compiled.holds(question));
         match held {
             Ok(Ok(held)) if held != self.negated => Came::Held,

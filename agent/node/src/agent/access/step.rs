@@ -33,7 +33,7 @@ pub(in crate::agent) enum Way {
     Closed(Refusal),
 }
 
-/// What can happen to an [`Access`].
+/// What can happen to an [`Access`](super::Access).
 #[derive(Clone, Debug)]
 pub(in crate::agent) enum Step {
     /// Somebody wants to reach the app.
