@@ -3,6 +3,7 @@
 mod backoff;
 mod connection;
 mod renewal;
+mod view;
 
 use std::{
     sync::Arc,
@@ -20,7 +21,7 @@ use cardea_proto::{
     enroll::Certificate,
     id::{GrantId, NodeId},
     identity::{Holder, Identity},
-    local::{CertificateView, ControllerState, ControllerView},
+    local::ControllerState,
     message::{FromNode, Hello, Purpose, Welcome},
     name::Name,
     refusal::{Refusal, RefusalCode},
@@ -33,16 +34,12 @@ use tracing::{debug, info, warn};
 use self::{
     connection::{Connection, Effect, Step},
     renewal::Renewal,
+    view::{CLOCK_SKEW_MAX, Skew},
 };
 use crate::{
     entropy::full_jitter,
     outbox::{Connect, NodeOutbox},
 };
-
-/// Largest difference between the two wall clocks that is nobody's concern.
-///
-/// PROMISES §3: ±5 min works.
-pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 
 /// How long a channel must be ready before the next one is tried as soon as after a first loss.
 ///
@@ -105,15 +102,6 @@ struct Outage {
     attempts: u32,
     why: Option<String>,
     told: Option<Refusal>,
-}
-
-/// How far the controller's wall clock is from ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Skew {
-    /// The difference.
-    pub(crate) offset: Duration,
-    /// Whether ours is ahead.
-    pub(crate) ahead: bool,
 }
 
 impl Channel {
@@ -346,52 +334,6 @@ impl Channel {
         self.skew
     }
 
-    /// What a person is told who needs the controller at this moment.
-    pub(crate) fn unreachable(&self) -> Refusal {
-        if !self.is_wanted() {
-            return Refusal::new(RefusalCode::Unreachable, "this device is disconnected")
-                .with_next("Connect: cardea up");
-        }
-        if let Some(told) = &self.outage.told {
-            return told.clone();
-        }
-        if let Some(refused) = self.renewal.refused().filter(|_| self.is_renewing()) {
-            return refused.clone();
-        }
-        let since = self.outage.since.unwrap_or(self.shown.1).to_rfc3339();
-        let tried = self.tried();
-        Refusal::new(
-            RefusalCode::Unreachable,
-            format!(
-                "controller {} not reachable since {} ({tried} {} tried, UDP{})",
-                self.address(),
-                since.get(11..16).unwrap_or(&since),
-                if tried == 1 { "address" } else { "addresses" },
-                self.outage
-                    .why
-                    .as_ref()
-                    .map(|why| format!(": {why}"))
-                    .unwrap_or_default(),
-            ),
-        )
-    }
-
-    pub(crate) fn controller_view(&self) -> ControllerView {
-        ControllerView {
-            state: self.shown.0,
-            address: self.address().to_owned(),
-            since: self.shown.1.to_rfc3339(),
-        }
-    }
-
-    pub(crate) fn certificate_view(&self) -> CertificateView {
-        let certificate = self.renewal.certificate();
-        CertificateView {
-            not_after: certificate.not_after.to_rfc3339(),
-            serial: certificate.serial.clone(),
-        }
-    }
-
     fn step(&mut self, now: Now, step: Step, out: &mut NodeOutbox) -> Effect {
         let was_ready = self.is_ready();
         if self.is_steady(now) {
@@ -558,32 +500,6 @@ impl Channel {
         Ok(())
     }
 
-    fn state(&self) -> ControllerState {
-        match self.connection {
-            Connection::Ready { .. } => ControllerState::Connected,
-            Connection::Waiting { .. }
-            | Connection::Connecting { .. }
-            | Connection::Greeting { .. }
-                if self.is_hopeless() =>
-            {
-                ControllerState::Unreachable
-            }
-            Connection::Renewing { .. } => ControllerState::Connecting,
-            Connection::Off => ControllerState::Unreachable,
-            Connection::Connecting { .. } | Connection::Greeting { .. }
-                if self.outage.attempts <= self.count() =>
-            {
-                ControllerState::Connecting
-            }
-            Connection::Waiting { .. } if self.outage.attempts < self.count() => {
-                ControllerState::Connecting
-            }
-            Connection::Waiting { .. }
-            | Connection::Connecting { .. }
-            | Connection::Greeting { .. } => ControllerState::Unreachable,
-        }
-    }
-
     fn next_address(&mut self) -> String {
         let count = self.settings.addresses.len().max(1);
         let address = self
@@ -611,23 +527,6 @@ impl Channel {
         u32::try_from(self.settings.addresses.len())
             .unwrap_or(u32::MAX)
             .max(1)
-    }
-
-    fn tried(&self) -> u32 {
-        self.outage.attempts.clamp(1, self.count())
-    }
-}
-
-impl Skew {
-    /// The difference between two clocks, when it is more than [`CLOCK_SKEW_MAX`].
-    pub(crate) fn between(ours: UnixMillis, theirs: UnixMillis) -> Option<Self> {
-        let ahead = ours > theirs;
-        let offset = if ahead {
-            ours.since(theirs)
-        } else {
-            theirs.since(ours)
-        };
-        (offset > CLOCK_SKEW_MAX).then_some(Self { offset, ahead })
     }
 }
 

@@ -1,0 +1,116 @@
+//! How a channel looks to a person, and how far two clocks are apart.
+
+use std::time::Duration;
+
+use cardea_proto::{
+    local::{CertificateView, ControllerState, ControllerView},
+    refusal::{Refusal, RefusalCode},
+    time::UnixMillis,
+};
+
+use super::{Channel, connection::Connection};
+
+/// Largest difference between the two wall clocks that is nobody's concern.
+///
+/// PROMISES §3: ±5 min works.
+pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// How far the controller's wall clock is from ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Skew {
+    /// The difference.
+    pub(crate) offset: Duration,
+    /// Whether ours is ahead.
+    pub(crate) ahead: bool,
+}
+
+impl Channel {
+    /// What a person is told who needs the controller at this moment.
+    pub(crate) fn unreachable(&self) -> Refusal {
+        if !self.is_wanted() {
+            return Refusal::new(RefusalCode::Unreachable, "this device is disconnected")
+                .with_next("Connect: cardea up");
+        }
+        if let Some(told) = &self.outage.told {
+            return told.clone();
+        }
+        if let Some(refused) = self.renewal.refused().filter(|_| self.is_renewing()) {
+            return refused.clone();
+        }
+        let since = self.outage.since.unwrap_or(self.shown.1).to_rfc3339();
+        let tried = self.tried();
+        Refusal::new(
+            RefusalCode::Unreachable,
+            format!(
+                "controller {} not reachable since {} ({tried} {} tried, UDP{})",
+                self.address(),
+                since.get(11..16).unwrap_or(&since),
+                if tried == 1 { "address" } else { "addresses" },
+                self.outage
+                    .why
+                    .as_ref()
+                    .map(|why| format!(": {why}"))
+                    .unwrap_or_default(),
+            ),
+        )
+    }
+
+    pub(crate) fn controller_view(&self) -> ControllerView {
+        ControllerView {
+            state: self.shown.0,
+            address: self.address().to_owned(),
+            since: self.shown.1.to_rfc3339(),
+        }
+    }
+
+    pub(crate) fn certificate_view(&self) -> CertificateView {
+        let certificate = self.renewal.certificate();
+        CertificateView {
+            not_after: certificate.not_after.to_rfc3339(),
+            serial: certificate.serial.clone(),
+        }
+    }
+
+    pub(super) fn state(&self) -> ControllerState {
+        match self.connection {
+            Connection::Ready { .. } => ControllerState::Connected,
+            Connection::Waiting { .. }
+            | Connection::Connecting { .. }
+            | Connection::Greeting { .. }
+                if self.is_hopeless() =>
+            {
+                ControllerState::Unreachable
+            }
+            Connection::Renewing { .. } => ControllerState::Connecting,
+            Connection::Off => ControllerState::Unreachable,
+            Connection::Connecting { .. } | Connection::Greeting { .. }
+                if self.outage.attempts <= self.count() =>
+            {
+                ControllerState::Connecting
+            }
+            Connection::Waiting { .. } if self.outage.attempts < self.count() => {
+                ControllerState::Connecting
+            }
+            Connection::Waiting { .. }
+            | Connection::Connecting { .. }
+            | Connection::Greeting { .. } => ControllerState::Unreachable,
+        }
+    }
+
+    fn tried(&self) -> u32 {
+        self.outage.attempts.clamp(1, self.count())
+    }
+}
+
+impl Skew {
+    /// The difference between two clocks, when it is more than [`CLOCK_SKEW_MAX`].
+    pub(crate) fn between(ours: UnixMillis, theirs: UnixMillis) -> Option<Self> {
+        let ahead = ours > theirs;
+        let offset = if ahead {
+            ours.since(theirs)
+        } else {
+            theirs.since(ours)
+        };
+        (offset > CLOCK_SKEW_MAX).then_some(Self { offset, ahead })
+    }
+}
