@@ -99,7 +99,15 @@ fn a_folder_of_another_user_or_without_leave_to_write_is_refused_with_exit_7() {
     expect(&controller("run", &place("foreign"), &[]), 7, "belongs to");
     // The program lies where only root may read, perhaps; a copy does not.
     let copy = place("cardea-controller");
-    fs::copy(env!("CARGO_BIN_EXE_cardea-controller"), &copy).unwrap();
+    // Made by a process of its own: a copy that this one has open for writing could be inherited
+    // by a program that another test starts, and what is open for writing cannot be run.
+    let copied = Command::new("cp")
+        .args([
+            env!("CARGO_BIN_EXE_cardea-controller").as_ref(),
+            copy.as_os_str(),
+        ])
+        .status();
+    assert!(copied.unwrap().success());
     let mut command = Command::new(&copy);
     command.args(["init", "--domain", "corp.example", "--state"]);
     command.arg(place("new")).uid(NOBODY);
