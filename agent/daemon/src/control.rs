@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod connector;
 mod forwards;
+mod suggest;
 
 use std::time::{Duration, Instant};
 

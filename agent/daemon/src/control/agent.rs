@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Common, FAREWELL_TIME,
     forwards::{self, Forwards, Waiting},
-    nap,
+    nap, suggest,
 };
 use crate::{
     data::{Data, FromData, Serves, ToData},
@@ -154,9 +154,24 @@ impl Shell {
                 self.common.data.send(ToData::Opened { app, grant });
             }
             Err(refusal) => {
-                self.forwards.denied(&app, &refusal);
+                self.forwards
+                    .denied(&app, &self.with_suggestion(&app, &refusal));
                 self.common.data.send(ToData::Denied { app, refusal });
             }
+        }
+    }
+
+    /// Who asks for an app that this device has never heard of may have mistyped it.
+    fn with_suggestion(&self, app: &Name, refusal: &Refusal) -> Refusal {
+        let known = self.agent.apps().iter().map(|view| view.name.as_str());
+        let meant = match self.agent.find_app(app.as_str()) {
+            Some(_) => None,
+            None => suggest::nearest(app.as_str(), known),
+        };
+        let refusal = refusal.clone();
+        match meant {
+            Some(name) => refusal.with_next(format!("Did you mean {name}?")),
+            None => refusal,
         }
     }
 
