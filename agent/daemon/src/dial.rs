@@ -13,7 +13,7 @@ const ADDRESSES_MAX: usize = 4;
 /// Source: RFC 8305 §5 recommends 250 ms.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How long a handshake may take; with 20 % loss it is done by then (PROMISES §3).
+/// How long a handshake may take; with 20 % loss it is done by then.
 pub const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.

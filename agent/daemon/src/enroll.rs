@@ -53,7 +53,7 @@ impl Applicant<'_> {
     /// Enrolls with `code` and keeps what came of it.
     ///
     /// # Errors
-    /// [`Failure`] with the text and exit code of PRODUCT §8.
+    /// [`Failure`] with the text and exit code to show.
     pub async fn enroll(self, code: &InviteCode) -> Result<Node, Failure> {
         if code.role != self.role {
             let program = match code.role {

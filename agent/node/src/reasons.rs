@@ -49,7 +49,7 @@ pub(crate) fn ended(app: &Name, reason: EndReason, verdict: Option<&PostureVerdi
 
 /// What a person is told whose device does not pass, from the verdict's first failed check.
 ///
-/// PRODUCT §8: `wiki: denied: disk.encrypted is false on this device (needed: true, rule
+/// For example `wiki: denied: disk.encrypted is false on this device (needed: true, rule
 /// base/certify). Turn on disk encryption, then: cardea posture`.
 pub(crate) fn posture_failed(app: &Name, verdict: Option<&PostureVerdict>) -> Refusal {
     let code = RefusalCode::PostureFailed;

@@ -2,8 +2,7 @@
 //!
 //! TLS 1.3 alone, without resumption or early data, so that every connection proves both ends anew
 //! and nothing can be replayed. The only key exchange is X25519MLKEM768: both ends are ours, and
-//! without a classical group to fall back to, what is recorded today stays sealed (see
-//! `PROMISES`, on-path attacker).
+//! without a classical group to fall back to, what is recorded today stays sealed.
 //!
 //! ```text
 //! channel   node ── leaf+intermediate ──▶ controller      both ends verified over Trust

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use cardea_proto::refusal::Refusal;
 
-/// Exit codes of every program (PRODUCT §4).
+/// Exit codes of every program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// Failed for a reason that has no code of its own.

@@ -246,7 +246,7 @@ impl std::ops::Deref for StateDir {
     }
 }
 
-/// Where `program` keeps its state when nobody says otherwise (PRODUCT §4).
+/// Where `program` keeps its state when nobody says otherwise.
 ///
 /// `/var/lib/cardea/<program>` for root, else `$XDG_STATE_HOME/cardea/<program>`, where
 /// `$XDG_STATE_HOME` is `~/.local/state` when it is not set (XDG Base Directory Specification).

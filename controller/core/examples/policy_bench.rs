@@ -41,7 +41,7 @@ const GROUPS_OF_A_USER: usize = 8;
 const DECISIONS: usize = 20_000;
 const PEER_DECISIONS: usize = 300;
 
-/// Microseconds that a decision may take (PERFORMANCE, row 11): percentile, floor, goal.
+/// Microseconds that a decision may take: percentile, floor, goal.
 const TARGETS: [(&str, usize, f64, f64); 2] = [("p50", 50, 60.0, 30.0), ("p99", 99, 200.0, 60.0)];
 
 struct Company {

@@ -21,7 +21,7 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a request waits for a channel that is being set up.
 ///
-/// PROMISES §3: with all controllers down, denied within 3 s.
+/// With all controllers down, a person waits at most three seconds for the denial.
 pub(super) const CHANNEL_TIMEOUT: Duration = Duration::from_millis(2_500);
 
 /// How long a tunnel may take to pass its first bytes; a handshake succeeds within 5 s at 20 % loss.

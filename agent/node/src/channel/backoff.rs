@@ -13,7 +13,7 @@ const CEILING_FIRST: Duration = Duration::from_millis(500);
 
 /// Largest delay of all.
 ///
-/// All nodes are back within a minute of a controller's return (PROMISES §3), and 10,000 of them
+/// All nodes are back within a minute of a controller's return, and 10,000 of them
 /// arrive at 500 a second.
 const CEILING_LAST: Duration = Duration::from_secs(20);
 

@@ -6,7 +6,7 @@ use cardea_proto::message::Purpose;
 
 /// How long one address may take to answer and one controller to say `Welcome`.
 ///
-/// A handshake succeeds within 5 s at 20 % loss (PROMISES §3); past that another address is better.
+/// A handshake succeeds within 5 s at 20 % loss; past that another address is better.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The way to a controller.

@@ -12,7 +12,7 @@ use super::{Channel, connection::Connection};
 
 /// Largest difference between the two wall clocks that is nobody's concern.
 ///
-/// PROMISES §3: ±5 min works.
+/// Clocks that differ by five minutes still work together.
 pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 
 /// How far the controller's wall clock is from ours.

@@ -8,7 +8,7 @@ use super::{ChannelError, close};
 
 /// How long a message may go without any sign of life from the server.
 ///
-/// New access is denied within 3 s when no controller is left (PROMISES §3). QUIC repeats itself five
+/// New access is denied within 3 s when no controller is left. QUIC repeats itself five
 /// times in this, so that a path that loses one datagram in five is not taken for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
