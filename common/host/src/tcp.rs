@@ -42,6 +42,17 @@ pub fn without_delay(stream: &TcpStream) {
     }
 }
 
+/// Reads into the room that `buffer` has left; returns how many bytes came, 0 at the end.
+///
+/// The room is not wiped first, and what is read can be handed on without a copy.
+///
+/// # Errors
+/// As the system says, `WouldBlock` among others.
+pub fn read(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let room = rustix::buffer::spare_capacity(buffer);
+    Ok(rustix::io::read(stream, room)?)
+}
+
 /// Ends a connection with a reset, so that its peer cannot take what it got for all there is.
 pub fn abort(stream: TcpStream) {
     if let Err(error) = SockRef::from(&stream).set_linger(Some(Duration::ZERO)) {

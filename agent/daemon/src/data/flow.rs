@@ -10,8 +10,8 @@ use mio::Token;
 
 use super::{ListenerId, associate::Peer, tcp::TcpFlow, udp::UdpTarget};
 
-/// Bytes of the buffer that every socket is read into.
-const SCRATCH_BYTES: usize = 256 * 1024;
+/// Bytes of the buffer that datagrams and guests are read into: the largest datagram fits.
+const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// The tunnels, the time of this turn, and a buffer.
 pub(super) struct Carry {

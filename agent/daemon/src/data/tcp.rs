@@ -2,12 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IoSlice, Read as _, Write as _},
+    io::{self, IoSlice, Write as _},
     net::Shutdown,
 };
 
 use bytes::{Buf, Bytes};
-use cardea_host::tcp::TcpStream;
+use cardea_host::tcp::{self, TcpStream};
 use cardea_tunnel::{FlowId, Input, Read};
 use mio::{Token, event::Event};
 
@@ -19,8 +19,14 @@ const TURN_BYTES: usize = 512 * 1024;
 /// Bytes gathered from the tunnel for one write.
 const WRITE_BYTES: usize = 128 * 1024;
 
-/// Bytes that one read may bring although the tunnel has no room for them.
+/// Room for a read of a flow that brings little; so much may come although the tunnel has no room.
 const READ_BYTES_MIN: usize = 4 * 1024;
+
+/// Room for a flow's first read: a request, or the beginning of a page.
+const READ_BYTES_FIRST: usize = 16 * 1024;
+
+/// Room for a read of a busy flow.
+const READ_BYTES_MAX: usize = 256 * 1024;
 
 /// Slices of one write; the system takes at most 1,024 (`IOV_MAX`).
 const WRITE_SLICES: usize = 128;
@@ -40,6 +46,8 @@ pub(super) struct TcpFlow {
     pub(super) queued: bool,
     /// Read from the stream, not yet taken by the tunnel.
     incoming: Bytes,
+    /// Room for the next read from the stream.
+    appetite: usize,
     ended_here: bool,
     /// Read from the tunnel, not yet taken by the stream.
     outgoing: VecDeque<Bytes>,
@@ -88,6 +96,7 @@ impl TcpFlow {
             writable: true,
             queued: false,
             incoming: Bytes::new(),
+            appetite: READ_BYTES_FIRST,
             ended_here: false,
             outgoing: VecDeque::new(),
             outgoing_bytes: 0,
@@ -179,9 +188,8 @@ impl TcpFlow {
             // A little is read even when there is no room: the tunnel tells of room to those alone
             // whose write it could not take.
             let room = carry.tunnels.writable(self.id).max(READ_BYTES_MIN);
-            let end = room.min(carry.scratch.len());
-            let buffer = carry.scratch.get_mut(..end).unwrap_or_default();
-            match self.stream.read(buffer) {
+            let mut buffer = Vec::with_capacity(self.appetite.min(room));
+            match tcp::read(&self.stream, &mut buffer) {
                 Ok(0) => {
                     self.ended_here = true;
                     carry.input(Input::Finish { flow: self.id });
@@ -189,12 +197,22 @@ impl TcpFlow {
                 Ok(count) => {
                     moved += count;
                     carry.moved += count;
-                    self.incoming = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
+                    self.adapt(count);
+                    self.incoming = Bytes::from(buffer);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Err(Broken),
             }
+        }
+    }
+
+    /// Makes the next buffer as large as what comes, so that neither calls nor memory are wasted.
+    fn adapt(&mut self, count: usize) {
+        if count >= self.appetite {
+            self.appetite = (self.appetite * 2).min(READ_BYTES_MAX);
+        } else if count < self.appetite / 4 {
+            self.appetite = (self.appetite / 2).max(READ_BYTES_MIN);
         }
     }
 
