@@ -61,7 +61,7 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
 }
 
 fn revoke(deployment: &Deployment, app: &str, address: &str) -> Result<Duration> {
-    let bulk = Bulk::open(address)?;
+    let bulk = open(address)?;
     let id = grant_of(deployment, app)?;
     cut(deployment, bulk, &id, || {
         deployment
@@ -71,7 +71,7 @@ fn revoke(deployment: &Deployment, app: &str, address: &str) -> Result<Duration>
 }
 
 fn break_posture(deployment: &Deployment, app: &str, address: &str) -> Result<Duration> {
-    let bulk = Bulk::open(address)?;
+    let bulk = open(address)?;
     let id = grant_of(deployment, app)?;
     let broken = GOOD_FACTS.replace("\"disk.encrypted\": true", "\"disk.encrypted\": false");
     let took = cut(deployment, bulk, &id, || {
@@ -87,6 +87,18 @@ fn break_posture(deployment: &Deployment, app: &str, address: &str) -> Result<Du
         }
     }
     bail!("posture does not recover")
+}
+
+/// Opens a bulk flow; for a moment after a withdrawal an agent does not ask again.
+fn open(address: &str) -> Result<Bulk> {
+    let deadline = now() + LIMIT;
+    loop {
+        match Bulk::open(address) {
+            Ok(bulk) => return Ok(bulk),
+            Err(error) if now() >= deadline => return Err(error),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
 }
 
 /// The open grant on `app`.
