@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use cardea_e2e::program::{Program, command, run_ok};
+use cardea_e2e::program::{PATIENCE, Program, command, now, run_ok};
 
 /// A running peer, and where its near end listens.
 #[derive(Debug)]
@@ -145,13 +145,12 @@ fn free_port() -> Result<u16> {
 
 /// Fetches one byte until that works; a peer says nothing when it is ready.
 fn wait_until_it_answers(address: &str) -> Result<()> {
-    let answered = (0..2_000_u32).any(|_| {
-        let answered = crate::load::bulk(address, 1).is_ok();
-        if !answered {
-            std::thread::yield_now();
-        }
-        answered
-    });
+    let deadline = now() + PATIENCE;
+    let mut answered = false;
+    while !answered && now() < deadline {
+        answered = crate::load::bulk(address, 1).is_ok();
+        std::thread::yield_now();
+    }
     ensure!(answered, "{address} does not answer");
     Ok(())
 }
