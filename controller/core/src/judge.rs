@@ -250,6 +250,21 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// Whether some report of this device could let this user open this app: all that can be said
+    /// while its report is late or, after a restart, has not come yet.
+    pub(crate) fn may_ever(&self, device: DeviceId, user: &Name, app: &Name) -> bool {
+        let known = self.world.state.device(device).zip(self.app(app));
+        let Some((record, spec)) = known else {
+            return false;
+        };
+        let nothing = Facts::nothing(self.now);
+        let facts = self.postures.facts(device).unwrap_or(&nothing);
+        let ask = self.connect_ask(record, facts, user, spec);
+        let decision = self.engine().decide_connect(&ask);
+        let is_forbidden = decision.reason == Reason::Forbidden && decision.checks.is_empty();
+        decision.reason != Reason::NoRule && !is_forbidden
+    }
+
     /// The apps that a device may know of, because a rule would permit them if its posture were
     /// right, each with why it may not be opened now.
     pub(crate) fn survey(&self, device: DeviceId) -> Vec<(&'a AppSpec, Option<Box<Decision>>)> {

@@ -70,6 +70,15 @@ impl Facts {
         })
     }
 
+    /// The facts of a device that has said nothing.
+    pub(crate) const fn nothing(now: Now) -> Self {
+        Self {
+            facts: BTreeMap::new(),
+            received: now,
+            skew_ms: 0,
+        }
+    }
+
     pub(crate) const fn facts(&self) -> &BTreeMap<FactName, Fact> {
         &self.facts
     }

@@ -61,8 +61,8 @@ impl Controller {
 
     /// The grants among these that would not be given any longer, and why.
     ///
-    /// A change says nothing about a report that is late or, after a restart, has not come yet:
-    /// that ends grants by a timer of its own.
+    /// A change says nothing about a report that is late or, after a restart, has not come yet: that
+    /// ends grants by a timer of its own. What no report could make right ends at once all the same.
     pub(crate) fn no_longer(
         &self,
         judge: &Judge<'_>,
@@ -77,7 +77,11 @@ impl Controller {
                     .or_insert_with(|| judge.standing(grant.device));
                 let denied = judge.connect_as(standing, &grant.user, &grant.app).err()?;
                 let reason = verdict::end_reason(&denied);
-                (reason != EndReason::PostureStale).then_some((id, reason))
+                if reason != EndReason::PostureStale {
+                    return Some((id, reason));
+                }
+                let hopeless = !judge.may_ever(grant.device, &grant.user, &grant.app);
+                hopeless.then_some((id, EndReason::NotPermitted))
             })
             .collect()
     }

@@ -49,6 +49,25 @@ fn a_change_before_the_first_report_after_a_restart_ends_nothing() {
 }
 
 #[test]
+fn a_rule_taken_back_before_the_first_report_after_a_restart_ends_what_it_allowed() {
+    let (mut bench, mut device, mut connector) = Bench::office();
+    let granted = bench.open(&device, &connector, "wiki");
+    bench.restart(crate::testing::settings());
+    bench.connect(&mut connector, &[granted.grant]);
+    bench.connect(&mut device, &[granted.grant]);
+    bench.take(&connector);
+    let rules: Vec<Link> = bench.store.links().iter().cloned().collect();
+    for link in rules {
+        bench.must(AdminChange::Disallow(link));
+    }
+    assert!(
+        bench
+            .heard(&connector)
+            .contains(&"withdraw: not_permitted".to_owned())
+    );
+}
+
+#[test]
 fn a_connector_that_forgot_a_grant_before_it_was_open_ends_it() {
     let (mut bench, device, mut connector) = Bench::office();
     bench.request(&device, 1, "wiki");
