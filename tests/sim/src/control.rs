@@ -120,7 +120,7 @@ impl World {
         let Some(known) = self.control.channels.get_mut(&channel) else {
             return;
         };
-        if known.is_dead || self.network.is_cut(known.who) {
+        if known.is_dead || self.network.is_deaf(known.who) {
             return;
         }
         let arrival = self.now.instant + self.network.message(known.who);
@@ -155,7 +155,7 @@ impl World {
             Purpose::Renewal => trust.verify_lapsed(&chain, at),
         };
         let (Ok(leaf), Some(address), false) =
-            (leaf, self.network.address(who), self.network.is_cut(who))
+            (leaf, self.network.address(who), self.network.is_deaf(who))
         else {
             let why = "the certificate is refused, or nobody answers";
             let event = Event::ChannelDown { who, attempt, why };
@@ -313,7 +313,7 @@ impl World {
             return;
         };
         self.model.says(self.now, known.node, &message);
-        if known.is_dead || self.network.is_cut(known.who) {
+        if known.is_dead || self.network.is_deaf(known.who) {
             return;
         }
         let arrival = self.now.instant + self.network.message(known.who);

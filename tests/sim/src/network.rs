@@ -29,6 +29,8 @@ struct Link {
     dice: Dice,
     address: SocketAddr,
     is_cut: bool,
+    /// Datagrams of tunnels pass, and the controller cannot be reached.
+    is_deaf: bool,
 }
 
 impl Network {
@@ -44,6 +46,7 @@ impl Network {
                 dice: Dice::new(seed, &name),
                 address: SocketAddr::from((address, 40_000)),
                 is_cut: false,
+                is_deaf: false,
             };
             (who, link)
         };
@@ -82,6 +85,20 @@ impl Network {
 
     pub(crate) fn is_cut(&self, who: Who) -> bool {
         self.links.get(&who).is_none_or(|link| link.is_cut)
+    }
+
+    /// Takes the way to the controller alone, and leaves the one to the relay.
+    pub(crate) fn deafen(&mut self, who: Who, is_deaf: bool) {
+        if let Some(link) = self.links.get_mut(&who) {
+            link.is_deaf = is_deaf;
+        }
+    }
+
+    /// Whether a node cannot reach the controller.
+    pub(crate) fn is_deaf(&self, who: Who) -> bool {
+        self.links
+            .get(&who)
+            .is_none_or(|link| link.is_cut || link.is_deaf)
     }
 
     /// When a datagram over a node's link arrives: never, once, or twice.
@@ -124,6 +141,7 @@ impl Network {
         self.plan.duplicates = 0;
         for link in self.links.values_mut() {
             link.is_cut = false;
+            link.is_deaf = false;
         }
     }
 }

@@ -68,6 +68,8 @@ pub(crate) enum Event {
     Back { who: Who, life: u64 },
     /// A node's network is back.
     Mended { who: Who },
+    /// A node can reach the controller again.
+    Heard { who: Who },
     /// The store has room again.
     Room,
 }

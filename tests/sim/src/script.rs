@@ -21,6 +21,10 @@ use crate::{
 pub(crate) enum Act {
     /// A node's network is gone for a while.
     Cut(Who, Duration),
+    /// A node cannot reach the controller for a while, and the relay all the same.
+    Deafen(Who, Duration),
+    /// Nobody can reach the controller for a while.
+    Outage(Duration),
     /// A node's programs end, and start again after a while.
     Crash(Who, Duration),
     /// A device sleeps.
@@ -78,7 +82,10 @@ impl World {
         let short = self.dice.millis(200, 10_000);
         let long = self.dice.between(TTL / 2, TTL * 2);
         let away = if self.dice.chance(700) { short } else { long };
-        match self.dice.below(24) {
+        match self.dice.below(28) {
+            24 | 25 => Act::Deafen(Who::Site(site), long),
+            26 => Act::Deafen(anyone, away),
+            27 => Act::Outage(away),
             0..=2 => Act::Cut(anyone, away),
             3 | 4 => Act::Crash(anyone, short),
             5 => Act::Sleep(device, away),
@@ -109,6 +116,15 @@ impl World {
                 self.cut(who);
                 self.schedule
                     .at(self.now.instant + time, Event::Mended { who });
+            }
+            Act::Deafen(who, time) => self.deafen(who, time),
+            Act::Outage(time) => {
+                for index in 0..self.plan.devices {
+                    self.deafen(Who::Device(index), time);
+                }
+                for index in 0..self.plan.connectors {
+                    self.deafen(Who::Site(index), time);
+                }
             }
             Act::Crash(who, time) => self.crash(who, time),
             Act::Sleep(index, time) => self.sleep(index, time),
@@ -186,6 +202,16 @@ impl World {
         if let Some(channel) = self.channel_of(who) {
             self.sever(channel, false);
         }
+    }
+
+    /// A node cannot reach the controller; tunnels that are open go on.
+    fn deafen(&mut self, who: Who, time: Duration) {
+        self.network.deafen(who, true);
+        if let Some(channel) = self.channel_of(who) {
+            self.sever(channel, false);
+        }
+        self.schedule
+            .at(self.now.instant + time, Event::Heard { who });
     }
 
     fn set_rule(&mut self, rule: Link, is_wanted: bool) {

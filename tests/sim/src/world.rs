@@ -23,8 +23,11 @@ use crate::{
     site::Site,
 };
 
-/// Turns that may pass without time passing: more is a loop that never ends.
+/// Turns that may pass while hardly any time does: more is a loop that never ends.
 const TURNS_PER_MOMENT: u32 = 20_000;
+
+/// What hardly any time is.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Lines kept of what happened, for whoever reads a failure.
 const NOTES_MAX: usize = 80;
@@ -82,6 +85,7 @@ impl World {
     /// Lets the world go on until `end`, or until a property does not hold.
     pub(crate) fn run_until(&mut self, end: Instant) {
         let mut turns = 0_u32;
+        let mut moment = self.now.instant;
         while self.log.failures.is_empty() {
             let next = self.next();
             let Some(next) = next.filter(|next| *next <= end) else {
@@ -89,8 +93,11 @@ impl World {
                 self.now = self.now.plus(left);
                 return;
             };
-            if next > self.now.instant {
-                self.now = self.now.plus(next - self.now.instant);
+            self.now = self
+                .now
+                .plus(next.saturating_duration_since(self.now.instant));
+            if self.now.instant >= moment + MOMENT {
+                moment = self.now.instant;
                 turns = 0;
             }
             turns += 1;
@@ -268,6 +275,7 @@ impl World {
                     self.network.cut(who, false);
                 }
             }
+            Event::Heard { who } => self.network.deafen(who, false),
             Event::Room => self.control.is_full = false,
         }
     }
