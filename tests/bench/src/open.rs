@@ -1,6 +1,6 @@
 //! First byte through a new tunnel, from the request at the local socket, all on one machine.
 
-use std::{thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Result, anyhow};
 use cardea_e2e::{
@@ -102,12 +102,21 @@ fn at_once(report: &mut Report, deployment: &Deployment, first: Agent, port: u16
         })
         .collect();
     let mut errors = 0_u32;
+    let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
     let mut times = Vec::new();
     for opening in openings {
         match opening.join().map_err(|_| anyhow!("an opening panicked"))? {
             Ok(time) => times.push(time.as_secs_f64() * 1_000.0),
-            Err(_) => errors += 1,
+            Err(error) => {
+                errors += 1;
+                let kind = error.to_string();
+                let kind = kind.split_once(": ").map_or(&*kind, |(_app, kind)| kind);
+                *kinds.entry(kind.to_owned()).or_default() += 1;
+            }
         }
+    }
+    for (kind, count) in &kinds {
+        eprintln!("{count} openings failed: {kind}");
     }
     let took = now().duration_since(start).as_secs_f64() * 1_000.0;
     let range = (

@@ -74,8 +74,8 @@ impl Client {
             .await
             .map_err(|_| ChannelError::NoAnswer(time))?
             .map_err(|error| ChannelError::Closed(error.to_string()))?;
-        let link =
-            Link::new(connection, streams, MESSAGE_BYTES_MAX, None).of_client(endpoint, refused);
+        let keeps = (endpoint, refused);
+        let link = Link::of_client(connection, streams, MESSAGE_BYTES_MAX, keeps);
         Ok(Connected {
             kind,
             certificates,

@@ -24,6 +24,12 @@ use super::{
 /// Bytes that are made room for before any of a message has come.
 const FIRST_BYTES: usize = 4 * 1024;
 
+/// Batches that wait for a slow server; the bytes of them are the limit that counts.
+///
+/// A server reads a node no faster than at the pace that it allows, and it is busiest when a
+/// thousand tunnels open: a connector that has answered for all of them is not to be cut off.
+const CLIENT_BATCHES_MAX: usize = 65_536;
+
 /// How long a farewell may take to be acknowledged before the connection closes without.
 const FAREWELL_TIME: Duration = Duration::from_secs(3);
 
@@ -37,14 +43,45 @@ pub struct Link {
 }
 
 impl Link {
-    /// `first_by` is when the first message must have come whole.
-    pub(super) fn new(
+    /// The end of a server; `first_by` is when the first message must have come whole.
+    pub(super) fn of_server(
+        connection: quinn::Connection,
+        streams: (SendStream, RecvStream),
+        bytes_max: usize,
+        first_by: Instant,
+    ) -> Self {
+        let queue = mpsc::channel(QUEUE_BATCHES_MAX);
+        Self::new(connection, streams, queue, bytes_max, Some(first_by))
+    }
+
+    /// The end of a client, with what it needs for as long as its one connection is read.
+    pub(super) fn of_client(
+        connection: quinn::Connection,
+        streams: (SendStream, RecvStream),
+        bytes_max: usize,
+        (endpoint, refused): (quinn::Endpoint, Arc<Notify>),
+    ) -> Self {
+        let queue = mpsc::channel(CLIENT_BATCHES_MAX);
+        let mut link = Self::new(connection, streams, queue, bytes_max, None);
+        let watch = vigil::watch(
+            link.receiver.connection.clone(),
+            Arc::clone(&link.sender.said),
+            refused,
+        );
+        link.receiver.client = Some(ClientParts {
+            _endpoint: endpoint,
+            watch: tokio::spawn(watch).abort_handle(),
+        });
+        link
+    }
+
+    fn new(
         connection: quinn::Connection,
         (outgoing, incoming): (SendStream, RecvStream),
+        (queue, waiting): (mpsc::Sender<Outgoing>, mpsc::Receiver<Outgoing>),
         bytes_max: usize,
         first_by: Option<Instant>,
     ) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE_BATCHES_MAX);
         let queued = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
             connection: connection.clone(),
@@ -67,20 +104,6 @@ impl Link {
         };
         Self { sender, receiver }
     }
-
-    /// Gives a client what it needs for as long as its one connection is read.
-    pub(super) fn of_client(mut self, endpoint: quinn::Endpoint, refused: Arc<Notify>) -> Self {
-        let watch = vigil::watch(
-            self.receiver.connection.clone(),
-            Arc::clone(&self.sender.said),
-            refused,
-        );
-        self.receiver.client = Some(ClientParts {
-            _endpoint: endpoint,
-            watch: tokio::spawn(watch).abort_handle(),
-        });
-        self
-    }
 }
 
 /// The sending half; copies of it send on the same stream, in order.
@@ -91,7 +114,7 @@ pub struct Sender {
     /// Bytes that wait in the queue.
     queued: Arc<AtomicUsize>,
     /// Tells the vigil of a client that an answer is due.
-    said: Arc<Notify>,
+    said: Arc<vigil::Said>,
 }
 
 #[derive(Debug)]
@@ -141,11 +164,9 @@ impl Sender {
 
     fn queue(&self, outgoing: Outgoing) -> Result<(), ChannelError> {
         use mpsc::error::TrySendError::{Closed, Full};
+        self.said.note(&self.connection);
         match self.queue.try_send(outgoing) {
-            Ok(()) => {
-                self.said.notify_one();
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(Full(_)) => Err(self.slow()),
             Err(Closed(_)) => Err(self.why_closed()),
         }

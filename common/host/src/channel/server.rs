@@ -174,6 +174,6 @@ async fn shake_hands(incoming: quinn::Incoming) -> Result<Accepted, ChannelError
         certificates,
         exporter,
         address,
-        link: Link::new(connection, streams, bytes_max, Some(first_by)),
+        link: Link::of_server(connection, streams, bytes_max, first_by),
     })
 }

@@ -112,6 +112,46 @@ async fn a_slow_reader_is_cut_off_and_never_grows_the_queue() {
 }
 
 #[tokio::test]
+async fn a_channel_that_falls_silent_after_two_answered_messages_stays() {
+    let mut server = server();
+    let tls = client_tls(cardea_proto::ALPN_CHANNEL);
+    let client = Client::connect(server.local_address(), tls, TIME)
+        .await
+        .unwrap();
+    let mut near = client.link;
+    near.sender.send(&closed(1)).unwrap();
+    let mut far = server.accept().await.unwrap().link;
+    for number in 1..=2 {
+        assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(number)));
+        far.sender.send(&closed(number)).unwrap();
+        assert_eq!(near.receiver.receive().await.unwrap(), Some(closed(number)));
+        if number == 1 {
+            near.sender.send(&closed(2)).unwrap();
+        }
+    }
+    // Longer than two looks of the vigil take.
+    let silence = tokio::time::timeout(TIME, near.receiver.receive::<FromNode>()).await;
+    assert!(silence.is_err(), "{silence:?}");
+}
+
+#[tokio::test]
+async fn a_connector_that_answers_for_a_thousand_tunnels_one_by_one_is_not_cut_off() {
+    let mut server = server();
+    let tls = client_tls(cardea_proto::ALPN_CHANNEL);
+    let client = Client::connect(server.local_address(), tls, TIME)
+        .await
+        .unwrap();
+    // Nothing yields in between, so that all of them wait at once.
+    for _ in 0..1_000 {
+        client.link.sender.send(&closed(1)).unwrap();
+    }
+    let mut far = server.accept().await.unwrap().link;
+    for _ in 0..1_000 {
+        assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(1)));
+    }
+}
+
+#[tokio::test]
 async fn ten_thousand_messages_of_one_turn_reach_a_prompt_reader() {
     let mut server = server();
     let (_endpoint, raw) = raw_client(server.local_address(), cardea_proto::ALPN_CHANNEL).await;
