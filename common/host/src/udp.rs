@@ -7,12 +7,17 @@ use std::{
 
 use mio::{Interest, Registry, Token, event::Source};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Room for bursts in the kernel, in bytes: 4 ms of a 10 Gbit/s line each way.
 ///
 /// The kernel gives what its limits permit; less only means earlier loss.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Room for what a privileged process may receive in one burst, in bytes: a thousand handshakes over
+/// QUIC that meet one connector. Memory is taken only while datagrams wait.
+const BURST_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Buffers that one receive call fills.
 const BATCH: usize = 8;
@@ -238,8 +243,10 @@ impl Received {
 pub(crate) fn socket(local: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
+    // Only a privileged process may ask for more than the system's limit.
+    let forced = set_socket_recv_buffer_size_force(&socket, BURST_BUFFER_BYTES);
     for result in [
-        socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES),
+        forced.or_else(|_| socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)),
         socket.set_send_buffer_size(SOCKET_BUFFER_BYTES),
     ] {
         if let Err(error) = result {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, thread, time::Duration};
 use anyhow::{Result, anyhow};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{PATIENCE, Program, now},
+    program::{PATIENCE, Program, now, run as run_program},
 };
 
 use crate::{
@@ -94,24 +94,26 @@ fn at_once(report: &mut Report, deployment: &Deployment, first: Agent, port: u16
             let agent = agents
                 .get(opening / TUNNELS_EACH)
                 .map(|agent| agent.proxy.clone());
-            thread::spawn(move || -> Result<Duration> {
+            let app = (opening / TUNNELS_EACH * 7 + opening % TUNNELS_EACH) % APPS;
+            let app = format!("app-{app}");
+            let name = app.clone();
+            let opened = thread::spawn(move || -> Result<Duration> {
                 let proxy = agent.ok_or_else(|| anyhow!("no agent"))?;
-                let app = (opening / TUNNELS_EACH * 7 + opening % TUNNELS_EACH) % APPS;
-                first_byte_through_proxy(&proxy, &format!("app-{app}"), port)
-            })
+                first_byte_through_proxy(&proxy, &name, port)
+            });
+            (opening / TUNNELS_EACH, app, opened)
         })
         .collect();
     let mut errors = 0_u32;
     let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
     let mut times = Vec::new();
-    for opening in openings {
-        match opening.join().map_err(|_| anyhow!("an opening panicked"))? {
+    for (agent, app, opened) in openings {
+        match opened.join().map_err(|_| anyhow!("an opening panicked"))? {
             Ok(time) => times.push(time.as_secs_f64() * 1_000.0),
             Err(error) => {
                 errors += 1;
-                let kind = error.to_string();
-                let kind = kind.split_once(": ").map_or(&*kind, |(_app, kind)| kind);
-                *kinds.entry(kind.to_owned()).or_default() += 1;
+                let why = why_not(deployment, agent, &app).unwrap_or_default();
+                *kinds.entry(format!("{error}; {why}")).or_default() += 1;
             }
         }
     }
@@ -148,6 +150,15 @@ fn at_once(report: &mut Report, deployment: &Deployment, first: Agent, port: u16
         });
     }
     Ok(())
+}
+
+/// What an agent says of an app that it could not open.
+fn why_not(deployment: &Deployment, agent: usize, app: &str) -> Result<String> {
+    let command = deployment.cardea(None, &format!("agent-{agent}"), "status -o json");
+    let status: serde_json::Value = serde_json::from_slice(&run_program(command)?.stdout)?;
+    let mut rows = status["apps"].as_array().into_iter().flatten();
+    let row = rows.find(|row| row["name"] == app);
+    Ok(row.map(|row| row["why"].to_string()).unwrap_or_default())
 }
 
 /// An enrolled agent with a SOCKS5 proxy.
