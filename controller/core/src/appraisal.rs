@@ -41,14 +41,11 @@ impl Controller {
         device: DeviceId,
         report: Report,
     ) {
-        let Some(open) = self.channels.get_mut(channel) else {
-            return;
-        };
-        if !open.budget.take(turn.now.instant) {
+        if !self.channels.spend(channel, turn.now.instant) {
             tracing::debug!(device.id = %device, "report dropped: too many");
             return;
         }
-        let nonce = open.nonce;
+        let nonce = self.channels.get(channel).and_then(|open| open.nonce);
         let last = self.postures.get(device).and_then(|known| known.last);
         let (counter, report_nonce) = (report.counter, report.nonce);
         let replayed = last.is_some_and(|(nonce, last)| nonce == report_nonce && counter <= last);

@@ -116,11 +116,12 @@ impl Controller {
         public_key: &Blob,
         proof: &Blob,
     ) {
-        let Some(open) = self.channels.get_mut(channel) else {
+        let has_budget = self.channels.spend(channel, turn.now.instant);
+        let Some(open) = self.channels.get(channel) else {
             return;
         };
         let node = open.node;
-        if open.renewing || !open.budget.take(turn.now.instant) {
+        if open.renewing || !has_budget {
             let busy = Refusal::new(RefusalCode::Busy, "a certificate is being made already");
             turn.send(channel, ToNode::CertificateRefused(busy));
             return;

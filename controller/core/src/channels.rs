@@ -30,8 +30,6 @@ pub(crate) struct Channel {
     pub(crate) nonce: Option<Bytes<16>>,
     /// Whether a certificate for it is on its way to the store.
     pub(crate) renewing: bool,
-    /// What it may still ask at the moment.
-    pub(crate) budget: Budget,
 }
 
 /// When a node was last there, and as what.
@@ -49,24 +47,21 @@ pub(crate) struct Channels {
     /// Renewals: no node counts as connected for one, and nothing is routed to it.
     renewals: BTreeMap<NodeId, ChannelId>,
     seen: BTreeMap<NodeId, Seen>,
+    /// What each node may still ask at the moment. It outlives the channel, so that nobody earns a
+    /// full bucket by connecting again.
+    budgets: BTreeMap<NodeId, Budget>,
 }
 
 /// A bucket of tokens, one for each message that costs work.
 #[derive(Debug)]
-pub(crate) struct Budget {
+struct Budget {
     tokens: u32,
     at: Instant,
 }
 
 impl Channels {
     /// Takes a channel in; answers the one of the same node and purpose that it replaces.
-    pub(crate) fn insert(
-        &mut self,
-        id: ChannelId,
-        node: NodeId,
-        peer: &Peer,
-        now: Now,
-    ) -> Option<ChannelId> {
+    pub(crate) fn insert(&mut self, id: ChannelId, node: NodeId, peer: &Peer) -> Option<ChannelId> {
         let channel = Channel {
             node,
             purpose: peer.purpose,
@@ -74,7 +69,6 @@ impl Channels {
             address: peer.address,
             nonce: None,
             renewing: false,
-            budget: Budget::full(now.instant),
         };
         self.by_id.insert(id, channel);
         match peer.purpose {
@@ -166,6 +160,16 @@ impl Channels {
 
     pub(crate) fn forget(&mut self, node: NodeId) {
         self.seen.remove(&node);
+        self.budgets.remove(&node);
+    }
+
+    /// Takes what one message costs out of the budget of the channel's node; false when it has none.
+    pub(crate) fn spend(&mut self, id: ChannelId, now: Instant) -> bool {
+        let Some(channel) = self.by_id.get(&id) else {
+            return false;
+        };
+        let budget = self.budgets.entry(channel.node);
+        budget.or_insert_with(|| Budget::full(now)).take(now)
     }
 
     /// The devices that are connected.
@@ -199,7 +203,7 @@ impl Budget {
     }
 
     /// Takes one token; `false` when there is none.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
+    fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at);
         let earned = passed.as_millis() / Self::REFILL.as_millis();
         if let Ok(earned) = u32::try_from(earned)

@@ -49,7 +49,7 @@ impl Controller {
             self.turn_away(turn, channel, peer, refusal);
             return;
         }
-        if let Some(before) = self.channels.insert(channel, node, peer, turn.now) {
+        if let Some(before) = self.channels.insert(channel, node, peer) {
             self.channels.remove(before, turn.now);
             turn.out.close.push_back(before);
             if peer.purpose == Purpose::Channel {
@@ -288,9 +288,7 @@ impl Controller {
     }
 
     fn spend(&mut self, turn: &Turn<'_>, channel: ChannelId) -> bool {
-        self.channels
-            .get_mut(channel)
-            .is_some_and(|open| open.budget.take(turn.now.instant))
+        self.channels.spend(channel, turn.now.instant)
     }
 }
 

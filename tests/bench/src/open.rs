@@ -156,9 +156,11 @@ fn at_once(report: &mut Report, deployment: &Deployment, first: Agent, port: u16
 fn why_not(deployment: &Deployment, agent: usize, app: &str) -> Result<String> {
     let command = deployment.cardea(None, &format!("agent-{agent}"), "status -o json");
     let status: serde_json::Value = serde_json::from_slice(&run_program(command)?.stdout)?;
-    let mut rows = status["apps"].as_array().into_iter().flatten();
-    let row = rows.find(|row| row["name"] == app);
-    Ok(row.map(|row| row["why"].to_string()).unwrap_or_default())
+    let rows = status.get("apps").and_then(|apps| apps.as_array());
+    let mut rows = rows.into_iter().flatten();
+    let row = rows.find(|row| row.get("name").is_some_and(|name| name == app));
+    let why = row.and_then(|row| row.get("why"));
+    Ok(why.map(ToString::to_string).unwrap_or_default())
 }
 
 /// An enrolled agent with a SOCKS5 proxy.

@@ -127,8 +127,8 @@ fn a_certificate_of_a_key_that_another_node_of_that_id_enrolled_is_turned_away()
 }
 
 #[test]
-fn a_device_that_asks_too_fast_is_busy_and_others_are_not() {
-    let (mut bench, device, _) = Bench::office();
+fn a_device_that_asks_too_fast_is_busy_on_its_next_channel_too_and_others_are_not() {
+    let (mut bench, mut device, _) = Bench::office();
     let other = bench.device("other");
     let explain = || FromNode::Explain {
         request: 1,
@@ -145,6 +145,10 @@ fn a_device_that_asks_too_fast_is_busy_and_others_are_not() {
     };
     let fast = answered(bench.take(&device));
     assert!((200..=256).contains(&fast), "{fast}");
+    raw_connect(&mut bench, &mut device);
+    bench.say(&device, hello(&bench, 1));
+    bench.say(&device, explain());
+    assert_eq!(answered(bench.take(&device)), 0);
     bench.say(&other, explain());
     assert_eq!(answered(bench.take(&other)), 1);
 }
