@@ -1,0 +1,127 @@
+//! What goes on, and what ends, when a connector dies, the controller is gone, or a clock is wrong.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Result, ensure};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    program::{PATIENCE, Program, now, run},
+    traffic::{Bulk, WebServer, fetch},
+};
+use rustix::process::Signal;
+
+const PAGE: &str = "served beside two connectors\n";
+
+/// The shortest ttl that a controller may be set to.
+const TTL: Duration = Duration::from_secs(30);
+
+/// How late a busy machine may be.
+const SLACK: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_site_with_two_connectors_serves_on_when_one_is_killed() {
+    two_connectors().unwrap();
+}
+
+fn two_connectors() -> Result<()> {
+    let (world, _laptop, address) = laptop_and_app(&[])?;
+    let mut connectors = [
+        world.start_connector(None, "con-a", "default")?,
+        world.start_connector(None, "con-b", "default")?,
+    ];
+    let (_forward, local) = world.forward(None, "laptop", "web")?;
+    ensure!(fetch(&local)? == PAGE, "another page than {address} serves");
+    let serving = serving_connectors(&world)?;
+    ensure!(serving.len() == 1, "one tunnel is open: {serving:?}");
+    let [a, b] = &mut connectors;
+    let (killed, left) = if serving == ["con-a"] {
+        (a, "con-b")
+    } else {
+        (b, "con-a")
+    };
+    killed.signal(Signal::KILL)?;
+    let deadline = now() + PATIENCE;
+    while fetch(&local).is_err() {
+        ensure!(now() < deadline, "{left} does not take over");
+    }
+    let serving = serving_connectors(&world)?;
+    ensure!(
+        serving.iter().any(|name| name == left),
+        "{left} does not serve: {serving:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_grant_ends_with_its_ttl_when_the_controller_is_gone() {
+    ttl_without_controller().unwrap();
+}
+
+fn ttl_without_controller() -> Result<()> {
+    let (mut world, _laptop, _address) = laptop_and_app(&["--grant-ttl", "30s"])?;
+    let mut connector = world.start_connector(None, "con", "default")?;
+    let (_forward, local) = world.forward(None, "laptop", "web")?;
+    let stream = Bulk::open(&local)?;
+    let start = now();
+    world.controller()?.signal(Signal::KILL)?;
+    let lived = stream.last_byte(PATIENCE)?.duration_since(start);
+    // An extension may have been on its way when the controller died.
+    ensure!(lived <= TTL + SLACK, "the grant lived on for {lived:?}");
+    connector.wait_for("ttl ended").map(drop)
+}
+
+#[test]
+fn a_clock_that_is_wrong_by_an_hour_is_named_and_enrolls_nobody() {
+    wrong_clock().unwrap();
+}
+
+fn wrong_clock() -> Result<()> {
+    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+    let (world, _laptop, _address) = laptop_and_app(&[])?;
+    for (name, offset) in [("ahead", "+3600s"), ("behind", "-3600s")] {
+        let code = world.ctl("invite device --user bob@corp.example --group staff")?;
+        let facts = world.write_facts(name, GOOD_FACTS)?;
+        let mut arguments = world.node_arguments("enroll", name, &code)?;
+        arguments.extend(["--facts-from".into(), facts.into_os_string()]);
+        let mut command = world.program(None, "cardea", arguments);
+        command.env("LD_PRELOAD", library).env("FAKETIME", offset);
+        ensure!(
+            Path::new(library).exists(),
+            "faketime is not installed: run tests/run as root"
+        );
+        let output = run(command)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "{offset}: enrolled: {said}");
+        ensure!(said.contains("clock"), "{offset}: {said}");
+    }
+    let devices = world.ctl("device ls -o json")?;
+    ensure!(!devices.contains("bob@corp.example"), "{devices}");
+    Ok(())
+}
+
+/// A controller, an app on this machine and an enrolled laptop that may open it.
+fn laptop_and_app(more: &[&str]) -> Result<(Deployment, Program, String)> {
+    let mut world = Deployment::new()?;
+    let mut arguments = vec!["--allow-simulated-posture"];
+    arguments.extend(more);
+    world.start_controller(&ControllerOptions {
+        more: &arguments,
+        ..Default::default()
+    })?;
+    let web = WebServer::start("127.0.0.1:0", PAGE)?.address;
+    world.ctl(&format!(
+        "app add web --target {web} --allow-host-scoped --allow group:staff"
+    ))?;
+    let facts = world.write_facts("laptop", GOOD_FACTS)?;
+    let laptop = world.start_device(None, "laptop", "alice@corp.example", "staff", Some(&facts))?;
+    Ok((world, laptop, web.to_string()))
+}
+
+/// The names of the connectors that hold a grant.
+fn serving_connectors(world: &Deployment) -> Result<Vec<String>> {
+    let grants: Vec<serde_json::Value> = serde_json::from_str(&world.ctl("grant ls -o json")?)?;
+    let names = grants
+        .iter()
+        .filter_map(|grant| grant.get("connector")?.as_str());
+    Ok(names.map(str::to_owned).collect())
+}
