@@ -5,6 +5,7 @@
 //! made again from the journal, and a store without its index is slower, not wrong.
 
 use std::{
+    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -70,6 +71,7 @@ impl Index {
     /// Sled panics on some damaged files, so that a panic here means the same as an error.
     fn try_open(path: &Path) -> Option<Self> {
         let open = || -> sled::Result<Self> {
+            await_lock(path)?;
             let database = sled::Config::new()
                 .path(path)
                 .cache_capacity(CACHE_BYTES)
@@ -160,6 +162,17 @@ impl Index {
             ))
         };
         Ok(parsed())
+    }
+}
+
+/// Waits until nobody holds the database: sled's own threads keep one open for a moment after it was
+/// dropped, and sled does not wait for them. Another process has no business here, the ledger is
+/// ours by then.
+fn await_lock(path: &Path) -> std::io::Result<()> {
+    match File::open(path.join("db")) {
+        Ok(database) => database.lock(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
