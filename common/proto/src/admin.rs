@@ -201,6 +201,8 @@ pub enum AdminQuery {
         /// How many.
         limit: u32,
     },
+    /// The latest checkpoint of the ledger.
+    Checkpoint,
     /// Entries as they are committed, from `from` on, until the connection ends.
     AuditFollow {
         /// First revision.
@@ -265,6 +267,8 @@ pub enum AdminAnswer {
     Tunnels(Vec<TunnelRow>),
     /// Entries of `Audit`, or the next of `AuditFollow`.
     Entries(Vec<Entry>),
+    /// The answer to `Checkpoint`: a signed note.
+    Checkpoint(String),
     /// The answer to `Status`.
     Status(Box<StatusView>),
 }

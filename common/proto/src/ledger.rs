@@ -83,7 +83,8 @@ pub struct Draft {
 pub struct Entry {
     /// Its position.
     pub revision: Revision,
-    /// SHA-256 over the encoding of the entry before; zeros at revision 1.
+    /// The hash of the entry before, as a leaf of the ledger's tree (RFC 6962 §2.1): SHA-256 over a
+    /// zero byte and its encoding; zeros at revision 1.
     pub previous: Digest,
     /// What was accepted.
     pub draft: Draft,
@@ -167,6 +168,8 @@ pub struct Founded {
     pub admin: (AdminKeyId, Blob),
     /// The Ed25519 public key with which relay tickets are verified, 32 bytes.
     pub ticket_key: Blob,
+    /// The Ed25519 public key with which the ledger's checkpoints are verified, 32 bytes.
+    pub ledger_key: Blob,
 }
 
 /// A one-time code as the controller keeps it.

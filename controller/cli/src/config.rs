@@ -37,6 +37,12 @@ struct Config {
 }
 
 impl Settings {
+    /// The state directory that holds the socket.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.socket.parent().unwrap_or(Path::new(".")).to_owned()
+    }
+
     /// Settings of this command line.
     ///
     /// # Errors

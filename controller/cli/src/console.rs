@@ -90,6 +90,16 @@ impl Console {
         writeln!(self.talk, "{}", printable(text)).ok();
     }
 
+    /// Shows a person how far something has come, in place of what was shown before; nothing to
+    /// anybody else.
+    pub fn progress(&mut self, text: &str) {
+        if self.interactive {
+            write!(self.talk, "\r\x1b[K{}", printable(text))
+                .and_then(|()| self.talk.flush())
+                .ok();
+        }
+    }
+
     /// Asks a person; only `y` and `yes` are a yes.
     pub fn ask(&mut self, question: &str) -> bool {
         write!(self.talk, "{} [y/N] ", printable(question))

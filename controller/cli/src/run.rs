@@ -4,7 +4,7 @@ use cardea_host::exit::Failure;
 use cardea_proto::admin::{AdminAnswer, AdminChange, AdminQuery};
 
 use crate::{
-    args::{Cli, Command, Explain, Format, GrantCommand, Rule, TunnelCommand},
+    args::{AuditCommand, Cli, Command, Explain, Format, GrantCommand, Rule, TunnelCommand},
     config::Settings,
     confirm,
     connection::{Connection, unexpected},
@@ -17,6 +17,7 @@ mod audit;
 mod inventory;
 mod invite;
 mod policy;
+mod verify;
 
 /// Runs a command line.
 ///
@@ -42,6 +43,9 @@ pub fn run(cli: Cli, console: &mut Console) -> Result<(), Failure> {
         | Command::Status => {}
     }
     let settings = Settings::of(&cli.global)?;
+    if let Command::Audit(AuditCommand::Verify(what)) = &cli.command {
+        return verify::run(what, &settings, console);
+    }
     let connection = Connection::open(&settings)?;
     let mut session = Session {
         settings,

@@ -76,7 +76,7 @@ pub enum Input {
         /// Its channel.
         channel: ChannelId,
     },
-    /// An admin asks. `Audit` and `AuditFollow` never get here: the shell answers them from the store.
+    /// An admin asks. `Audit`, `Checkpoint` and `AuditFollow` never get here: the shell answers them from the store.
     Admin {
         /// Names the answer.
         call: CallId,

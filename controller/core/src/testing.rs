@@ -131,6 +131,7 @@ impl Bench {
             root: root.digest(),
             admin: (admin_key_id(&public), public.to_vec().into()),
             ticket_key: ticket_key().public().to_vec().into(),
+            ledger_key: vec![4; 32].into(),
         };
         let mut bench = Self {
             controller: Self::controller(

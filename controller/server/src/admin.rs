@@ -156,6 +156,7 @@ impl Admin {
                 Ok(AdminRequest::Query(AdminQuery::Audit { from, limit })) => {
                     self.audit(from, limit).await
                 }
+                Ok(AdminRequest::Query(AdminQuery::Checkpoint)) => self.checkpoint(),
                 Ok(AdminRequest::Query(AdminQuery::AuditFollow { from })) => {
                     return self.follow(&mut stream, from).await;
                 }
@@ -218,6 +219,17 @@ impl Admin {
             entries.extend(more);
         }
         AdminAnswer::Entries(fitting(entries, last))
+    }
+
+    fn checkpoint(&self) -> AdminAnswer {
+        let latest = self.ledger.checkpoints().borrow().clone();
+        latest.map_or_else(
+            || {
+                let why = "no checkpoint was signed yet; try again in a second";
+                AdminAnswer::Refused(Refusal::new(RefusalCode::Busy, why))
+            },
+            |note| AdminAnswer::Checkpoint(note.to_string()),
+        )
     }
 
     /// Entries as they come, until the admin leaves.

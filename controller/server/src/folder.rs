@@ -6,6 +6,7 @@
 //! ca/intermediate.{key,crt}   signs leaves
 //! keys/admin.key              the first admin's, to be moved to that admin
 //! keys/ticket.{key,pub}       signs relay tickets; relays elsewhere need the .pub
+//! keys/ledger.{key,pub}       signs checkpoints; whoever audits the ledger needs the .pub
 //! ledger/ index/              the store
 //! policy/ policy-recommended/ folders to edit, apply and review
 //! admin.sock lock             of the running controller
@@ -24,6 +25,9 @@ use cardea_host::{
     exit::{Code, Failure},
     files::{Dir, StateError},
 };
+use cardea_ledger::checkpoint::LedgerKey;
+use cardea_proto::name::Name;
+use zeroize::Zeroizing;
 
 pub(crate) const ROOT: &str = "root";
 pub(crate) const CA: &str = "ca";
@@ -35,6 +39,8 @@ pub(crate) const INTERMEDIATE_CERTIFICATE: &str = "intermediate.crt";
 pub(crate) const ADMIN_KEY: &str = "admin.key";
 pub(crate) const TICKET_KEY: &str = "ticket.key";
 pub(crate) const TICKET_PUBLIC: &str = "ticket.pub";
+pub(crate) const LEDGER_KEY: &str = "ledger.key";
+pub(crate) const LEDGER_PUBLIC: &str = "ledger.pub";
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
 
 /// Where the controller keeps its state, when nobody says otherwise.
@@ -106,15 +112,26 @@ pub(crate) fn read_key(dir: &Dir, name: &str) -> Result<Arc<dyn Signer>, Failure
     Ok(Arc::new(key))
 }
 
+/// Reads the key that signs the ledger of `domain`.
+pub(crate) fn read_ledger_key(state: &Dir, domain: &Name) -> Result<LedgerKey, Failure> {
+    let keys = open(state, KEYS)?;
+    let seed = read_seed(&keys, LEDGER_KEY)?;
+    LedgerKey::from_seed(domain, &seed).map_err(|error| unusable(&keys, LEDGER_KEY, error))
+}
+
 fn read_ticket_key(keys: &Dir) -> Result<TicketKey, Failure> {
-    let wrong = || unusable(keys, TICKET_KEY, "not 64 hexadecimal digits");
-    let text = read_text(keys, TICKET_KEY)?;
-    let seed = data_encoding::HEXLOWER
-        .decode(text.trim().as_bytes())
-        .ok()
-        .and_then(|seed| <[u8; 32]>::try_from(seed).ok())
-        .ok_or_else(wrong)?;
+    let seed = read_seed(keys, TICKET_KEY)?;
     TicketKey::from_seed(&seed).map_err(|error| unusable(keys, TICKET_KEY, error))
+}
+
+fn read_seed(keys: &Dir, name: &str) -> Result<Zeroizing<[u8; 32]>, Failure> {
+    let text = Zeroizing::new(read_text(keys, name)?);
+    let mut seed = Zeroizing::new([0; 32]);
+    let decoded = data_encoding::HEXLOWER.decode_mut(text.trim().as_bytes(), seed.as_mut());
+    match decoded {
+        Ok(32) if text.trim().len() == 64 => Ok(seed),
+        Ok(_) | Err(_) => Err(unusable(keys, name, "not 64 hexadecimal digits")),
+    }
 }
 
 fn read_pem(dir: &Dir, name: &str, label: &'static str) -> Result<Vec<u8>, Failure> {

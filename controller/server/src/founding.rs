@@ -19,6 +19,7 @@ use cardea_host::{
     exit::{Code, Failure},
     files::{Dir, StateDir},
 };
+use cardea_ledger::checkpoint::{LedgerKey, Verifier};
 use cardea_proto::{
     id::{AdminKeyId, ControllerId},
     ledger::{Actor, Change, Draft, Founded, RecordKey, Revision},
@@ -31,8 +32,8 @@ use cardea_store::{EmbeddedStore, LoadError, Store};
 use crate::{
     config::{self, Config},
     folder::{
-        self, ADMIN_KEY, CA, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, KEYS, ROOT,
-        ROOT_CERTIFICATE, ROOT_KEY, TICKET_KEY, TICKET_PUBLIC,
+        self, ADMIN_KEY, CA, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, KEYS, LEDGER_KEY,
+        LEDGER_PUBLIC, ROOT, ROOT_CERTIFICATE, ROOT_KEY, TICKET_KEY, TICKET_PUBLIC,
     },
 };
 
@@ -50,6 +51,8 @@ pub struct Report {
     pub admin: AdminKeyId,
     /// SHA-256 of the root certificate, hexadecimal.
     pub root: String,
+    /// The public key with which the ledger is audited.
+    pub ledger: String,
 }
 
 /// Makes a trust domain in a state folder that has none.
@@ -79,6 +82,7 @@ pub fn found(state: &StateDir, config: &Config) -> Result<Report, Failure> {
     make_intermediate(state, &root, controller, now)?;
     let (admin, admin_key) = make_admin(state)?;
     let ticket_key = make_ticket_key(state)?;
+    let ledger_key = make_ledger_key(state, &domain)?;
     write_policies(state)?;
     if !state.contains(config::FILE) {
         let text = config.to_toml();
@@ -91,6 +95,7 @@ pub fn found(state: &StateDir, config: &Config) -> Result<Report, Failure> {
         root: root.digest(),
         admin: (admin, admin_key.to_vec().into()),
         ticket_key: ticket_key.to_vec().into(),
+        ledger_key: ledger_key.public().to_vec().into(),
     };
     record(&mut store, founded, now)?;
     Ok(Report {
@@ -98,6 +103,7 @@ pub fn found(state: &StateDir, config: &Config) -> Result<Report, Failure> {
         controller,
         admin,
         root: data_encoding::HEXLOWER.encode(&root.digest().0),
+        ledger: ledger_key.to_string(),
     })
 }
 
@@ -125,6 +131,7 @@ pub fn farewell(state: &Path, report: &Report) -> String {
         controller,
         admin,
         root,
+        ledger,
     } = report;
     format!(
         "Trust domain {domain} is made. Controller {controller}, admin key {admin}, root {root}\n\
@@ -132,6 +139,8 @@ pub fn farewell(state: &Path, report: &Report) -> String {
          Do now:\n  \
          move  {place}/{ROOT}/{ROOT_KEY}     offline: needed only to renew the intermediate, every 30 days\n  \
          move  {place}/{KEYS}/{ADMIN_KEY}    to the admin: it signs every change (cardeactl --admin-key)\n  \
+         give  {ledger}\n  \
+        \x20     to whoever audits the ledger: cardeactl audit verify --key KEY\n  \
          back up  {place}             all of it: the ledger is the only record of who may do what\n"
     )
 }
@@ -203,6 +212,21 @@ fn make_ticket_key(state: &Dir) -> Result<[u8; 32], Failure> {
             .map_err(folder::refused)?;
     }
     Ok(public)
+}
+
+fn make_ledger_key(state: &Dir, domain: &Name) -> Result<Verifier, Failure> {
+    let dir = state.subdirectory(KEYS).map_err(folder::refused)?;
+    let seed = entropy::seed();
+    let key = LedgerKey::from_seed(domain, &seed).map_err(failed("ledger key"))?;
+    let secret = data_encoding::HEXLOWER.encode(&seed);
+    for (name, text) in [
+        (LEDGER_KEY, secret),
+        (LEDGER_PUBLIC, key.verifier().to_string()),
+    ] {
+        dir.write_atomic(name, format!("{text}\n").as_bytes())
+            .map_err(folder::refused)?;
+    }
+    Ok(key.verifier().clone())
 }
 
 fn write_policies(state: &Dir) -> Result<(), Failure> {

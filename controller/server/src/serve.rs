@@ -21,7 +21,7 @@ use cardea_host::{
 };
 use cardea_proto::ledger::Founded;
 use cardea_relay_server::{Running as RunningRelay, Server as RelayServer};
-use cardea_store::{EmbeddedStore, Store};
+use cardea_store::{EmbeddedStore, Loaded, Store};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     folder::{self, ADMIN_SOCKET},
     founding,
     identity::OwnIdentity,
-    ledger::{Ledger, Outcome},
+    ledger::{Ledger, Notary, Outcome},
     nodes::Nodes,
     reach::Reach,
     sockets::Sockets,
@@ -62,8 +62,10 @@ impl Service {
     /// # Errors
     /// What the person who started it must do.
     pub fn start(state: StateDir, settings: &Settings) -> Result<Self, Failure> {
-        let (store, loaded) = load(&state)?;
-        let founded = founded(&state, &loaded)?;
+        let (mut store, loaded) = load(&state)?;
+        let founded = founded(&state, &loaded.state)?;
+        let notary = notary(&state, &founded, store.as_mut(), &loaded)?;
+        let loaded = loaded.state;
         let keys = folder::read_keys(&state)?;
         let head = loaded.head();
         let trust = Trust::new(founded.domain.clone(), keys.root_der.clone())
@@ -96,7 +98,7 @@ impl Service {
         let relay = relay
             .map(|relay| relay.spawn().map_err(no_thread))
             .transpose()?;
-        let (ledger, outcomes, store) = Ledger::start(store).map_err(no_thread)?;
+        let (ledger, outcomes, store) = Ledger::start(store, notary).map_err(no_thread)?;
         let (head, followed) = watch::channel(head);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let admin = Admin {
@@ -229,14 +231,32 @@ pub fn run(
 /// How long the loop may take to end once everything else has.
 const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
-fn load(state: &StateDir) -> Result<(Box<dyn Store>, State), Failure> {
+fn load(state: &StateDir) -> Result<(Box<dyn Store>, Loaded), Failure> {
     if !EmbeddedStore::exists(state.path()) {
         return Err(not_founded(state));
     }
     let mut store = EmbeddedStore::new(state.path());
     let loaded = store.load().map_err(founding::damaged)?;
     tracing::info!(revision = loaded.head.revision.0, "ledger loaded");
-    Ok((Box::new(store), loaded.state))
+    Ok((Box::new(store), loaded))
+}
+
+fn notary(
+    state: &StateDir,
+    founded: &Founded,
+    store: &mut dyn Store,
+    loaded: &Loaded,
+) -> Result<Notary, Failure> {
+    let key = folder::read_ledger_key(state, &founded.domain)?;
+    if founded.ledger_key.as_ref() != key.verifier().public() {
+        let why = "this is not the key with which the ledger was begun";
+        let next = "Restore it from the backup of the state folder";
+        return Err(Failure::of(Code::Storage, "keys/ledger.key", why, next));
+    }
+    Notary::new(key, store, loaded).map_err(|error| {
+        let next = "See where with: cardeactl audit verify. Then restore a backup";
+        Failure::of(Code::Storage, "ledger", error, next)
+    })
 }
 
 fn founded(state: &StateDir, loaded: &State) -> Result<Founded, Failure> {

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use cardea_core::{CommitError, Proposal, State};
+use cardea_ledger::{entry::Encoded, frame::PAYLOAD_BYTES_MAX};
 use cardea_proto::ledger::{Draft, Entry, RecordKey};
 
-use crate::{Head, entry::Encoded, frame::PAYLOAD_BYTES_MAX};
+use crate::Head;
 
 /// A batch after its proposals were checked.
 #[derive(Debug)]

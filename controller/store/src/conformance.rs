@@ -9,7 +9,9 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use crate::{EmbeddedStore, Head, MemoryStore, Store, entry};
+use cardea_ledger::{entry::Encoded, tree::Tree};
+
+use crate::{EmbeddedStore, Head, MemoryStore, Store};
 
 #[test]
 fn an_empty_ledger_has_nothing() {
@@ -32,7 +34,7 @@ fn entries_are_numbered_and_chained_in_the_order_of_the_batch() {
         for (revision, entry) in (1..).zip(&committed) {
             assert_eq!(entry.revision, Revision(revision));
             assert_eq!(entry.previous, previous);
-            previous = entry::Encoded::new(entry.clone()).hash;
+            previous = Encoded::new(entry.clone()).hash;
         }
         assert_eq!(store.tail(Revision(0), 10).unwrap(), committed);
         assert_eq!(store.load().unwrap().head.hash, previous);
@@ -129,6 +131,49 @@ fn the_tail_begins_after_a_revision_and_ends_at_the_limit() {
             let revisions: Vec<u64> = entries.iter().map(|entry| entry.revision.0).collect();
             assert_eq!(revisions, expected.collect::<Vec<_>>(), "after {after}");
         }
+    });
+}
+
+#[test]
+fn the_tree_grows_with_the_entries_and_can_be_made_again_from_their_hashes() {
+    each(|store| {
+        store.load().unwrap();
+        assert_eq!(store.tree(), &Tree::new());
+        for round in 0..3 {
+            let entries = take(
+                store,
+                (0..200).map(|n| site(&format!("s{round}-{n}"))).collect(),
+            );
+            let mut tree = Tree::new();
+            let hashes = store.leaves(Revision(0), 1_000).unwrap();
+            hashes.iter().for_each(|hash| tree.push(*hash));
+            assert_eq!(store.tree(), &tree);
+            let last = entries.into_iter().next_back().unwrap();
+            assert_eq!(hashes.last(), Some(&Encoded::new(last).hash));
+            store.load().unwrap();
+            assert_eq!(store.tree(), &tree);
+        }
+        let some = store.leaves(Revision(70), 5).unwrap();
+        assert_eq!(some, store.leaves(Revision(0), 75).unwrap()[70..]);
+    });
+}
+
+#[test]
+fn a_checkpoint_is_kept_beside_the_entries_and_is_none_of_them() {
+    each(|store| {
+        assert_eq!(store.load().unwrap().checkpoint, None);
+        take(store, vec![site("a")]);
+        store.checkpoint("first\n").unwrap();
+        let second = take(store, vec![site("b")]);
+        store.checkpoint("second\n").unwrap();
+        let third = take(store, vec![site("c")]);
+        let loaded = store.load().unwrap();
+        assert_eq!(loaded.checkpoint.as_deref(), Some("second\n"));
+        assert_eq!(loaded.head.revision, Revision(3));
+        assert_eq!(
+            store.tail(Revision(1), 10).unwrap(),
+            [second, third].concat()
+        );
     });
 }
 

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cardea_ledger::segment::ReadAt;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 /// A folder of flat files.
@@ -35,13 +36,7 @@ pub(crate) trait Disk: fmt::Debug + Send {
 }
 
 /// An open file.
-pub(crate) trait DiskFile: fmt::Debug + Send {
-    /// Its length in bytes.
-    fn length(&self) -> io::Result<u64>;
-
-    /// Reads at most `buffer.len()` bytes from `offset`; 0 at the end.
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-
+pub(crate) trait DiskFile: ReadAt + Send {
     /// Writes all of `bytes` at `offset`.
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
@@ -135,7 +130,7 @@ impl Disk for Folder {
 #[derive(Debug)]
 struct RealFile(File);
 
-impl DiskFile for RealFile {
+impl ReadAt for RealFile {
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
@@ -143,7 +138,9 @@ impl DiskFile for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         FileExt::read_at(&self.0, buffer, offset)
     }
+}
 
+impl DiskFile for RealFile {
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         FileExt::write_all_at(&self.0, bytes, offset)
     }

@@ -6,17 +6,23 @@ use std::{
 };
 
 use cardea_core::{CommitError, Proposal, State};
-use cardea_proto::ledger::{Entry, Revision};
+use cardea_ledger::{
+    entry,
+    segment::{self, Place},
+    tree::Tree,
+};
+use cardea_proto::{
+    codec::Digest,
+    ledger::{Entry, Revision},
+};
 
 use crate::{
     Head, LoadError, Loaded, Store, TailError,
     admission::Admission,
     disk::{Disk, Folder},
-    entry,
     index::{Index, IndexError, Snapshot},
     journal::{AppendError, ClosedJournal, Journal, SEGMENT_BYTES},
     scan::Found,
-    segment::{self, Place},
 };
 
 /// After so many entries a snapshot is taken, so that a start folds no more than that: about a
@@ -35,6 +41,7 @@ pub struct EmbeddedStore {
 struct Open {
     journal: Journal,
     state: State,
+    tree: Tree,
     index: Option<Index>,
     /// The last entry that a snapshot covers.
     snapshot: Revision,
@@ -76,16 +83,30 @@ impl Store for EmbeddedStore {
     fn commit(&mut self, batch: Vec<Proposal>) -> Vec<Result<Entry, CommitError>> {
         match &mut self.open {
             Some(open) => open.commit(batch),
-            None => {
-                let why = CommitError::Failed("the store is not loaded".to_owned());
-                batch.iter().map(|_| Err(why.clone())).collect()
-            }
+            None => batch.iter().map(|_| Err(not_loaded())).collect(),
         }
     }
 
     fn tail(&mut self, after: Revision, limit: usize) -> Result<Vec<Entry>, TailError> {
         let open = self.open.as_mut().ok_or(TailError::NotLoaded)?;
         open.tail(after, limit)
+    }
+
+    fn tree(&self) -> &Tree {
+        static EMPTY: Tree = Tree::new();
+        self.open.as_ref().map_or(&EMPTY, |open| &open.tree)
+    }
+
+    fn leaves(&mut self, after: Revision, limit: usize) -> Result<Vec<Digest>, TailError> {
+        let open = self.open.as_mut().ok_or(TailError::NotLoaded)?;
+        open.leaves(after, limit)
+    }
+
+    fn checkpoint(&mut self, note: &str) -> Result<(), CommitError> {
+        match &mut self.open {
+            Some(open) => open.journal.note(note).map_err(refused),
+            None => Err(not_loaded()),
+        }
     }
 }
 
@@ -105,6 +126,7 @@ impl Open {
             fold = Fold::from(None);
             scan = closed.scan(&mut |found| fold.take(found))?;
         }
+        let checkpoint = scan.checkpoint.take();
         let (journal, torn) = closed.open(scan)?;
         if let Some(torn) = &torn {
             tracing::warn!(
@@ -119,12 +141,14 @@ impl Open {
         let loaded = Loaded {
             state: fold.state.clone(),
             head: journal.head(),
+            checkpoint,
             torn,
             rebuilt,
         };
         let mut open = Self {
             journal,
             state: fold.state,
+            tree: fold.tree,
             index: agreed,
             snapshot: if rebuilt {
                 Revision(0)
@@ -146,6 +170,7 @@ impl Open {
             Ok(places) => {
                 for encoded in &admission.entries {
                     self.state.apply(&encoded.entry);
+                    self.tree.push(encoded.hash);
                 }
                 let revisions = admission
                     .entries
@@ -155,18 +180,32 @@ impl Open {
                 self.save_when_due();
                 Ok(())
             }
-            Err(AppendError::Full) => Err(CommitError::Full),
-            Err(AppendError::Latched(reason)) => Err(CommitError::Failed(reason)),
+            Err(error) => Err(refused(error)),
         };
         admission.conclude(written)
     }
 
     fn tail(&mut self, after: Revision, limit: usize) -> Result<Vec<Entry>, TailError> {
         let first = after.next();
+        self.read(first, |journal, from| journal.read(first, limit, from))
+    }
+
+    fn leaves(&mut self, after: Revision, limit: usize) -> Result<Vec<Digest>, TailError> {
+        let first = after.next();
+        self.read(first, |journal, from| journal.leaves(first, limit, from))
+    }
+
+    /// Reads from the place that the index knows nearest to `first`; without it where the index
+    /// turns out to be wrong.
+    fn read<T>(
+        &mut self,
+        first: Revision,
+        read: impl Fn(&Journal, Option<(Revision, Place)>) -> Result<Vec<T>, TailError>,
+    ) -> Result<Vec<T>, TailError> {
         let index = self.index.as_ref();
         let nearest = index.and_then(|index| index.nearest(first).map_err(report).ok().flatten());
         if nearest.is_some() {
-            match self.journal.read(first, limit, nearest) {
+            match read(&self.journal, nearest) {
                 Err(TailError::Damaged { fault, .. }) => {
                     tracing::warn!(reason = fault, "the index leads nowhere and is not used");
                     self.index = None;
@@ -174,7 +213,7 @@ impl Open {
                 other => return other,
             }
         }
-        self.journal.read(first, limit, None)
+        read(&self.journal, None)
     }
 
     fn note(&mut self, entries: impl Iterator<Item = (Revision, Place)>) {
@@ -199,6 +238,7 @@ impl Open {
         let snapshot = Snapshot {
             head: self.journal.head(),
             state: self.state.clone(),
+            tree: self.tree.clone(),
         };
         self.snapshot = snapshot.head.revision;
         let save = move || index.save(&snapshot).inspect_err(warn);
@@ -221,6 +261,7 @@ impl Drop for Open {
 struct Fold {
     start: Head,
     state: State,
+    tree: Tree,
     /// Whether the snapshot's entry was seen, as the snapshot knows it.
     met: bool,
     places: Vec<(Revision, Place)>,
@@ -228,14 +269,12 @@ struct Fold {
 
 impl Fold {
     fn from(snapshot: Option<Snapshot>) -> Self {
-        let (start, state) = snapshot.map_or_else(
-            || (Head::default(), State::default()),
-            |snapshot| (snapshot.head, snapshot.state),
-        );
+        let Snapshot { head, state, tree } = snapshot.unwrap_or_default();
         Self {
-            met: start == Head::default(),
-            start,
+            met: head == Head::default(),
+            start: head,
             state,
+            tree,
             places: Vec::new(),
         }
     }
@@ -253,6 +292,7 @@ impl Fold {
                 format!("entry {revision} was not written by this version: {error}")
             })?;
             self.state.apply(&entry);
+            self.tree.push(found.head.hash);
         }
         Ok(())
     }
@@ -260,6 +300,17 @@ impl Fold {
     const fn agrees(&self) -> bool {
         self.met
     }
+}
+
+fn refused(error: AppendError) -> CommitError {
+    match error {
+        AppendError::Full => CommitError::Full,
+        AppendError::Latched(reason) => CommitError::Failed(reason),
+    }
+}
+
+fn not_loaded() -> CommitError {
+    CommitError::Failed("the store is not loaded".to_owned())
 }
 
 fn report(error: IndexError) {

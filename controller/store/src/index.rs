@@ -11,13 +11,14 @@ use std::{
 };
 
 use cardea_core::State;
+use cardea_ledger::{segment::Place, tree::Tree};
 use cardea_proto::{
     PROGRAM_VERSION,
     codec::{self, Digest},
     ledger::Revision,
 };
 
-use crate::{Head, segment::Place};
+use crate::Head;
 
 /// One entry in so many has its place in the index; a reader walks from the nearest one.
 const STRIDE: u64 = 64;
@@ -36,12 +37,14 @@ pub(crate) struct Index {
 }
 
 /// A state as it was after one entry.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     /// The entry.
     pub(crate) head: Head,
     /// The state.
     pub(crate) state: State,
+    /// The tree over the entries until then.
+    pub(crate) tree: Tree,
 }
 
 /// Why the index is of no use.
@@ -90,18 +93,19 @@ impl Index {
         if crc32c::crc32c(body).to_be_bytes() != *sum {
             return None;
         }
-        let (program, revision, hash, state): (String, Revision, Digest, State) =
+        let (program, revision, hash, state, tree): (String, Revision, Digest, State, Tree) =
             codec::decode(body, body.len()).ok()?;
         let head = Head { revision, hash };
         // Another build may fold the same entries into something else.
-        let usable = program == PROGRAM_VERSION && state.head() == revision;
-        usable.then_some(Snapshot { head, state })
+        let usable =
+            program == PROGRAM_VERSION && state.head() == revision && tree.size() == revision.0;
+        usable.then_some(Snapshot { head, state, tree })
     }
 
     /// Replaces the snapshot.
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), IndexError> {
-        let Snapshot { head, state } = snapshot;
-        let body = codec::encode(&(PROGRAM_VERSION, head.revision, head.hash, state));
+        let Snapshot { head, state, tree } = snapshot;
+        let body = codec::encode(&(PROGRAM_VERSION, head.revision, head.hash, state, tree));
         let mut bytes = crc32c::crc32c(&body).to_be_bytes().to_vec();
         bytes.extend_from_slice(&body);
         self.database.insert(SNAPSHOT, bytes)?;

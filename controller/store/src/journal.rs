@@ -2,18 +2,24 @@
 
 use std::io;
 
-use cardea_proto::ledger::{Entry, Revision};
+use cardea_ledger::{
+    entry::{self, Encoded, Record},
+    frame,
+    mark::Mark,
+    segment::{self, HEADER_BYTES, Next, Place, Reader},
+    tree, wide,
+};
+use cardea_proto::{
+    codec::Digest,
+    ledger::{Entry, Revision},
+};
 
 use crate::{
     Head,
     disk::{Disk, DiskFile},
-    entry::{self, Encoded},
     error::{LoadError, TailError, TornTail},
-    frame,
-    mark::{Mark, MarkFile},
+    mark::MarkFile,
     scan::{Scan, Segment, Visit, failed, scan},
-    segment::{self, HEADER_BYTES, Next, Place, Reader},
-    wide,
 };
 
 /// When a segment is full and the next one begins, in bytes: a few hundred thousand entries, and
@@ -132,12 +138,7 @@ impl Journal {
     /// Appends entries, which continue the chain from [`Journal::head`], with one write and one
     /// sync, and says where each one is.
     pub(crate) fn append(&mut self, batch: &[Encoded]) -> Result<Vec<Place>, AppendError> {
-        if let Some(reason) = &self.latched {
-            return Err(AppendError::Latched(reason.clone()));
-        }
-        if self.end.offset >= self.segment_bytes {
-            self.rotate()?;
-        }
+        self.begin()?;
         let mut bytes = Vec::new();
         let mut places = Vec::with_capacity(batch.len());
         for encoded in batch {
@@ -147,7 +148,36 @@ impl Journal {
             });
             frame::append(&mut bytes, &encoded.bytes);
         }
-        if let Err(error) = self.tail.write_all_at(&bytes, self.end.offset) {
+        let head = batch.last().map_or(self.head, |last| Head {
+            revision: last.entry.revision,
+            hash: last.hash,
+        });
+        self.write(&bytes, head)?;
+        Ok(places)
+    }
+
+    /// Appends a checkpoint of all entries before it.
+    pub(crate) fn note(&mut self, note: &str) -> Result<(), AppendError> {
+        self.begin()?;
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, note.as_bytes());
+        self.write(&bytes, self.head)
+    }
+
+    /// Makes room for more, or says why there is none.
+    fn begin(&mut self) -> Result<(), AppendError> {
+        if let Some(reason) = &self.latched {
+            return Err(AppendError::Latched(reason.clone()));
+        }
+        if self.end.offset >= self.segment_bytes {
+            self.rotate()?;
+        }
+        Ok(())
+    }
+
+    /// Makes frames durable, behind which `head` is the last entry.
+    fn write(&mut self, frames: &[u8], head: Head) -> Result<(), AppendError> {
+        if let Err(error) = self.tail.write_all_at(frames, self.end.offset) {
             let cut = self.tail.truncate(self.end.offset);
             return Err(self.give_up("write", &error, cut));
         }
@@ -155,15 +185,10 @@ impl Journal {
         if let Err(error) = self.tail.sync() {
             return Err(self.latch("sync", &error));
         }
-        self.end.offset = self.end.offset.saturating_add(wide(bytes.len()));
-        if let Some(last) = batch.last() {
-            self.head = Head {
-                revision: last.entry.revision,
-                hash: last.hash,
-            };
-        }
+        self.end.offset = self.end.offset.saturating_add(wide(frames.len()));
+        self.head = head;
         self.acknowledge();
-        Ok(places)
+        Ok(())
     }
 
     /// Entries from revision `first` on, in order: at most `limit`, and no more than a few MiB of
@@ -175,13 +200,35 @@ impl Journal {
         limit: usize,
         from: Option<(Revision, Place)>,
     ) -> Result<Vec<Entry>, TailError> {
-        let mut entries = Vec::new();
+        self.walk(first, limit, from, |payload| {
+            entry::decode(payload).map_err(|error| error.to_string())
+        })
+    }
+
+    /// The hashes of entries, for which the rules of [`Journal::read`] hold.
+    pub(crate) fn leaves(
+        &self,
+        first: Revision,
+        limit: usize,
+        from: Option<(Revision, Place)>,
+    ) -> Result<Vec<Digest>, TailError> {
+        self.walk(first, limit, from, |payload| Ok(tree::leaf(payload)))
+    }
+
+    fn walk<T>(
+        &self,
+        first: Revision,
+        limit: usize,
+        from: Option<(Revision, Place)>,
+        make: impl Fn(&[u8]) -> Result<T, String>,
+    ) -> Result<Vec<T>, TailError> {
+        let mut taken = Vec::new();
         let Some(start) = self
             .segments
             .iter()
             .rposition(|segment| segment.first <= first)
         else {
-            return Ok(entries);
+            return Ok(taken);
         };
         let mut taken_bytes = 0_usize;
         for segment in self.segments.iter().skip(start) {
@@ -195,31 +242,34 @@ impl Journal {
             let file = self.disk.open(&segment::name(segment.number))?;
             let file = file.ok_or_else(gone)?;
             let mut reader = Reader::at(file.as_ref(), offset)?;
-            while revision <= self.head.revision && entries.len() < limit {
+            while revision <= self.head.revision && taken.len() < limit {
                 let damaged = |fault: &str| TailError::Damaged {
                     revision,
                     fault: fault.to_owned(),
                 };
-                let payload = match reader.next()? {
+                let payload = match reader.advance()? {
                     Next::Frame { payload, .. } => payload,
                     Next::End => break,
                     Next::Bad { fault, .. } => return Err(damaged(fault)),
                 };
-                if revision >= first {
-                    let entry = entry::decode(payload).map_err(|e| damaged(&e.to_string()))?;
-                    if entry.revision != revision {
+                match Record::of(payload) {
+                    Some(Record::Entry(outline)) if outline.revision == revision => {}
+                    Some(Record::Checkpoint(_)) => continue,
+                    Some(Record::Entry(_)) | None => {
                         return Err(damaged("another entry stands in its place"));
                     }
+                }
+                if revision >= first {
                     taken_bytes = taken_bytes.saturating_add(payload.len());
-                    if taken_bytes > READ_BYTES_MAX && !entries.is_empty() {
-                        return Ok(entries);
+                    if taken_bytes > READ_BYTES_MAX && !taken.is_empty() {
+                        return Ok(taken);
                     }
-                    entries.push(entry);
+                    taken.push(make(payload).map_err(|fault| damaged(&fault))?);
                 }
                 revision = revision.next();
             }
         }
-        Ok(entries)
+        Ok(taken)
     }
 
     /// Begins the next segment.
@@ -288,7 +338,7 @@ fn establish(disk: &dyn Disk, end: Place, head: Head) -> Result<MarkFile, LoadEr
         end,
         revision: head.revision,
     };
-    MarkFile::establish(disk, mark).map_err(failed(disk, "write", crate::mark::NAME))
+    MarkFile::establish(disk, mark).map_err(failed(disk, "write", cardea_ledger::mark::NAME))
 }
 
 /// Creates (or begins again) a segment that follows `head`, durably.

@@ -1,10 +1,11 @@
-//! Where a controller keeps its ledger: one trait of three methods, in memory and embedded.
+//! Where a controller keeps its ledger: one trait, in memory and embedded.
 //!
 //! A commit is durable before it is acknowledged. The batch given to [`Store::commit`] is one group
 //! commit: one write and one sync for all of it, so the caller gives everything that waits.
 #![forbid(unsafe_code)]
 
 use cardea_core::{CommitError, Proposal, State};
+use cardea_ledger::tree::Tree;
 use cardea_proto::{
     codec::Digest,
     ledger::{Entry, Revision},
@@ -13,15 +14,12 @@ use cardea_proto::{
 mod admission;
 mod disk;
 mod embedded;
-mod entry;
 mod error;
-mod frame;
 mod index;
 mod journal;
 mod mark;
 mod memory;
 mod scan;
-mod segment;
 
 #[cfg(test)]
 mod conformance;
@@ -33,7 +31,7 @@ pub use self::{
 };
 
 /// A place that keeps the ledger. All of it blocks, so a server gives it a thread of its own.
-pub trait Store: Send {
+pub trait Store: Send + std::fmt::Debug {
     /// Reads the ledger and its fold. The first call of all; again after a failure.
     ///
     /// # Errors
@@ -50,6 +48,22 @@ pub trait Store: Send {
     /// # Errors
     /// [`TailError`] when an entry cannot be read back as it was written.
     fn tail(&mut self, after: Revision, limit: usize) -> Result<Vec<Entry>, TailError>;
+
+    /// The tree over all entries.
+    fn tree(&self) -> &Tree;
+
+    /// The hashes of entries after a revision, as [`Store::tail`] gives the entries: what the tree
+    /// needs to prove with.
+    ///
+    /// # Errors
+    /// [`TailError`] when an entry cannot be read back.
+    fn leaves(&mut self, after: Revision, limit: usize) -> Result<Vec<Digest>, TailError>;
+
+    /// Keeps a signed checkpoint of all entries.
+    ///
+    /// # Errors
+    /// [`CommitError`] when it was not made durable. The entries are not concerned.
+    fn checkpoint(&mut self, note: &str) -> Result<(), CommitError>;
 }
 
 /// What a store knows when it has loaded.
@@ -59,6 +73,8 @@ pub struct Loaded {
     pub state: State,
     /// The last entry.
     pub head: Head,
+    /// The last checkpoint, a signed note.
+    pub checkpoint: Option<String>,
     /// What was cut off the end, because it was never acknowledged.
     pub torn: Option<TornTail>,
     /// Whether the snapshot was of no use and all entries were folded again.
@@ -72,9 +88,4 @@ pub struct Head {
     pub revision: Revision,
     /// SHA-256 of its encoding; zeros for an empty ledger.
     pub hash: Digest,
-}
-
-/// A length as files count it.
-fn wide(bytes: usize) -> u64 {
-    u64::try_from(bytes).unwrap_or(u64::MAX)
 }

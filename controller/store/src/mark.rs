@@ -1,72 +1,21 @@
-//! How far the journal was acknowledged: what tells a torn tail from damage.
-//!
-//! The mark is written after each `fdatasync` of the journal and is itself not synced, so it costs
-//! one `pwrite`. On the disk it may be late, never early: what it covers was durable before it was
-//! written. Bytes after the mark that are no frame were never acknowledged and may be cut; bytes
-//! before it that are no frame are damage.
+//! The file of the mark that says how far the journal was acknowledged.
 
 use std::io;
 
-use cardea_proto::ledger::Revision;
-
-use crate::{
-    disk::{Disk, DiskFile},
-    segment::{Place, Reader},
+use cardea_ledger::{
+    mark::{self, Mark, NAME},
+    segment::Reader,
 };
 
-/// The mark's file.
-pub(crate) const NAME: &str = "acknowledged";
+use crate::disk::{Disk, DiskFile};
 
-const MAGIC: &[u8; 8] = b"cardeaA\x01";
-
-/// Magic (8), segment (8), offset (8), revision (8), CRC-32C (4): within one disk sector.
-const BYTES: usize = 36;
-
-/// A place up to which everything was acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
-    /// The first byte that was not acknowledged.
-    pub(crate) end: Place,
-    /// The last revision that was.
-    pub(crate) revision: Revision,
-}
-
-impl Mark {
-    /// Reads the mark; `None` when there is none or it is not whole.
-    pub(crate) fn read(disk: &dyn Disk) -> io::Result<Option<Self>> {
-        let Some(file) = disk.open(NAME)? else {
-            return Ok(None);
-        };
-        let mut reader = Reader::at(file.as_ref(), 0)?;
-        Ok(Self::parse(reader.fill(BYTES)?))
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(BYTES);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&self.end.segment.to_be_bytes());
-        bytes.extend_from_slice(&self.end.offset.to_be_bytes());
-        bytes.extend_from_slice(&self.revision.0.to_be_bytes());
-        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
-        bytes
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let (covered, sum) = bytes.split_last_chunk::<4>()?;
-        let (magic, rest) = covered.split_first_chunk::<8>()?;
-        let (segment, rest) = rest.split_first_chunk::<8>()?;
-        let (offset, rest) = rest.split_first_chunk::<8>()?;
-        let (revision, rest) = rest.split_first_chunk::<8>()?;
-        let whole =
-            magic == MAGIC && rest.is_empty() && crc32c::crc32c(covered).to_be_bytes() == *sum;
-        whole.then(|| Self {
-            end: Place {
-                segment: u64::from_be_bytes(*segment),
-                offset: u64::from_be_bytes(*offset),
-            },
-            revision: Revision(u64::from_be_bytes(*revision)),
-        })
-    }
+/// Reads the mark; `None` when there is none or it is not whole.
+pub(crate) fn read(disk: &dyn Disk) -> io::Result<Option<Mark>> {
+    let Some(file) = disk.open(NAME)? else {
+        return Ok(None);
+    };
+    let mut reader = Reader::at(file.as_ref(), 0)?;
+    Ok(Mark::parse(reader.fill(mark::BYTES)?))
 }
 
 /// The mark's open file.
@@ -90,29 +39,5 @@ impl MarkFile {
     /// Writes `mark`. It reaches the disk when the system finds time.
     pub(crate) fn write(&mut self, mark: Mark) -> io::Result<()> {
         self.0.write_all_at(&mark.bytes(), 0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_reads_back_as_itself_and_every_flipped_bit_is_found() {
-        let mark = Mark {
-            end: Place {
-                segment: 2,
-                offset: 77,
-            },
-            revision: Revision(9),
-        };
-        let bytes = mark.bytes();
-        assert_eq!(bytes.len(), BYTES);
-        assert_eq!(Mark::parse(&bytes), Some(mark));
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Mark::parse(&flipped), None, "bit {bit}");
-        }
     }
 }

@@ -2,6 +2,12 @@
 
 use std::io;
 
+use cardea_ledger::{
+    entry::Record,
+    mark::Mark,
+    segment::{self, HEADER_BYTES, Next, Place, Reader},
+    tree, wide,
+};
 use cardea_proto::{
     codec::{Bytes, Digest},
     ledger::Revision,
@@ -10,11 +16,8 @@ use cardea_proto::{
 use crate::{
     Head,
     disk::Disk,
-    entry,
     error::{LoadError, TornTail},
-    mark::Mark,
-    segment::{self, HEADER_BYTES, Next, Place, Reader},
-    wide,
+    mark,
 };
 
 /// A segment of the journal.
@@ -35,6 +38,8 @@ pub(crate) struct Scan {
     pub(crate) end: Option<Place>,
     /// The last entry.
     pub(crate) head: Head,
+    /// The last checkpoint.
+    pub(crate) checkpoint: Option<String>,
     /// What follows the last entry and must be cut off.
     pub(crate) torn: Option<TornTail>,
 }
@@ -55,7 +60,7 @@ pub(crate) type Visit<'v> = dyn FnMut(&Found<'_>) -> Result<(), String> + 'v;
 
 /// Reads the journal on `disk` and shows each entry to `visit`. Nothing is changed.
 pub(crate) fn scan(disk: &dyn Disk, visit: &mut Visit<'_>) -> Result<Scan, LoadError> {
-    let mark = Mark::read(disk).map_err(failed(disk, "read", crate::mark::NAME))?;
+    let mark = mark::read(disk).map_err(failed(disk, "read", cardea_ledger::mark::NAME))?;
     let names = disk.names().map_err(failed(disk, "list", ""))?;
     let mut numbers: Vec<u64> = names
         .iter()
@@ -71,6 +76,7 @@ pub(crate) fn scan(disk: &dyn Disk, visit: &mut Visit<'_>) -> Result<Scan, LoadE
             segments: Vec::new(),
             end: None,
             head: Head::default(),
+            checkpoint: None,
             torn: None,
         },
     };
@@ -127,13 +133,13 @@ impl Scanner<'_> {
         let mut reader = Reader::at(file.as_ref(), wide(HEADER_BYTES)).map_err(broken("read"))?;
         loop {
             let broken = failed(self.disk, "read", &name);
-            match reader.next().map_err(broken)? {
+            match reader.advance().map_err(broken)? {
                 Next::Frame { offset, payload } => {
                     let place = Place {
                         segment: number,
                         offset,
                     };
-                    self.entry(place, payload, visit)?;
+                    self.record(place, payload, visit)?;
                 }
                 Next::End => {
                     self.found.end = Some(Place {
@@ -153,26 +159,30 @@ impl Scanner<'_> {
         }
     }
 
-    fn entry(
+    fn record(
         &mut self,
         place: Place,
         payload: &[u8],
         visit: &mut Visit<'_>,
     ) -> Result<(), LoadError> {
         let before = self.found.head;
-        match entry::chain_of(payload) {
-            Some((revision, previous)) if before.precedes(revision, previous) => {
+        match Record::of(payload) {
+            Some(Record::Entry(outline)) if before.precedes(outline.revision, outline.previous) => {
                 self.found.head = Head {
-                    revision,
-                    hash: entry::digest(payload),
+                    revision: outline.revision,
+                    hash: tree::leaf(payload),
                 };
             }
-            Some((revision, _)) => {
+            Some(Record::Entry(outline)) => {
                 let fault = format!(
-                    "entry {revision} does not follow entry {} in the chain",
-                    before.revision
+                    "entry {} does not follow entry {} in the chain",
+                    outline.revision, before.revision
                 );
                 return Err(self.damaged(place, fault));
+            }
+            Some(Record::Checkpoint(note)) => {
+                self.found.checkpoint = Some(note.to_owned());
+                return Ok(());
             }
             None => return Err(self.damaged(place, "the frame holds no entry".to_owned())),
         }

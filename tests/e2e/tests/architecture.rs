@@ -17,10 +17,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cardea-proto", &[]),
     ("cardea-credential", &["cardea-proto"]),
     ("cardea-tunnel", &["cardea-proto"]),
+    ("cardea-ledger", &["cardea-proto", "cardea-credential"]),
     ("cardea-host", &["cardea-proto"]),
     ("cardea-relay", &["cardea-proto", "cardea-credential"]),
     ("cardea-core", &["cardea-proto", "cardea-credential"]),
-    ("cardea-store", &["cardea-proto", "cardea-core"]),
+    (
+        "cardea-store",
+        &["cardea-proto", "cardea-ledger", "cardea-core"],
+    ),
     (
         "cardea-node",
         &["cardea-proto", "cardea-credential", "cardea-tunnel"],
@@ -35,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "cardea-proto",
             "cardea-credential",
             "cardea-host",
+            "cardea-ledger",
             "cardea-core",
             "cardea-store",
             "cardea-relay",
@@ -52,7 +57,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "cardea-cli",
-        &["cardea-proto", "cardea-credential", "cardea-host"],
+        &[
+            "cardea-proto",
+            "cardea-credential",
+            "cardea-ledger",
+            "cardea-host",
+        ],
     ),
     (
         "cardea-daemon",
@@ -71,6 +81,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "cardea-proto",
     "cardea-credential",
+    "cardea-ledger",
     "cardea-tunnel",
     "cardea-relay",
     "cardea-core",

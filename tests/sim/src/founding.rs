@@ -80,6 +80,7 @@ impl Domain {
             root: root.digest(),
             admin: (admin_key_id(&public), public.to_vec().into()),
             ticket_key: ticket.public().to_vec().into(),
+            ledger_key: vec![0; 32].into(),
         };
         let draft = draft(founded, plan, at);
         let proposal = Proposal {

@@ -38,6 +38,7 @@ names!(AdminQuery {
     AdminQuery::Grants => "grants",
     AdminQuery::Tunnels => "tunnels",
     AdminQuery::Audit { .. } => "audit",
+    AdminQuery::Checkpoint => "checkpoint",
     AdminQuery::AuditFollow { .. } => "audit_follow",
     AdminQuery::Status => "status",
 });
@@ -80,6 +81,7 @@ names!(AdminAnswer {
     AdminAnswer::Grants(_) => "grants",
     AdminAnswer::Tunnels(_) => "tunnels",
     AdminAnswer::Entries(_) => "entries",
+    AdminAnswer::Checkpoint(_) => "checkpoint",
     AdminAnswer::Status(_) => "status",
 });
 
@@ -146,6 +148,7 @@ pub(super) fn queries() -> Vec<AdminQuery> {
             from: Revision(0),
             limit: 20,
         },
+        AdminQuery::Checkpoint,
         AdminQuery::AuditFollow {
             from: parts::revision(),
         },
@@ -233,6 +236,7 @@ pub(super) fn answers() -> Vec<AdminAnswer> {
         AdminAnswer::Impact { closes: 14 },
         AdminAnswer::Decision(Box::new(parts::decision())),
         AdminAnswer::Entries(vec![ledger::entry()]),
+        AdminAnswer::Checkpoint("corp.example/ledger\n1\n".to_owned()),
         AdminAnswer::Status(Box::new(status())),
     ]);
     answers

@@ -66,6 +66,7 @@ fn changes_of_nodes() -> Vec<Change> {
             root: Bytes([16; 32]),
             admin: (parts::admin(), parts::blob(&[17; 32])),
             ticket_key: parts::blob(&[18; 32]),
+            ledger_key: parts::blob(&[19; 32]),
         }),
         Change::InviteCreated(Invite {
             id: parts::invite(),

@@ -127,6 +127,31 @@ pub enum AuditCommand {
         #[arg(value_parser = revision)]
         revision: Revision,
     },
+    /// Prints the latest checkpoint, to keep where nobody can reach it and to verify against
+    #[command(after_help = "Examples:
+  cardeactl audit checkpoint
+  cardeactl audit checkpoint > /mnt/elsewhere/last.checkpoint")]
+    Checkpoint,
+    /// Checks every entry, checkpoint and signature, without the controller
+    #[command(after_help = "Examples:
+  cardeactl audit verify --key corp.example/ledger+0a1b2c3d+AQ…=
+  cardeactl audit verify --ledger /mnt/copy --key ledger.pub --since last.checkpoint")]
+    Verify(Verify),
+}
+
+/// A check of a ledger that needs no controller.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The state directory of a controller, or a copy of its ledger/ [default: the one on this
+    /// machine]
+    #[arg(long, value_name = "DIR")]
+    pub ledger: Option<PathBuf>,
+    /// The ledger's public key, or the file that holds it: init printed it
+    #[arg(long, value_name = "PUBKEY")]
+    pub key: String,
+    /// A checkpoint that was kept: the ledger must contain what it was signed over
+    #[arg(long, value_name = "FILE")]
+    pub since: Option<PathBuf>,
 }
 
 fn revision(text: &str) -> Result<Revision, String> {

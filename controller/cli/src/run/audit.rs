@@ -8,7 +8,7 @@ use cardea_proto::{
 
 use crate::{args::AuditCommand, connection::unexpected, view::audit as view};
 
-use super::Session;
+use super::{Session, verify};
 
 pub(super) fn run(command: &AuditCommand, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
@@ -49,6 +49,15 @@ pub(super) fn run(command: &AuditCommand, session: &mut Session<'_>) -> Result<(
                 })?;
             view::entry(entry, session.settings.format, session.console)
         }
+        AuditCommand::Checkpoint => {
+            let answer = session.connection.query(AdminQuery::Checkpoint)?;
+            let AdminAnswer::Checkpoint(note) = answer else {
+                return Err(unexpected());
+            };
+            session.console.data(&note)
+        }
+        // Needs no controller, and so no session.
+        AuditCommand::Verify(what) => verify::run(what, &session.settings, session.console),
     }
 }
 

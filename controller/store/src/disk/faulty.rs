@@ -9,6 +9,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use cardea_ledger::segment::ReadAt;
+
 use super::{Disk, DiskFile};
 
 /// The folder; clones are the same one.
@@ -218,7 +220,7 @@ impl Disk for FaultyDisk {
 #[derive(Debug)]
 struct FaultyFile(FaultyDisk, String);
 
-impl DiskFile for FaultyFile {
+impl ReadAt for FaultyFile {
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.bytes(&self.1).len() as u64)
     }
@@ -230,7 +232,9 @@ impl DiskFile for FaultyFile {
         buffer[..read].copy_from_slice(&rest[..read]);
         Ok(read)
     }
+}
 
+impl DiskFile for FaultyFile {
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut contents = self.0.contents();
         contents.write(&self.1, bytes, offset as usize)

@@ -62,7 +62,14 @@ fn a_snapshot_is_used_when_it_agrees_and_thrown_away_when_it_does_not() {
         if revision == state.head() {
             empty.clone_from(&state);
         }
-        index.save(&Snapshot { head, state: empty }).unwrap();
+        let mut tree = Tree::new();
+        (0..head.revision.0).for_each(|_| tree.push(head.hash));
+        let snapshot = Snapshot {
+            head,
+            state: empty,
+            tree,
+        };
+        index.save(&snapshot).unwrap();
     };
     let head = EmbeddedStore::new(dir.path()).load().unwrap().head;
     snapshot(head.revision, head.hash);
@@ -79,9 +86,16 @@ fn a_snapshot_ahead_of_the_journal_is_thrown_away() {
     let other = tempfile::tempdir().unwrap();
     let state = founded(dir.path(), 5);
     let ahead = founded(other.path(), 9);
-    let head = EmbeddedStore::new(other.path()).load().unwrap().head;
+    let mut store = EmbeddedStore::new(other.path());
+    let head = store.load().unwrap().head;
+    let tree = store.tree().clone();
     let index = Index::open(&dir.path().join("index")).unwrap();
-    index.save(&Snapshot { head, state: ahead }).unwrap();
+    let snapshot = Snapshot {
+        head,
+        state: ahead,
+        tree,
+    };
+    index.save(&snapshot).unwrap();
     drop(index);
     let loaded = EmbeddedStore::new(dir.path()).load().unwrap();
     assert_eq!((&loaded.state, loaded.rebuilt), (&state, true));

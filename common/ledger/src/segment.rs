@@ -1,47 +1,48 @@
 //! Segment files `NNNN.seg`: a header that chains to the segment before, then frames.
 
-use std::io;
+use std::{fmt, io};
 
 use cardea_proto::{
     codec::{Bytes, Digest},
     ledger::Revision,
 };
 
-use crate::{disk::DiskFile, frame, wide};
+use crate::{frame, wide};
 
 /// Bytes of a segment's header: magic (8), number (8), first revision (8), SHA-256 of the entry
 /// before (32), CRC-32C (4).
-pub(crate) const HEADER_BYTES: usize = 60;
+pub const HEADER_BYTES: usize = 60;
 
 /// What a segment begins with; the last byte is the version of the format.
-const MAGIC: &[u8; 8] = b"cardeaS\x01";
+const MAGIC: &[u8; 8] = b"cardeaS\x02";
 
 /// How much is read at a time, in bytes: large enough that system calls do not matter.
 const READ_BYTES: usize = 256 * 1024;
 
 /// Where something stands in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub struct Place {
     /// The segment's number, from 1.
-    pub(crate) segment: u64,
+    pub segment: u64,
     /// Bytes from the segment's beginning.
-    pub(crate) offset: u64,
+    pub offset: u64,
 }
 
 /// What a segment says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Header {
+pub struct Header {
     /// Its number, from 1, which its name repeats.
-    pub(crate) number: u64,
+    pub number: u64,
     /// The revision of its first entry.
-    pub(crate) first: Revision,
+    pub first: Revision,
     /// SHA-256 of the entry before that.
-    pub(crate) previous: Digest,
+    pub previous: Digest,
 }
 
 impl Header {
     /// The bytes that stand in the file.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&self.number.to_be_bytes());
@@ -52,12 +53,17 @@ impl Header {
     }
 
     /// Reads the header of a file; `None` when it is not whole.
-    pub(crate) fn read(file: &dyn DiskFile) -> io::Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn read(file: &dyn ReadAt) -> io::Result<Option<Self>> {
         let mut reader = Reader::at(file, 0)?;
         Ok(Self::parse(reader.fill(HEADER_BYTES)?))
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    /// Reads a header; `None` when it is not whole. What follows it is not looked at.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (magic, rest) = bytes.split_first_chunk::<8>()?;
         let (number, rest) = rest.split_first_chunk::<8>()?;
         let (first, rest) = rest.split_first_chunk::<8>()?;
@@ -74,20 +80,53 @@ impl Header {
 }
 
 /// The name of a segment's file.
-pub(crate) fn name(number: u64) -> String {
+#[must_use]
+pub fn name(number: u64) -> String {
     format!("{number:04}.seg")
 }
 
 /// The number in a segment's name; `None` for every other file.
-pub(crate) fn number(text: &str) -> Option<u64> {
+#[must_use]
+pub fn number(text: &str) -> Option<u64> {
     let number = text.strip_suffix(".seg")?.parse().ok()?;
     (name(number) == text).then_some(number)
 }
 
+/// A file that is read at any place.
+pub trait ReadAt: fmt::Debug {
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// Those of the file.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Reads at most `buffer.len()` bytes from `offset`; 0 at the end.
+    ///
+    /// # Errors
+    /// Those of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+impl ReadAt for &[u8] {
+    fn length(&self) -> io::Result<u64> {
+        Ok(wide(self.len()))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let begin = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = self.get(begin..).unwrap_or_default();
+        buffer
+            .iter_mut()
+            .zip(rest)
+            .for_each(|(to, from)| *to = *from);
+        Ok(rest.len().min(buffer.len()))
+    }
+}
+
 /// Reads frames one after another.
 #[derive(Debug)]
-pub(crate) struct Reader<'a> {
-    file: &'a dyn DiskFile,
+pub struct Reader<'a> {
+    file: &'a dyn ReadAt,
     length: u64,
     /// Offset of the next frame.
     at: u64,
@@ -98,7 +137,7 @@ pub(crate) struct Reader<'a> {
 
 /// What stands at the reader's place.
 #[derive(Debug)]
-pub(crate) enum Next<'b> {
+pub enum Next<'b> {
     /// A whole frame.
     Frame {
         /// Where it begins.
@@ -119,7 +158,10 @@ pub(crate) enum Next<'b> {
 
 impl<'a> Reader<'a> {
     /// A reader whose next frame begins at `offset`.
-    pub(crate) fn at(file: &'a dyn DiskFile, offset: u64) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn at(file: &'a dyn ReadAt, offset: u64) -> io::Result<Self> {
         Ok(Self {
             file,
             length: file.length()?,
@@ -130,7 +172,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes the next frame.
-    pub(crate) fn next(&mut self) -> io::Result<Next<'_>> {
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn advance(&mut self) -> io::Result<Next<'_>> {
         let offset = self.at;
         let left = self.length.saturating_sub(offset);
         if left == 0 {
@@ -160,7 +205,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `needed` bytes, or fewer where the file ends.
-    pub(crate) fn fill(&mut self, needed: usize) -> io::Result<&[u8]> {
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn fill(&mut self, needed: usize) -> io::Result<&[u8]> {
         if self.buffer.len().saturating_sub(self.start) < needed {
             self.buffer.drain(..self.start);
             self.start = 0;

@@ -1,22 +1,23 @@
 //! A frame: length, checksum, payload. Nothing in it is believed before the checksum holds.
 
 /// Bytes before the payload: big-endian length (4) and CRC-32C (4).
-pub(crate) const HEADER_BYTES: usize = 8;
+pub const HEADER_BYTES: usize = 8;
 
 /// Largest payload, in bytes: a policy folder of the admin API's 16 MiB stands in an entry twice,
 /// once as the change and once in the signed request.
-pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The eight bytes before a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Header {
+pub struct Header {
     length: [u8; 4],
     checksum: u32,
 }
 
 impl Header {
     /// The header of `payload`, which must be no longer than [`PAYLOAD_BYTES_MAX`].
-    pub(crate) fn of(payload: &[u8]) -> Self {
+    #[must_use]
+    pub fn of(payload: &[u8]) -> Self {
         let length = u32::try_from(payload.len())
             .unwrap_or(u32::MAX)
             .to_be_bytes();
@@ -27,7 +28,8 @@ impl Header {
     }
 
     /// Reads the header that stands in the file.
-    pub(crate) const fn parse(bytes: [u8; HEADER_BYTES]) -> Self {
+    #[must_use]
+    pub const fn parse(bytes: [u8; HEADER_BYTES]) -> Self {
         let [a, b, c, d, e, f, g, h] = bytes;
         Self {
             length: [a, b, c, d],
@@ -36,27 +38,30 @@ impl Header {
     }
 
     /// The bytes that stand in the file.
-    pub(crate) const fn bytes(self) -> [u8; HEADER_BYTES] {
+    #[must_use]
+    pub const fn bytes(self) -> [u8; HEADER_BYTES] {
         let [a, b, c, d] = self.length;
         let [e, f, g, h] = self.checksum.to_be_bytes();
         [a, b, c, d, e, f, g, h]
     }
 
     /// How long the payload claims to be; `None` when no payload is that long.
-    pub(crate) fn payload_bytes(self) -> Option<usize> {
+    #[must_use]
+    pub fn payload_bytes(self) -> Option<usize> {
         usize::try_from(u32::from_be_bytes(self.length))
             .ok()
             .filter(|bytes| (1..=PAYLOAD_BYTES_MAX).contains(bytes))
     }
 
     /// Whether `payload` is what was written.
-    pub(crate) fn holds(self, payload: &[u8]) -> bool {
+    #[must_use]
+    pub fn holds(self, payload: &[u8]) -> bool {
         self.checksum == checksum(self.length, payload)
     }
 }
 
 /// Appends the frame of `payload` to `buffer`.
-pub(crate) fn append(buffer: &mut Vec<u8>, payload: &[u8]) {
+pub fn append(buffer: &mut Vec<u8>, payload: &[u8]) {
     buffer.extend_from_slice(&Header::of(payload).bytes());
     buffer.extend_from_slice(payload);
 }

@@ -1,0 +1,302 @@
+//! Checking a copy of the ledger, without its controller.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use cardea_host::exit::{Code, Failure};
+use cardea_ledger::{
+    audit::{Audit, Fault, Report},
+    checkpoint::{Checkpoint, Verifier},
+    mark::{self, Mark},
+    segment::{self, HEADER_BYTES, Next, Place, ReadAt, Reader},
+    wide,
+};
+use serde::Serialize;
+
+use crate::{
+    args::{Format, Verify},
+    config::Settings,
+    console::Console,
+    view,
+};
+
+/// Bytes between two reports of progress.
+const STEP_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Checks a ledger and says what holds.
+pub(super) fn run(
+    what: &Verify,
+    settings: &Settings,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let verifier = verifier(&what.key)?;
+    let since = what
+        .since
+        .as_deref()
+        .map(|path| known(path, &verifier))
+        .transpose()?;
+    let dir = match &what.ledger {
+        Some(path) => path.clone(),
+        None => settings.state(),
+    };
+    let ledger = Folder::open(&dir)?;
+    let checked = Walk {
+        ledger: &ledger,
+        audit: Audit::new(verifier, since),
+        read: 0,
+        console,
+    }
+    .run()?;
+    report(&checked, settings.format, console)
+}
+
+/// A public key as text, or the file that holds it.
+fn verifier(key: &str) -> Result<Verifier, Failure> {
+    let text = match std::fs::read_to_string(key) {
+        Ok(text) => text,
+        Err(_) => key.to_owned(),
+    };
+    text.parse().map_err(|error| {
+        let next = "init printed it; it is keys/ledger.pub of the controller's state directory";
+        Failure::of(Code::Usage, "--key", error, next)
+    })
+}
+
+/// The checkpoint of `--since`.
+fn known(path: &Path, verifier: &Verifier) -> Result<Checkpoint, Failure> {
+    let shown = path.display().to_string();
+    let note = std::fs::read_to_string(path)
+        .map_err(|error| Failure::of(Code::Failed, &shown, error, ""))?;
+    verifier
+        .verify(&note)
+        .map_err(|error| Failure::of(Code::Failed, &shown, error, ""))
+}
+
+/// A folder with the segments of a ledger.
+struct Folder {
+    path: PathBuf,
+    segments: Vec<u64>,
+    bytes: u64,
+}
+
+impl Folder {
+    /// The ledger in a state folder, or the folder of one.
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let inner = path.join("ledger");
+        let path = if inner.is_dir() { &inner } else { path };
+        let failed = |error: io::Error| {
+            let next =
+                "Give the state directory of a controller, or a copy of its ledger/, with --ledger";
+            Failure::of(Code::Failed, &path.display().to_string(), error, next)
+        };
+        let mut segments = Vec::new();
+        let mut bytes = 0_u64;
+        for entry in std::fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if let Some(number) = entry.file_name().to_str().and_then(segment::number) {
+                segments.push(number);
+                bytes = bytes.saturating_add(entry.metadata().map_err(failed)?.len());
+            }
+        }
+        segments.sort_unstable();
+        if segments.is_empty() {
+            return Err(failed(io::Error::other("there is no ledger here")));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            segments,
+            bytes,
+        })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// How far the controller had acknowledged when this was called.
+    fn mark(&self) -> Option<Mark> {
+        Mark::parse(&std::fs::read(self.file(mark::NAME)).ok()?)
+    }
+}
+
+/// What a check found.
+struct Checked {
+    report: Report,
+    /// Bytes at the end that were never acknowledged.
+    torn: u64,
+}
+
+/// A check on its way.
+struct Walk<'a> {
+    ledger: &'a Folder,
+    audit: Audit,
+    read: u64,
+    console: &'a mut Console,
+}
+
+impl Walk<'_> {
+    fn run(mut self) -> Result<Checked, Failure> {
+        // Read first: whatever a running controller adds meanwhile is behind it.
+        let mark = self.ledger.mark();
+        let mut torn = 0;
+        let mut end = Place {
+            segment: 1,
+            offset: 0,
+        };
+        for (expected, number) in (1..).zip(&self.ledger.segments) {
+            if *number != expected {
+                let missing = self.ledger.file(&segment::name(expected));
+                return Err(self.bad(&missing, 0, "the segment is missing"));
+            }
+            (end.offset, torn) = self.segment(expected, mark)?;
+            end.segment = expected;
+        }
+        let last = self.ledger.file(&segment::name(end.segment));
+        if let Some(mark) = mark.filter(|mark| end < mark.end) {
+            return Err(self.bad(&last, end.offset, Fault::Truncated(mark.revision)));
+        }
+        let entries = self.audit.head();
+        let report = self
+            .audit
+            .finish(mark.map(|mark| mark.revision))
+            .map_err(|fault| bad(entries.0, &last, end.offset, fault))?;
+        self.console.progress("");
+        Ok(Checked { report, torn })
+    }
+
+    /// Checks a segment; says where it ends, and how many bytes behind that were never acknowledged.
+    fn segment(&mut self, number: u64, mark: Option<Mark>) -> Result<(u64, u64), Failure> {
+        let path = self.ledger.file(&segment::name(number));
+        let failed =
+            |error: io::Error| Failure::of(Code::Failed, &path.display().to_string(), error, "");
+        let file = Opened(File::open(&path).map_err(failed)?);
+        let length = file.length().map_err(failed)?;
+        let is_last = self.ledger.segments.last() == Some(&number);
+        // Only behind the mark, and only at the very end, may there be anything but frames.
+        let may_be_torn = |offset| {
+            let place = Place {
+                segment: number,
+                offset,
+            };
+            is_last && mark.is_some_and(|mark| place >= mark.end)
+        };
+        let header = segment::Header::read(&file).map_err(failed)?;
+        if header.is_none() && may_be_torn(0) {
+            return Ok((0, length));
+        }
+        self.audit
+            .segment(number, header)
+            .map_err(|fault| self.bad(&path, 0, fault))?;
+        let mut reader = Reader::at(&file, wide(HEADER_BYTES)).map_err(failed)?;
+        let mut shown = 0;
+        loop {
+            match reader.advance().map_err(failed)? {
+                Next::Frame { offset, payload } => {
+                    self.audit
+                        .record(payload)
+                        .map_err(|fault| self.bad(&path, offset, fault))?;
+                    if offset >= shown {
+                        shown = offset.saturating_add(STEP_BYTES);
+                        self.show(offset);
+                    }
+                }
+                Next::End => {
+                    self.read = self.read.saturating_add(length);
+                    return Ok((length, 0));
+                }
+                Next::Bad { offset, .. } if may_be_torn(offset) => {
+                    return Ok((offset, length.saturating_sub(offset)));
+                }
+                Next::Bad { offset, fault } => return Err(self.bad(&path, offset, fault)),
+            }
+        }
+    }
+
+    fn show(&mut self, offset: u64) {
+        let done = self.read.saturating_add(offset).saturating_mul(100);
+        let percent = done.checked_div(self.ledger.bytes).unwrap_or(100).min(100);
+        let text = format!("{percent} %, entry {}", self.audit.head());
+        self.console.progress(&text);
+    }
+
+    fn bad(&self, path: &Path, offset: u64, fault: impl std::fmt::Display) -> Failure {
+        bad(self.audit.head().0, path, offset, fault)
+    }
+}
+
+fn bad(holds: u64, path: &Path, offset: u64, fault: impl std::fmt::Display) -> Failure {
+    let holding = match holds {
+        0 => "No entry before it".to_owned(),
+        1 => "Entry 1 holds".to_owned(),
+        more => format!("Entries 1 to {more} hold"),
+    };
+    let what = format!("entry {}", holds.saturating_add(1));
+    let place = format!("{fault} ({}, byte {offset})", path.display());
+    Failure::of(Code::Failed, &what, place, &holding)
+}
+
+#[derive(Debug)]
+struct Opened(File);
+
+impl ReadAt for Opened {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(&self.0, buffer, offset)
+    }
+}
+
+/// What holds, as it is printed.
+#[derive(Serialize)]
+struct Row {
+    entries: u64,
+    checkpoints: u64,
+    admin_signatures: u64,
+    /// Entries that the last checkpoint covers.
+    covered: u64,
+    /// The root of its tree, base64.
+    root: Option<String>,
+    /// Bytes behind the last entry that were never acknowledged.
+    unacknowledged_bytes: u64,
+}
+
+fn report(checked: &Checked, format: Format, console: &mut Console) -> Result<(), Failure> {
+    let Checked { report, torn } = checked;
+    let row = Row {
+        entries: report.entries,
+        checkpoints: report.checkpoints,
+        admin_signatures: report.signatures,
+        covered: report.last.as_ref().map_or(0, |last| last.size),
+        root: report
+            .last
+            .as_ref()
+            .map(|last| data_encoding::BASE64.encode(&last.root.0)),
+        unacknowledged_bytes: *torn,
+    };
+    if format != Format::Table {
+        return view::data(&row, format, console);
+    }
+    let open = match row.entries.saturating_sub(row.covered) {
+        0 => "all of them".to_owned(),
+        _ => format!("the first {}", row.covered),
+    };
+    console.data(&format!(
+        "The ledger holds: {} entries, {} checkpoints, {} requests of admins. The last checkpoint covers {open}.",
+        row.entries, row.checkpoints, row.admin_signatures
+    ))?;
+    if *torn > 0 {
+        console.say(&format!(
+            "{torn} bytes at the end were never acknowledged; the controller cuts them off when it starts."
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

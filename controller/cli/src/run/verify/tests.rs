@@ -1,0 +1,369 @@
+use std::io::Cursor;
+
+use cardea_credential::{
+    admin::{admin_key_id, admin_public_key, sign_change},
+    key::SoftwareKey,
+};
+use cardea_ledger::{checkpoint::LedgerKey, entry::Encoded, frame, tree::Tree};
+use cardea_proto::{
+    admin::{AdminChange, ChangeOrder},
+    codec::Bytes,
+    id::{AdminKeyId, ControllerId},
+    ledger::{Actor, Change, Draft, Entry, Founded, Revision},
+    time::UnixMillis,
+};
+use proptest::{prelude::*, sample::Index};
+
+use super::*;
+
+/// Frames' payloads of a ledger, segment by segment, as its controller writes them.
+#[derive(Clone)]
+struct Ledger {
+    segments: Vec<Vec<Vec<u8>>>,
+    acknowledged: u64,
+}
+
+fn key(seed: u8) -> LedgerKey {
+    LedgerKey::from_seed(&"corp.example".parse().unwrap(), &[seed; 32]).unwrap()
+}
+
+fn admin() -> (SoftwareKey, AdminKeyId, [u8; 32]) {
+    let key = SoftwareKey::from_seed(&[9; 32]).unwrap();
+    let public = admin_public_key(&key).unwrap();
+    (key, admin_key_id(&public), public)
+}
+
+fn drafts() -> Vec<Draft> {
+    let (signer, id, public) = admin();
+    let founded = Change::Founded(Founded {
+        domain: "corp.example".parse().unwrap(),
+        controller: ControllerId::from_bytes([1; 10]),
+        root: Bytes([2; 32]),
+        admin: (id, public.to_vec().into()),
+        ticket_key: vec![3; 32].into(),
+        ledger_key: key(1).verifier().public().to_vec().into(),
+    });
+    let draft = |at, actor, change| Draft {
+        at: UnixMillis(at),
+        actor,
+        changes: vec![change],
+        decision: None,
+        signed: None,
+    };
+    let controller = Actor::Controller(ControllerId::from_bytes([1; 10]));
+    let mut drafts = vec![draft(1_000, controller.clone(), founded)];
+    for number in 1..8 {
+        let site: cardea_proto::name::Name = format!("site-{number}").parse().unwrap();
+        let at = 1_000 + number * 400;
+        if number % 2 == 0 {
+            drafts.push(draft(at, controller.clone(), Change::SiteAdded(site)));
+            continue;
+        }
+        let order = ChangeOrder {
+            domain: "corp.example".parse().unwrap(),
+            nonce: Bytes([4; 16]),
+            sequence: number,
+            at: UnixMillis(at),
+            change: AdminChange::SiteAdd(site.clone()),
+        };
+        let mut signed = draft(at, Actor::Admin(id), Change::SiteAdded(site));
+        signed.signed = Some(sign_change(&order, &signer).unwrap());
+        drafts.push(signed);
+    }
+    drafts
+}
+
+/// Chains drafts into a ledger of two segments with a checkpoint after every third entry.
+fn ledger(drafts: Vec<Draft>, key: &LedgerKey) -> Ledger {
+    let mut tree = Tree::new();
+    let mut previous = Bytes([0; 32]);
+    let mut segments = vec![Vec::new(), Vec::new()];
+    let count = drafts.len();
+    for (revision, draft) in (1..).zip(drafts) {
+        let encoded = Encoded::new(Entry {
+            revision: Revision(revision),
+            previous,
+            draft,
+        });
+        previous = encoded.hash;
+        tree.push(encoded.hash);
+        let segment = &mut segments[usize::from(revision > 4)];
+        segment.push(encoded.bytes);
+        if revision % 3 == 0 {
+            segment.push(key.sign(tree.size(), tree.root()).unwrap().into_bytes());
+        }
+    }
+    Ledger {
+        segments,
+        acknowledged: count.try_into().unwrap(),
+    }
+}
+
+fn genuine() -> Ledger {
+    ledger(drafts(), &key(1))
+}
+
+impl Ledger {
+    /// Writes it as files whose headers, checksums and mark fit what is in them.
+    fn write(&self, dir: &Path) {
+        let mut end = 0;
+        let (mut first, mut previous) = (1, Bytes([0; 32]));
+        for (number, payloads) in (1..).zip(&self.segments) {
+            let header = segment::Header {
+                number,
+                first: Revision(first),
+                previous,
+            };
+            let mut bytes = header.bytes();
+            for payload in payloads {
+                frame::append(&mut bytes, payload);
+                if !payload[0].is_ascii() {
+                    first += 1;
+                    previous = cardea_ledger::tree::leaf(payload);
+                }
+            }
+            end = wide(bytes.len());
+            std::fs::write(dir.join(segment::name(number)), bytes).unwrap();
+        }
+        let mark = Mark {
+            end: Place {
+                segment: self.segments.len().try_into().unwrap(),
+                offset: end,
+            },
+            revision: Revision(self.acknowledged),
+        };
+        std::fs::write(dir.join(mark::NAME), mark.bytes()).unwrap();
+    }
+
+    fn checked(&self) -> Result<String, String> {
+        let dir = tempfile::tempdir().unwrap();
+        self.write(dir.path());
+        verify(dir.path(), None)
+    }
+}
+
+fn verify(dir: &Path, since: Option<&str>) -> Result<String, String> {
+    let place = tempfile::tempdir().unwrap();
+    let since = since.map(|note| {
+        let path = place.path().join("checkpoint");
+        std::fs::write(&path, note).unwrap();
+        path
+    });
+    let what = Verify {
+        ledger: Some(dir.to_owned()),
+        key: key(1).verifier().to_string(),
+        since,
+    };
+    let settings = Settings {
+        socket: PathBuf::new(),
+        key: PathBuf::new(),
+        format: Format::Json,
+        yes: false,
+    };
+    let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut console = Console::new(
+        Box::new(Shared(std::sync::Arc::clone(&out))),
+        Box::new(io::sink()),
+        Box::new(Cursor::new("")),
+        true,
+    );
+    run(&what, &settings, &mut console).map_err(|failure| failure.message)?;
+    Ok(String::from_utf8(out.lock().unwrap().clone()).unwrap())
+}
+
+struct Shared(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_genuine_ledger_holds_and_is_counted() {
+    let printed = genuine().checked().unwrap();
+    let row: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(row["entries"], 8);
+    assert_eq!(row["checkpoints"], 2);
+    assert_eq!(row["admin_signatures"], 4);
+    assert_eq!(row["covered"], 6);
+}
+
+#[test]
+fn every_flipped_byte_is_found_and_the_first_bad_entry_named() {
+    let dir = tempfile::tempdir().unwrap();
+    genuine().write(dir.path());
+    for number in [1, 2] {
+        let path = dir.path().join(segment::name(number));
+        let genuine = std::fs::read(&path).unwrap();
+        for at in 0..genuine.len() {
+            let mut touched = genuine.clone();
+            touched[at] ^= 1;
+            std::fs::write(&path, &touched).unwrap();
+            let error = verify(dir.path(), None).expect_err("a flipped byte");
+            assert!(error.starts_with("entry "), "{error}");
+            assert!(error.contains(&segment::name(number)), "{error}");
+        }
+        std::fs::write(&path, genuine).unwrap();
+    }
+    let error = {
+        let path = dir.path().join(segment::name(1));
+        let mut touched = std::fs::read(&path).unwrap();
+        touched[HEADER_BYTES + frame::HEADER_BYTES + 20] ^= 1;
+        std::fs::write(&path, touched).unwrap();
+        verify(dir.path(), None).unwrap_err()
+    };
+    assert!(
+        error.starts_with("entry 1: the checksum does not hold"),
+        "{error}"
+    );
+}
+
+#[test]
+fn whatever_is_missing_from_the_end_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    genuine().write(dir.path());
+    let path = dir.path().join(segment::name(2));
+    let genuine = std::fs::read(&path).unwrap();
+    for length in 0..genuine.len() {
+        std::fs::write(&path, &genuine[..length]).unwrap();
+        assert!(verify(dir.path(), None).is_err(), "{length} bytes");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let error = verify(dir.path(), None).unwrap_err();
+    assert!(error.contains("entry 8 was acknowledged"), "{error}");
+}
+
+#[test]
+fn a_torn_write_behind_what_was_acknowledged_is_none_of_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    genuine().write(dir.path());
+    let path = dir.path().join(segment::name(2));
+    let mut longer = std::fs::read(&path).unwrap();
+    longer.extend_from_slice(&[0, 0, 1]);
+    std::fs::write(&path, longer).unwrap();
+    let row: serde_json::Value = serde_json::from_str(&verify(dir.path(), None).unwrap()).unwrap();
+    assert_eq!(row["unacknowledged_bytes"], 3);
+}
+
+proptest! {
+    /// Frames that were removed, doubled or swapped by somebody who makes the checksums, the headers
+    /// and the mark fit.
+    #[test]
+    fn frames_out_of_their_place_are_found(
+        segment in 0_usize..2, one: Index, other: Index, kind in 0..4,
+    ) {
+        let mut touched = genuine();
+        let payloads = &mut touched.segments[segment];
+        let (one, other) = (one.index(payloads.len()), other.index(payloads.len()));
+        match kind {
+            0 => {
+                payloads.remove(one);
+            }
+            1 => payloads.insert(other, payloads[one].clone()),
+            2 if one != other => payloads.swap(one, other),
+            _ => {
+                let payload = &mut payloads[one];
+                let at = other % payload.len();
+                payload[at] ^= 0x10;
+            }
+        }
+        let only_a_checkpoint_less = kind == 0 && genuine().segments[segment][one][0].is_ascii();
+        // The last entry is behind the last checkpoint: nobody has signed it yet.
+        prop_assume!(kind != 3 || segment == 0 || one + 1 < genuine().segments[1].len());
+        let same = touched.segments == genuine().segments;
+        prop_assert_eq!(touched.checked().is_ok(), same || only_a_checkpoint_less);
+    }
+}
+
+#[test]
+fn a_history_that_was_written_anew_is_found_at_its_first_checkpoint() {
+    let mut drafts = drafts();
+    drafts[4].at = UnixMillis(2_601);
+    let mut forged = ledger(drafts, &key(1));
+    // The forger has no key: the checkpoints are the old ones.
+    forged.segments[1][2] = genuine().segments[1][2].clone();
+    let error = forged.checked().unwrap_err();
+    assert!(error.contains("signed over other entries"), "{error}");
+    assert!(error.starts_with("entry 7"), "{error}");
+    let error = ledger(self::drafts(), &key(2)).checked().unwrap_err();
+    assert!(error.contains("not signed by the ledger's key"), "{error}");
+}
+
+#[test]
+fn an_admins_entry_needs_the_admins_signature() {
+    let mut unsigned = drafts();
+    unsigned[1].signed = None;
+    let error = ledger(unsigned, &key(1)).checked().unwrap_err();
+    assert!(error.contains("carries no signature"), "{error}");
+    let mut forged = drafts();
+    forged[3].signed = forged[1].signed.clone();
+    forged[3].signed.as_mut().unwrap().signature.0[5] ^= 1;
+    let error = ledger(forged, &key(1)).checked().unwrap_err();
+    assert!(
+        error.starts_with("entry 4: the admin's signed request"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_ledger_is_held_against_a_checkpoint_that_was_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let genuine = genuine();
+    let last = String::from_utf8(genuine.segments[1][2].clone()).unwrap();
+    genuine.write(dir.path());
+    assert!(verify(dir.path(), Some(&last)).is_ok());
+    // Rolled back to its first three entries, whose mark was made to fit.
+    let earlier = Ledger {
+        segments: vec![genuine.segments[0][..4].to_vec()],
+        acknowledged: 3,
+    };
+    std::fs::remove_file(dir.path().join(segment::name(2))).unwrap();
+    earlier.write(dir.path());
+    assert!(verify(dir.path(), None).is_ok());
+    let error = verify(dir.path(), Some(&last)).unwrap_err();
+    assert!(error.contains("rolled back"), "{error}");
+    // Written anew by somebody who has the ledger's key.
+    let mut drafts = drafts();
+    drafts[4].at = UnixMillis(2_601);
+    let forked = ledger(drafts, &key(1));
+    forked.write(dir.path());
+    assert!(verify(dir.path(), None).is_ok());
+    let error = verify(dir.path(), Some(&last)).unwrap_err();
+    assert!(
+        error.contains("not those that the known checkpoint"),
+        "{error}"
+    );
+}
+
+#[test]
+fn entries_that_no_checkpoint_covers_for_long_are_suspicious() {
+    let mut drafts = drafts();
+    drafts[7].at = UnixMillis(500_000);
+    let error = ledger(drafts, &key(1)).checked().unwrap_err();
+    assert!(
+        error.contains("no checkpoint covers the entries from 7 on"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_folder_without_a_ledger_and_a_key_that_is_none_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(
+        verify(dir.path(), None)
+            .unwrap_err()
+            .contains("no ledger here")
+    );
+    assert!(
+        verifier("x")
+            .unwrap_err()
+            .message
+            .contains("not a ledger's public key")
+    );
+}
