@@ -59,6 +59,11 @@ impl Common {
         {
             tracing::error!(%error, "the new certificate is not on disk: it is lost with this process");
         }
+        if let Some(note) = out.checkpoint.take()
+            && let Err(error) = state::save_checkpoint(&self.dir, &note)
+        {
+            tracing::error!(%error, "the ledger's checkpoint is not on disk");
+        }
         if let Some(addresses) = out.addresses.take() {
             self.node.addresses = addresses;
             if let Err(error) = self.node.save(&self.dir) {

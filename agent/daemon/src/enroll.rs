@@ -93,7 +93,10 @@ impl Applicant<'_> {
             .trust()
             .ok_or_else(|| Failure::new(Code::Failed, "the controller did not prove who it is"))?;
         check(&enrolled, &trust, signer.public_key(), self.role, clock)?;
-        let node = Node::enrolled(enrolled, trust, signer);
+        let ledger_key = enrolled.ledger_key.as_ref().try_into().map_err(|_| {
+            Failure::new(Code::Failed, "the controller's ledger key is not 32 bytes")
+        })?;
+        let node = Node::enrolled(enrolled, ledger_key, trust, signer);
         node.save(self.dir)
             .map_err(|error| Failure::new(Code::Storage, error.to_string()))?;
         Ok(node)

@@ -3,6 +3,7 @@
 use cardea_credential::{key::Signer, trust::Trust};
 use cardea_device::key::{KeyStore, KeyStoreError};
 use cardea_host::files::{Dir, StateError};
+use cardea_ledger::checkpoint::{Verifier, origin};
 use cardea_proto::{
     codec::Blob,
     enroll::{Certificate, Enrolled},
@@ -18,6 +19,9 @@ const NODE_FILE: &str = "node.json";
 
 /// Its certificate of the moment.
 const CERTIFICATE_FILE: &str = "certificate.json";
+
+/// The ledger's checkpoint that it accepted last.
+const CHECKPOINT_FILE: &str = "ledger.checkpoint";
 
 /// Version of both files.
 const VERSION: u32 = 1;
@@ -41,6 +45,10 @@ pub struct Node {
     pub signer: Arc<dyn Signer>,
     /// Where controllers are, `HOST:PORT`.
     pub addresses: Vec<String>,
+    /// What checks the ledger's checkpoints.
+    pub ledger: Verifier,
+    /// The last checkpoint that it accepted.
+    pub checkpoint: Option<String>,
 }
 
 /// Why a state directory gives no node.
@@ -71,6 +79,7 @@ struct NodeFile {
     domain: Name,
     root: String,
     addresses: Vec<String>,
+    ledger: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,13 +136,28 @@ impl Node {
             },
             signer,
             addresses: node.addresses,
+            ledger: node
+                .ledger
+                .parse()
+                .map_err(|_| damaged(NODE_FILE, "the ledger's key is none"))?,
+            // One that cannot be read proves nothing; the next takes its place.
+            checkpoint: dir
+                .read(CHECKPOINT_FILE)?
+                .and_then(|note| String::from_utf8(note).ok()),
         }))
     }
 
     /// The node that an enrollment made, not yet on disk.
     #[must_use]
-    pub fn enrolled(enrolled: Enrolled, trust: Trust, signer: Arc<dyn Signer>) -> Self {
+    pub fn enrolled(
+        enrolled: Enrolled,
+        ledger_key: [u8; 32],
+        trust: Trust,
+        signer: Arc<dyn Signer>,
+    ) -> Self {
         Self {
+            ledger: Verifier::new(origin(&enrolled.domain), ledger_key),
+            checkpoint: None,
             id: enrolled.node,
             name: enrolled.name,
             user: enrolled.user,
@@ -160,6 +184,7 @@ impl Node {
             domain: self.domain.clone(),
             root: to_text(self.trust.root()),
             addresses: self.addresses.clone(),
+            ledger: self.ledger.to_string(),
         };
         write(dir, NODE_FILE, &file)
     }
@@ -182,6 +207,14 @@ pub fn save_certificate(dir: &Dir, certificate: &Certificate) -> Result<(), Stat
         not_after: certificate.not_after,
     };
     write(dir, CERTIFICATE_FILE, &file)
+}
+
+/// Keeps the ledger's checkpoint.
+///
+/// # Errors
+/// [`StateError`]; the one before is still there then.
+pub fn save_checkpoint(dir: &Dir, note: &str) -> Result<(), StateError> {
+    dir.write_atomic(CHECKPOINT_FILE, note.as_bytes())
 }
 
 /// Whether somebody enrolled here, without looking at what is inside.
@@ -234,6 +267,8 @@ mod tests {
         assert_eq!(read.name, node.name);
         assert_eq!(read.certificate, node.certificate);
         assert_eq!(read.addresses, node.addresses);
+        assert_eq!(read.ledger, node.ledger);
+        assert_eq!(read.checkpoint, node.checkpoint);
         assert_eq!(read.trust.root(), node.trust.root());
         assert_eq!(read.signer.public_key(), node.signer.public_key());
     }
@@ -286,7 +321,10 @@ mod tests {
             },
             signer,
             addresses: vec!["ztna.corp.example:7443".to_owned()],
+            ledger: Verifier::new("corp.example/ledger".to_owned(), [7; 32]),
+            checkpoint: Some("a note\n".to_owned()),
         };
+        save_checkpoint(&dir, "a note\n").unwrap();
         node.save(&dir).unwrap();
         (keep, dir, node)
     }

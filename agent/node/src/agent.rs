@@ -78,6 +78,8 @@ impl Agent {
             signer: settings.signer,
             addresses: settings.addresses,
             program: settings.program,
+            ledger: settings.ledger,
+            checkpoint: settings.checkpoint,
         };
         Self {
             device: settings.device,
@@ -174,6 +176,7 @@ impl Agent {
             ToNode::Posture(verdict) => self.judged(now, verdict, out),
             ToNode::Withdraw { grant, reason } => self.withdraw(now, grant, reason, out),
             _ if self.channel.is_renewing() => debug!("a message beside the renewal is ignored"),
+            ToNode::Checkpoint(shown) => self.channel.checkpoint(now, &shown, &mut out.node),
             ToNode::Apps(views) => {
                 for app in self.apps.replace_views(views) {
                     self.step(now, &app, Step::Cleared, None, out);

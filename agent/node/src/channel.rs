@@ -4,6 +4,7 @@ mod backoff;
 mod connection;
 mod renewal;
 mod view;
+mod witness;
 
 use std::{
     sync::Arc,
@@ -15,6 +16,7 @@ use cardea_credential::{
     proof::proof_message,
     trust::{ChainError, Trust},
 };
+use cardea_ledger::checkpoint::Verifier;
 use cardea_proto::{
     PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
     codec::Blob,
@@ -22,7 +24,7 @@ use cardea_proto::{
     id::{GrantId, NodeId},
     identity::{Holder, Identity},
     local::ControllerState,
-    message::{FromNode, Hello, Purpose, Welcome},
+    message::{Checkpointed, FromNode, Hello, Purpose, Welcome},
     name::Name,
     refusal::{Refusal, RefusalCode},
     time::{Now, UnixMillis},
@@ -31,10 +33,12 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tracing::{debug, info, warn};
 
+pub(crate) use self::witness::Doubt;
 use self::{
     connection::{Connection, Effect, Step},
     renewal::Renewal,
     view::{CLOCK_SKEW_MAX, Skew},
+    witness::Witness,
 };
 use crate::{
     entropy::full_jitter,
@@ -72,6 +76,10 @@ pub(crate) struct ChannelSettings {
     pub(crate) addresses: Vec<String>,
     /// Version of the node's program.
     pub(crate) program: String,
+    /// What checks the ledger's checkpoints.
+    pub(crate) ledger: Verifier,
+    /// The last checkpoint that the node accepted.
+    pub(crate) checkpoint: Option<String>,
 }
 
 /// A node's channel and certificate.
@@ -91,6 +99,7 @@ pub(crate) struct Channel {
     ready_since: Option<Instant>,
     shown: (ControllerState, UnixMillis),
     renewal: Renewal,
+    witness: Witness,
     skew: Option<Skew>,
     rng: ChaCha20Rng,
 }
@@ -107,7 +116,9 @@ struct Outage {
 impl Channel {
     pub(crate) fn new(settings: ChannelSettings, entropy: [u8; 32]) -> Self {
         let renewal = Renewal::new(settings.certificate.clone());
+        let witness = Witness::new(settings.ledger.clone(), settings.checkpoint.as_deref());
         Self {
+            witness,
             settings,
             position: 0,
             connection: Connection::Off,
@@ -151,6 +162,7 @@ impl Channel {
                 program: self.settings.program.clone(),
                 clock: now.unix,
                 grants,
+                checkpoint: self.witness.note().map(ToOwned::to_owned),
             }));
         }
     }
@@ -189,6 +201,7 @@ impl Channel {
         if self.is_ready() {
             info!(node.id = %self.settings.node, "channel ready");
             self.renewal.resume(now, &mut self.rng);
+            self.witness.demand(now.instant);
         }
         if self.is_renewing() {
             info!(node.id = %self.settings.node, "channel ready for renewal");
@@ -241,6 +254,13 @@ impl Channel {
         }
     }
 
+    /// The controller shows its ledger.
+    pub(crate) fn checkpoint(&mut self, now: Now, shown: &Checkpointed, out: &mut NodeOutbox) {
+        if let Some(note) = self.witness.shown(now, shown) {
+            out.checkpoint = Some(note);
+        }
+    }
+
     /// There is no next certificate at the moment.
     pub(crate) fn certificate_refused(&mut self, now: Now, refusal: Refusal) {
         debug!(reason = %refusal, "certificate refused");
@@ -272,13 +292,14 @@ impl Channel {
             }
             self.step(now, Step::Due { address, purpose }, out);
         }
+        self.witness.timeout(now.instant);
         self.renew(now, out);
     }
 
     /// When [`Self::timeout`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let renewal = self.is_open().then(|| self.renewal.deadline()).flatten();
-        earliest([self.connection.deadline(), renewal])
+        earliest([self.connection.deadline(), renewal, self.witness.deadline()])
     }
 
     /// Whether everything may be said.
@@ -330,6 +351,11 @@ impl Channel {
         self.outage.told.as_ref()
     }
 
+    /// Why the ledger is not believed to be whole.
+    pub(crate) const fn doubt(&self) -> Option<Doubt> {
+        self.witness.doubt()
+    }
+
     pub(crate) const fn skew(&self) -> Option<Skew> {
         self.skew
     }
@@ -368,6 +394,7 @@ impl Channel {
             self.outage = Outage::default();
             self.ready_since.get_or_insert(now.instant);
         } else {
+            self.witness.rest();
             self.ready_since = None;
             if was_ready || self.outage.since.is_none() {
                 self.outage.since = Some(now.unix);

@@ -6,6 +6,7 @@ mod grants;
 use std::{sync::Arc, time::Instant};
 
 use cardea_credential::{key::Signer, trust::Trust};
+use cardea_ledger::checkpoint::Verifier;
 use cardea_proto::{
     access::{Admit, Extend},
     enroll::Certificate,
@@ -51,6 +52,10 @@ pub struct ConnectorSettings {
     pub addresses: Vec<String>,
     /// Version of the program.
     pub program: String,
+    /// What checks the ledger's checkpoints.
+    pub ledger: Verifier,
+    /// The last checkpoint that was accepted, a signed note.
+    pub checkpoint: Option<String>,
 }
 
 /// One thing that happened.
@@ -112,6 +117,8 @@ impl Connector {
             signer: settings.signer,
             addresses: settings.addresses,
             program: settings.program,
+            ledger: settings.ledger,
+            checkpoint: settings.checkpoint,
         };
         Self {
             connector: settings.connector,
@@ -200,6 +207,7 @@ impl Connector {
             ToNode::CertificateRefused(refusal) => self.channel.certificate_refused(now, refusal),
             ToNode::Withdraw { grant, reason } => self.withdraw(grant, reason, out),
             _ if self.channel.is_renewing() => debug!("a message beside the renewal is ignored"),
+            ToNode::Checkpoint(shown) => self.channel.checkpoint(now, &shown, out),
             ToNode::Admit(admit) => self.admit(now, &admit, out),
             ToNode::Extend(extend) => self.extend(now, extend, out),
             ToNode::Posture(_)

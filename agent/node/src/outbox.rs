@@ -14,6 +14,8 @@ use cardea_tunnel::Command;
 pub struct NodeOutbox {
     /// The node's next certificate, to be kept on disk.
     pub save: Option<Certificate>,
+    /// The checkpoint of the ledger that the node accepted last, to be kept on disk.
+    pub checkpoint: Option<String>,
     /// Where controllers are from now on, to be kept on disk.
     pub addresses: Option<Vec<String>>,
     /// For the data half, before anything is sent: an answer may promise what a command does.

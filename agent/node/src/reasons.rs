@@ -125,6 +125,7 @@ pub(crate) const fn is_no_way(code: RefusalCode) -> bool {
         | RefusalCode::TargetUnreachable
         | RefusalCode::StorageRefused
         | RefusalCode::StorageFull
+        | RefusalCode::SafeMode
         | RefusalCode::Busy
         | RefusalCode::Internal
         | RefusalCode::Version

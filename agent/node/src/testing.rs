@@ -6,6 +6,7 @@ use cardea_credential::{
     key,
     testing::{LEAF_LIFE, TestDomain, TestNode},
 };
+use cardea_ledger::checkpoint::LedgerKey;
 use cardea_proto::{
     access::{Admit, Granted, InnerAddresses, Rendezvous, Signed},
     app::{Carrier, Protocol, Service},
@@ -13,7 +14,7 @@ use cardea_proto::{
     enroll::Certificate,
     id::{ConnectorId, DeviceId, GrantId},
     identity::Holder,
-    message::{AppView, FromNode, ToNode, Welcome},
+    message::{AppView, Checkpointed, FromNode, ToNode, Welcome},
     name::Name,
     posture::{Grade, Reading, Value},
     time::Now,
@@ -39,6 +40,18 @@ pub(crate) struct World {
 
 pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
+}
+
+fn ledger_key() -> LedgerKey {
+    LedgerKey::from_seed(&name("corp.example"), &[9; 32]).unwrap()
+}
+
+/// The controller shows a ledger that does not grow.
+fn shown() -> ToNode {
+    ToNode::Checkpoint(Box::new(Checkpointed {
+        note: ledger_key().sign(1, Bytes([5; 32]), 0).unwrap(),
+        proof: Vec::new(),
+    }))
 }
 
 impl World {
@@ -96,6 +109,8 @@ impl World {
                 .map(|&address| address.to_owned())
                 .collect(),
             program: "test".to_owned(),
+            ledger: ledger_key().verifier().clone(),
+            checkpoint: None,
         };
         Agent::new(settings, [5; 32])
     }
@@ -110,6 +125,8 @@ impl World {
             signer: Arc::clone(&self.connector.signer),
             addresses: vec!["c:7443".to_owned()],
             program: "test".to_owned(),
+            ledger: ledger_key().verifier().clone(),
+            checkpoint: None,
         };
         Connector::new(settings, [6; 32])
     }
@@ -182,7 +199,9 @@ impl World {
     /// Brings an agent from an attempt at a channel to a ready one.
     pub(crate) fn greet(&self, agent: &mut Agent) -> AgentOutbox {
         self.turn(agent, up());
-        self.turn(agent, AgentInput::Message(self.welcome()))
+        let out = self.turn(agent, AgentInput::Message(self.welcome()));
+        self.turn(agent, AgentInput::Message(shown()));
+        out
     }
 
     /// Brings a connector to a ready channel.

@@ -5,6 +5,7 @@
 //! corp.example/ledger
 //! 1284
 //! 3n5nYzm1jPZIIcyKpZ7dO7BvL2VLmAMIcsDiDd1zRlM=
+//! epoch 1            only after a rollback that an admin acknowledged
 //!
 //! — corp.example/ledger eVQ0Q…base64 of the key's id and its signature…
 //! ```
@@ -24,6 +25,9 @@ pub const NOTE_BYTES_MAX: usize = 4_096;
 /// The kind of key, as C2SP numbers it: Ed25519.
 const ED25519: u8 = 1;
 
+/// What the line of an epoch begins with.
+const EPOCH: &str = "epoch ";
+
 /// What a signature's line begins with: an em dash and a space.
 const SIGNATURE: &str = "\u{2014} ";
 
@@ -36,6 +40,9 @@ pub struct Checkpoint {
     pub size: u64,
     /// The root of their tree.
     pub root: Digest,
+    /// How often the ledger was rolled back and an admin let it go on: only a checkpoint of a later
+    /// epoch need not go on from one of an earlier.
+    pub epoch: u64,
 }
 
 /// The name of a trust domain's ledger.
@@ -69,8 +76,17 @@ pub enum CheckpointError {
 impl Checkpoint {
     /// The text that is signed.
     fn text(&self) -> String {
-        let Self { origin, size, root } = self;
-        format!("{origin}\n{size}\n{}\n", BASE64.encode(&root.0))
+        let Self {
+            origin,
+            size,
+            root,
+            epoch,
+        } = self;
+        let epoch = match epoch {
+            0 => String::new(),
+            epoch => format!("{EPOCH}{epoch}\n"),
+        };
+        format!("{origin}\n{size}\n{}\n{epoch}", BASE64.encode(&root.0))
     }
 
     fn parse(text: &str) -> Result<Self, CheckpointError> {
@@ -84,23 +100,30 @@ impl Checkpoint {
         };
         let origin = line("there is no origin")?.to_owned();
         let number = line("there is no size")?;
-        let size: u64 = number
-            .parse()
-            .map_err(|_| malformed("the size is no number"))?;
-        if size.to_string() != number {
-            return Err(malformed("the size is no number"));
-        }
+        let size = decimal(number).ok_or(malformed("the size is no number"))?;
         let root = BASE64
             .decode(line("there is no root")?.as_bytes())
             .ok()
             .and_then(|root| root.try_into().ok())
             .ok_or(malformed("the root is no hash"))?;
+        // Lines that others may add are not ours to understand.
+        let epoch = match lines.find_map(|line| line.strip_prefix(EPOCH)) {
+            Some(number) => decimal(number).ok_or(malformed("the epoch is no number"))?,
+            None => 0,
+        };
         Ok(Self {
             origin,
             size,
             root: Bytes(root),
+            epoch,
         })
     }
+}
+
+/// A number in the one way in which it is written.
+fn decimal(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
 }
 
 /// The key with which a controller signs checkpoints.
@@ -129,16 +152,17 @@ impl LedgerKey {
         &self.verifier
     }
 
-    /// Signs the first `size` entries of the ledger.
+    /// Signs the first `size` entries of the ledger, in an epoch.
     ///
     /// # Errors
     /// [`SignError`] when the library refuses.
-    pub fn sign(&self, size: u64, root: Digest) -> Result<String, SignError> {
+    pub fn sign(&self, size: u64, root: Digest, epoch: u64) -> Result<String, SignError> {
         let Verifier { name, .. } = &self.verifier;
         let text = Checkpoint {
             origin: name.clone(),
             size,
             root,
+            epoch,
         }
         .text();
         let signature = self.key.sign(text.as_bytes())?;
@@ -272,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_signed_checkpoint_reads_back_as_itself() {
-        let note = key(1).sign(7, Bytes([3; 32])).unwrap();
+        let note = key(1).sign(7, Bytes([3; 32]), 0).unwrap();
         let checkpoint = key(1).verifier().verify(&note).unwrap();
         assert_eq!(checkpoint.size, 7);
         assert_eq!(checkpoint.root, Bytes([3; 32]));
@@ -280,8 +304,17 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_is_a_line_of_its_own() {
+        let note = key(1).sign(7, Bytes([3; 32]), 2).unwrap();
+        assert!(note.contains("\nepoch 2\n\n"), "{note}");
+        assert_eq!(key(1).verifier().verify(&note).unwrap().epoch, 2);
+        let note = key(1).sign(7, Bytes([3; 32]), 0).unwrap();
+        assert!(!note.contains("epoch"), "{note}");
+    }
+
+    #[test]
     fn every_changed_byte_of_a_note_is_found() {
-        let note = key(1).sign(70, Bytes([3; 32])).unwrap();
+        let note = key(1).sign(70, Bytes([3; 32]), 1).unwrap();
         for at in 0..note.len() {
             let mut touched = note.clone().into_bytes();
             touched[at] ^= 1;
@@ -296,13 +329,13 @@ mod tests {
 
     #[test]
     fn a_checkpoint_by_another_key_or_of_another_ledger_is_refused() {
-        let note = key(2).sign(7, Bytes([3; 32])).unwrap();
+        let note = key(2).sign(7, Bytes([3; 32]), 0).unwrap();
         assert_eq!(
             key(1).verifier().verify(&note),
             Err(CheckpointError::Unsigned(key(1).verifier().to_string()))
         );
         let other = LedgerKey::from_seed(&"other.example".parse().unwrap(), &[1; 32]).unwrap();
-        let note = other.sign(7, Bytes([3; 32])).unwrap();
+        let note = other.sign(7, Bytes([3; 32]), 0).unwrap();
         assert!(matches!(
             key(1).verifier().verify(&note),
             Err(CheckpointError::Origin { .. })
@@ -311,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_witness_may_sign_too() {
-        let note = key(1).sign(7, Bytes([3; 32])).unwrap();
+        let note = key(1).sign(7, Bytes([3; 32]), 0).unwrap();
         let witnessed = format!("{note}\u{2014} witness.example AAAAAAAA\n");
         assert!(key(1).verifier().verify(&witnessed).is_ok());
     }

@@ -13,7 +13,7 @@ use crate::{
     codec::{Blob, Bytes, Digest},
     decision::{Check, Decision},
     id::{AdminKeyId, ConnectorId, ControllerId, DeviceId, GrantId, InviteId},
-    ledger::{Admits, Entry, Link, Revision},
+    ledger::{Admits, Entry, Link, Revision, Rollback},
     name::Name,
     policy::{PolicyEffect, PolicyFile, PolicyProblem, PolicyTestResult},
     refusal::Refusal,
@@ -136,6 +136,8 @@ pub enum AdminChange {
     PolicyApply(Vec<PolicyFile>),
     /// Ends a grant.
     GrantRevoke(GrantId),
+    /// Lets the ledger go on from where it was rolled back to.
+    RollbackAcknowledge,
 }
 
 /// New fields of an app.
@@ -467,6 +469,8 @@ pub struct StatusView {
     pub intermediate_not_after: String,
     /// Whether simulated posture is accepted.
     pub simulated_posture: bool,
+    /// What shows that the ledger was rolled back, while no admin has acknowledged it.
+    pub rollback: Option<Rollback>,
     /// What needs an admin's attention.
     pub warnings: Vec<Warning>,
 }

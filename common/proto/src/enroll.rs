@@ -64,6 +64,8 @@ pub struct Enrolled {
     pub root: Blob,
     /// Where the controller can be reached, `HOST:PORT`.
     pub addresses: Vec<String>,
+    /// The Ed25519 public key that signs the ledger's checkpoints, 32 bytes.
+    pub ledger_key: Blob,
 }
 
 /// A certificate as it is handed to its node.

@@ -153,6 +153,22 @@ pub enum Change {
     },
     /// Something was refused that an auditor wants to know of.
     Refused(RefusedRecord),
+    /// A node holds a checkpoint that this ledger does not go on from: nothing new is granted until
+    /// an admin has seen it.
+    RollbackNoticed(Rollback),
+    /// An admin has seen it, and the ledger goes on as it is.
+    RollbackAcknowledged,
+}
+
+/// What shows that a ledger was rolled back or written anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The node that holds the checkpoint.
+    pub node: NodeId,
+    /// How many entries its checkpoint covers, which this ledger's key signed.
+    pub size: u64,
+    /// The root of their tree.
+    pub root: Digest,
 }
 
 /// How a trust domain begins.
@@ -357,6 +373,8 @@ pub enum RecordKey {
     Links(Name),
     /// A grant.
     Grant(GrantId),
+    /// Whether the ledger is known to have been rolled back.
+    Rollback,
 }
 
 impl Change {
@@ -382,6 +400,7 @@ impl Change {
             Self::Allowed(link) | Self::Disallowed(link) => RecordKey::Links(link.app.clone()),
             Self::GrantOffered(grant) => RecordKey::Grant(grant.id),
             Self::GrantAdmitted(id) | Self::GrantEnded { grant: id, .. } => RecordKey::Grant(*id),
+            Self::RollbackNoticed(_) | Self::RollbackAcknowledged => RecordKey::Rollback,
             Self::Refused(_) => return None,
         })
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     access::{Admit, Extend, Granted, Signed},
     app::{Service, Transport},
-    codec::{Blob, Bytes},
+    codec::{Blob, Bytes, Digest},
     decision::Decision,
     enroll::Certificate,
     id::GrantId,
@@ -126,6 +126,8 @@ pub enum ToNode {
         /// Why.
         reason: EndReason,
     },
+    /// The ledger as it is now, and that it goes on from what the node knows.
+    Checkpoint(Box<Checkpointed>),
     /// The channel ends.
     Goodbye(Refusal),
 }
@@ -141,6 +143,9 @@ pub struct Hello {
     pub clock: UnixMillis,
     /// Grants that it still holds, so that those which ended meanwhile are withdrawn at once.
     pub grants: Vec<GrantId>,
+    /// The last checkpoint of the ledger that it accepted, a signed note: the ledger must go on from
+    /// it.
+    pub checkpoint: Option<String>,
 }
 
 /// How a controller begins a channel.
@@ -164,6 +169,15 @@ pub struct Welcome {
     pub watched_processes: Vec<String>,
     /// Where the controller can be reached from now on, `HOST:PORT`.
     pub addresses: Vec<String>,
+}
+
+/// A checkpoint, for a node that remembers the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpointed {
+    /// The signed note.
+    pub note: String,
+    /// Hashes that lead from the checkpoint which the node knows to this one (RFC 6962 §2.1.2).
+    pub proof: Vec<Digest>,
 }
 
 /// An app as a device sees it.

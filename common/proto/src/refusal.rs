@@ -38,6 +38,8 @@ pub enum RefusalCode {
     StorageFull,
     /// The two ends speak no common version.
     Version,
+    /// The ledger was rolled back, and no admin has acknowledged it.
+    SafeMode,
     /// What was named does not exist.
     NotFound,
     /// It exists already.
@@ -87,7 +89,7 @@ impl RefusalCode {
             | Self::ClockSkew
             | Self::TargetUnreachable => 5,
             Self::PostureFailed | Self::SimulatedPosture => 6,
-            Self::StorageRefused | Self::StorageFull => 7,
+            Self::StorageRefused | Self::StorageFull | Self::SafeMode => 7,
         }
     }
 }

@@ -136,8 +136,13 @@ pub enum Command {
     /// How the controller is
     #[command(after_help = "Examples:
   cardeactl status
-  cardeactl status -o json")]
-    Status,
+  cardeactl status -o json
+  cardeactl status --acknowledge-rollback")]
+    Status {
+        /// Let the ledger go on from where it was rolled back to: what was lost stays lost
+        #[arg(long)]
+        acknowledge_rollback: bool,
+    },
     /// Prints the completions of a shell
     #[command(after_help = "Examples:
   cardeactl completion bash > /etc/bash_completion.d/cardeactl

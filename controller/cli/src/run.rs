@@ -19,6 +19,10 @@ mod invite;
 mod policy;
 mod verify;
 
+/// What an admin must have thought of before a ledger goes on from an earlier point.
+const ROLLBACK: &str = "codes used, devices blocked and grants revoked since then are forgotten, \
+    and grants are given again";
+
 /// Runs a command line.
 ///
 /// # Errors
@@ -40,7 +44,7 @@ pub fn run(cli: Cli, console: &mut Console) -> Result<(), Failure> {
         | Command::Grant(_)
         | Command::Tunnel(_)
         | Command::Audit(_)
-        | Command::Status => {}
+        | Command::Status { .. } => {}
     }
     let settings = Settings::of(&cli.global)?;
     if let Command::Audit(AuditCommand::Verify(what)) = &cli.command {
@@ -66,7 +70,15 @@ pub fn run(cli: Cli, console: &mut Console) -> Result<(), Failure> {
         Command::Grant(command) => grant(command, &mut session),
         Command::Tunnel(TunnelCommand::Ls) => session.list::<cardea_proto::admin::TunnelRow>(),
         Command::Audit(command) => audit::run(&command, &mut session),
-        Command::Status => status(&mut session),
+        Command::Status {
+            acknowledge_rollback: false,
+        } => status(&mut session),
+        Command::Status {
+            acknowledge_rollback: true,
+        } => {
+            confirm::ask(ROLLBACK, &session.settings, session.console)?;
+            session.change(AdminChange::RollbackAcknowledge)
+        }
         Command::Completion { .. } | Command::Man { .. } => Ok(()),
     }
 }

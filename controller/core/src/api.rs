@@ -3,12 +3,13 @@
 use std::{collections::VecDeque, net::SocketAddr};
 
 use cardea_credential::trust::VerifiedLeaf;
+use cardea_ledger::checkpoint::Checkpoint;
 use cardea_proto::{
     admin::{AdminAnswer, AdminRequest},
     codec::Bytes,
     enroll::{EnrollAnswer, EnrollRequest},
     ledger::{Draft, Entry, RecordKey, Revision},
-    message::{FromNode, Purpose, ToNode},
+    message::{Checkpointed, FromNode, Purpose, ToNode},
 };
 
 /// One connection of a node or of a stranger who enrolls; the shell counts them.
@@ -76,7 +77,8 @@ pub enum Input {
         /// Its channel.
         channel: ChannelId,
     },
-    /// An admin asks. `Audit`, `Checkpoint` and `AuditFollow` never get here: the shell answers them from the store.
+    /// An admin asks. `Audit`, `Checkpoint` and `AuditFollow` never get here: the shell
+    /// answers them from the store.
     Admin {
         /// Names the answer.
         call: CallId,
@@ -104,9 +106,31 @@ pub enum Input {
         /// Why.
         why: CommitError,
     },
+    /// The store answers a [`ProofRequest`].
+    Proof {
+        /// For which channel.
+        channel: ChannelId,
+        /// What its node knows.
+        known: Option<Checkpoint>,
+        /// The ledger as it is, when it goes on from there.
+        result: Result<Checkpointed, Contradicted>,
+    },
     /// [`crate::Controller::deadline`] has come; also the first input of all.
     Timeout,
 }
+
+/// A node wants to see that the ledger goes on from what it knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProofRequest {
+    /// Its channel.
+    pub channel: ChannelId,
+    /// The last checkpoint that it accepted, which this ledger's key signed.
+    pub known: Option<Checkpoint>,
+}
+
+/// The ledger does not contain what a checkpoint was signed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contradicted;
 
 /// Why the store did not take a proposal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +168,8 @@ pub struct Outbox {
     pub close: VecDeque<ChannelId>,
     /// Proposals to the store.
     pub proposals: VecDeque<Proposal>,
+    /// Proofs that nodes wait for.
+    pub proofs: VecDeque<ProofRequest>,
     /// Answers to admins.
     pub answers: VecDeque<(CallId, AdminAnswer)>,
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cardea_ledger::checkpoint::Checkpoint;
 use cardea_proto::{
     codec::Bytes,
     id::{ConnectorId, DeviceId, NodeId},
@@ -30,6 +31,8 @@ pub(crate) struct Channel {
     pub(crate) nonce: Option<Bytes<16>>,
     /// Whether a certificate for it is on its way to the store.
     pub(crate) renewing: bool,
+    /// The last checkpoint that the node has accepted, as far as is known here.
+    pub(crate) known: Option<Checkpoint>,
 }
 
 /// When a node was last there, and as what.
@@ -69,6 +72,7 @@ impl Channels {
             address: peer.address,
             nonce: None,
             renewing: false,
+            known: None,
         };
         self.by_id.insert(id, channel);
         match peer.purpose {
@@ -112,6 +116,14 @@ impl Channels {
             };
             self.seen.insert(channel.node, seen);
         }
+    }
+
+    /// Every channel, but renewals, whose node has said hello.
+    pub(crate) fn greeted_channels(&self) -> impl Iterator<Item = (ChannelId, &Channel)> {
+        self.by_node.values().filter_map(|id| {
+            let channel = self.by_id.get(id)?;
+            channel.nonce.is_some().then_some((*id, channel))
+        })
     }
 
     /// The channel of a node that has said hello.

@@ -173,6 +173,11 @@ impl Controller {
             Input::AdminGone { call: _ } => {}
             Input::Committed { proposal, entry } => self.committed(turn, proposal, &entry),
             Input::NotCommitted { proposal, why } => self.not_committed(turn, proposal, &why),
+            Input::Proof {
+                channel,
+                known,
+                result,
+            } => self.on_proof(turn, channel, known, result),
             Input::Timeout => self.due(turn),
         }
     }
@@ -244,6 +249,7 @@ impl Controller {
                         self.note(turn, draft);
                     }
                 }
+                Timer::Witnesses => self.show_witnesses(turn),
                 Timer::Reviews => {
                     self.review_some(turn);
                     return;
@@ -337,6 +343,7 @@ impl Controller {
             Happened::UserSet(user) => self.user_moved(turn, user.fact()),
             Happened::AppSet(app) => self.app_moved(turn, app.fact()),
             Happened::AppRemoved(app) => self.app_gone(turn, app.fact()),
+            Happened::RollbackAcknowledged => self.show_witnesses(turn),
             Happened::PolicySet => self.policy_moved(turn),
             Happened::Linked(app) => self.links_moved(turn, app.fact()),
             Happened::Ended(ended) => self.ended(turn, ended),

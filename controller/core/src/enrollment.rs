@@ -92,6 +92,7 @@ impl Controller {
         let mut expects = Expects::of([
             RecordKey::Invite(invite.invite.id),
             RecordKey::Node(node.id),
+            RecordKey::Rollback,
         ]);
         let invite_id = invite.invite.id;
         draft.changes.push(Change::InviteUsed {
@@ -156,6 +157,7 @@ impl Controller {
                 certificate,
                 root: self.world.keys.root_der.clone().into(),
                 addresses: self.world.settings.addresses.clone(),
+                ledger_key: self.world.founded.ledger_key.clone(),
             })),
             None => EnrollAnswer::Refused(no_life_left()),
         };

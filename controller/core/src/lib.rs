@@ -40,11 +40,13 @@ mod testing;
 mod tickets;
 mod timers;
 mod verdict;
+mod witnesses;
 mod world;
 
 pub use self::{
     api::{
-        AdminSession, CallId, ChannelId, CommitError, Input, Outbox, Peer, Proposal, ProposalId,
+        AdminSession, CallId, ChannelId, CommitError, Contradicted, Input, Outbox, Peer,
+        ProofRequest, Proposal, ProposalId,
     },
     controller::{Controller, StartError},
     settings::{

@@ -225,6 +225,7 @@ impl Controller {
         if self.is_renewal(channel) {
             return;
         }
+        self.witness(turn, channel, hello.checkpoint.as_deref());
         if let NodeId::Device(device) = node {
             self.welcome_device(turn, channel, device);
         }

@@ -11,6 +11,7 @@ use cardea_credential::{
     ticket::TicketKey,
     trust::Trust,
 };
+use cardea_ledger::checkpoint::{Checkpoint, LedgerKey};
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminQuery, AdminRequest, ChangeOrder},
     app::{AppSpec, Transport},
@@ -86,6 +87,13 @@ pub(crate) fn fact(name: &str, value: Value) -> (String, Fact) {
     (name.to_owned(), fact)
 }
 
+/// The seed of the key that signs checkpoints.
+pub(crate) const LEDGER_SEED: [u8; 32] = [4; 32];
+
+fn ledger_key() -> LedgerKey {
+    LedgerKey::from_seed(&name("corp.example"), &LEDGER_SEED).unwrap()
+}
+
 pub(crate) fn app(app: &str) -> AppSpec {
     AppSpec {
         name: name(app),
@@ -131,7 +139,7 @@ impl Bench {
             root: root.digest(),
             admin: (admin_key_id(&public), public.to_vec().into()),
             ticket_key: ticket_key().public().to_vec().into(),
-            ledger_key: vec![4; 32].into(),
+            ledger_key: ledger_key().verifier().public().to_vec().into(),
         };
         let mut bench = Self {
             controller: Self::controller(
@@ -256,6 +264,11 @@ impl Bench {
             self.handle(Input::Timeout);
         }
         self.now = end;
+    }
+
+    /// What a note says that the ledger's key signed.
+    pub(crate) fn checkpoint(&self, note: &str) -> Checkpoint {
+        ledger_key().verifier().verify(note).unwrap()
     }
 
     /// An admin's change, signed and committed; its answer.

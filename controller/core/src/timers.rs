@@ -18,6 +18,8 @@ pub(crate) enum Timer {
     Certificate(DeviceId),
     /// Refusals that were not recorded are counted into one entry.
     Refusals,
+    /// Nodes are shown the ledger.
+    Witnesses,
     /// Devices wait to be looked at again after a change that may concern them.
     Reviews,
 }

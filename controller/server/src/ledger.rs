@@ -8,10 +8,13 @@
 
 use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 
-use cardea_core::{CommitError, Proposal, ProposalId};
-use cardea_ledger::checkpoint::{Checkpoint, LedgerKey};
-use cardea_proto::ledger::{Entry, Revision};
-use cardea_store::{Loaded, Store, TailError};
+use cardea_core::{ChannelId, CommitError, Contradicted, ProofRequest, Proposal, ProposalId};
+use cardea_ledger::checkpoint::Checkpoint;
+use cardea_proto::{
+    ledger::{Entry, Revision},
+    message::Checkpointed,
+};
+use cardea_store::{Notary, ShowError, Store, TailError};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -30,13 +33,25 @@ const RETRY_TIME: Duration = Duration::from_secs(10);
 /// Reads between two commits, so that readers cannot hold up a commit for long.
 const READS_MAX: usize = 8;
 
-/// What became of a proposal.
+/// What the store says to the controller.
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    /// The proposal.
-    pub(crate) proposal: ProposalId,
-    /// Its entry, or why there is none.
-    pub(crate) result: Result<Entry, CommitError>,
+pub(crate) enum Outcome {
+    /// What became of a proposal.
+    Proposed {
+        /// The proposal.
+        proposal: ProposalId,
+        /// Its entry, or why there is none.
+        result: Result<Entry, CommitError>,
+    },
+    /// The answer to a [`ProofRequest`].
+    Proof {
+        /// For which channel.
+        channel: ChannelId,
+        /// What its node knows.
+        known: Option<Checkpoint>,
+        /// The ledger as it is, when it goes on from there.
+        result: Result<Checkpointed, Contradicted>,
+    },
 }
 
 /// The way to the thread. It ends, after all that was asked of it, when every copy is dropped.
@@ -49,6 +64,7 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 enum Job {
     Commit(Box<Proposal>),
+    Prove(Box<ProofRequest>),
     Tail {
         after: Revision,
         limit: usize,
@@ -70,23 +86,37 @@ impl Ledger {
     ) -> io::Result<(Self, mpsc::UnboundedReceiver<Outcome>, JoinHandle<()>)> {
         let (jobs, waiting) = mpsc::unbounded_channel();
         let (outcomes, results) = mpsc::unbounded_channel();
-        let latest = notary.latest.subscribe();
+        let latest = watch::Sender::new(notary.latest().map(Arc::from));
+        let followed = latest.subscribe();
         let runtime = Handle::current();
         let keeper = Keeper {
             store,
             notary,
+            due: None,
+            latest,
             outcomes,
         };
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || keeper.serve(&runtime, waiting))?;
-        Ok((Self { jobs, latest }, results, thread))
+        let this = Self {
+            jobs,
+            latest: followed,
+        };
+        Ok((this, results, thread))
     }
 
     /// Proposes. The caller counts what is on its way and limits it.
     pub(crate) fn commit(&self, proposal: Proposal) -> Result<(), Ended> {
         self.jobs
             .send(Job::Commit(Box::new(proposal)))
+            .map_err(|_| Ended)
+    }
+
+    /// Asks for a proof, which comes as an [`Outcome`].
+    pub(crate) fn prove(&self, wanted: ProofRequest) -> Result<(), Ended> {
+        self.jobs
+            .send(Job::Prove(Box::new(wanted)))
             .map_err(|_| Ended)
     }
 
@@ -112,117 +142,22 @@ impl Ledger {
     }
 }
 
-/// Signs what the store has.
-#[derive(Debug)]
-pub(crate) struct Notary {
-    key: LedgerKey,
-    /// How many entries the last checkpoint covers.
-    covered: u64,
-    /// When entries that came since must be covered.
-    due: Option<Instant>,
-    latest: watch::Sender<Option<Arc<str>>>,
-}
-
-/// The last checkpoint of a ledger is none of its own.
-#[derive(Debug, thiserror::Error)]
-#[error("the last checkpoint does not hold: {0}")]
-pub(crate) struct Disproved(String);
-
-impl Notary {
-    /// A notary for a store that has loaded.
-    ///
-    /// # Errors
-    /// [`Disproved`] when the last checkpoint was not signed by `key`, or over other entries than
-    /// those in the store.
-    pub(crate) fn new(
-        key: LedgerKey,
-        store: &mut dyn Store,
-        loaded: &Loaded,
-    ) -> Result<Self, Disproved> {
-        let covered = match &loaded.checkpoint {
-            None => 0,
-            Some(note) => {
-                let checkpoint = key.verifier().verify(note);
-                let checkpoint = checkpoint.map_err(|error| Disproved(error.to_string()))?;
-                contains(store, &checkpoint)?;
-                checkpoint.size
-            }
-        };
-        Ok(Self {
-            key,
-            covered,
-            due: None,
-            latest: watch::Sender::new(loaded.checkpoint.as_deref().map(Arc::from)),
-        })
-    }
-
-    /// Notices that the ledger may have grown.
-    fn notice(&mut self, size: u64) {
-        if size > self.covered && self.due.is_none() {
-            self.due = Some(Instant::now() + CHECKPOINT_TIME);
-        }
-    }
-
-    /// Signs everything, or tries again later.
-    fn sign(&mut self, store: &mut dyn Store) {
-        self.due = None;
-        let (size, root) = (store.tree().size(), store.tree().root());
-        if size == self.covered {
-            return;
-        }
-        let signed = self.key.sign(size, root).map_err(|error| error.to_string());
-        let kept = signed.and_then(|note| {
-            let kept = store.checkpoint(&note);
-            kept.map(|()| note).map_err(|error| error.to_string())
-        });
-        match kept {
-            Ok(note) => {
-                self.covered = size;
-                self.latest.send_replace(Some(note.into()));
-            }
-            Err(reason) => {
-                tracing::warn!(reason, "no checkpoint could be kept");
-                self.due = Some(Instant::now() + RETRY_TIME);
-            }
-        }
-    }
-}
-
-/// Whether a store has what a checkpoint was signed over.
-fn contains(store: &mut dyn Store, checkpoint: &Checkpoint) -> Result<(), Disproved> {
-    let tree = store.tree().clone();
-    if checkpoint.size > tree.size() {
-        return Err(Disproved(format!(
-            "it covers {} entries, and there are {}",
-            checkpoint.size,
-            tree.size()
-        )));
-    }
-    let root = tree
-        .root_at(checkpoint.size, |range| {
-            let limit = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
-            store.leaves(Revision(range.start), limit)
-        })
-        .map_err(|error| Disproved(error.to_string()))?;
-    if root != checkpoint.root {
-        return Err(Disproved("it was signed over other entries".to_owned()));
-    }
-    Ok(())
-}
-
 /// What the thread has.
 #[derive(Debug)]
 struct Keeper {
     store: Box<dyn Store>,
     notary: Notary,
+    /// When entries that no checkpoint covers must be covered.
+    due: Option<Instant>,
+    latest: watch::Sender<Option<Arc<str>>>,
     outcomes: mpsc::UnboundedSender<Outcome>,
 }
 
 impl Keeper {
     fn serve(mut self, runtime: &Handle, mut jobs: mpsc::UnboundedReceiver<Job>) {
-        self.notary.sign(self.store.as_mut());
+        self.sign();
         loop {
-            let next = match self.notary.due {
+            let next = match self.due {
                 None => jobs.blocking_recv(),
                 Some(due) => {
                     let next =
@@ -230,7 +165,7 @@ impl Keeper {
                     match next {
                         Ok(next) => next,
                         Err(_) => {
-                            self.notary.sign(self.store.as_mut());
+                            self.sign();
                             continue;
                         }
                     }
@@ -240,11 +175,11 @@ impl Keeper {
                 break;
             };
             self.turn(first, &mut jobs);
-            if self.notary.due.is_some_and(|due| due <= Instant::now()) {
-                self.notary.sign(self.store.as_mut());
+            if self.due.is_some_and(|due| due <= Instant::now()) {
+                self.sign();
             }
         }
-        self.notary.sign(self.store.as_mut());
+        self.sign();
     }
 
     /// Does everything that waits.
@@ -255,37 +190,99 @@ impl Keeper {
         while let Some(job) = next.take() {
             match job {
                 Job::Commit(proposal) => proposals.push(*proposal),
-                Job::Tail {
-                    after,
-                    limit,
-                    answer,
-                } => reads.push((after, limit, answer)),
+                read @ (Job::Prove(_) | Job::Tail { .. }) => reads.push(read),
             }
             if proposals.len() < BATCH_MAX && reads.len() < READS_MAX {
                 next = jobs.try_recv().ok();
             }
         }
-        let ids: Vec<ProposalId> = proposals.iter().map(|proposal| proposal.id).collect();
-        if !ids.is_empty() {
-            for (proposal, result) in ids.into_iter().zip(self.store.commit(proposals)) {
-                if self.outcomes.send(Outcome { proposal, result }).is_err() {
-                    tracing::debug!("an outcome came while the controller was leaving");
+        self.commit(proposals);
+        for read in reads {
+            match read {
+                Job::Commit(_) => {}
+                Job::Prove(wanted) => self.prove(*wanted),
+                Job::Tail {
+                    after,
+                    limit,
+                    answer,
+                } => {
+                    if answer.send(self.store.tail(after, limit)).is_err() {
+                        tracing::debug!("nobody waits any longer for the entries that were read");
+                    }
                 }
             }
-            self.notary.notice(self.store.tree().size());
         }
-        for (after, limit, answer) in reads {
-            if answer.send(self.store.tail(after, limit)).is_err() {
-                tracing::debug!("nobody waits any longer for the entries that were read");
+    }
+
+    fn commit(&mut self, proposals: Vec<Proposal>) {
+        let ids: Vec<ProposalId> = proposals.iter().map(|proposal| proposal.id).collect();
+        if ids.is_empty() {
+            return;
+        }
+        for (proposal, result) in ids.into_iter().zip(self.store.commit(proposals)) {
+            if let Ok(entry) = &result {
+                self.notary.notice(entry);
             }
+            self.tell(Outcome::Proposed { proposal, result });
         }
+        if self.store.tree().size() > self.notary.covered() && self.due.is_none() {
+            self.due = Some(Instant::now() + CHECKPOINT_TIME);
+        }
+    }
+
+    fn prove(&mut self, wanted: ProofRequest) {
+        let ProofRequest { channel, known } = wanted;
+        let shown = self.notary.show(self.store.as_mut(), known.as_ref());
+        self.publish();
+        let result = match shown {
+            Ok(shown) => Ok(shown),
+            Err(ShowError::Contradicted(_)) => Err(Contradicted),
+            Err(error @ ShowError::Failed(_)) => {
+                tracing::warn!(reason = %error, "a node was not shown the ledger");
+                return;
+            }
+        };
+        self.tell(Outcome::Proof {
+            channel,
+            known,
+            result,
+        });
+    }
+
+    fn tell(&self, outcome: Outcome) {
+        if self.outcomes.send(outcome).is_err() {
+            tracing::debug!("an outcome came while the controller was leaving");
+        }
+    }
+
+    /// Signs everything, or tries again later.
+    fn sign(&mut self) {
+        self.due = match self.notary.sign(self.store.as_mut()) {
+            Ok(()) => None,
+            Err(reason) => {
+                tracing::warn!(reason, "no checkpoint could be kept");
+                Some(Instant::now() + RETRY_TIME)
+            }
+        };
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let latest = self.notary.latest();
+        self.latest.send_if_modified(|shown| {
+            let moved = shown.as_deref() != latest;
+            if moved {
+                *shown = latest.map(Arc::from);
+            }
+            moved
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use cardea_ledger::checkpoint::LedgerKey;
     use cardea_proto::{
-        codec::Bytes,
         id::ControllerId,
         ledger::{Actor, Change, Draft, RecordKey},
         time::UnixMillis,
@@ -302,10 +299,12 @@ mod tests {
         }
         let mut taken: usize = 0;
         for id in 0..100 {
-            let outcome = outcomes.recv().await.unwrap();
-            assert_eq!(outcome.proposal, ProposalId(id));
-            assert_eq!(outcome.result.is_ok(), id < 10, "{id}");
-            taken += usize::from(outcome.result.is_ok());
+            let Outcome::Proposed { proposal, result } = outcomes.recv().await.unwrap() else {
+                panic!("nobody asked for a proof");
+            };
+            assert_eq!(proposal, ProposalId(id));
+            assert_eq!(result.is_ok(), id < 10, "{id}");
+            taken += usize::from(result.is_ok());
         }
         let entries = ledger.tail(Revision(3), 100).await.unwrap().unwrap();
         assert_eq!(entries.len() + 3, taken);
@@ -342,23 +341,6 @@ mod tests {
         let loaded = EmbeddedStore::new(dir.path()).load().unwrap();
         let checkpoint = key().verifier().verify(&loaded.checkpoint.unwrap());
         assert_eq!(checkpoint.unwrap().size, 1);
-    }
-
-    #[test]
-    fn a_checkpoint_over_other_entries_or_by_another_key_is_noticed() {
-        let other = LedgerKey::from_seed(&"corp.example".parse().unwrap(), &[2; 32]).unwrap();
-        for (note, fault) in [
-            (key().sign(1, Bytes([9; 32])), "other entries"),
-            (key().sign(2, Bytes([9; 32])), "there are 1"),
-            (other.sign(1, Bytes([9; 32])), "not signed"),
-        ] {
-            let mut store = MemoryStore::new();
-            store.commit(vec![site(0, 0)]);
-            store.checkpoint(&note.unwrap()).unwrap();
-            let loaded = store.load().unwrap();
-            let error = Notary::new(key(), &mut store, &loaded).unwrap_err();
-            assert!(error.to_string().contains(fault), "{error}");
-        }
     }
 
     fn key() -> LedgerKey {

@@ -21,7 +21,7 @@ use cardea_host::{
 };
 use cardea_proto::ledger::Founded;
 use cardea_relay_server::{Running as RunningRelay, Server as RelayServer};
-use cardea_store::{EmbeddedStore, Loaded, Store};
+use cardea_store::{EmbeddedStore, Loaded, Notary, Store};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     folder::{self, ADMIN_SOCKET},
     founding,
     identity::OwnIdentity,
-    ledger::{Ledger, Notary, Outcome},
+    ledger::{Ledger, Outcome},
     nodes::Nodes,
     reach::Reach,
     sockets::Sockets,

@@ -207,8 +207,21 @@ impl Turn {
     }
 
     fn outcome(&mut self, outcome: Outcome) {
+        let (proposal, result) = match outcome {
+            Outcome::Proposed { proposal, result } => (proposal, result),
+            Outcome::Proof {
+                channel,
+                known,
+                result,
+            } => {
+                return self.handle(Input::Proof {
+                    channel,
+                    known,
+                    result,
+                });
+            }
+        };
         self.proposed = self.proposed.saturating_sub(1);
-        let Outcome { proposal, result } = outcome;
         match result {
             Ok(entry) => {
                 let revision = entry.revision;
@@ -236,6 +249,9 @@ impl Turn {
             }
             self.proposed = self.proposed.saturating_add(1);
             self.ledger.commit(proposal).map_err(|_| StoreEnded)?;
+        }
+        while let Some(wanted) = self.outbox.proofs.pop_front() {
+            self.ledger.prove(wanted).map_err(|_| StoreEnded)?;
         }
         for (channel, messages) in self.by_channel() {
             self.send(channel, &messages);

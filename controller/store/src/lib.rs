@@ -19,6 +19,7 @@ mod index;
 mod journal;
 mod mark;
 mod memory;
+mod notary;
 mod scan;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use self::{
     embedded::EmbeddedStore,
     error::{LoadError, TailError, TornTail},
     memory::MemoryStore,
+    notary::{Disproved, Notary, ShowError},
 };
 
 /// A place that keeps the ledger. All of it blocks, so a server gives it a thread of its own.

@@ -266,3 +266,16 @@ pub fn command<S: Into<OsString>>(
 pub fn now() -> Instant {
     Instant::now()
 }
+
+/// A UDP port of this machine that nobody uses at the moment.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16> {
+    #[expect(
+        clippy::disallowed_types,
+        reason = "a test may ask the system for a port"
+    )]
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    Ok(socket.local_addr()?.port())
+}

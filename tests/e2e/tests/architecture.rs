@@ -20,14 +20,22 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cardea-ledger", &["cardea-proto", "cardea-credential"]),
     ("cardea-host", &["cardea-proto"]),
     ("cardea-relay", &["cardea-proto", "cardea-credential"]),
-    ("cardea-core", &["cardea-proto", "cardea-credential"]),
+    (
+        "cardea-core",
+        &["cardea-proto", "cardea-credential", "cardea-ledger"],
+    ),
     (
         "cardea-store",
         &["cardea-proto", "cardea-ledger", "cardea-core"],
     ),
     (
         "cardea-node",
-        &["cardea-proto", "cardea-credential", "cardea-tunnel"],
+        &[
+            "cardea-proto",
+            "cardea-credential",
+            "cardea-ledger",
+            "cardea-tunnel",
+        ],
     ),
     (
         "cardea-device",
@@ -69,6 +77,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "cardea-proto",
             "cardea-credential",
+            "cardea-ledger",
             "cardea-host",
             "cardea-tunnel",
             "cardea-node",

@@ -6,7 +6,8 @@ use std::{
 };
 
 use cardea_core::{
-    AdminSession, CallId, ChannelId, CommitError, Controller, Input, Outbox, Peer, Proposal,
+    AdminSession, CallId, ChannelId, CommitError, Contradicted, Controller, Input, Outbox, Peer,
+    ProofRequest, Proposal,
 };
 use cardea_credential::admin::sign_change;
 use cardea_proto::{
@@ -17,7 +18,7 @@ use cardea_proto::{
     ledger::Entry,
     message::{FromNode, Purpose, ToNode},
 };
-use cardea_store::{MemoryStore, Store};
+use cardea_store::{MemoryStore, Notary, ShowError, Store};
 
 use crate::{
     dice::Dice,
@@ -31,6 +32,7 @@ pub(crate) struct Control {
     pub(crate) domain: Domain,
     pub(crate) controller: Controller,
     pub(crate) store: MemoryStore,
+    notary: Notary,
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
     pub(crate) answers: BTreeMap<CallId, AdminAnswer>,
     pub(crate) enrollments: Vec<EnrollAnswer>,
@@ -71,6 +73,8 @@ impl Control {
     ) -> Result<(Self, Vec<Entry>), String> {
         let mut dice = Dice::new(seed, "controller");
         let loaded = store.load().map_err(|error| error.to_string())?;
+        let notary = Notary::new(domain.ledger_key(), &mut store, &loaded)
+            .map_err(|error| error.to_string())?;
         let entries = store
             .tail(cardea_proto::ledger::Revision(0), usize::MAX)
             .map_err(|error| error.to_string())?;
@@ -80,6 +84,7 @@ impl Control {
             domain,
             controller,
             store,
+            notary,
             channels: BTreeMap::new(),
             answers: BTreeMap::new(),
             enrollments: Vec::new(),
@@ -109,10 +114,29 @@ impl World {
             self.control.enrollments.push(answer);
         }
         self.control.answers.extend(out.answers);
+        for wanted in out.proofs {
+            self.prove(wanted);
+        }
         for channel in out.close {
             self.close(channel);
         }
         self.check();
+    }
+
+    /// A node is shown the ledger.
+    fn prove(&mut self, wanted: ProofRequest) {
+        let ProofRequest { channel, known } = wanted;
+        let Control { notary, store, .. } = &mut self.control;
+        let result = match notary.show(store, known.as_ref()) {
+            Ok(shown) => Ok(shown),
+            Err(ShowError::Contradicted(_)) => Err(Contradicted),
+            Err(ShowError::Failed(why)) => return self.fail(0, why),
+        };
+        self.control(Input::Proof {
+            channel,
+            known,
+            result,
+        });
     }
 
     /// A node says something on its channel.
@@ -230,6 +254,7 @@ impl World {
             for outcome in self.control.store.commit(vec![proposal]) {
                 inputs.push(match outcome {
                     Ok(entry) => {
+                        self.control.notary.notice(&entry);
                         self.model.committed(self.now, &entry);
                         let proposal = Some(id);
                         Input::Committed { proposal, entry }
@@ -261,11 +286,18 @@ impl World {
             .load()
             .map_err(|error| error.to_string())
             .and_then(|loaded| {
-                Controller::new(settings(), loaded.state, keys, entropy)
-                    .map_err(|error| error.to_string())
+                let key = self.control.domain.ledger_key();
+                let notary = Notary::new(key, &mut self.control.store, &loaded)
+                    .map_err(|error| error.to_string())?;
+                let controller = Controller::new(settings(), loaded.state, keys, entropy)
+                    .map_err(|error| error.to_string())?;
+                Ok((notary, controller))
             });
         match started {
-            Ok(controller) => self.control.controller = controller,
+            Ok((notary, controller)) => {
+                self.control.notary = notary;
+                self.control.controller = controller;
+            }
             Err(why) => self.fail(0, format!("the controller does not start again: {why}")),
         }
         self.control(Input::Timeout);

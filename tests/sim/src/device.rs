@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cardea_credential::key::SoftwareKey;
+use cardea_credential::{key::SoftwareKey, trust::Trust};
+use cardea_ledger::checkpoint::Verifier;
 use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings, Collected};
 use cardea_proto::{
     enroll::Enrolled,
@@ -31,6 +32,8 @@ pub(crate) struct Device {
     pub(crate) key: Arc<SoftwareKey>,
     /// What it keeps on disk.
     pub(crate) disk: Enrolled,
+    /// The checkpoint of the ledger on that disk.
+    pub(crate) checkpoint: Option<String>,
     /// Its wall clock, ahead or behind.
     pub(crate) skew: Skew,
     pub(crate) posture: Condition,
@@ -107,7 +110,7 @@ impl Condition {
 
 impl Device {
     /// Starts the programs on what the disk has.
-    pub(crate) fn start(&mut self, trust: cardea_credential::trust::Trust, entropy: [[u8; 32]; 2]) {
+    pub(crate) fn start(&mut self, trust: Trust, ledger: Verifier, entropy: [[u8; 32]; 2]) {
         let settings = AgentSettings {
             device: self.id,
             name: self.disk.name.clone(),
@@ -118,6 +121,8 @@ impl Device {
             signer: Arc::<SoftwareKey>::clone(&self.key),
             addresses: self.disk.addresses.clone(),
             program: "sim".to_owned(),
+            ledger,
+            checkpoint: self.checkpoint.clone(),
         };
         let [agent, tunnels] = entropy;
         let attempt = self.running.take().map_or(0, |running| running.attempt);
@@ -208,6 +213,9 @@ impl World {
         if let Some(device) = self.devices.get_mut(index) {
             if let Some(certificate) = node.save {
                 device.disk.certificate = certificate;
+            }
+            if let Some(note) = node.checkpoint {
+                device.checkpoint = Some(note);
             }
             if let Some(addresses) = node.addresses {
                 device.disk.addresses = addresses;

@@ -13,6 +13,7 @@ use cardea_credential::{
     ticket::TicketKey,
     trust::Trust,
 };
+use cardea_ledger::checkpoint::{LedgerKey, Verifier};
 use cardea_proto::{
     app::{AppSpec, Principal, Target, Transport},
     id::ControllerId,
@@ -35,6 +36,7 @@ pub(crate) const RELAY: &str = "203.0.113.1:7444";
 pub(crate) struct Domain {
     intermediate: (Vec<u8>, Arc<dyn Signer>),
     ticket_seed: [u8; 32],
+    ledger_seed: [u8; 32],
     /// Trust in the root.
     pub(crate) trust: Trust,
     /// The admin's key.
@@ -74,13 +76,15 @@ impl Domain {
         let public = admin_public_key(&admin).expect("an Ed25519 key");
         let ticket_seed = dice.bytes();
         let ticket = TicketKey::from_seed(&ticket_seed).expect("a key");
+        let ledger_seed = dice.bytes();
+        let ledger = LedgerKey::from_seed(&domain, &ledger_seed).expect("a key");
         let founded = Founded {
             domain: domain.clone(),
             controller,
             root: root.digest(),
             admin: (admin_key_id(&public), public.to_vec().into()),
             ticket_key: ticket.public().to_vec().into(),
-            ledger_key: vec![0; 32].into(),
+            ledger_key: ledger.verifier().public().to_vec().into(),
         };
         let draft = draft(founded, plan, at);
         let proposal = Proposal {
@@ -94,6 +98,7 @@ impl Domain {
         Self {
             intermediate: (intermediate, key),
             ticket_seed,
+            ledger_seed,
             trust: Trust::new(domain, root.certificate().to_vec()).expect("trust"),
             admin,
         }
@@ -109,6 +114,17 @@ impl Domain {
             root_der: self.trust.root().to_vec(),
             ticket: TicketKey::from_seed(&self.ticket_seed).expect("a key"),
         }
+    }
+
+    /// What checks the ledger's checkpoints.
+    pub(crate) fn ledger(&self) -> Verifier {
+        self.ledger_key().verifier().clone()
+    }
+
+    /// The key that signs them.
+    #[expect(clippy::expect_used, reason = "it was made by `found`")]
+    pub(crate) fn ledger_key(&self) -> LedgerKey {
+        LedgerKey::from_seed(self.trust.domain(), &self.ledger_seed).expect("a key")
     }
 
     /// The public key with which the relay checks tickets.

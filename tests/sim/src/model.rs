@@ -253,6 +253,8 @@ impl Model {
             | Change::InviteUsed { .. }
             | Change::SiteAdded(_)
             | Change::SiteRemoved(_)
+            | Change::RollbackNoticed(_)
+            | Change::RollbackAcknowledged
             | Change::Refused(_) => {}
         }
     }

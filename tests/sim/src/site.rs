@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use cardea_credential::{key::SoftwareKey, trust::Trust};
+use cardea_ledger::checkpoint::Verifier;
 use cardea_node::{Connector, ConnectorInput, ConnectorOutbox, ConnectorSettings};
 use cardea_proto::{
     app::Target,
@@ -37,6 +38,8 @@ pub(crate) struct Site {
     pub(crate) id: ConnectorId,
     pub(crate) key: Arc<SoftwareKey>,
     pub(crate) disk: Enrolled,
+    /// The checkpoint of the ledger on that disk.
+    pub(crate) checkpoint: Option<String>,
     pub(crate) skew: Skew,
     pub(crate) serving: Option<Box<Serving>>,
     pub(crate) life: u64,
@@ -63,7 +66,7 @@ pub(crate) struct Served {
 
 impl Site {
     /// Starts the programs on what the disk has.
-    pub(crate) fn start(&mut self, trust: Trust, entropy: [[u8; 32]; 2]) {
+    pub(crate) fn start(&mut self, trust: Trust, ledger: Verifier, entropy: [[u8; 32]; 2]) {
         let settings = ConnectorSettings {
             connector: self.id,
             name: self.disk.name.clone(),
@@ -73,6 +76,8 @@ impl Site {
             signer: Arc::<SoftwareKey>::clone(&self.key),
             addresses: self.disk.addresses.clone(),
             program: "sim".to_owned(),
+            ledger,
+            checkpoint: self.checkpoint.clone(),
         };
         let [connector, tunnels] = entropy;
         let attempt = self.serving.take().map_or(0, |serving| serving.attempt);
@@ -166,6 +171,9 @@ impl World {
         if let Some(site) = self.sites.get_mut(index) {
             if let Some(certificate) = node.save {
                 site.disk.certificate = certificate;
+            }
+            if let Some(note) = node.checkpoint {
+                site.checkpoint = Some(note);
             }
             if let Some(addresses) = node.addresses {
                 site.disk.addresses = addresses;

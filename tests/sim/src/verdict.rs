@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use cardea_proto::admin::Warning;
+
 use crate::{
     founding::app_name,
     model::Violation,
@@ -164,6 +166,10 @@ impl World {
                 .filter(|app| app.state == cardea_proto::local::AppState::Open)
                 .count();
             let tunnels = running.tunnels.grants().count();
+            let doubts = |warning: &Warning| warning.code == "ledger_doubtful";
+            if status.warnings.iter().any(doubts) {
+                failures.push(format!("device {index} doubts the ledger"));
+            }
             if open > tunnels {
                 failures.push(format!(
                     "device {index} says that {open} apps are open, with {tunnels} tunnels"

@@ -177,6 +177,7 @@ impl World {
     /// A node that was away is back: its programs run, its network works.
     pub(crate) fn back(&mut self, who: Who, life: Option<u64>) {
         let trust = self.control.domain.trust.clone();
+        let ledger = self.control.domain.ledger();
         let entropy = [self.dice.bytes(), self.dice.bytes()];
         match who {
             Who::Device(index) => {
@@ -191,7 +192,7 @@ impl World {
                     self.network.cut(who, false);
                 }
                 if device.running.is_none() {
-                    device.start(trust, entropy);
+                    device.start(trust, ledger, entropy);
                 }
                 self.agent(index, AgentInput::Timeout);
             }
@@ -202,7 +203,7 @@ impl World {
                 if life.is_some_and(|life| life != site.life) || site.serving.is_some() {
                     return;
                 }
-                site.start(trust, entropy);
+                site.start(trust, ledger, entropy);
                 self.connector(index, ConnectorInput::Timeout);
             }
         }

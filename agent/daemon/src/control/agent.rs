@@ -78,6 +78,8 @@ pub(crate) async fn run(
         signer: std::sync::Arc::clone(&node.signer),
         addresses: node.addresses.clone(),
         program: PROGRAM_VERSION.to_owned(),
+        ledger: node.ledger.clone(),
+        checkpoint: node.checkpoint.clone(),
     };
     let (forwards, mut ends) = Forwards::new();
     let mut shell = Shell {

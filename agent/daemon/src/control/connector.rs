@@ -42,6 +42,8 @@ pub(crate) async fn run(dir: StateDir, node: Node, id: ConnectorId) -> std::io::
         signer: std::sync::Arc::clone(&node.signer),
         addresses: node.addresses.clone(),
         program: PROGRAM_VERSION.to_owned(),
+        ledger: node.ledger.clone(),
+        checkpoint: node.checkpoint.clone(),
     };
     let mut shell = Shell {
         common: Common::new(clock, dir, node, data),

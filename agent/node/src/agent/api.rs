@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use cardea_credential::{key::Signer, trust::Trust};
+use cardea_ledger::checkpoint::Verifier;
 use cardea_proto::{
     enroll::Certificate,
     id::{DeviceId, GrantId},
@@ -37,6 +38,10 @@ pub struct AgentSettings {
     pub addresses: Vec<String>,
     /// Version of the program.
     pub program: String,
+    /// What checks the ledger's checkpoints.
+    pub ledger: Verifier,
+    /// The last checkpoint that was accepted, a signed note.
+    pub checkpoint: Option<String>,
 }
 
 /// One thing that happened.

@@ -13,6 +13,8 @@ use cardea_proto::{
     time::Now,
 };
 
+use crate::channel::Doubt;
+
 use super::{
     Agent,
     access::{Access, Held},
@@ -172,6 +174,16 @@ impl Agent {
                 "It is renewed at the next connection while posture passes; see: cardea posture"
                     .to_owned(),
             ));
+        }
+        if let Some(doubt) = self.channel.doubt() {
+            let title = match doubt {
+                Doubt::Silent => "the controller does not show its ledger".to_owned(),
+                Doubt::Contradicted { known } => format!(
+                    "the controller's ledger does not go on from the {known} entries that this device knows: it was rolled back or written anew"
+                ),
+            };
+            let fix = "Tell an admin, who sees more with: cardeactl status".to_owned();
+            warnings.push(warning("ledger_doubtful", title, fix));
         }
         if let Some(refusal) = self.channel.renewal_refused() {
             let fix = refusal

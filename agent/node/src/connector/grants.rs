@@ -121,6 +121,7 @@ mod tests {
             program: "x".repeat(200),
             clock: testing::start().unix,
             grants: vec![GrantId::from_bytes([255; 10]); GRANTS_MAX],
+            checkpoint: Some("x".repeat(4_096)),
         });
         assert!(codec::encode(&hello).len() <= codec::MESSAGE_BYTES_MAX);
     }

@@ -60,6 +60,7 @@ names!(AdminChange {
     AdminChange::Disallow(_) => "disallow",
     AdminChange::PolicyApply(_) => "policy_apply",
     AdminChange::GrantRevoke(_) => "grant_revoke",
+    AdminChange::RollbackAcknowledge => "rollback_acknowledge",
 });
 
 names!(AdminAnswer {
@@ -196,6 +197,7 @@ pub(super) fn changes() -> Vec<AdminChange> {
         AdminChange::Disallow(parts::link()),
         AdminChange::PolicyApply(parts::files()),
         AdminChange::GrantRevoke(parts::grant()),
+        AdminChange::RollbackAcknowledge,
     ]
 }
 
@@ -346,6 +348,7 @@ fn status() -> StatusView {
         grants: 1,
         intermediate_not_after: MOMENT.to_owned(),
         simulated_posture: true,
+        rollback: Some(parts::rollback()),
         warnings: Vec::new(),
     }
 }

@@ -7,7 +7,7 @@ use cardea_proto::{
     enroll::{EnrollAnswer, EnrollRequest, Enrolled},
     identity::Role,
     ledger::EndReason,
-    message::{AppView, FromNode, Hello, ToNode, Usage, Welcome},
+    message::{AppView, Checkpointed, FromNode, Hello, ToNode, Usage, Welcome},
 };
 
 use super::{names, parts};
@@ -36,6 +36,7 @@ names!(ToNode {
     ToNode::Admit(_) => "admit",
     ToNode::Extend(_) => "extend",
     ToNode::Withdraw { .. } => "withdraw",
+    ToNode::Checkpoint(_) => "checkpoint",
     ToNode::Goodbye(_) => "goodbye",
 });
 
@@ -51,6 +52,7 @@ pub(super) fn from_node() -> Vec<FromNode> {
             program: "0.1.0".to_owned(),
             clock: parts::at(),
             grants: vec![parts::grant()],
+            checkpoint: Some(parts::note()),
         }),
         FromNode::Report(parts::report()),
         FromNode::Renew {
@@ -130,6 +132,10 @@ pub(super) fn to_node() -> Vec<ToNode> {
             grant: parts::grant(),
             reason: EndReason::Revoked,
         },
+        ToNode::Checkpoint(Box::new(Checkpointed {
+            note: parts::note(),
+            proof: vec![Bytes([5; 32])],
+        })),
         ToNode::Goodbye(parts::refusal()),
     ]
 }
@@ -159,6 +165,7 @@ pub(super) fn enroll_answers() -> Vec<EnrollAnswer> {
             certificate: parts::certificate(),
             root: parts::blob(b"root"),
             addresses: vec!["ztna.corp.example:7443".to_owned()],
+            ledger_key: parts::blob(&[19; 32]),
         })),
         EnrollAnswer::Refused(parts::refusal()),
     ]

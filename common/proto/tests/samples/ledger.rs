@@ -36,6 +36,8 @@ names!(Change {
     Change::GrantAdmitted(_) => "grant_admitted",
     Change::GrantEnded { .. } => "grant_ended",
     Change::Refused(_) => "refused",
+    Change::RollbackNoticed(_) => "rollback_noticed",
+    Change::RollbackAcknowledged => "rollback_acknowledged",
 });
 
 names!(RecordKey {
@@ -50,6 +52,7 @@ names!(RecordKey {
     RecordKey::Policy => "policy",
     RecordKey::Links(_) => "links",
     RecordKey::Grant(_) => "grant",
+    RecordKey::Rollback => "rollback",
 });
 
 pub(super) fn changes() -> Vec<Change> {
@@ -130,6 +133,8 @@ fn changes_of_access() -> Vec<Change> {
             ttl_ms: 300_000,
         }),
         Change::GrantAdmitted(parts::grant()),
+        Change::RollbackNoticed(parts::rollback()),
+        Change::RollbackAcknowledged,
         Change::GrantEnded {
             grant: parts::grant(),
             reason: EndReason::PostureFailed,
@@ -169,5 +174,6 @@ pub(super) fn keys() -> Vec<RecordKey> {
         RecordKey::Policy,
         RecordKey::Links(parts::name("wiki")),
         RecordKey::Grant(parts::grant()),
+        RecordKey::Rollback,
     ]
 }

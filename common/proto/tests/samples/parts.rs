@@ -7,13 +7,25 @@ use cardea_proto::{
     decision::{Check, Decision, Reason},
     enroll::Certificate,
     id::{AdminKeyId, ConnectorId, ControllerId, DeviceId, GrantId, InviteId, NodeId},
-    ledger::{Link, Revision},
+    ledger::{Link, Revision, Rollback},
     name::Name,
     policy::PolicyFile,
     posture::{Fact, Grade, PostureVerdict, Reading, Report, Value},
     refusal::{Refusal, RefusalCode},
     time::UnixMillis,
 };
+
+pub(crate) fn note() -> String {
+    "corp.example/ledger\n7\nAA==\n\n\u{2014} corp.example/ledger AA==\n".to_owned()
+}
+
+pub(crate) fn rollback() -> Rollback {
+    Rollback {
+        node: node(),
+        size: 7,
+        root: Bytes([5; 32]),
+    }
+}
 
 pub(crate) fn device() -> DeviceId {
     DeviceId::from_bytes([1; 10])

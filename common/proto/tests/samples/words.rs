@@ -101,6 +101,7 @@ names!(RefusalCode {
     RefusalCode::StorageRefused => "storage_refused",
     RefusalCode::StorageFull => "storage_full",
     RefusalCode::Version => "version",
+    RefusalCode::SafeMode => "safe_mode",
     RefusalCode::NotFound => "not_found",
     RefusalCode::Exists => "exists",
     RefusalCode::Invalid => "invalid",

@@ -71,8 +71,9 @@ fn known(path: &Path, verifier: &Verifier) -> Result<Checkpoint, Failure> {
     let shown = path.display().to_string();
     let note = std::fs::read_to_string(path)
         .map_err(|error| Failure::of(Code::Failed, &shown, error, ""))?;
+    // What copied it may have left out the last line break.
     verifier
-        .verify(&note)
+        .verify(&format!("{}\n", note.trim_end()))
         .map_err(|error| Failure::of(Code::Failed, &shown, error, ""))
 }
 

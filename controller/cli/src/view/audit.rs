@@ -184,6 +184,11 @@ fn what(change: &Change) -> String {
         ),
         Change::GrantAdmitted(id) => format!("{id} open"),
         Change::GrantEnded { grant, reason } => format!("{grant} ended: {reason}"),
+        Change::RollbackNoticed(rollback) => format!(
+            "rollback of the ledger noticed: {} knows {} entries of another one",
+            rollback.node, rollback.size
+        ),
+        Change::RollbackAcknowledged => "rollback of the ledger acknowledged".to_owned(),
         Change::Refused(record) => {
             format!(
                 "{} refused: {} {}",

@@ -34,6 +34,16 @@ pub(crate) fn status(
         ("Intermediate until", status.intermediate_not_after.clone()),
         ("Simulated posture", yes_no(status.simulated_posture)),
     ];
+    if let Some(rollback) = &status.rollback {
+        fields.push((
+            "Safe mode",
+            format!(
+                "the ledger was rolled back or written anew: {} knows {} entries of another one. \
+                 Nothing is granted and nobody enrolled until: cardeactl status --acknowledge-rollback",
+                rollback.node, rollback.size
+            ),
+        ));
+    }
     let warnings = status
         .warnings
         .iter()

@@ -43,6 +43,7 @@ fn a_status_names_its_counts_and_ends_with_its_warnings() {
         grants: 1,
         intermediate_not_after: "2026-02-01T00:00:00Z".to_owned(),
         simulated_posture: false,
+        rollback: None,
         warnings: vec![Warning {
             code: "root_online".to_owned(),
             title: "the root key is on this machine".to_owned(),

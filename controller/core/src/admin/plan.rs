@@ -4,7 +4,7 @@ use cardea_proto::{
     admin::AdminChange,
     id::GrantId,
     ledger::{Change, EndReason, RecordKey},
-    refusal::Refusal,
+    refusal::{Refusal, RefusalCode},
     time::Now,
 };
 
@@ -67,6 +67,7 @@ impl Controller {
             AdminChange::Disallow(link) => self.plan_disallow(now, link),
             AdminChange::PolicyApply(files) => self.plan_policy(now, files),
             AdminChange::GrantRevoke(id) => self.plan_revoke(*id),
+            AdminChange::RollbackAcknowledge => self.plan_acknowledge(),
         }
     }
 
@@ -78,6 +79,18 @@ impl Controller {
         grants: impl Iterator<Item = GrantId>,
     ) -> Vec<(GrantId, EndReason)> {
         self.no_longer(&self.judge(now).foreseeing(foreseen), grants)
+    }
+
+    fn plan_acknowledge(&self) -> Result<Plan, Refusal> {
+        if self.world.state.rollback().is_none() {
+            let why = "no rollback of the ledger is known";
+            return Err(Refusal::new(RefusalCode::NotFound, why));
+        }
+        Ok(Plan::new(
+            Change::RollbackAcknowledged,
+            [RecordKey::Rollback],
+            "rollback acknowledged: the ledger goes on from here".to_owned(),
+        ))
     }
 
     fn plan_revoke(&self, id: GrantId) -> Result<Plan, Refusal> {

@@ -294,6 +294,7 @@ impl Controller {
             grants: count(state.grants_count()),
             intermediate_not_after: self.world.keys.intermediate.not_after().to_rfc3339(),
             simulated_posture: self.world.settings.allow_simulated_posture,
+            rollback: state.rollback().cloned(),
             warnings: self.warnings(now),
         }
     }

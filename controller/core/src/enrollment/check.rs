@@ -97,6 +97,9 @@ impl Controller {
         now: Now,
         enrolling: &Enrolling,
     ) -> Result<(InviteRecord, Node, Basis), Denial> {
+        if let Some(refusal) = self.safe_mode() {
+            return Err(Denial::about("the ledger", refusal));
+        }
         let invite = self.usable_invite(now, enrolling)?.clone();
         let key = key::digest(enrolling.key.public_key());
         if let Some(node) = self.world.state.node_of_key(&key) {

@@ -119,6 +119,10 @@ impl Controller {
         tries: u8,
     ) {
         self.offer_settled(&mut offering);
+        if let Some(refusal) = self.safe_mode() {
+            self.deny(turn, *offering, refusal, None);
+            return;
+        }
         let user = self.world.state.device(offering.device);
         let Some(user) = user.and_then(|record| record.node.user.clone()) else {
             let gone = Refusal::new(RefusalCode::NotFound, "this device is no longer enrolled");
@@ -183,7 +187,8 @@ impl Controller {
         draft.changes.push(Change::GrantOffered(grant.clone()));
         let expects = expects(&grant)
             .and(RecordKey::Node(NodeId::Connector(grant.connector)))
-            .and(RecordKey::Grant(grant.id));
+            .and(RecordKey::Grant(grant.id))
+            .and(RecordKey::Rollback);
         self.live.deciding.insert((grant.device, grant.app.clone()));
         self.live.promise(grant.connector);
         offering.planned = Some(grant);

@@ -178,5 +178,6 @@ fn hello(bench: &Bench, version: u16) -> FromNode {
         program: "test".to_owned(),
         clock: bench.now.unix,
         grants: Vec::new(),
+        checkpoint: None,
     })
 }

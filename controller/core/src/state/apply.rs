@@ -117,6 +117,15 @@ impl State {
             Change::GrantOffered(grant) => Some(self.grant_offered(grant, at)),
             Change::GrantAdmitted(id) => self.grant_admitted(id, at),
             Change::GrantEnded { grant, reason } => self.grant_ended(grant, *reason, at),
+            Change::RollbackNoticed(rollback) => {
+                self.rollback = Some(rollback.clone());
+                None
+            }
+            Change::RollbackAcknowledged => {
+                self.epoch = self.epoch.saturating_add(1);
+                self.rollback = None;
+                Some(Happened::RollbackAcknowledged)
+            }
             Change::Refused(_) => None,
         }
     }

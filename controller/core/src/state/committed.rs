@@ -56,6 +56,8 @@ pub(crate) enum Happened {
     Issued(Committed<CertificateRecord>),
     /// A device's appraisal is on record.
     Appraised(Committed<(DeviceId, bool)>),
+    /// An admin lets the ledger go on after a rollback.
+    RollbackAcknowledged,
     /// A user's groups may differ.
     UserSet(Committed<Name>),
     /// An app is new or different.

@@ -14,7 +14,7 @@ use cardea_proto::{
     app::{AppSpec, Principal},
     codec::Digest,
     id::{ConnectorId, DeviceId, GrantId, NodeId},
-    ledger::{Founded, Link, RecordKey, Revision, User},
+    ledger::{Founded, Link, RecordKey, Revision, Rollback, User},
     name::Name,
     policy::PolicyFile,
 };
@@ -37,6 +37,8 @@ pub struct State {
     policy: Vec<PolicyFile>,
     links: BTreeSet<Link>,
     grants: Grants,
+    rollback: Option<Rollback>,
+    epoch: u64,
     revisions: BTreeMap<RecordKey, Revision>,
 }
 
@@ -225,6 +227,18 @@ impl State {
     /// The live grants that a connector serves.
     pub fn grants_of_connector(&self, connector: ConnectorId) -> impl Iterator<Item = GrantId> {
         self.grants.of_connector(connector)
+    }
+
+    /// What shows that the ledger was rolled back, until an admin acknowledges it.
+    #[must_use]
+    pub const fn rollback(&self) -> Option<&Rollback> {
+        self.rollback.as_ref()
+    }
+
+    /// How often a rollback was acknowledged: the epoch of the checkpoints to come.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// How many live grants a connector serves.

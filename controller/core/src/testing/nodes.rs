@@ -152,7 +152,13 @@ impl Bench {
     /// Connects and says hello.
     pub(crate) fn connect(&mut self, node: &mut TestNode, grants: &[GrantId]) {
         let peer = self.peer(node);
-        self.connect_as(node, peer, grants);
+        self.connect_as(node, peer, grants, None);
+    }
+
+    /// Connects as one that knows this checkpoint.
+    pub(crate) fn knows(&mut self, node: &mut TestNode, checkpoint: Option<String>) {
+        let peer = self.peer(node);
+        self.connect_as(node, peer, &[], checkpoint);
     }
 
     /// Connects for a certificate alone, with one that may have ended, and says hello.
@@ -166,10 +172,16 @@ impl Bench {
             exporter: EXPORTER,
             address: "198.51.100.7:4000".parse().unwrap(),
         };
-        self.connect_as(node, peer, grants);
+        self.connect_as(node, peer, grants, None);
     }
 
-    fn connect_as(&mut self, node: &mut TestNode, peer: Peer, grants: &[GrantId]) {
+    fn connect_as(
+        &mut self,
+        node: &mut TestNode,
+        peer: Peer,
+        grants: &[GrantId],
+        checkpoint: Option<String>,
+    ) {
         node.channel = self.next_channel();
         node.counter = 0;
         let channel = node.channel;
@@ -181,6 +193,7 @@ impl Bench {
                 program: "test".to_owned(),
                 clock: self.now.unix,
                 grants: grants.to_vec(),
+                checkpoint,
             }),
         );
         let welcome = self.out.messages.iter().rev().find_map(|(to, message)| {
@@ -390,6 +403,7 @@ pub(crate) fn word(message: &ToNode) -> String {
         ToNode::Explained { .. } => "explained".to_owned(),
         ToNode::Admit(_) => "admit".to_owned(),
         ToNode::Extend(_) => "extend".to_owned(),
+        ToNode::Checkpoint(_) => "checkpoint".to_owned(),
         ToNode::Withdraw { reason, .. } => format!("withdraw: {reason}"),
         ToNode::Goodbye(refusal) => format!("goodbye: {}", refusal.code),
     }

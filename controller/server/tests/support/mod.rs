@@ -291,6 +291,7 @@ pub(crate) async fn hello(
         program: PROGRAM_VERSION.to_owned(),
         clock: Clock::system().now().unix,
         grants: Vec::new(),
+        checkpoint: None,
     });
     connected.link.sender.send(&hello)?;
     let answer = connected.link.receiver.receive().await?;

@@ -92,6 +92,7 @@ impl Model {
             | ToNode::Apps(_)
             | ToNode::Denied { .. }
             | ToNode::Explained { .. }
+            | ToNode::Checkpoint(_)
             | ToNode::Goodbye(_) => {}
         }
     }
@@ -136,6 +137,7 @@ impl Model {
             | ToNode::Granted(_)
             | ToNode::Denied { .. }
             | ToNode::Explained { .. }
+            | ToNode::Checkpoint(_)
             | ToNode::Goodbye(_) => return,
         };
         if let Some(known) = self.grants.get_mut(&grant) {

@@ -90,7 +90,7 @@ fn ledger(drafts: Vec<Draft>, key: &LedgerKey) -> Ledger {
         let segment = &mut segments[usize::from(revision > 4)];
         segment.push(encoded.bytes);
         if revision % 3 == 0 {
-            segment.push(key.sign(tree.size(), tree.root()).unwrap().into_bytes());
+            segment.push(key.sign(tree.size(), tree.root(), 0).unwrap().into_bytes());
         }
     }
     Ledger {

@@ -1,0 +1,180 @@
+//! The ledger of a running deployment: audited from outside, rolled back, and missed by its nodes.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    program::{self, PATIENCE, Program, now},
+    traffic::{WebServer, fetch},
+};
+use rustix::process::Signal;
+
+const PAGE: &str = "served while the ledger is whole\n";
+
+/// How soon after it has reconnected a node must have told that the ledger was rolled back.
+const NOTICED: Duration = Duration::from_secs(10);
+
+struct World {
+    deployment: Deployment,
+    port: u16,
+}
+
+impl World {
+    fn new() -> Result<Self> {
+        let mut this = Self {
+            deployment: Deployment::new()?,
+            port: program::free_port()?,
+        };
+        this.start()?;
+        Ok(this)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.deployment.start_controller(&ControllerOptions {
+            port: self.port,
+            more: &["--allow-simulated-posture"],
+            ..Default::default()
+        })
+    }
+
+    fn ctl(&self, line: &str) -> Result<String> {
+        self.deployment.ctl(line)
+    }
+
+    fn app_and_laptop(&self) -> Result<(Program, Program)> {
+        let web = WebServer::start("127.0.0.1:0", PAGE)?.address;
+        self.ctl(&format!(
+            "app add web --target {web} --allow-host-scoped --allow group:staff"
+        ))?;
+        let connector = self.deployment.start_connector(None, "con", "default")?;
+        let facts = self.deployment.write_facts("laptop", GOOD_FACTS)?;
+        let (user, group) = ("alice@corp.example", "staff");
+        let laptop = self
+            .deployment
+            .start_device(None, "laptop", user, group, Some(&facts))?;
+        Ok((connector, laptop))
+    }
+
+    fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.ctl("status -o json")?)?)
+    }
+
+    fn verify(&self, more: &str) -> Result<String> {
+        let state = self.deployment.path("controller");
+        let key = state.join("keys/ledger.pub");
+        self.ctl(&format!(
+            "audit verify --ledger {} --key {} {more}",
+            state.display(),
+            key.display()
+        ))
+    }
+}
+
+#[test]
+fn a_ledger_is_audited_while_it_grows_and_after_its_controller_was_killed() {
+    audited().unwrap();
+}
+
+fn audited() -> Result<()> {
+    let mut world = World::new()?;
+    for number in 0..50 {
+        world.ctl(&format!("site add site-{number}"))?;
+        if number % 10 == 0 {
+            world.verify("")?;
+        }
+    }
+    let note = world.ctl("audit checkpoint")?;
+    let kept = world.deployment.path("kept.checkpoint");
+    std::fs::write(&kept, note)?;
+    world.deployment.controller()?.signal(Signal::KILL)?;
+    world.deployment.controller()?.wait()?;
+    let since = format!("--since {} -o json", kept.display());
+    let row: serde_json::Value = serde_json::from_str(&world.verify(&since)?)?;
+    ensure!(row["entries"].as_u64() >= Some(51), "{row}");
+    ensure!(row["admin_signatures"].as_u64() == Some(50), "{row}");
+    // The next start signs what the killed process could not.
+    world.start()?;
+    world.deployment.stop_controller()?;
+    let row: serde_json::Value = serde_json::from_str(&world.verify(&since)?)?;
+    ensure!(row["covered"] == row["entries"], "{row}");
+    Ok(())
+}
+
+#[test]
+fn a_ledger_that_was_rolled_back_is_noticed_by_its_nodes_and_nothing_is_given() {
+    rolled_back().unwrap();
+}
+
+fn rolled_back() -> Result<()> {
+    let mut world = World::new()?;
+    let (_connector, _laptop) = world.app_and_laptop()?;
+    let (_forward, local) = world.deployment.forward(None, "laptop", "web")?;
+    ensure!(fetch(&local)? == PAGE, "another page");
+    world.deployment.stop_controller()?;
+    let state = world.deployment.path("controller");
+    let backup = world.deployment.path("backup");
+    copy(&state.join("ledger"), &backup)?;
+    world.start()?;
+    world.ctl("site add lost")?;
+    // A node remembers what it is shown, which it is when it connects.
+    let shown = remembered(&world, "laptop")?;
+    world.deployment.stop_controller()?;
+    world.start()?;
+    let deadline = now() + PATIENCE;
+    while remembered(&world, "laptop")? == shown {
+        ensure!(now() < deadline, "the laptop was shown nothing");
+    }
+    world.deployment.stop_controller()?;
+    std::fs::remove_dir_all(state.join("ledger"))?;
+    copy(&backup, &state.join("ledger"))?;
+    world.start()?;
+    let deadline = now() + PATIENCE + NOTICED;
+    while world.status()?["rollback"].is_null() {
+        ensure!(now() < deadline, "nobody noticed: {}", world.status()?);
+    }
+    let explained = world.ctl("status")?;
+    ensure!(explained.contains("--acknowledge-rollback"), "{explained}");
+    let deadline = now() + PATIENCE;
+    loop {
+        let status = world.deployment.cardea(None, "laptop", "status -o json");
+        let status = program::run_ok(status)?;
+        if status.contains("ledger_doubtful") {
+            break;
+        }
+        ensure!(now() < deadline, "the laptop does not doubt: {status}");
+    }
+    ensure!(fetch(&local).is_err(), "granted in safe mode");
+    world.ctl("status --acknowledge-rollback --yes")?;
+    ensure!(world.status()?["rollback"].is_null(), "still in safe mode");
+    let deadline = now() + PATIENCE;
+    while fetch(&local).is_err() {
+        ensure!(
+            now() < deadline,
+            "nothing is granted after the admin's word"
+        );
+    }
+    world.verify("").map(drop)
+}
+
+/// The checkpoint that a node has on its disk.
+fn remembered(world: &World, node: &str) -> Result<String> {
+    let path = world.deployment.path(node).join("ledger.checkpoint");
+    let deadline = now() + PATIENCE;
+    loop {
+        match std::fs::read_to_string(&path) {
+            Ok(note) => return Ok(note),
+            Err(error) if now() >= deadline => return Err(error).context("no checkpoint is kept"),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
