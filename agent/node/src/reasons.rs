@@ -125,7 +125,6 @@ pub(crate) const fn is_no_way(code: RefusalCode) -> bool {
         | RefusalCode::TargetUnreachable
         | RefusalCode::StorageRefused
         | RefusalCode::StorageFull
-        | RefusalCode::SafeMode
         | RefusalCode::Busy
         | RefusalCode::Internal
         | RefusalCode::Version
@@ -138,6 +137,7 @@ pub(crate) const fn is_no_way(code: RefusalCode) -> bool {
         | RefusalCode::PostureFailed
         | RefusalCode::SimulatedPosture
         | RefusalCode::NotPermitted
+        | RefusalCode::SafeMode
         | RefusalCode::Blocked
         | RefusalCode::CertificateExpired
         | RefusalCode::NotProven

@@ -129,8 +129,11 @@ pub struct ProofRequest {
 }
 
 /// The ledger does not contain what a checkpoint was signed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contradicted;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradicted {
+    /// The latest checkpoint, a signed note that the node will not accept.
+    pub note: String,
+}
 
 /// Why the store did not take a proposal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -79,8 +79,15 @@ impl Controller {
                 }
                 turn.send(channel, ToNode::Checkpoint(Box::new(shown)));
             }
-            (Err(Contradicted), Some(known), Some(node)) => self.contradicted(turn, node, &known),
-            (Err(Contradicted), None, _) | (_, _, None) => {}
+            (Err(Contradicted { note }), Some(known), Some(node)) => {
+                let proof = Vec::new();
+                turn.send(
+                    channel,
+                    ToNode::Checkpoint(Box::new(Checkpointed { note, proof })),
+                );
+                self.contradicted(turn, node, &known);
+            }
+            (Err(_), None, _) | (_, _, None) => {}
         }
     }
 

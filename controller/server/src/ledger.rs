@@ -236,7 +236,7 @@ impl Keeper {
         self.publish();
         let result = match shown {
             Ok(shown) => Ok(shown),
-            Err(ShowError::Contradicted(_)) => Err(Contradicted),
+            Err(ShowError::Contradicted { note, .. }) => Err(Contradicted { note }),
             Err(error @ ShowError::Failed(_)) => {
                 tracing::warn!(reason = %error, "a node was not shown the ledger");
                 return;

@@ -42,8 +42,13 @@ pub struct Disproved(String);
 #[derive(Debug, thiserror::Error)]
 pub enum ShowError {
     /// The ledger does not contain what the node's checkpoint was signed over.
-    #[error("the ledger does not go on from a checkpoint of {0} entries")]
-    Contradicted(u64),
+    #[error("the ledger does not go on from a checkpoint of {known} entries")]
+    Contradicted {
+        /// How many entries the node knows of.
+        known: u64,
+        /// The latest checkpoint, a signed note.
+        note: String,
+    },
     /// The store cannot say at the moment.
     #[error("no proof can be made: {0}")]
     Failed(String),
@@ -155,7 +160,8 @@ impl Notary {
         let size = latest.size;
         let goes_on = known.epoch <= latest.epoch && contains(store, known)?;
         if !goes_on && known.epoch >= latest.epoch {
-            return Err(ShowError::Contradicted(known.size));
+            let known = known.size;
+            return Err(ShowError::Contradicted { known, note });
         }
         let proof = if goes_on {
             self.proof(store, known, size)?
@@ -275,7 +281,7 @@ mod tests {
         for mut other in [grown("a", 19), grown("b", 20), grown("b", 30)] {
             let shown = notary(&mut other).show(&mut other, Some(&known));
             assert!(
-                matches!(shown, Err(ShowError::Contradicted(20))),
+                matches!(shown, Err(ShowError::Contradicted { known: 20, .. })),
                 "{shown:?}"
             );
         }
@@ -299,7 +305,7 @@ mod tests {
         let mut before = grown("b", 10);
         let shown = self::notary(&mut before).show(&mut before, Some(&later));
         assert!(
-            matches!(shown, Err(ShowError::Contradicted(11))),
+            matches!(shown, Err(ShowError::Contradicted { known: 11, .. })),
             "{shown:?}"
         );
     }

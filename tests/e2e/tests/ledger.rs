@@ -1,4 +1,5 @@
 //! The ledger of a running deployment: audited from outside, rolled back, and missed by its nodes.
+#![expect(clippy::indexing_slicing, reason = "JSON that lacks a field is null")]
 
 use std::{path::Path, time::Duration};
 
@@ -18,6 +19,7 @@ const NOTICED: Duration = Duration::from_secs(10);
 struct World {
     deployment: Deployment,
     port: u16,
+    relay_port: u16,
 }
 
 impl World {
@@ -25,6 +27,7 @@ impl World {
         let mut this = Self {
             deployment: Deployment::new()?,
             port: program::free_port()?,
+            relay_port: program::free_port()?,
         };
         this.start()?;
         Ok(this)
@@ -33,6 +36,7 @@ impl World {
     fn start(&mut self) -> Result<()> {
         self.deployment.start_controller(&ControllerOptions {
             port: self.port,
+            relay_port: self.relay_port,
             more: &["--allow-simulated-posture"],
             ..Default::default()
         })
@@ -144,7 +148,21 @@ fn rolled_back() -> Result<()> {
         }
         ensure!(now() < deadline, "the laptop does not doubt: {status}");
     }
-    ensure!(fetch(&local).is_err(), "granted in safe mode");
+    // What was granted before goes on, can be taken, and is not given again.
+    ensure!(fetch(&local)? == PAGE, "an open tunnel was cut");
+    let grants: serde_json::Value = serde_json::from_str(&world.ctl("grant ls -o json")?)?;
+    let id = grants[0]["id"].as_str().context("no grant")?;
+    world.ctl(&format!("grant revoke {id} --yes"))?;
+    let deadline = now() + PATIENCE;
+    loop {
+        ensure!(fetch(&local).is_err(), "granted in safe mode");
+        let status = world.deployment.cardea(None, "laptop", "status");
+        let status = program::run_ok(status)?;
+        if status.contains("safe mode") {
+            break;
+        }
+        ensure!(now() < deadline, "the laptop is not told why: {status}");
+    }
     world.ctl("status --acknowledge-rollback --yes")?;
     ensure!(world.status()?["rollback"].is_null(), "still in safe mode");
     let deadline = now() + PATIENCE;

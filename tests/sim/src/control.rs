@@ -129,7 +129,7 @@ impl World {
         let Control { notary, store, .. } = &mut self.control;
         let result = match notary.show(store, known.as_ref()) {
             Ok(shown) => Ok(shown),
-            Err(ShowError::Contradicted(_)) => Err(Contradicted),
+            Err(ShowError::Contradicted { note, .. }) => Err(Contradicted { note }),
             Err(ShowError::Failed(why)) => return self.fail(0, why),
         };
         self.control(Input::Proof {

@@ -28,7 +28,7 @@ fn contradict(bench: &mut Bench, node: &TestNode) {
     bench.handle(Input::Proof {
         channel: node.channel,
         known: Some(known),
-        result: Err(Contradicted),
+        result: Err(Contradicted { note: note(800) }),
     });
     bench.settle();
 }
