@@ -41,7 +41,7 @@ pub(crate) enum Outcome {
         /// The proposal.
         proposal: ProposalId,
         /// Its entry, or why there is none.
-        result: Result<Entry, CommitError>,
+        result: Result<Box<Entry>, CommitError>,
     },
     /// The answer to a [`ProofRequest`].
     Proof {
@@ -223,6 +223,7 @@ impl Keeper {
             if let Ok(entry) = &result {
                 self.notary.notice(entry);
             }
+            let result = result.map(Box::new);
             self.tell(Outcome::Proposed { proposal, result });
         }
         if self.store.tree().size() > self.notary.covered() && self.due.is_none() {

@@ -227,7 +227,7 @@ impl Turn {
                 let revision = entry.revision;
                 self.handle(Input::Committed {
                     proposal: Some(proposal),
-                    entry,
+                    entry: *entry,
                 });
                 self.head.send_replace(revision);
             }

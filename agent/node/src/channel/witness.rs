@@ -185,7 +185,7 @@ mod tests {
 
     fn now() -> Now {
         Now {
-            instant: Instant::now(),
+            instant: crate::testing::start().instant,
             unix: UnixMillis(1),
         }
     }
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_controller_that_shows_nothing_is_doubted_after_a_while() {
         let mut witness = witness();
-        let begin = Instant::now();
+        let begin = crate::testing::start().instant;
         witness.demand(begin);
         assert_eq!(witness.deadline(), Some(begin + PROOF_TIME));
         witness.timeout(begin);

@@ -121,13 +121,15 @@ impl State {
                 self.rollback = Some(rollback.clone());
                 None
             }
-            Change::RollbackAcknowledged => {
-                self.epoch = self.epoch.saturating_add(1);
-                self.rollback = None;
-                Some(Happened::RollbackAcknowledged)
-            }
+            Change::RollbackAcknowledged => Some(self.rollback_acknowledged()),
             Change::Refused(_) => None,
         }
+    }
+
+    fn rollback_acknowledged(&mut self) -> Happened {
+        self.epoch = self.epoch.saturating_add(1);
+        self.rollback = None;
+        Happened::RollbackAcknowledged
     }
 
     fn invite_created(&mut self, invite: &Invite, at: At<'_>) -> Option<Happened> {
