@@ -133,7 +133,7 @@ mod tests {
         checkpoint::LedgerKey,
         tree::{Tree, leaf},
     };
-    use cardea_proto::{codec::Digest, time::UnixMillis};
+    use cardea_proto::codec::Digest;
 
     use super::*;
 
@@ -184,10 +184,7 @@ mod tests {
     }
 
     fn now() -> Now {
-        Now {
-            instant: crate::testing::start().instant,
-            unix: UnixMillis(1),
-        }
+        cardea_proto::time::testing::start()
     }
 
     #[test]
@@ -244,7 +241,7 @@ mod tests {
     #[test]
     fn a_controller_that_shows_nothing_is_doubted_after_a_while() {
         let mut witness = witness();
-        let begin = crate::testing::start().instant;
+        let begin = now().instant;
         witness.demand(begin);
         assert_eq!(witness.deadline(), Some(begin + PROOF_TIME));
         witness.timeout(begin);
