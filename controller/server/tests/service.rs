@@ -243,6 +243,8 @@ async fn a_controller_stops_while_others_are_connected_and_they_learn_of_it() {
         .unwrap_or_else(|_| panic!());
     let (mut open, _) = hello(world.address, &node).await.unwrap();
     world.stop().await;
-    let why = open.link.receiver.receive::<ToNode>().await;
-    assert!(why.is_err(), "{why:?}");
+    // What it had said before still arrives.
+    while let Ok(message) = open.link.receiver.receive::<ToNode>().await {
+        assert!(message.is_some(), "it went without a word");
+    }
 }
