@@ -134,16 +134,15 @@ impl World {
     /// A shell's line on a machine: with its own `/var/lib`, and names that resolve.
     fn on(&self, machine: &str, line: &str) -> Command {
         let own = self.machines.get(machine).cloned().unwrap_or_default();
-        let setup = "mount --bind \"$OWN\" /var/lib && mount --bind \"$HOSTS\" /etc/hosts && ";
+        let setup = "PATH=\"$BINARIES:$PATH\" && mount --bind \"$OWN\" /var/lib && mount --bind \"$HOSTS\" /etc/hosts && ";
         let mut command = self
             .network
             .command("sh", ["-c", &format!("{setup}{}", exec(line))]);
-        let path = std::env::var("PATH").unwrap_or_default();
         let binaries = binaries().unwrap_or_default();
         command
             .env("OWN", own)
             .env("HOSTS", self.folder.path().join("hosts"))
-            .env("PATH", format!("{}:{path}", binaries.display()))
+            .env("BINARIES", binaries)
             .env_remove("XDG_STATE_HOME");
         command
     }
