@@ -11,6 +11,7 @@ mod open;
 mod peers;
 mod report;
 mod revoke;
+mod store;
 mod userspace;
 
 use std::process::ExitCode;
@@ -48,7 +49,10 @@ fn run() -> Result<()> {
         "revoke" => revoke::run(&mut report, rounds.unwrap_or(100))?,
         "open" => open::run(&mut report, rounds.unwrap_or(100))?,
         "userspace" => userspace::run(&mut report, rounds.unwrap_or(5))?,
-        other => bail!("no benchmark {other:?}; there are revoke, open, userspace and policy"),
+        "store" => store::run(&mut report, rounds.unwrap_or(5))?,
+        other => {
+            bail!("no benchmark {other:?}; there are revoke, open, userspace, policy and store")
+        }
     }
     report.print();
     Ok(())

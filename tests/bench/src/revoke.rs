@@ -1,8 +1,11 @@
 //! How long an open bulk flow lives after its grant was revoked or posture broke, from the commit.
 
-use std::time::Duration;
+use std::{
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     program::{self, now},
@@ -61,9 +64,9 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
 }
 
 fn revoke(deployment: &Deployment, app: &str, address: &str) -> Result<Duration> {
-    let bulk = open(address)?;
+    let reader = open(address)?;
     let id = grant_of(deployment, app)?;
-    cut(deployment, bulk, &id, || {
+    cut(deployment, reader, &id, || {
         deployment
             .ctl(&format!("grant revoke {id} --yes"))
             .map(drop)
@@ -71,10 +74,10 @@ fn revoke(deployment: &Deployment, app: &str, address: &str) -> Result<Duration>
 }
 
 fn break_posture(deployment: &Deployment, app: &str, address: &str) -> Result<Duration> {
-    let bulk = open(address)?;
+    let reader = open(address)?;
     let id = grant_of(deployment, app)?;
     let broken = GOOD_FACTS.replace("\"disk.encrypted\": true", "\"disk.encrypted\": false");
-    let took = cut(deployment, bulk, &id, || {
+    let took = cut(deployment, reader, &id, || {
         deployment.write_facts("laptop", &broken).map(drop)
     })?;
     deployment.write_facts("laptop", GOOD_FACTS)?;
@@ -89,12 +92,16 @@ fn break_posture(deployment: &Deployment, app: &str, address: &str) -> Result<Du
     bail!("posture does not recover")
 }
 
-/// Opens a bulk flow; for a moment after a withdrawal an agent does not ask again.
-fn open(address: &str) -> Result<Bulk> {
+/// Reads a flow until it is cut, and tells when its last byte came.
+type Reader = JoinHandle<Result<Instant>>;
+
+/// Opens a bulk flow that is read from now on; for a moment after a withdrawal an agent does not
+/// ask again.
+fn open(address: &str) -> Result<Reader> {
     let deadline = now() + LIMIT;
     loop {
         match Bulk::open(address) {
-            Ok(bulk) => return Ok(bulk),
+            Ok(bulk) => return Ok(std::thread::spawn(move || bulk.last_byte(LIMIT))),
             Err(error) if now() >= deadline => return Err(error),
             Err(_) => std::thread::yield_now(),
         }
@@ -121,12 +128,11 @@ fn grant_of(deployment: &Deployment, app: &str) -> Result<String> {
 /// figure errs against us, by the time of one commit.
 fn cut(
     deployment: &Deployment,
-    bulk: Bulk,
+    reader: Reader,
     id: &str,
     act: impl FnOnce() -> Result<()>,
 ) -> Result<Duration> {
     let anchor = (now(), wall());
-    let reader = std::thread::spawn(move || bulk.last_byte(LIMIT));
     act()?;
     let last = reader
         .join()
@@ -145,7 +151,14 @@ fn cut(
     let at = ended
         .and_then(|entry| UnixMillis::from_rfc3339(entry.pointer("/draft/at")?.as_str()?))
         .context("no end of the grant")?;
-    Ok(last.saturating_sub(Duration::from_millis(at.0)))
+    // A stamp is the beginning of its millisecond.
+    let at = Duration::from_millis(at.0);
+    ensure!(
+        last >= at,
+        "the flow had stalled {:?} before it was cut",
+        at.saturating_sub(last)
+    );
+    Ok(last.saturating_sub(at))
 }
 
 #[expect(
