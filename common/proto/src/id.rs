@@ -34,7 +34,7 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "_{}"), text(&self.0))
+                Text::of(concat!($prefix, "_"), &self.0).as_str().fmt(f)
             }
         }
 
@@ -54,7 +54,7 @@ macro_rules! ids {
 
         impl Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(Text::of(concat!($prefix, "_"), &self.0).as_str())
             }
         }
 
@@ -102,10 +102,26 @@ impl fmt::Display for NodeId {
     }
 }
 
-fn text(bytes: &[u8; ID_BYTES]) -> String {
-    data_encoding::BASE32_NOPAD
-        .encode(bytes)
-        .to_ascii_lowercase()
+/// Characters of an id: a prefix of three, an underscore, and five bits a character.
+const TEXT_BYTES: usize = 20;
+
+/// An id as text, without an allocation: every entry of the ledger has half a dozen.
+struct Text([u8; TEXT_BYTES]);
+
+impl Text {
+    fn of(prefix: &str, bytes: &[u8; ID_BYTES]) -> Self {
+        let mut text = [0; TEXT_BYTES];
+        if let Some((first, rest)) = text.split_at_mut_checked(prefix.len()) {
+            first.copy_from_slice(prefix.as_bytes());
+            data_encoding::BASE32_NOPAD.encode_mut(bytes, rest);
+            rest.make_ascii_lowercase();
+        }
+        Self(text)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 fn parse(text: &str, prefix: &'static str) -> Result<[u8; ID_BYTES], ParseIdError> {

@@ -139,7 +139,10 @@ impl Journal {
     /// sync, and says where each one is.
     pub(crate) fn append(&mut self, batch: &[Encoded]) -> Result<Vec<Place>, AppendError> {
         self.begin()?;
-        let mut bytes = Vec::new();
+        let frames = batch
+            .iter()
+            .map(|one| frame::HEADER_BYTES + one.bytes.len());
+        let mut bytes = Vec::with_capacity(frames.sum());
         let mut places = Vec::with_capacity(batch.len());
         for encoded in batch {
             places.push(Place {
