@@ -145,8 +145,12 @@ pub enum Next<'b> {
         /// Its payload.
         payload: &'b [u8],
     },
-    /// The file ends.
-    End,
+    /// No frame follows: the file ends, or nothing but zeros does, space that was reserved for
+    /// frames to come.
+    End {
+        /// Behind the last frame.
+        offset: u64,
+    },
     /// No frame.
     Bad {
         /// Where it should begin.
@@ -179,12 +183,15 @@ impl<'a> Reader<'a> {
         let offset = self.at;
         let left = self.length.saturating_sub(offset);
         if left == 0 {
-            return Ok(Next::End);
+            return Ok(Next::End { offset });
         }
         let bad = |fault| Ok(Next::Bad { offset, fault });
         let Some(header) = self.fill(frame::HEADER_BYTES)?.first_chunk().copied() else {
             return bad("the file ends within a frame's header");
         };
+        if header == [0; frame::HEADER_BYTES] && self.is_blank()? {
+            return Ok(Next::End { offset });
+        }
         let header = frame::Header::parse(header);
         let Some(payload_bytes) = header.payload_bytes() else {
             return bad("no frame is that long");
@@ -201,6 +208,25 @@ impl<'a> Reader<'a> {
             Some(payload) if header.holds(payload) => Ok(Next::Frame { offset, payload }),
             Some(_) => bad("the checksum does not hold"),
             None => bad("the file ends within a frame"),
+        }
+    }
+
+    /// Whether nothing but zeros follows.
+    fn is_blank(&self) -> io::Result<bool> {
+        let mut at = self.at;
+        let mut block = vec![0; READ_BYTES];
+        loop {
+            let read = match self.file.read_at(&mut block, at) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if read == 0 {
+                return Ok(true);
+            }
+            if block.iter().take(read).any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            at = at.saturating_add(wide(read));
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     admission::Admission,
     disk::{Disk, Folder},
     index::{Index, IndexError, Snapshot},
-    journal::{AppendError, ClosedJournal, Journal, SEGMENT_BYTES},
+    journal::{AppendError, ClosedJournal, Journal, SIZES, Sizes},
     scan::Found,
 };
 
@@ -75,7 +75,7 @@ impl Store for EmbeddedStore {
             path: self.ledger.clone(),
             source,
         })?;
-        let (open, loaded) = Open::load(Box::new(folder), SEGMENT_BYTES, Some(&self.index))?;
+        let (open, loaded) = Open::load(Box::new(folder), SIZES, Some(&self.index))?;
         self.open = Some(open);
         Ok(loaded)
     }
@@ -113,10 +113,10 @@ impl Store for EmbeddedStore {
 impl Open {
     fn load(
         disk: Box<dyn Disk>,
-        segment_bytes: u64,
+        sizes: Sizes,
         index: Option<&Path>,
     ) -> Result<(Self, Loaded), LoadError> {
-        let closed = ClosedJournal::lock(disk, segment_bytes)?;
+        let closed = ClosedJournal::lock(disk, sizes)?;
         let index = index.and_then(|path| Index::open(path).map_err(report).ok());
         let mut fold = Fold::from(index.as_ref().and_then(Index::snapshot));
         let mut scan = closed.scan(&mut |found| fold.take(found))?;

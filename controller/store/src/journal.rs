@@ -22,9 +22,21 @@ use crate::{
     scan::{Scan, Segment, Visit, failed, scan},
 };
 
-/// When a segment is full and the next one begins, in bytes: a few hundred thousand entries, and
-/// small enough to copy.
-pub(crate) const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Sizes of a journal's files, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// When a segment is full and the next one begins: a few hundred thousand entries, and small
+    /// enough to copy.
+    pub(crate) segment: u64,
+    /// How much is reserved at a time: a few dozen group commits. None where it is 0.
+    pub(crate) reserve: u64,
+}
+
+/// What every store but a test's has.
+pub(crate) const SIZES: Sizes = Sizes {
+    segment: 64 * 1024 * 1024,
+    reserve: 1024 * 1024,
+};
 
 /// Most bytes that one call of [`Journal::read`] gives back, so that a reader of large entries
 /// cannot fill the memory; a single larger entry is given back alone.
@@ -34,18 +46,20 @@ const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct ClosedJournal {
     disk: Box<dyn Disk>,
-    segment_bytes: u64,
+    sizes: Sizes,
 }
 
 /// A journal that takes entries.
 #[derive(Debug)]
 pub(crate) struct Journal {
     disk: Box<dyn Disk>,
-    segment_bytes: u64,
+    sizes: Sizes,
     segments: Vec<Segment>,
     tail: Box<dyn DiskFile>,
     /// Behind the last entry, in the last segment.
     end: Place,
+    /// Up to where the last segment is filled with zeros, so that a sync has no length to write.
+    reserved: u64,
     head: Head,
     mark: MarkFile,
     /// Why nothing is accepted any more.
@@ -63,13 +77,10 @@ pub(crate) enum AppendError {
 }
 
 impl ClosedJournal {
-    /// Locks `disk`. A new segment begins when the last one has reached `segment_bytes`.
-    pub(crate) fn lock(mut disk: Box<dyn Disk>, segment_bytes: u64) -> Result<Self, LoadError> {
+    /// Locks `disk`. A new segment begins when the last one has reached its size.
+    pub(crate) fn lock(mut disk: Box<dyn Disk>, sizes: Sizes) -> Result<Self, LoadError> {
         match disk.lock().map_err(failed(disk.as_ref(), "lock", ""))? {
-            true => Ok(Self {
-                disk,
-                segment_bytes,
-            }),
+            true => Ok(Self { disk, sizes }),
             false => Err(LoadError::Locked(disk.path(""))),
         }
     }
@@ -82,10 +93,7 @@ impl ClosedJournal {
     /// Cuts off what was never acknowledged and makes durable what is there: entries that a
     /// killed process had written and not synced count from here on.
     pub(crate) fn open(self, scan: Scan) -> Result<(Journal, Option<TornTail>), LoadError> {
-        let Self {
-            disk,
-            segment_bytes,
-        } = self;
+        let Self { disk, sizes } = self;
         let end = scan.end.unwrap_or(Place {
             segment: 1,
             offset: 0,
@@ -97,12 +105,13 @@ impl ClosedJournal {
             // Without a mark nothing may ever be cut, not even the torn header of a first segment.
             establish(disk.as_ref(), end, scan.head)?;
         }
-        let (tail, end) = if end.offset < wide(HEADER_BYTES) {
+        let (tail, end, reserved) = if end.offset < wide(HEADER_BYTES) {
             segments.retain(|segment| segment.number != end.segment);
             let (segment, tail) =
                 begin_segment(disk.as_ref(), end.segment, scan.head).map_err(broken("create"))?;
             segments.push(segment);
-            (tail, begin_of(end.segment))
+            let end = begin_of(end.segment);
+            (tail, end, end.offset)
         } else {
             let file = disk.open(&name).map_err(broken("open"))?;
             let gone = || io::Error::from(io::ErrorKind::NotFound);
@@ -111,16 +120,18 @@ impl ClosedJournal {
                 file.truncate(end.offset).map_err(broken("cut"))?;
             }
             file.sync().map_err(broken("sync"))?;
-            (file, end)
+            let reserved = file.length().map_err(broken("read"))?;
+            (file, end, reserved)
         };
         // Never before the tail is durable: a mark may be late, not early.
         let mark = establish(disk.as_ref(), end, scan.head)?;
         let journal = Journal {
             disk,
-            segment_bytes,
+            sizes,
             segments,
             tail,
             end,
+            reserved,
             head: scan.head,
             mark,
             latched: None,
@@ -172,7 +183,7 @@ impl Journal {
         if let Some(reason) = &self.latched {
             return Err(AppendError::Latched(reason.clone()));
         }
-        if self.end.offset >= self.segment_bytes {
+        if self.end.offset >= self.sizes.segment {
             self.rotate()?;
         }
         Ok(())
@@ -180,8 +191,10 @@ impl Journal {
 
     /// Makes frames durable, behind which `head` is the last entry.
     fn write(&mut self, frames: &[u8], head: Head) -> Result<(), AppendError> {
+        self.reserve(self.end.offset.saturating_add(wide(frames.len())))?;
         if let Err(error) = self.tail.write_all_at(frames, self.end.offset) {
             let cut = self.tail.truncate(self.end.offset);
+            self.reserved = self.end.offset;
             return Err(self.give_up("write", &error, cut));
         }
         // What a failed sync leaves on the disk is unknown, so no later one can be believed.
@@ -189,6 +202,8 @@ impl Journal {
             return Err(self.latch("sync", &error));
         }
         self.end.offset = self.end.offset.saturating_add(wide(frames.len()));
+        // Without room to reserve, the entries themselves have made the segment longer.
+        self.reserved = self.reserved.max(self.end.offset);
         self.head = head;
         self.acknowledge();
         Ok(())
@@ -252,7 +267,7 @@ impl Journal {
                 };
                 let payload = match reader.advance()? {
                     Next::Frame { payload, .. } => payload,
-                    Next::End => break,
+                    Next::End { .. } => break,
                     Next::Bad { fault, .. } => return Err(damaged(fault)),
                 };
                 match Record::of(payload) {
@@ -275,14 +290,39 @@ impl Journal {
         Ok(taken)
     }
 
-    /// Begins the next segment.
+    /// Fills the segment with zeros to some way behind `end`: a sync of bytes that take the place of
+    /// others costs half of one that also has a length and new blocks to record.
+    fn reserve(&mut self, end: u64) -> Result<(), AppendError> {
+        if end <= self.reserved || self.sizes.reserve == 0 {
+            return Ok(());
+        }
+        let until = end.saturating_add(self.sizes.reserve);
+        let zeros = vec![0; usize::try_from(until.saturating_sub(self.reserved)).unwrap_or(0)];
+        match self.tail.write_all_at(&zeros, self.reserved) {
+            Ok(()) => self.reserved = until,
+            // What there is room for is written all the same.
+            Err(error) => match self.tail.truncate(self.end.offset) {
+                Ok(()) if is_full(&error) => self.reserved = self.end.offset,
+                Ok(()) | Err(_) => return Err(self.latch("write", &error)),
+            },
+        }
+        Ok(())
+    }
+
+    /// Begins the next segment; the one before is from now on exactly as long as its entries.
     fn rotate(&mut self) -> Result<(), AppendError> {
         let number = self.end.segment.saturating_add(1);
+        let sealed = self.tail.truncate(self.end.offset);
+        if let Err(error) = sealed.and_then(|()| self.tail.sync()) {
+            return Err(self.latch("seal", &error));
+        }
+        self.reserved = self.end.offset;
         match begin_segment(self.disk.as_ref(), number, self.head) {
             Ok((segment, tail)) => {
                 self.segments.push(segment);
                 self.tail = tail;
                 self.end = begin_of(number);
+                self.reserved = self.end.offset;
                 Ok(())
             }
             Err(error) => {

@@ -141,11 +141,16 @@ impl Scanner<'_> {
                     };
                     self.record(place, payload, visit)?;
                 }
-                Next::End => {
-                    self.found.end = Some(Place {
+                Next::End { offset } => {
+                    let place = Place {
                         segment: number,
-                        offset: length,
-                    });
+                        offset,
+                    };
+                    if number != self.last && offset < length {
+                        let fault = "zeros follow the segment's last entry".to_owned();
+                        return Err(self.damaged(place, fault));
+                    }
+                    self.found.end = Some(place);
                     return Ok(());
                 }
                 Next::Bad { offset, fault } => {

@@ -4,7 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     io::Write,
     path::Path,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -121,7 +121,8 @@ impl Figures {
             reason = "a few thousand entries"
         )]
         let entries = (commits * group) as f64;
-        self.rates.push(entries / begin.elapsed().as_secs_f64());
+        self.rates
+            .push(entries / now().duration_since(begin).as_secs_f64());
         Ok(())
     }
 
@@ -143,7 +144,7 @@ impl Figures {
 }
 
 fn ms(from: Instant) -> f64 {
-    Duration::as_secs_f64(&from.elapsed()) * 1_000.0
+    now().duration_since(from).as_secs_f64() * 1_000.0
 }
 
 /// What is committed together, and its bytes for those who take nothing else.

@@ -205,9 +205,13 @@ impl Walk<'_> {
                         self.show(offset);
                     }
                 }
-                Next::End => {
+                Next::End { offset } => {
+                    if offset < length && !is_last {
+                        let fault = "zeros follow the segment's last entry";
+                        return Err(self.bad(&path, offset, fault));
+                    }
                     self.read = self.read.saturating_add(length);
-                    return Ok((length, 0));
+                    return Ok((offset, 0));
                 }
                 Next::Bad { offset, .. } if may_be_torn(offset) => {
                     return Ok((offset, length.saturating_sub(offset)));

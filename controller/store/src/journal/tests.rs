@@ -15,6 +15,9 @@ use crate::disk::faulty::{FaultyDisk, Operation};
 /// Small enough that a few entries fill a segment.
 const SEGMENT: u64 = 700;
 
+/// Small enough that a few entries fill it.
+const RESERVE: u64 = 400;
+
 #[test]
 fn a_tail_torn_at_any_byte_is_cut_and_what_was_acknowledged_stays() {
     let disk = FaultyDisk::default();
@@ -44,6 +47,67 @@ fn a_tail_torn_at_any_byte_is_cut_and_what_was_acknowledged_stays() {
         assert_eq!(journal.head().revision, Revision(3 + kept as u64));
         assert_eq!(cut, None);
     }
+}
+
+#[test]
+fn a_write_torn_within_reserved_space_is_cut_and_what_was_acknowledged_stays() {
+    let disk = FaultyDisk::default();
+    let (mut journal, _) = open_with(&disk, RESERVE).unwrap();
+    append(&mut journal, &["a"]);
+    let begin = journal.end.offset as usize;
+    let (before, mark) = (disk.bytes("0001.seg"), disk.bytes("acknowledged"));
+    append(&mut journal, &["b"]);
+    let end = journal.end.offset as usize;
+    let after = disk.bytes("0001.seg");
+    assert_eq!(before.len(), after.len(), "the space was reserved");
+    for written in begin..=end {
+        let torn = disk
+            .with("0001.seg", |bytes| {
+                bytes[written..].copy_from_slice(&before[written..]);
+            })
+            .with("acknowledged", |bytes| bytes.clone_from(&mark));
+        let (mut journal, cut) = open_with(&torn, RESERVE).unwrap();
+        let whole = after[written..end].iter().all(|byte| *byte == 0);
+        assert_eq!(journal.head().revision.0, 1 + u64::from(whole), "{written}");
+        let blank = after[begin..written].iter().all(|byte| *byte == 0);
+        assert_eq!(cut.is_none(), whole || blank, "{written}");
+        append(&mut journal, &["c", "d", "e"]);
+        let (again, cut) = open_with(&torn, RESERVE).unwrap();
+        assert_eq!((again.head(), cut), (journal.head(), None));
+    }
+}
+
+#[test]
+fn a_full_segment_keeps_nothing_of_what_was_reserved() {
+    let disk = FaultyDisk::default();
+    let (mut journal, _) = open_with(&disk, RESERVE).unwrap();
+    while !disk.all().contains(&"0003.seg".to_owned()) {
+        append(&mut journal, &["a", "b"]);
+    }
+    for name in ["0001.seg", "0002.seg"] {
+        for at in 0..disk.bytes(name).len() {
+            let flipped = disk.with(name, |bytes| bytes[at] ^= 0x10);
+            assert!(damaged(open_with(&flipped, RESERVE)), "{name} {at}");
+        }
+        let longer = disk.with(name, |bytes| bytes.extend([0; 9]));
+        assert!(damaged(open_with(&longer, RESERVE)), "{name}");
+    }
+    let (again, cut) = open_with(&disk, RESERVE).unwrap();
+    assert_eq!((again.head(), cut), (journal.head(), None));
+}
+
+#[test]
+fn without_room_to_reserve_what_there_is_room_for_is_taken() {
+    let disk = FaultyDisk::default();
+    let (mut journal, _) = open_with(&disk, RESERVE).unwrap();
+    let used: usize = disk.all().iter().map(|name| disk.bytes(name).len()).sum();
+    disk.set_space(Some(used + 300));
+    append(&mut journal, &["a"]);
+    let batch = encoded(journal.head(), &["b", "c"]);
+    assert_eq!(journal.append(&batch), Err(AppendError::Full));
+    disk.set_space(None);
+    append(&mut journal, &["b", "c"]);
+    assert_eq!(open_with(&disk, RESERVE).unwrap().0.head(), journal.head());
 }
 
 #[test]
@@ -238,9 +302,10 @@ fn a_folder_that_cannot_be_written_is_refused_with_its_name() {
 
 #[test]
 fn what_was_acknowledged_survives_the_loss_of_power_at_every_step() {
-    for seed in 0..2_000 {
+    for seed in 0..4_000 {
+        let reserve = if seed % 2 == 0 { 0 } else { RESERVE };
         let disk = FaultyDisk::default();
-        let (mut journal, _) = open(&disk).unwrap();
+        let (mut journal, _) = open_with(&disk, reserve).unwrap();
         for _ in 0..seed % 7 {
             append(&mut journal, &["a", "b", "c"]);
         }
@@ -250,7 +315,8 @@ fn what_was_acknowledged_survives_the_loss_of_power_at_every_step() {
         let batch = encoded(journal.head(), &["d", "e", "f"]);
         let last = journal.append(&batch).map(|_| journal.head());
         let left = disk.after_power_loss(seed);
-        let (mut opened, _) = open(&left).unwrap_or_else(|error| panic!("{seed}: {error}"));
+        let opened = open_with(&left, reserve);
+        let (mut opened, _) = opened.unwrap_or_else(|error| panic!("{seed}: {error}"));
         let least = last.unwrap_or(acknowledged);
         assert!(opened.head().revision >= least.revision, "{seed}");
         if opened.head().revision == least.revision {
@@ -291,7 +357,15 @@ fn three_segments() -> FaultyDisk {
 }
 
 fn open(disk: &FaultyDisk) -> Result<(Journal, Option<TornTail>), LoadError> {
-    let closed = ClosedJournal::lock(Box::new(disk.clone()), SEGMENT)?;
+    open_with(disk, 0)
+}
+
+fn open_with(disk: &FaultyDisk, reserve: u64) -> Result<(Journal, Option<TornTail>), LoadError> {
+    let sizes = Sizes {
+        segment: SEGMENT,
+        reserve,
+    };
+    let closed = ClosedJournal::lock(Box::new(disk.clone()), sizes)?;
     let scan = closed.scan(&mut |_| Ok(()))?;
     closed.open(scan)
 }

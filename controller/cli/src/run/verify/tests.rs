@@ -244,11 +244,13 @@ fn a_torn_write_behind_what_was_acknowledged_is_none_of_the_ledger() {
     let dir = tempfile::tempdir().unwrap();
     genuine().write(dir.path());
     let path = dir.path().join(segment::name(2));
-    let mut longer = std::fs::read(&path).unwrap();
-    longer.extend_from_slice(&[0, 0, 1]);
-    std::fs::write(&path, longer).unwrap();
-    let row: serde_json::Value = serde_json::from_str(&verify(dir.path(), None).unwrap()).unwrap();
-    assert_eq!(row["unacknowledged_bytes"], 3);
+    let genuine = std::fs::read(&path).unwrap();
+    for (behind, torn) in [(&[0, 0, 1][..], 3), (&[0; 500][..], 0)] {
+        std::fs::write(&path, [&genuine, behind].concat()).unwrap();
+        let printed = verify(dir.path(), None).unwrap();
+        let row: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(row["unacknowledged_bytes"], torn);
+    }
 }
 
 proptest! {
