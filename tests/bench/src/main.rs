@@ -10,6 +10,7 @@ mod load;
 mod open;
 mod peers;
 mod report;
+mod restart;
 mod revoke;
 mod store;
 mod userspace;
@@ -49,9 +50,12 @@ fn run() -> Result<()> {
         "revoke" => revoke::run(&mut report, rounds.unwrap_or(100))?,
         "open" => open::run(&mut report, rounds.unwrap_or(100))?,
         "userspace" => userspace::run(&mut report, rounds.unwrap_or(5))?,
+        "restart" => restart::run(&mut report, rounds.unwrap_or(3))?,
         "store" => store::run(&mut report, rounds.unwrap_or(5))?,
         other => {
-            bail!("no benchmark {other:?}; there are revoke, open, userspace, policy and store")
+            bail!(
+                "no benchmark {other:?}; there are revoke, open, userspace, policy, store, restart"
+            )
         }
     }
     report.print();

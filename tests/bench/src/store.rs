@@ -319,9 +319,9 @@ fn empty(device: DeviceId) -> Draft {
 
 fn id(number: u64) -> [u8; 10] {
     let mut bytes = [0; 10];
-    let [a, b, c, d, e, f, g, h] = number.to_be_bytes();
-    for (to, from) in bytes.iter_mut().zip([a, b, c, d, e, f, g, h]) {
-        *to = from;
-    }
+    bytes
+        .iter_mut()
+        .zip(number.to_be_bytes())
+        .for_each(|(to, from)| *to = from);
     bytes
 }

@@ -1,0 +1,192 @@
+//! How soon a controller with a long ledger serves again, and how much memory its state takes.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use cardea_core::{Proposal, ProposalId};
+use cardea_e2e::program::now;
+use cardea_proto::{
+    app::Carrier,
+    codec::{Blob, Bytes},
+    id::{ConnectorId, DeviceId, GrantId, NodeId},
+    ledger::{Actor, CertificateRecord, Change, Draft, EndReason, Grant, Node},
+    name::Name,
+    time::UnixMillis,
+};
+use cardea_store::{EmbeddedStore, Store};
+
+use crate::report::{Report, Row, median, percentile};
+
+/// Devices, each with a certificate.
+const DEVICES: u64 = 100_000;
+
+/// Entries in all.
+const ENTRIES: u64 = 1_000_000;
+
+/// Entries that are committed together while the ledger is made.
+const BATCH: u64 = 4_096;
+
+/// Makes the ledger once, and starts on it `rounds` times with its snapshot and once without.
+///
+/// # Errors
+/// When the store fails.
+pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
+    let place = tempfile::Builder::new()
+        .prefix("restart-bench-")
+        .tempdir_in(std::env::current_exe()?.parent().context("no folder")?)?;
+    let dir = place.path();
+    found(dir)?;
+    let mut times = Vec::new();
+    let mut grown = Vec::new();
+    for _ in 0..rounds {
+        let before = resident_mib()?;
+        let (seconds, store) = start(dir)?;
+        times.push(seconds);
+        grown.push(resident_mib()? - before);
+        drop(store);
+    }
+    row(report, "start with the snapshot", &times, 2.0, "s");
+    std::fs::remove_dir_all(dir.join("index"))?;
+    let (seconds, store) = start(dir)?;
+    drop(store);
+    row(
+        report,
+        "start that rebuilds everything",
+        &[seconds],
+        60.0,
+        "s",
+    );
+    // The first start pays for all of it; later ones find memory that was given back.
+    let memory = percentile(&grown, 1.0);
+    row(report, "memory of 100,000 devices", &[memory], 150.0, "MiB");
+    Ok(())
+}
+
+fn row(report: &mut Report, case: &str, values: &[f64], floor: f64, unit: &'static str) {
+    report.add(Row {
+        case: case.to_owned(),
+        ours: median(values),
+        range: (percentile(values, 0.0), percentile(values, 1.0)),
+        peer: None,
+        floor: Some(floor),
+        goal: None,
+        unit,
+    });
+}
+
+fn start(dir: &Path) -> Result<(f64, EmbeddedStore)> {
+    let begin = now();
+    let mut store = EmbeddedStore::new(dir);
+    let loaded = store.load()?;
+    let seconds = now().duration_since(begin).as_secs_f64();
+    anyhow::ensure!(loaded.head.revision.0 == ENTRIES, "entries are missing");
+    Ok((seconds, store))
+}
+
+fn resident_mib() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    let kib: f64 = kib.context("no VmRSS")?.parse()?;
+    Ok(kib / 1_024.0)
+}
+
+/// A hundred thousand enrollments, then the certificates and grants of some working hours.
+fn found(dir: &Path) -> Result<()> {
+    let mut store = EmbeddedStore::new(dir);
+    store.load()?;
+    let mut number = 0;
+    while number < ENTRIES {
+        let end = (number + BATCH).min(ENTRIES);
+        let batch = (number..end).map(|number| {
+            Ok(Proposal {
+                id: ProposalId(0),
+                expects: Vec::new(),
+                draft: draft(number)?,
+            })
+        });
+        for outcome in store.commit(batch.collect::<Result<_>>()?) {
+            outcome?;
+        }
+        number = end;
+    }
+    Ok(())
+}
+
+fn draft(number: u64) -> Result<Draft> {
+    let device = DeviceId::from_bytes(id(number % DEVICES));
+    let node = NodeId::Device(device);
+    let certificate = Change::CertificateIssued(CertificateRecord {
+        node,
+        serial: Bytes([3; 16]),
+        public_key: Blob(vec![4; 91]),
+        not_before: UnixMillis(1_800_000_000_000),
+        not_after: UnixMillis(1_800_003_600_000),
+    });
+    let user: Name = format!("user-{}@corp.example", number % DEVICES).parse()?;
+    let changes = if number < DEVICES {
+        let node = Node {
+            id: node,
+            name: format!("laptop-{number}").parse()?,
+            key: Bytes(digest(number)),
+            user: Some(user),
+            site: None,
+            os: "linux".to_owned(),
+        };
+        let compliant = true;
+        vec![
+            Change::NodeEnrolled(node),
+            certificate,
+            Change::Appraised { device, compliant },
+        ]
+    } else if number.is_multiple_of(4) {
+        vec![certificate]
+    } else {
+        // One grant at a time for each device.
+        let mut changes = Vec::new();
+        if let Some(before) = number
+            .checked_sub(DEVICES)
+            .filter(|before| *before >= DEVICES)
+        {
+            changes.push(Change::GrantEnded {
+                grant: GrantId::from_bytes(id(before)),
+                reason: EndReason::Closed,
+            });
+        }
+        changes.push(Change::GrantOffered(Grant {
+            id: GrantId::from_bytes(id(number)),
+            device,
+            user,
+            app: format!("app-{}", number % 50).parse()?,
+            connector: ConnectorId::from_bytes([7; 10]),
+            carrier: Carrier::Quic,
+            ttl_ms: 300_000,
+        }));
+        changes
+    };
+    Ok(Draft {
+        at: UnixMillis(1_800_000_000_000 + number),
+        actor: Actor::Node(node),
+        changes,
+        decision: None,
+        signed: None,
+    })
+}
+
+fn id(number: u64) -> [u8; 10] {
+    let mut bytes = [0; 10];
+    bytes
+        .iter_mut()
+        .zip(number.to_be_bytes())
+        .for_each(|(to, from)| *to = from);
+    bytes
+}
+
+fn digest(number: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes
+        .iter_mut()
+        .zip(number.to_be_bytes())
+        .for_each(|(to, from)| *to = from);
+    bytes
+}
