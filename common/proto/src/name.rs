@@ -1,16 +1,17 @@
 //! Names that people give to devices, apps, sites, users and groups.
 
-use std::{borrow::Borrow, fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Visitor};
 
 /// Longest name, in bytes: that of a DNS name (RFC 1035 §2.3.4).
 pub const NAME_BYTES_MAX: usize = 253;
 
 /// A name: 1 to 253 bytes of letters, digits, `-`, `.`, `_` and `@`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Name(Box<str>);
+///
+/// Copies share their text: a state of many records names the same users, apps and sites often.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
 
 /// Text that cannot be a name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -72,11 +73,29 @@ impl AsRef<str> for Name {
     }
 }
 
+impl Serialize for Name {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Parse)
+    }
+}
+
+struct Parse;
+
+impl Visitor<'_> for Parse {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Name, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
