@@ -6,6 +6,7 @@
     reason = "a benchmark prints its figures"
 )]
 
+mod crash;
 mod load;
 mod open;
 mod peers;
@@ -45,9 +46,9 @@ fn run() -> Result<()> {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => report.json = true,
-            "--rounds" => {
-                let number = arguments.next().context("--rounds needs a number")?;
-                rounds = Some(number.parse().context("--rounds needs a number")?);
+            "--rounds" | "--n" => {
+                let number = arguments.next().context("how many?")?;
+                rounds = Some(number.parse().context("a count is a number")?);
             }
             other => bail!("unknown argument {other:?}"),
         }
@@ -56,11 +57,12 @@ fn run() -> Result<()> {
         "revoke" => revoke::run(&mut report, rounds.unwrap_or(100))?,
         "open" => open::run(&mut report, rounds.unwrap_or(100))?,
         "userspace" => userspace::run(&mut report, rounds.unwrap_or(5))?,
+        "crash" => crash::run(&mut report, rounds.unwrap_or(100))?,
         "restart" => restart::run(&mut report, rounds.unwrap_or(3))?,
         "store" => store::run(&mut report, rounds.unwrap_or(5))?,
         other => {
             bail!(
-                "no benchmark {other:?}; there are revoke, open, userspace, policy, store, restart"
+                "no benchmark {other:?}; there are revoke, open, userspace, policy, store, restart, crash"
             )
         }
     }

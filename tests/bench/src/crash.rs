@@ -1,0 +1,150 @@
+//! Kills a controller at random moments, under load, and asks what it still knows.
+
+mod clients;
+mod facts;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment},
+    program::{free_port, now, run_ok},
+};
+use rand_core::{OsRng, RngCore};
+use rustix::process::Signal;
+
+use self::{
+    clients::{Admin, Shared},
+    facts::Facts,
+};
+use crate::report::{Report, Row};
+
+/// Clients that enroll, renew, open and revoke at the same time.
+const CLIENTS: usize = 48;
+
+/// Longest time between two kills, in milliseconds.
+const LIFE_MS: u64 = 600;
+
+/// How soon a killed controller must serve again.
+const RETURN: f64 = 2.0;
+
+/// Kills `kills` times.
+///
+/// # Errors
+/// When something that was acknowledged is not there, or the ledger does not verify.
+pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
+    let mut campaign = Campaign::new()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let mut slowest: f64 = 0.0;
+    for _ in 0..kills {
+        let begin = now();
+        campaign.start()?;
+        slowest = slowest.max(now().duration_since(begin).as_secs_f64());
+        let life = Duration::from_millis(OsRng.next_u64() % LIFE_MS);
+        runtime.block_on(campaign.live(life))?;
+    }
+    campaign.start()?;
+    runtime.block_on(campaign.check())?;
+    campaign.deployment.stop_controller()?;
+    campaign.verify()?;
+    let facts = &campaign.shared.facts;
+    for (case, ours, floor, unit) in [
+        ("kills", f64::from(kills), None, ""),
+        ("acknowledged facts", facts.acknowledged(), None, ""),
+        ("lost", facts.lost(), Some(0.0), ""),
+        ("half-applied", facts.half_applied(), Some(0.0), ""),
+        ("codes used twice", facts.used_twice(), Some(0.0), ""),
+        ("slowest return", slowest, Some(RETURN), "s"),
+    ] {
+        report.add(Row {
+            case: case.to_owned(),
+            ours,
+            range: (ours, ours),
+            peer: None,
+            floor,
+            goal: None,
+            unit,
+        });
+    }
+    let bad = facts.describe();
+    ensure!(bad.is_empty(), "{bad}");
+    Ok(())
+}
+
+/// One deployment whose controller dies again and again.
+struct Campaign {
+    deployment: Deployment,
+    shared: Arc<Shared>,
+    ports: (u16, u16),
+}
+
+impl Campaign {
+    fn new() -> Result<Self> {
+        let deployment = Deployment::new()?;
+        let ports = (free_port()?, free_port()?);
+        let shared = Arc::new(Shared {
+            state: deployment.path("controller"),
+            address: ([127, 0, 0, 1], ports.0).into(),
+            facts: Facts::default(),
+        });
+        let mut this = Self {
+            deployment,
+            shared,
+            ports,
+        };
+        this.start()?;
+        this.deployment
+            .ctl("app add wiki --target 10.9.0.10:80 --allow group:staff --transport quic")?;
+        this.deployment.stop_controller()?;
+        Ok(this)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.deployment.start_controller(&ControllerOptions {
+            port: self.ports.0,
+            relay_port: self.ports.1,
+            ..Default::default()
+        })
+    }
+
+    /// Lets everybody work for a while, kills the controller, and starts the next round with a look
+    /// at what it should know.
+    async fn live(&mut self, life: Duration) -> Result<()> {
+        self.check().await?;
+        let mut clients = tokio::task::JoinSet::new();
+        clients.spawn(clients::connector(Arc::clone(&self.shared)));
+        for number in 0..CLIENTS {
+            clients.spawn(clients::device(Arc::clone(&self.shared), number));
+        }
+        tokio::time::sleep(life).await;
+        self.deployment.controller()?.signal(Signal::KILL)?;
+        self.deployment.controller()?.wait()?;
+        clients.shutdown().await;
+        Ok(())
+    }
+
+    /// Reads what the ledger has gained, and holds what was acknowledged against it.
+    async fn check(&self) -> Result<()> {
+        let mut admin = Admin::connect(&self.shared.state)
+            .await
+            .context("the controller that came back takes no admin")?;
+        self.shared.facts.read(&mut admin).await?;
+        clients::try_used_codes(&self.shared).await;
+        Ok(())
+    }
+
+    fn verify(&self) -> Result<()> {
+        let state = &self.shared.state;
+        let arguments = [
+            "audit".into(),
+            "verify".into(),
+            "--ledger".into(),
+            state.clone().into_os_string(),
+            "--key".into(),
+            state.join("keys/ledger.pub").into_os_string(),
+        ];
+        run_ok(self.deployment.program(None, "cardeactl", arguments)).map(drop)
+    }
+}
