@@ -142,18 +142,30 @@ impl ReadAt for RealFile {
 
 impl DiskFile for RealFile {
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(feature = "failpoints")]
+        failpoint::pass_write(&self.0, bytes, offset)?;
         FileExt::write_all_at(&self.0, bytes, offset)
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        #[cfg(feature = "failpoints")]
+        failpoint::pass();
         // fdatasync also writes the length, which is all of the metadata that reading needs.
-        self.0.sync_data()
+        let synced = self.0.sync_data();
+        #[cfg(feature = "failpoints")]
+        failpoint::pass();
+        synced
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
+        #[cfg(feature = "failpoints")]
+        failpoint::pass();
         self.0.set_len(length)
     }
 }
+
+#[cfg(feature = "failpoints")]
+mod failpoint;
 
 #[cfg(test)]
 pub(crate) mod faulty;

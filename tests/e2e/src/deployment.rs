@@ -43,6 +43,8 @@ pub struct ControllerOptions<'a> {
     pub relay_port: u16,
     /// More arguments.
     pub more: &'a [&'a str],
+    /// More variables of its environment.
+    pub environment: &'a [(&'a str, &'a str)],
 }
 
 impl Default for ControllerOptions<'_> {
@@ -53,6 +55,7 @@ impl Default for ControllerOptions<'_> {
             port: 0,
             relay_port: 0,
             more: &[],
+            environment: &[],
         }
     }
 }
@@ -109,6 +112,7 @@ impl Deployment {
             port,
             relay_port,
             more,
+            environment,
         } = options;
         let state = self.path("controller");
         let fixed = [
@@ -131,7 +135,8 @@ impl Deployment {
         let arguments = fixed
             .into_iter()
             .chain(more.iter().map(|more| (*more).to_owned()));
-        let command = self.program(*namespace, "cardea-controller", arguments);
+        let mut command = self.program(*namespace, "cardea-controller", arguments);
+        command.envs(environment.iter().copied());
         let mut controller = Program::start("cardea-controller", command)?;
         controller.wait_for("listening on")?;
         self.controller = Some(controller);

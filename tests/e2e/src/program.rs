@@ -113,6 +113,14 @@ impl Program {
         self.child.id()
     }
 
+    /// Whether it has not ended.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn is_alive(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Sends `signal`.
     ///
     /// # Errors

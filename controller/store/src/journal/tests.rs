@@ -302,7 +302,7 @@ fn a_folder_that_cannot_be_written_is_refused_with_its_name() {
 
 #[test]
 fn what_was_acknowledged_survives_the_loss_of_power_at_every_step() {
-    for seed in 0..4_000 {
+    for seed in 0..power_losses() {
         let reserve = if seed % 2 == 0 { 0 } else { RESERVE };
         let disk = FaultyDisk::default();
         let (mut journal, _) = open_with(&disk, reserve).unwrap();
@@ -324,6 +324,16 @@ fn what_was_acknowledged_survives_the_loss_of_power_at_every_step() {
         }
         append(&mut opened, &["g"]);
     }
+}
+
+/// How often the power goes: a campaign asks for more than a test.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the campaign's command says how often"
+)]
+fn power_losses() -> u64 {
+    let asked = std::env::var("CARDEA_POWER_LOSSES");
+    asked.map_or(2_000, |asked| asked.parse().unwrap())
 }
 
 #[test]
