@@ -146,6 +146,7 @@ impl Hosts {
             port: 7443,
             relay_port: 7444,
             more: &["--allow-simulated-posture"],
+            environment: &[],
         })?;
         let connector =
             deployment.start_connector(Some(&self.connector), "connector", "default")?;
