@@ -203,6 +203,20 @@ pub enum AdminQuery {
         /// How many.
         limit: u32,
     },
+    /// The last `limit` entries (at most 1,000) that a filter lets through.
+    AuditSearch {
+        /// Which.
+        filter: AuditFilter,
+        /// How many.
+        limit: u32,
+    },
+    /// Who could reach an app at a time, and by which rule.
+    AuditWho {
+        /// The app.
+        app: Name,
+        /// When.
+        at: UnixMillis,
+    },
     /// The latest checkpoint of the ledger.
     Checkpoint,
     /// Entries as they are committed, from `from` on, until the connection ends.
@@ -267,7 +281,14 @@ pub enum AdminAnswer {
     Grants(Vec<GrantRow>),
     /// Rows of `Tunnels`.
     Tunnels(Vec<TunnelRow>),
-    /// Entries of `Audit`, or the next of `AuditFollow`.
+    /// The answer to `AuditWho`.
+    Who {
+        /// The last entry that was known then.
+        revision: Revision,
+        /// Who, device by device.
+        rows: Vec<WhoRow>,
+    },
+    /// Entries of `Audit` and `AuditSearch`, or the next of `AuditFollow`.
     Entries(Vec<Entry>),
     /// The answer to `Checkpoint`: a signed note.
     Checkpoint(String),
@@ -413,6 +434,38 @@ pub struct GrantRow {
     pub revision: Revision,
     /// The rules that permitted it.
     pub rules: Vec<String>,
+}
+
+/// Which entries a search is for: those that all given fields let through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditFilter {
+    /// About this device, by id or name.
+    pub device: Option<String>,
+    /// About this user.
+    pub user: Option<Name>,
+    /// About this app.
+    pub app: Option<Name>,
+    /// Caused by this admin's key, node or controller, by id; a device by its name too.
+    pub actor: Option<String>,
+    /// Not before.
+    pub from: Option<UnixMillis>,
+    /// Not after.
+    pub to: Option<UnixMillis>,
+    /// With a decision that allowed, or that denied.
+    pub allowed: Option<bool>,
+}
+
+/// Somebody who could reach an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoRow {
+    /// The user.
+    pub user: Name,
+    /// The device's name.
+    pub device: Name,
+    /// The rules that permitted it.
+    pub rules: Vec<String>,
+    /// The grant that was open then, if one was.
+    pub grant: Option<GrantId>,
 }
 
 /// A tunnel as shown.

@@ -13,7 +13,10 @@ pub use inventory::{
     AppAdd, AppCommand, AppFields, AppSet, ConnectorCommand, DeviceCommand, InviteCommand,
     SiteCommand, UserCommand,
 };
-pub use policy::{AuditCommand, GrantCommand, PolicyCommand, PolicySource, TunnelCommand, Verify};
+pub use policy::{
+    AuditCommand, DecisionKind, Export, ExportFormat, GrantCommand, PolicyCommand, PolicySource,
+    Search, TunnelCommand, Verify,
+};
 pub use values::{Label, Life, ParseLabelError, ParseLifeError};
 
 /// Configures a Cardea controller: who and what may reach which application.

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod audit;
+mod export;
 mod inventory;
 mod invite;
 mod policy;

@@ -17,6 +17,7 @@ use crate::{
 
 mod access;
 pub(crate) mod audit;
+pub(crate) mod export;
 mod inventory;
 pub(crate) mod policy;
 mod status;

@@ -77,8 +77,8 @@ pub enum Input {
         /// Its channel.
         channel: ChannelId,
     },
-    /// An admin asks. `Audit`, `Checkpoint` and `AuditFollow` never get here: the shell
-    /// answers them from the store.
+    /// An admin asks. What begins with `Audit`, and `Checkpoint`, never gets here: the shell
+    /// answers it from the store.
     Admin {
         /// Names the answer.
         call: CallId,

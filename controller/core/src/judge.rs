@@ -400,7 +400,7 @@ impl std::fmt::Debug for Judge<'_> {
     }
 }
 
-static NO_GROUPS: BTreeSet<Name> = BTreeSet::new();
+pub(crate) static NO_GROUPS: BTreeSet<Name> = BTreeSet::new();
 
 fn device_facts<'a>(
     record: &'a NodeRecord,

@@ -32,6 +32,7 @@ mod posture;
 mod proposals;
 mod refusals;
 mod reviews;
+mod search;
 mod settings;
 pub mod state;
 mod suggest;
@@ -40,6 +41,7 @@ mod testing;
 mod tickets;
 mod timers;
 mod verdict;
+mod who;
 mod witnesses;
 mod world;
 
@@ -49,9 +51,11 @@ pub use self::{
         ProofRequest, Proposal, ProposalId,
     },
     controller::{Controller, StartError},
+    search::Search,
     settings::{
         CERTIFICATE_LIFE_MAX, CERTIFICATE_LIFE_MIN, CLOCK_SKEW_MAX, Keys, POLLS_MISSED_MAX,
         Settings, TTL_MAX, TTL_MIN,
     },
     state::State,
+    who::who,
 };

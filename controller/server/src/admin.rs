@@ -1,6 +1,7 @@
 //! `admin.sock`: the admin API for root and the owner of the state folder.
 
 use std::{
+    collections::VecDeque,
     path::Path,
     sync::{
         Arc,
@@ -9,19 +10,21 @@ use std::{
     time::Duration,
 };
 
-use cardea_core::{AdminSession, CallId};
+use cardea_core::{AdminSession, CallId, Search, State};
 use cardea_host::{
+    clock::Clock,
     entropy,
     frame::{self, FrameError},
     unix::{self, UnixListener, UnixStream},
 };
 use cardea_proto::{
-    admin::{AdminAnswer, AdminHello, AdminQuery, AdminRequest},
+    admin::{AdminAnswer, AdminHello, AdminQuery, AdminRequest, AuditFilter},
     codec::{Bytes, Digest, MESSAGE_BYTES_MAX_ADMIN},
     id::ControllerId,
     ledger::{Entry, Revision},
     name::Name,
     refusal::{Refusal, RefusalCode},
+    time::UnixMillis,
 };
 use tokio::{
     io::Interest,
@@ -156,6 +159,12 @@ impl Admin {
                 Ok(AdminRequest::Query(AdminQuery::Audit { from, limit })) => {
                     self.audit(from, limit).await
                 }
+                Ok(AdminRequest::Query(AdminQuery::AuditSearch { filter, limit })) => {
+                    self.search(filter, limit).await
+                }
+                Ok(AdminRequest::Query(AdminQuery::AuditWho { app, at })) => {
+                    self.who(&app, at).await
+                }
                 Ok(AdminRequest::Query(AdminQuery::Checkpoint)) => self.checkpoint(),
                 Ok(AdminRequest::Query(AdminQuery::AuditFollow { from })) => {
                     return self.follow(&mut stream, from).await;
@@ -219,6 +228,70 @@ impl Admin {
             entries.extend(more);
         }
         AdminAnswer::Entries(fitting(entries, last))
+    }
+
+    /// The last entries that `filter` lets through.
+    async fn search(&self, filter: AuditFilter, limit: u32) -> AdminAnswer {
+        let limit = usize::try_from(limit.min(ENTRIES_MAX)).unwrap_or(usize::MAX);
+        let mut search = Search::new(filter);
+        let mut found = VecDeque::new();
+        let walked = self.walk(|entry| {
+            if limit > 0 && search.take(&entry) {
+                if found.len() >= limit {
+                    found.pop_front();
+                }
+                found.push_back(entry);
+            }
+            true
+        });
+        match walked.await {
+            Ok(()) => AdminAnswer::Entries(fitting(found.into(), true)),
+            Err(refusal) => AdminAnswer::Refused(refusal),
+        }
+    }
+
+    /// Who could reach `app`: the fold of all entries until `at`.
+    async fn who(&self, app: &Name, at: UnixMillis) -> AdminAnswer {
+        if at > Clock::system().now().unix {
+            let why = "nobody knows yet: that time is to come";
+            return AdminAnswer::Refused(Refusal::new(RefusalCode::Invalid, why));
+        }
+        let mut state = State::default();
+        let walked = self.walk(|entry| {
+            let is_before = entry.draft.at <= at;
+            if is_before {
+                state.apply(&entry);
+            }
+            is_before
+        });
+        match walked
+            .await
+            .and_then(|()| cardea_core::who(&state, app, at))
+        {
+            Ok(rows) => AdminAnswer::Who {
+                revision: state.head(),
+                rows,
+            },
+            Err(refusal) => AdminAnswer::Refused(refusal),
+        }
+    }
+
+    /// Shows all entries in order, until `visit` has seen enough.
+    async fn walk(&self, mut visit: impl FnMut(Entry) -> bool) -> Result<(), Refusal> {
+        let limit = usize::try_from(ENTRIES_MAX).unwrap_or(usize::MAX);
+        let mut after = Revision(0);
+        loop {
+            let entries = self.read(after, limit).await?;
+            let Some(last) = entries.last() else {
+                return Ok(());
+            };
+            after = last.revision;
+            for entry in entries {
+                if !visit(entry) {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     fn checkpoint(&self) -> AdminAnswer {

@@ -106,6 +106,57 @@ fn audited() -> Result<()> {
 }
 
 #[test]
+fn the_ledger_is_searched_exported_and_asked_who_could_reach_an_app() {
+    searched().unwrap();
+}
+
+fn searched() -> Result<()> {
+    let world = World::new()?;
+    let (_connector, _laptop) = world.app_and_laptop()?;
+    let (_forward, local) = world.deployment.forward(None, "laptop", "web")?;
+    ensure!(fetch(&local)? == PAGE, "another page");
+    let json =
+        |line: &str| -> Result<serde_json::Value> { Ok(serde_json::from_str(&world.ctl(line)?)?) };
+    let grants = json("grant ls -o json")?;
+    let id = grants[0]["id"].as_str().context("no grant")?.to_owned();
+    let future = world.ctl("audit who --app web --at 2100-01-01");
+    ensure!(future.is_err(), "who could reach it in 2100");
+    let entry = grants[0]["revision"].as_u64().context("no entry")?;
+    let offered = json(&format!("audit show {entry} -o json"))?;
+    let at = offered["draft"]["at"]
+        .as_str()
+        .context("no time")?
+        .to_owned();
+    let who = json(&format!("audit who --app web --at {at} -o json"))?;
+    ensure!(who["rows"][0]["user"] == "alice@corp.example", "{who}");
+    ensure!(who["rows"][0]["grant"] == *id, "{who}");
+    world.ctl(&format!("grant revoke {id} --yes"))?;
+    for filter in ["--device laptop", "--user alice@corp.example", "--app web"] {
+        let found = world.ctl(&format!("audit search {filter} -o json"))?;
+        ensure!(
+            found.contains("revoked") && found.contains(&id),
+            "{filter}: {found}"
+        );
+    }
+    let none = json("audit search --app nothing -o json")?;
+    ensure!(none.as_array().is_some_and(Vec::is_empty), "{none}");
+    let entries = json("status -o json")?["revision"].as_u64();
+    for format in ["json", "ocsf", "cef"] {
+        let file = world.deployment.path(&format!("{format}.log"));
+        world.ctl(&format!(
+            "audit export --format {format} --out {}",
+            file.display()
+        ))?;
+        let lines = std::fs::read_to_string(file)?.lines().count();
+        ensure!(
+            u64::try_from(lines).ok() >= entries,
+            "{format}: {lines} lines"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn a_ledger_that_was_rolled_back_is_noticed_by_its_nodes_and_nothing_is_given() {
     rolled_back().unwrap();
 }

@@ -3,8 +3,8 @@
 use cardea_proto::{
     admin::{
         AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, AppPatch, AppRow,
-        ChangeOrder, ConnectorRow, DeviceRow, GrantRow, InviteRow, SignedChange, SiteRow,
-        StatusView, TunnelRow, UserRow,
+        AuditFilter, ChangeOrder, ConnectorRow, DeviceRow, GrantRow, InviteRow, SignedChange,
+        SiteRow, StatusView, TunnelRow, UserRow, WhoRow,
     },
     app::{Carrier, Principal, Transport},
     codec::Bytes,
@@ -38,6 +38,8 @@ names!(AdminQuery {
     AdminQuery::Grants => "grants",
     AdminQuery::Tunnels => "tunnels",
     AdminQuery::Audit { .. } => "audit",
+    AdminQuery::AuditSearch { .. } => "audit_search",
+    AdminQuery::AuditWho { .. } => "audit_who",
     AdminQuery::Checkpoint => "checkpoint",
     AdminQuery::AuditFollow { .. } => "audit_follow",
     AdminQuery::Status => "status",
@@ -83,6 +85,7 @@ names!(AdminAnswer {
     AdminAnswer::Tunnels(_) => "tunnels",
     AdminAnswer::Entries(_) => "entries",
     AdminAnswer::Checkpoint(_) => "checkpoint",
+    AdminAnswer::Who { .. } => "who",
     AdminAnswer::Status(_) => "status",
 });
 
@@ -148,6 +151,22 @@ pub(super) fn queries() -> Vec<AdminQuery> {
         AdminQuery::Audit {
             from: Revision(0),
             limit: 20,
+        },
+        AdminQuery::AuditSearch {
+            filter: AuditFilter {
+                device: Some("laptop".to_owned()),
+                user: Some(parts::name("alice@corp.example")),
+                app: Some(parts::name("wiki")),
+                actor: Some("adm_x".to_owned()),
+                from: Some(parts::at()),
+                to: Some(parts::at()),
+                allowed: Some(false),
+            },
+            limit: 20,
+        },
+        AdminQuery::AuditWho {
+            app: parts::name("wiki"),
+            at: parts::at(),
         },
         AdminQuery::Checkpoint,
         AdminQuery::AuditFollow {
@@ -238,6 +257,15 @@ pub(super) fn answers() -> Vec<AdminAnswer> {
         AdminAnswer::Impact { closes: 14 },
         AdminAnswer::Decision(Box::new(parts::decision())),
         AdminAnswer::Entries(vec![ledger::entry()]),
+        AdminAnswer::Who {
+            revision: parts::revision(),
+            rows: vec![WhoRow {
+                user: parts::name("alice@corp.example"),
+                device: parts::name("laptop"),
+                rules: vec!["base/connect".to_owned()],
+                grant: Some(parts::grant()),
+            }],
+        },
         AdminAnswer::Checkpoint("corp.example/ledger\n1\n".to_owned()),
         AdminAnswer::Status(Box::new(status())),
     ]);

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use cardea_proto::ledger::Revision;
-use clap::{Args, Subcommand};
+use cardea_proto::{ledger::Revision, name::Name, time::UnixMillis};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// Policies.
 #[derive(Debug, Subcommand)]
@@ -127,6 +127,30 @@ pub enum AuditCommand {
         #[arg(value_parser = revision)]
         revision: Revision,
     },
+    /// Finds the last entries about a device, a user, an app; by an actor; from a time
+    #[command(after_help = "Examples:
+  cardeactl audit search --device laptop --from 2026-03-01
+  cardeactl audit search --app db-prod --decision deny -n 50
+  cardeactl audit search --user alice@corp.example -o json")]
+    Search(Search),
+    /// Who could reach an app at a time, and by which rule
+    #[command(after_help = "Examples:
+  cardeactl audit who --app db-prod --at 2026-03-03T12:00:00Z
+  cardeactl audit who --app db-prod --at 2026-03-03 -o json")]
+    Who {
+        /// The app
+        #[arg(long)]
+        app: Name,
+        /// When: RFC 3339, or a day, which begins at midnight UTC
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        at: UnixMillis,
+    },
+    /// Prints the whole ledger for a log collector, a line for each entry
+    #[command(after_help = "Examples:
+  cardeactl audit export --format ocsf > ledger.jsonl
+  cardeactl audit export --format cef --follow
+  cardeactl audit export --format json --from 1284 --out ledger.jsonl")]
+    Export(Export),
     /// Prints the latest checkpoint, to keep where nobody can reach it and to verify against
     #[command(after_help = "Examples:
   cardeactl audit checkpoint
@@ -137,6 +161,73 @@ pub enum AuditCommand {
   cardeactl audit verify --key corp.example/ledger+0a1b2c3d+AQ…=
   cardeactl audit verify --ledger /mnt/copy --key ledger.pub --since last.checkpoint")]
     Verify(Verify),
+}
+
+/// Which entries are looked for: those that all of these let through.
+#[derive(Debug, Args)]
+pub struct Search {
+    /// About this device, by id or name
+    #[arg(long)]
+    pub device: Option<String>,
+    /// About this user
+    #[arg(long)]
+    pub user: Option<Name>,
+    /// About this app
+    #[arg(long)]
+    pub app: Option<Name>,
+    /// Caused by this admin key, node or controller, by id; a device by its name too
+    #[arg(long)]
+    pub actor: Option<String>,
+    /// Not before: RFC 3339, or a day, which begins at midnight UTC
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub from: Option<UnixMillis>,
+    /// Not after
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub to: Option<UnixMillis>,
+    /// With a decision of this kind
+    #[arg(long)]
+    pub decision: Option<DecisionKind>,
+    /// How many, 1000 at most
+    #[arg(short = 'n', long, default_value_t = 100, value_name = "COUNT",
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub lines: u32,
+}
+
+/// What a decision said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DecisionKind {
+    /// Allowed.
+    Allow,
+    /// Denied, or refused before any decision.
+    Deny,
+}
+
+/// An export of the ledger.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// How each entry is written
+    #[arg(long, default_value = "json")]
+    pub format: ExportFormat,
+    /// The first entry
+    #[arg(long, default_value = "1", value_name = "REVISION", value_parser = revision)]
+    pub from: Revision,
+    /// Go on with what is committed from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// A file, which is written anew, in place of standard output
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// How an entry is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// The entry as it is.
+    Json,
+    /// Open Cybersecurity Schema Framework, as JSON.
+    Ocsf,
+    /// ArcSight common event format.
+    Cef,
 }
 
 /// A check of a ledger that needs no controller.
@@ -152,6 +243,15 @@ pub struct Verify {
     /// A checkpoint that was kept: the ledger must contain what it was signed over
     #[arg(long, value_name = "FILE")]
     pub since: Option<PathBuf>,
+}
+
+fn moment(text: &str) -> Result<UnixMillis, String> {
+    let day = || UnixMillis::from_rfc3339(&format!("{text}T00:00:00Z"));
+    let at = text
+        .contains('-')
+        .then(|| UnixMillis::from_rfc3339(text).or_else(day));
+    at.flatten()
+        .ok_or_else(|| "a time is like 2026-03-03T12:00:00Z or 2026-03-03".to_owned())
 }
 
 fn revision(text: &str) -> Result<Revision, String> {

@@ -2,13 +2,17 @@
 
 use cardea_host::exit::{Code, Failure};
 use cardea_proto::{
-    admin::{AdminAnswer, AdminQuery},
+    admin::{AdminAnswer, AdminQuery, AuditFilter},
     ledger::{Entry, Revision},
 };
 
-use crate::{args::AuditCommand, connection::unexpected, view::audit as view};
+use crate::{
+    args::{AuditCommand, DecisionKind, Search},
+    connection::unexpected,
+    view::audit as view,
+};
 
-use super::{Session, verify};
+use super::{Session, export, verify};
 
 pub(super) fn run(command: &AuditCommand, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
@@ -49,6 +53,18 @@ pub(super) fn run(command: &AuditCommand, session: &mut Session<'_>) -> Result<(
                 })?;
             view::entry(entry, session.settings.format, session.console)
         }
+        AuditCommand::Search(what) => search(what, session),
+        AuditCommand::Who { app, at } => {
+            let query = AdminQuery::AuditWho {
+                app: app.clone(),
+                at: *at,
+            };
+            let AdminAnswer::Who { revision, rows } = session.connection.query(query)? else {
+                return Err(unexpected());
+            };
+            view::who(revision, &rows, session.settings.format, session.console)
+        }
+        AuditCommand::Export(what) => export::run(what, session),
         AuditCommand::Checkpoint => {
             let answer = session.connection.query(AdminQuery::Checkpoint)?;
             let AdminAnswer::Checkpoint(note) = answer else {
@@ -61,7 +77,29 @@ pub(super) fn run(command: &AuditCommand, session: &mut Session<'_>) -> Result<(
     }
 }
 
-fn query(from: Revision, limit: u32, session: &mut Session<'_>) -> Result<Vec<Entry>, Failure> {
+fn search(what: &Search, session: &mut Session<'_>) -> Result<(), Failure> {
+    let filter = AuditFilter {
+        device: what.device.clone(),
+        user: what.user.clone(),
+        app: what.app.clone(),
+        actor: what.actor.clone(),
+        from: what.from,
+        to: what.to,
+        allowed: what.decision.map(|kind| kind == DecisionKind::Allow),
+    };
+    let limit = what.lines;
+    let query = AdminQuery::AuditSearch { filter, limit };
+    let AdminAnswer::Entries(entries) = session.connection.query(query)? else {
+        return Err(unexpected());
+    };
+    view::entries(&entries, session.settings.format, session.console)
+}
+
+pub(super) fn query(
+    from: Revision,
+    limit: u32,
+    session: &mut Session<'_>,
+) -> Result<Vec<Entry>, Failure> {
     if limit == 0 {
         return Ok(Vec::new());
     }

@@ -3,9 +3,9 @@
 use cardea_credential::admin::ChangeError;
 use cardea_host::exit::{Code, Failure};
 use cardea_proto::{
-    admin::ChangeOrder,
+    admin::{ChangeOrder, WhoRow},
     codec::{self, MESSAGE_BYTES_MAX_ADMIN},
-    ledger::{Admits, Change, Entry},
+    ledger::{Admits, Change, Entry, Revision},
     time::UnixMillis,
 };
 
@@ -59,7 +59,7 @@ pub(crate) fn entry(entry: &Entry, format: Format, console: &mut Console) -> Res
         ("Time", entry.draft.at.to_rfc3339()),
         ("Actor", entry.draft.actor.to_string()),
         ("Previous", format!("{:?}", entry.previous)),
-        ("Changes", lines(entry.draft.changes.iter().map(what))),
+        ("Changes", lines(entry.draft.changes.iter().map(described))),
     ];
     if let Some(decision) = &entry.draft.decision {
         fields.push(("Decision", decision.to_string()));
@@ -83,6 +83,47 @@ pub(crate) fn entry(entry: &Entry, format: Format, console: &mut Console) -> Res
     console.data(&table::fields(&fields))
 }
 
+/// Prints who could reach an app.
+pub(crate) fn who(
+    revision: Revision,
+    rows: &[WhoRow],
+    format: Format,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    if format != Format::Table {
+        return data(
+            &serde_json::json!({ "revision": revision, "rows": rows }),
+            format,
+            console,
+        );
+    }
+    console.say(&format!("as of entry {revision}"));
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let grant = row
+                .grant
+                .map_or_else(|| "-".to_owned(), |grant| grant.to_string());
+            vec![
+                row.user.to_string(),
+                row.device.to_string(),
+                joined(&row.rules),
+                grant,
+            ]
+        })
+        .collect();
+    console.data(&table::table(
+        &["USER", "DEVICE", "RULES", "OPEN GRANT"],
+        &rows,
+    ))
+}
+
+/// What an entry changed, in a few words.
+pub(super) fn what(entry: &Entry) -> String {
+    let changes = entry.draft.changes.iter().map(described);
+    changes.collect::<Vec<String>>().join("; ")
+}
+
 fn cells(entry: &Entry) -> Vec<String> {
     let decision = entry
         .draft
@@ -99,13 +140,7 @@ fn cells(entry: &Entry) -> Vec<String> {
         entry.revision.to_string(),
         moment(entry.draft.at),
         entry.draft.actor.to_string(),
-        entry
-            .draft
-            .changes
-            .iter()
-            .map(what)
-            .collect::<Vec<String>>()
-            .join("; "),
+        what(entry),
         decision,
     ]
 }
@@ -132,7 +167,7 @@ fn moment(at: UnixMillis) -> String {
 }
 
 /// A change in a few words.
-fn what(change: &Change) -> String {
+fn described(change: &Change) -> String {
     match change {
         Change::Founded(founded) => format!("trust domain {} founded", founded.domain),
         Change::InviteCreated(invite) => {

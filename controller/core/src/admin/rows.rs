@@ -80,7 +80,11 @@ impl Controller {
                 AdminAnswer::Tunnels(open.map(|record| self.tunnel_row(&record.grant)).collect())
             }
             AdminQuery::Status => AdminAnswer::Status(Box::new(self.status(now))),
-            AdminQuery::Audit { .. } | AdminQuery::Checkpoint | AdminQuery::AuditFollow { .. } => {
+            AdminQuery::Audit { .. }
+            | AdminQuery::AuditSearch { .. }
+            | AdminQuery::AuditWho { .. }
+            | AdminQuery::Checkpoint
+            | AdminQuery::AuditFollow { .. } => {
                 return Err(Refusal::new(
                     RefusalCode::Internal,
                     "the ledger is read from the store",
