@@ -146,6 +146,21 @@ pub enum Command {
         #[arg(long)]
         acknowledge_rollback: bool,
     },
+    /// Copies the controller's state into one file, while it runs; on the controller's host
+    #[command(after_help = "Examples:
+  cardeactl backup /mnt/backups/cardea-2026-03-03.tar
+  cardeactl backup /mnt/backups/today.tar --state /srv/cardea")]
+    Backup {
+        /// The file to make. It holds keys: keep it as safe as the controller
+        file: PathBuf,
+    },
+    /// Makes a state directory from a backup, and checks it
+    #[command(after_help = "Examples:
+  cardeactl restore /mnt/backups/today.tar --state /srv/cardea")]
+    Restore {
+        /// The backup
+        file: PathBuf,
+    },
     /// Prints the completions of a shell
     #[command(after_help = "Examples:
   cardeactl completion bash > /etc/bash_completion.d/cardeactl

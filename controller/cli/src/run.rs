@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod audit;
+mod backup;
 mod export;
 mod inventory;
 mod invite;
@@ -45,11 +46,20 @@ pub fn run(cli: Cli, console: &mut Console) -> Result<(), Failure> {
         | Command::Grant(_)
         | Command::Tunnel(_)
         | Command::Audit(_)
+        | Command::Backup { .. }
+        | Command::Restore { .. }
         | Command::Status { .. } => {}
     }
     let settings = Settings::of(&cli.global)?;
+    // What needs no controller.
     if let Command::Audit(AuditCommand::Verify(what)) = &cli.command {
         return verify::run(what, &settings, console);
+    }
+    if let Command::Backup { file } = &cli.command {
+        return backup::backup(file, &settings, console);
+    }
+    if let Command::Restore { file } = &cli.command {
+        return backup::restore(file, &settings, console);
     }
     let connection = Connection::open(&settings)?;
     let mut session = Session {
@@ -80,7 +90,10 @@ pub fn run(cli: Cli, console: &mut Console) -> Result<(), Failure> {
             confirm::ask(ROLLBACK, &session.settings, session.console)?;
             session.change(AdminChange::RollbackAcknowledge)
         }
-        Command::Completion { .. } | Command::Man { .. } => Ok(()),
+        Command::Completion { .. }
+        | Command::Man { .. }
+        | Command::Backup { .. }
+        | Command::Restore { .. } => Ok(()),
     }
 }
 

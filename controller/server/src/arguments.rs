@@ -50,6 +50,11 @@ pub enum Command {
     #[command(after_help = "Example, with the root key on a stick:\n  \
         cardea-controller renew --root /media/stick/root && systemctl restart cardea-controller")]
     Renew(RenewFlags),
+    /// Looks at a ledger that does not load, and says what can be done about it.
+    #[command(after_help = "Examples:\n  \
+        cardea-controller repair\n  \
+        cardea-controller repair --cut")]
+    Repair(RepairFlags),
     /// Prints a completion script for a shell.
     #[command(after_help = "Example:\n  \
         cardea-controller completion bash > /etc/bash_completion.d/cardea-controller")]
@@ -63,6 +68,17 @@ pub enum Command {
         /// Where to write one file for each command.
         folder: Option<PathBuf>,
     },
+}
+
+/// What `repair` does.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RepairFlags {
+    /// The state folder.
+    #[arg(long, env = "CARDEA_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Keep the entries before the damage and lose those behind it.
+    #[arg(long)]
+    pub cut: bool,
 }
 
 /// How the controller is made and runs. What is not given comes from the file, then from defaults.

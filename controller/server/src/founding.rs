@@ -27,7 +27,7 @@ use cardea_proto::{
     policy::PolicyFile,
     time::UnixMillis,
 };
-use cardea_store::{EmbeddedStore, LoadError, Store};
+use cardea_store::{EmbeddedStore, LoadError, Store, repair::Damage};
 
 use crate::{
     config::{self, Config},
@@ -150,10 +150,49 @@ pub fn damaged(error: LoadError) -> Failure {
     let text = crate::chain(&error);
     let next = match error {
         LoadError::Locked(_) => "opened twice: stop the other controller first",
-        LoadError::Damaged { .. } => "Nothing was changed. Restore the state folder from a backup",
+        LoadError::Damaged { .. } => {
+            "Nothing was changed. See the choices: cardea-controller repair"
+        }
         LoadError::Io { .. } => "",
     };
     Failure::of(Code::Storage, "ledger", text, next)
+}
+
+/// What follows from a ledger that is shorter than it was.
+pub const ROLLED_BACK: &str = "Nodes that know of later entries tell it, and nothing is granted until: \
+    cardeactl status --acknowledge-rollback\n";
+
+/// What can be done about a damaged ledger, as it is shown.
+#[must_use]
+pub fn choices(state: &Path, damage: &Damage) -> String {
+    let Damage {
+        file,
+        offset,
+        fault,
+        whole,
+    } = damage;
+    let (file, place) = (file.display(), state.display());
+    format!(
+        "{file} is damaged at byte {offset}: {fault}\n\
+         \n\
+         {}Choose:\n  \
+         restore a backup   cardeactl restore FILE --state EMPTY_DIR\n                     \
+         loses what was committed after the backup\n{}\
+         \n\
+         {ROLLED_BACK}",
+        match whole.0 {
+            0 => "No entry is whole.\n".to_owned(),
+            whole =>
+                format!("Entries 1 to {whole} are whole. What stands behind them cannot be read.\n"),
+        },
+        match whole.0 {
+            0 => String::new(),
+            whole => format!(
+                "  cut the ledger     cardea-controller repair --cut --state {place}\n                     \
+                 keeps entries 1 to {whole}; the damaged files are kept in {place}/ledger.damaged\n"
+            ),
+        }
+    )
 }
 
 fn make_root(state: &Dir, domain: &Name, now: UnixMillis) -> Result<Root, Failure> {

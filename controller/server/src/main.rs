@@ -14,12 +14,15 @@ use cardea_host::{
     telemetry::{self, Level},
 };
 use cardea_server::{
-    arguments::{Arguments, Command, Flags, RenewFlags},
+    arguments::{Arguments, Command, Flags, RenewFlags, RepairFlags},
     config::{self, Config, Settings},
     folder, founding, no_state,
     serve::{self, Service},
 };
-use cardea_store::{EmbeddedStore, Store};
+use cardea_store::{
+    EmbeddedStore, Store,
+    repair::{self, Examination},
+};
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
@@ -30,7 +33,11 @@ fn main() -> ExitCode {
     };
     telemetry::init(level);
     let keeps_state = match arguments.command {
-        Command::Up(_) | Command::Init(_) | Command::Run(_) | Command::Renew(_) => true,
+        Command::Up(_)
+        | Command::Init(_)
+        | Command::Run(_)
+        | Command::Renew(_)
+        | Command::Repair(_) => true,
         Command::Completion { .. } | Command::Man { .. } => false,
     };
     if keeps_state {
@@ -41,6 +48,7 @@ fn main() -> ExitCode {
         Command::Init(flags) => init(&flags),
         Command::Run(flags) => run(&flags),
         Command::Renew(flags) => renew(flags),
+        Command::Repair(flags) => repair(&flags),
         Command::Completion { shell } => completion(shell),
         Command::Man { folder } => manual(folder),
     })
@@ -109,6 +117,41 @@ fn renew(flags: RenewFlags) -> Result<(), Failure> {
     say(&format!(
         "The intermediate certificate lives until {}.\n",
         ends.to_rfc3339()
+    ));
+    Ok(())
+}
+
+/// Says what is whole, what is not, and what can be done; cuts only when told to.
+fn repair(flags: &RepairFlags) -> Result<(), Failure> {
+    let path = folder::state_path(flags.state.clone())?;
+    check(&path)?;
+    let _state = StateDir::open(&path).map_err(refused)?;
+    if !EmbeddedStore::exists(&path) {
+        return Err(no_state(&path));
+    }
+    let damage = match repair::examine(&path).map_err(founding::damaged)? {
+        Examination::Whole { last, torn } => {
+            let torn = torn.map_or_else(String::new, |torn| {
+                format!(
+                    " The next start cuts off {} bytes that were never acknowledged.",
+                    torn.bytes
+                )
+            });
+            say(&format!("The ledger is whole: {last} entries.{torn}\n"));
+            return Ok(());
+        }
+        Examination::Damaged(damage) => damage,
+    };
+    if !flags.cut || damage.whole.0 == 0 {
+        say(&founding::choices(&path, &damage));
+        return Err(Failure::new(Code::Storage, "the ledger is damaged"));
+    }
+    let kept = repair::cut(&path, &damage).map_err(founding::damaged)?;
+    say(&format!(
+        "The ledger ends with entry {}. The files as they were are in {}.\n{}",
+        damage.whole,
+        kept.display(),
+        founding::ROLLED_BACK
     ));
     Ok(())
 }

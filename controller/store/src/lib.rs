@@ -20,6 +20,7 @@ mod journal;
 mod mark;
 mod memory;
 mod notary;
+pub mod repair;
 mod scan;
 
 #[cfg(test)]

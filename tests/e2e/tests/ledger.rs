@@ -106,6 +106,93 @@ fn audited() -> Result<()> {
 }
 
 #[test]
+fn a_damaged_ledger_is_cut_or_restored_from_a_backup() {
+    damaged().unwrap();
+}
+
+fn damaged() -> Result<()> {
+    let mut world = World::new()?;
+    let (state, backup) = (
+        world.deployment.path("controller"),
+        world.deployment.path("backup.tar"),
+    );
+    for number in 0..20 {
+        world.ctl(&format!("site add site-{number}"))?;
+        if number == 9 {
+            // The controller is running, and goes on.
+            world.ctl(&format!(
+                "backup {} --state {}",
+                backup.display(),
+                state.display()
+            ))?;
+        }
+    }
+    world.deployment.stop_controller()?;
+    let segment = state.join("ledger/0001.seg");
+    let genuine = std::fs::read(&segment)?;
+    let text = b"site-15";
+    let at = genuine.windows(text.len()).position(|bytes| bytes == text);
+    let mut touched = genuine.clone();
+    touched[at.context("site-15 is not in the ledger")?] ^= 1;
+    std::fs::write(&segment, touched)?;
+    let refused = world.start().err().context("it starts")?;
+    ensure!(format!("{refused:#}").contains("repair"), "{refused:#}");
+    let repair = |more: &[&str]| {
+        let mut arguments = vec![
+            "repair".into(),
+            "--state".into(),
+            state.clone().into_os_string(),
+        ];
+        arguments.extend(more.iter().map(std::ffi::OsString::from));
+        program::run(
+            world
+                .deployment
+                .program(None, "cardea-controller", arguments),
+        )
+    };
+    let choices = repair(&[])?;
+    let said = String::from_utf8_lossy(&choices.stderr).into_owned();
+    ensure!(choices.status.code() == Some(7), "{said}");
+    ensure!(
+        said.contains("repair --cut") && said.contains("restore"),
+        "{said}"
+    );
+    ensure!(repair(&["--cut"])?.status.success(), "not cut");
+    world.start()?;
+    let sites = world.ctl("site ls")?;
+    ensure!(
+        sites.contains("site-14") && !sites.contains("site-16"),
+        "{sites}"
+    );
+    world.deployment.stop_controller()?;
+    restored(&mut world, &state, &backup)
+}
+
+fn restored(world: &mut World, state: &Path, backup: &Path) -> Result<()> {
+    let damaged = world.deployment.path("damaged");
+    std::fs::rename(state, &damaged)?;
+    let restored = world.ctl(&format!(
+        "restore {} --state {}",
+        backup.display(),
+        state.display()
+    ))?;
+    ensure!(restored.contains("The ledger holds"), "{restored}");
+    let again = world.ctl(&format!(
+        "restore {} --state {}",
+        backup.display(),
+        state.display()
+    ));
+    ensure!(again.is_err(), "a folder was written over");
+    world.start()?;
+    let sites = world.ctl("site ls")?;
+    ensure!(
+        sites.contains("site-9") && !sites.contains("site-10"),
+        "{sites}"
+    );
+    world.verify("").map(drop)
+}
+
+#[test]
 fn the_ledger_is_searched_exported_and_asked_who_could_reach_an_app() {
     searched().unwrap();
 }

@@ -43,7 +43,17 @@ pub(super) fn run(
         Some(path) => path.clone(),
         None => settings.state(),
     };
-    let ledger = Folder::open(&dir)?;
+    check(&dir, verifier, since, settings.format, console)
+}
+
+fn check(
+    dir: &Path,
+    verifier: Verifier,
+    since: Option<Checkpoint>,
+    format: Format,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let ledger = Folder::open(dir)?;
     let checked = Walk {
         ledger: &ledger,
         audit: Audit::new(verifier, since),
@@ -51,7 +61,13 @@ pub(super) fn run(
         console,
     }
     .run()?;
-    report(&checked, settings.format, console)
+    report(&checked, format, console)
+}
+
+/// Checks the ledger of a state folder with the key that lies beside it.
+pub(super) fn state(dir: &Path, format: Format, console: &mut Console) -> Result<(), Failure> {
+    let key = dir.join("keys/ledger.pub").display().to_string();
+    check(dir, verifier(&key)?, None, format, console)
 }
 
 /// A public key as text, or the file that holds it.
