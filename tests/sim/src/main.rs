@@ -10,6 +10,7 @@ const SEEDS: u64 = 50;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut until_failure = false;
     let seeds = match *arguments.as_slice() {
         [] => Some(0..SEEDS),
         ["--seed", seed] => seed
@@ -17,10 +18,15 @@ fn main() -> ExitCode {
             .ok()
             .map(|seed: u64| seed..seed.saturating_add(1)),
         ["--seeds", count] => count.parse().ok().map(|count| 0..count),
+        // What the mutants ask for.
+        ["--until-failure", count] => {
+            until_failure = true;
+            count.parse().ok().map(|count| 0..count)
+        }
         _ => None,
     };
     let Some(seeds) = seeds else {
-        println!("usage: tests/sim/run [--seed N | --seeds COUNT]");
+        println!("usage: tests/sim/run [--seed N | --seeds COUNT | --mutants [WORD]]");
         return ExitCode::from(2);
     };
     let mut failed = 0_u32;
@@ -36,6 +42,9 @@ fn main() -> ExitCode {
             Err(failure) => {
                 failed += 1;
                 println!("{failure}");
+                if until_failure {
+                    break;
+                }
             }
         }
     }

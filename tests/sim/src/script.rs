@@ -47,6 +47,8 @@ pub(crate) enum Act {
     Restart,
     /// The store has no room for a while.
     Full(Duration),
+    /// Somebody tries a code that has admitted a node, with a key of their own.
+    Again,
 }
 
 impl World {
@@ -82,7 +84,8 @@ impl World {
         let short = self.dice.millis(200, 10_000);
         let long = self.dice.between(TTL / 2, TTL * 2);
         let away = if self.dice.chance(700) { short } else { long };
-        match self.dice.below(28) {
+        match self.dice.below(29) {
+            28 => Act::Again,
             24 | 25 => Act::Deafen(Who::Site(site), long),
             26 => Act::Deafen(anyone, away),
             27 => Act::Outage(away),
@@ -112,6 +115,7 @@ impl World {
     pub(crate) fn act(&mut self, act: Act) {
         self.note(|| format!("{act:?}"));
         match act {
+            Act::Again => self.try_again(),
             Act::Cut(who, time) => {
                 self.cut(who);
                 self.schedule

@@ -67,6 +67,7 @@ impl World {
             relay,
             model: Model::new(bounds),
             admin: Admin::default(),
+            codes: Vec::new(),
             log: Log::default(),
             plan,
         };
@@ -165,8 +166,46 @@ impl World {
         self.order(invite);
         self.run_until(self.now.instant + ENROLLMENT);
         let exporter = self.dice.bytes();
-        let proof = prove(&exporter, key).map_err(|error| error.to_string())?;
-        let request = EnrollRequest {
+        let request = self.request(role, secret, key, &exporter)?;
+        self.enroll(who, request, exporter);
+        self.run_until(self.now.instant + ENROLLMENT);
+        self.codes.push((role, secret));
+        match self.control.enrollments.pop() {
+            Some(EnrollAnswer::Enrolled(enrolled)) => Ok(*enrolled),
+            other => Err(format!(
+                "{who:?} was not enrolled: {other:?} {:?} {:?}",
+                self.log.failures,
+                self.control.answers.last_key_value()
+            )),
+        }
+    }
+
+    /// A code that has admitted a node admits nobody else.
+    pub(crate) fn try_again(&mut self) {
+        let at = self.dice.below(self.codes.len());
+        let Some((role, secret)) = self.codes.get(at).copied() else {
+            return;
+        };
+        let exporter = self.dice.bytes();
+        let Ok(key) = self.key() else {
+            return;
+        };
+        let Ok(request) = self.request(role, secret, &key, &exporter) else {
+            return;
+        };
+        let villain = Who::Device(self.plan.villain());
+        self.enroll(villain, request, exporter);
+    }
+
+    fn request(
+        &self,
+        role: Role,
+        secret: [u8; 32],
+        key: &SoftwareKey,
+        exporter: &[u8; 32],
+    ) -> Result<EnrollRequest, String> {
+        let proof = prove(exporter, key).map_err(|error| error.to_string())?;
+        Ok(EnrollRequest {
             version: PROTOCOL_VERSION,
             program: "sim".to_owned(),
             invite: Secret32(secret),
@@ -176,17 +215,7 @@ impl World {
             public_key: key.public_key().to_vec().into(),
             proof: proof.into(),
             report: (role == Role::Device).then(|| self.first_report()),
-        };
-        self.enroll(who, request, exporter);
-        self.run_until(self.now.instant + ENROLLMENT);
-        match self.control.enrollments.pop() {
-            Some(EnrollAnswer::Enrolled(enrolled)) => Ok(*enrolled),
-            other => Err(format!(
-                "{who:?} was not enrolled: {other:?} {:?} {:?}",
-                self.log.failures,
-                self.control.answers.last_key_value()
-            )),
-        }
+        })
     }
 
     fn first_report(&self) -> Report {

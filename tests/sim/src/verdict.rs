@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use cardea_proto::admin::Warning;
+use cardea_proto::{admin::Warning, enroll::EnrollAnswer};
 
 use crate::{
     founding::app_name,
@@ -101,6 +101,7 @@ impl World {
         self.ask_for_everything();
         self.run_until(self.now.instant + CHECK);
         if self.log.failures.is_empty() {
+            self.judge_codes();
             self.judge_answers();
             self.judge_statuses();
         }
@@ -122,6 +123,14 @@ impl World {
             for app in 0..self.plan.apps {
                 self.want(index, app);
             }
+        }
+    }
+
+    /// Whoever came with a used code was refused.
+    fn judge_codes(&mut self) {
+        let admits = |answer: &EnrollAnswer| matches!(answer, EnrollAnswer::Enrolled(_));
+        if self.control.enrollments.iter().any(admits) {
+            self.fail(0, "a code admitted somebody again".to_owned());
         }
     }
 

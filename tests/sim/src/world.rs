@@ -8,7 +8,7 @@ use std::{
 
 use cardea_core::{ChannelId, Input};
 use cardea_node::{AgentInput, ConnectorInput};
-use cardea_proto::{codec::Blob, id::NodeId, message::ToNode, time::Now};
+use cardea_proto::{codec::Blob, id::NodeId, identity::Role, message::ToNode, time::Now};
 use cardea_relay::{Relay, Verdict};
 
 use crate::{
@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) relay: Relay,
     pub(crate) model: Model,
     pub(crate) admin: Admin,
+    /// The codes that have admitted the nodes of this world.
+    pub(crate) codes: Vec<(Role, [u8; 32])>,
     pub(crate) log: Log,
 }
 

@@ -1,0 +1,170 @@
+//! Shows that the simulation can fail: switches off one guard after the other in a copy of the tree,
+//! builds the simulation with it, and demands that a seed fails.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a command that prints is what this is")]
+
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+};
+
+use serde::Deserialize;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Seeds within which every mutant must be caught.
+const SEEDS: &str = "200";
+
+/// The list of guards.
+const LIST: &str = "tests/sim/mutants.toml";
+
+#[derive(Deserialize)]
+struct List {
+    mutant: Vec<Mutant>,
+}
+
+/// A guard, and how it is switched off.
+#[derive(Deserialize)]
+struct Mutant {
+    name: String,
+    file: PathBuf,
+    from: String,
+    to: String,
+    #[serde(default)]
+    also: Vec<Edit>,
+}
+
+#[derive(Deserialize)]
+struct Edit {
+    from: String,
+    to: String,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("tests/sim/run --mutants: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs all mutants, or those whose names contain a word; says whether each was caught.
+fn run() -> Result<bool> {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let list: List = toml::from_str(&fs::read_to_string(root.join(LIST))?)?;
+    let target = root.join("target/mutants");
+    let tree = target.join("tree");
+    copy(&root, &tree)?;
+    let mut survivors = 0_u32;
+    let mut tried = 0_u32;
+    for mutant in &list.mutant {
+        if !mutant.name.contains(&wanted) {
+            continue;
+        }
+        tried += 1;
+        let path = tree.join(&mutant.file);
+        let genuine = fs::read_to_string(&path)?;
+        fs::write(&path, mutant.apply(&genuine)?)?;
+        let caught = seeds(&tree, &target);
+        fs::write(&path, genuine)?;
+        match caught? {
+            Some(how) => println!("caught    {:<48} {how}", mutant.name),
+            None => {
+                survivors += 1;
+                println!("SURVIVED  {:<48} {SEEDS} seeds", mutant.name);
+            }
+        }
+    }
+    println!("{tried} mutants, {survivors} survived");
+    Ok(survivors == 0 && tried > 0)
+}
+
+impl Mutant {
+    fn apply(&self, genuine: &str) -> Result<String> {
+        let mut text = self.edit(genuine, &self.from, &self.to)?;
+        for Edit { from, to } in &self.also {
+            text = self.edit(&text, from, to)?;
+        }
+        Ok(text)
+    }
+
+    fn edit(&self, text: &str, from: &str, to: &str) -> Result<String> {
+        match text.matches(from).count() {
+            1 => Ok(text.replacen(from, to, 1)),
+            count => Err(format!(
+                "{}: {from:?} stands {count} times in {}, not once: mend {LIST}",
+                self.name,
+                self.file.display()
+            )
+            .into()),
+        }
+    }
+}
+
+/// Runs seeds on the mutated tree until one fails; says what was seen, or that nothing was.
+fn seeds(tree: &Path, target: &Path) -> Result<Option<String>> {
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new("cargo");
+        command
+            .args(arguments)
+            .args(["--quiet", "--package", "cardea-sim", "--bin", "cardea-sim"])
+            .current_dir(tree)
+            .env("CARGO_TARGET_DIR", target.join("build"))
+            .stdin(Stdio::null());
+        command
+    };
+    let built = cargo(&["build"]).output()?;
+    if !built.status.success() {
+        let why = String::from_utf8_lossy(&built.stderr).into_owned();
+        return Err(format!("a mutant does not build: {why}").into());
+    }
+    let mut command = cargo(&["run"]);
+    let output = command.args(["--", "--until-failure", SEEDS]).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(None);
+    }
+    let lines: Vec<&str> = said.lines().collect();
+    let seed = lines.iter().rev().find(|line| line.contains("replay it"));
+    let at = lines.iter().position(|line| line.contains("replay it"));
+    let property = at.and_then(|at| lines.get(at.checked_sub(1)?));
+    let seed = seed.and_then(|line| line.split_whitespace().nth(1));
+    let property = property.unwrap_or(&"it crashed").trim();
+    Ok(Some(format!("seed {}: {property}", seed.unwrap_or("?"))))
+}
+
+/// Copies what git knows and has not thrown away.
+fn copy(root: &Path, tree: &Path) -> Result<()> {
+    let listed = Command::new("git")
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .current_dir(root)
+        .output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    for name in listed.split('\0').filter(|name| !name.is_empty()) {
+        let (from, to) = (root.join(name), tree.join(name));
+        let Ok(contents) = fs::read(&from) else {
+            continue;
+        };
+        // What has not changed keeps its time, so that it is not built again.
+        if fs::read(&to).is_ok_and(|before| before == contents) {
+            continue;
+        }
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(to, contents)?;
+    }
+    Ok(())
+}
