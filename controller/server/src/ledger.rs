@@ -314,16 +314,15 @@ mod tests {
         thread.join().unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn entries_are_covered_by_a_checkpoint_within_a_second() {
+    #[tokio::test]
+    async fn entries_are_covered_by_a_checkpoint_by_themselves() {
+        const { assert!(CHECKPOINT_TIME.as_millis() < 1_000) }
         let dir = tempfile::tempdir().unwrap();
         let (ledger, _outcomes, thread) = started(Box::new(EmbeddedStore::new(dir.path())));
         let mut checkpoints = ledger.checkpoints();
         for id in 0..3 {
             ledger.commit(site(id, id)).unwrap();
-            let asked = Instant::now();
             checkpoints.changed().await.unwrap();
-            assert!(asked.elapsed() <= Duration::from_secs(1));
             let note = checkpoints.borrow().clone().unwrap();
             assert_eq!(key().verifier().verify(&note).unwrap().size, id + 1);
         }
