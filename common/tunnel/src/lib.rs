@@ -42,3 +42,4 @@ pub use outbox::{
 };
 pub use tunnel::TunnelStats;
 pub use tunnels::{TUNNELS_MAX, Tunnels};
+pub use wireguard::packet;

@@ -2,7 +2,7 @@
 
 mod conversation;
 mod noise;
-mod packet;
+pub mod packet;
 mod recovery;
 mod sealer;
 mod session;

@@ -11,17 +11,22 @@ use crate::drops::DropReason;
 
 /// A well-formed inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Packet<'a> {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) source_port: u16,
-    pub(crate) destination_port: u16,
-    pub(crate) body: Body<'a>,
+pub struct Packet<'a> {
+    /// Where it says that it comes from.
+    pub source: IpAddr,
+    /// Where it goes.
+    pub destination: IpAddr,
+    /// Not 0.
+    pub source_port: u16,
+    /// Not 0.
+    pub destination_port: u16,
+    /// What it carries.
+    pub body: Body<'a>,
 }
 
 /// What an inner packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Body<'a> {
+pub enum Body<'a> {
     /// A segment, for the TCP stack; `begins` when it is the first of a conversation.
     Tcp {
         /// SYN without ACK, RST and FIN.
@@ -32,7 +37,9 @@ pub(crate) enum Body<'a> {
 }
 
 impl Body<'_> {
-    pub(crate) const fn protocol(&self) -> Protocol {
+    /// The protocol above IP.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
         match self {
             Self::Tcp { .. } => Protocol::Tcp,
             Self::Udp(_) => Protocol::Udp,
@@ -45,7 +52,7 @@ impl<'a> Packet<'a> {
     ///
     /// # Errors
     /// Why it is dropped.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, DropReason> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DropReason> {
         let version = bytes.first().ok_or(DropReason::Malformed)? >> 4;
         let (source, destination, protocol, rest) = match version {
             4 => parse_v4(bytes)?,

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a command that prints is what this is")]
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     fs,
     path::{Path, PathBuf},
@@ -36,8 +37,11 @@ struct Mutant {
     also: Vec<Edit>,
 }
 
+/// Another edit of the same mutant.
 #[derive(Deserialize)]
 struct Edit {
+    /// The mutant's own file where it is not given.
+    file: Option<PathBuf>,
     from: String,
     to: String,
 }
@@ -68,11 +72,11 @@ fn run() -> Result<bool> {
             continue;
         }
         tried += 1;
-        let path = tree.join(&mutant.file);
-        let genuine = fs::read_to_string(&path)?;
-        fs::write(&path, mutant.apply(&genuine)?)?;
+        let genuine = mutant.apply(&tree)?;
         let caught = seeds(&tree, &target);
-        fs::write(&path, genuine)?;
+        for (path, text) in genuine {
+            fs::write(path, text)?;
+        }
         match caught? {
             Some(how) => println!("caught    {:<48} {how}", mutant.name),
             None => {
@@ -86,24 +90,29 @@ fn run() -> Result<bool> {
 }
 
 impl Mutant {
-    fn apply(&self, genuine: &str) -> Result<String> {
-        let mut text = self.edit(genuine, &self.from, &self.to)?;
-        for Edit { from, to } in &self.also {
-            text = self.edit(&text, from, to)?;
+    /// Edits the tree; answers the files as they were.
+    fn apply(&self, tree: &Path) -> Result<BTreeMap<PathBuf, String>> {
+        let mut genuine = BTreeMap::new();
+        let own = (&self.file, &self.from, &self.to);
+        let also = self.also.iter().map(|edit| {
+            let file = edit.file.as_ref().unwrap_or(&self.file);
+            (file, &edit.from, &edit.to)
+        });
+        for (file, from, to) in std::iter::once(own).chain(also) {
+            let path = tree.join(file);
+            let text = fs::read_to_string(&path)?;
+            let count = text.matches(from.as_str()).count();
+            if count != 1 {
+                let (name, file) = (&self.name, file.display());
+                return Err(format!(
+                    "{name}: {from:?} stands {count} times in {file}, not once: mend {LIST}"
+                )
+                .into());
+            }
+            fs::write(&path, text.replacen(from.as_str(), to, 1))?;
+            genuine.entry(path).or_insert(text);
         }
-        Ok(text)
-    }
-
-    fn edit(&self, text: &str, from: &str, to: &str) -> Result<String> {
-        match text.matches(from).count() {
-            1 => Ok(text.replacen(from, to, 1)),
-            count => Err(format!(
-                "{}: {from:?} stands {count} times in {}, not once: mend {LIST}",
-                self.name,
-                self.file.display()
-            )
-            .into()),
-        }
+        Ok(genuine)
     }
 }
 

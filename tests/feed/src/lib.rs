@@ -1,0 +1,172 @@
+//! One function for each decoder that a stranger, a peer or a disk can reach: it takes any bytes,
+//! and panics when a promise of that decoder does not hold.
+//!
+//! The fuzzers of `tests/fuzz` call them with what they make up, and `cargo test` with the corpus
+//! that they left behind.
+#![forbid(unsafe_code)]
+
+use std::fmt::Debug;
+
+use cardea_credential::{
+    signed::{verify_answer, verify_offer},
+    ticket::verify_ticket,
+    trust::Trust,
+};
+use cardea_host::clock::Clock;
+use cardea_ledger::{
+    audit::Audit,
+    checkpoint::Verifier,
+    mark::Mark,
+    segment::{self, HEADER_BYTES, Next, Reader},
+    wide,
+};
+use cardea_proto::{
+    access::Signed,
+    admin::{AdminAnswer, AdminHello, AdminRequest, ChangeOrder},
+    codec::{self, Blob, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_ADMIN, MESSAGE_BYTES_MAX_STRANGER},
+    enroll::{EnrollAnswer, EnrollRequest},
+    invite::InviteCode,
+    ledger::Entry,
+    local::{LocalAnswer, LocalRequest},
+    message::{FromNode, ToNode},
+};
+use cardea_relay::{Relay, Settings, Verdict};
+use cardea_tunnel::packet::{Body, Packet};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Takes any bytes, and panics when a promise does not hold.
+pub type Feed = fn(&[u8]);
+
+/// Every target, by its name: the folder of its corpus has the same.
+pub const TARGETS: &[(&str, Feed)] = &[
+    ("messages", messages),
+    ("admin", admin),
+    ("invites", invites),
+    ("journal", journal),
+    ("checkpoints", checkpoints),
+    ("certificates", certificates),
+    ("packets", packets),
+    ("relay", relay),
+];
+
+/// Messages between nodes and controllers, and of the agent's local socket.
+pub fn messages(bytes: &[u8]) {
+    same::<FromNode>(bytes, MESSAGE_BYTES_MAX);
+    same::<ToNode>(bytes, MESSAGE_BYTES_MAX);
+    same::<LocalRequest>(bytes, MESSAGE_BYTES_MAX);
+    same::<LocalAnswer>(bytes, MESSAGE_BYTES_MAX);
+    // They hold secrets, which cannot be compared or shown: what matters is that decoding ends.
+    drop(codec::decode::<EnrollRequest>(
+        bytes,
+        MESSAGE_BYTES_MAX_STRANGER,
+    ));
+    drop(codec::decode::<EnrollAnswer>(bytes, MESSAGE_BYTES_MAX));
+}
+
+/// The admin API.
+pub fn admin(bytes: &[u8]) {
+    same::<AdminHello>(bytes, MESSAGE_BYTES_MAX_ADMIN);
+    same::<AdminRequest>(bytes, MESSAGE_BYTES_MAX_ADMIN);
+    same::<AdminAnswer>(bytes, MESSAGE_BYTES_MAX_ADMIN);
+    same::<ChangeOrder>(bytes, MESSAGE_BYTES_MAX_ADMIN);
+}
+
+/// Invite codes as they are typed.
+pub fn invites(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(code) = text.parse::<InviteCode>() {
+        let again = code.reveal().parse::<InviteCode>();
+        let same = again.is_ok_and(|again| again.reveal() == code.reveal());
+        assert!(same, "a code does not read back as itself");
+    }
+}
+
+/// A ledger's files: a segment with its frames and entries, and the mark.
+pub fn journal(bytes: &[u8]) {
+    if let Some(mark) = Mark::parse(bytes) {
+        assert_eq!(mark.bytes(), bytes);
+    }
+    if let Some(header) = segment::Header::parse(bytes) {
+        assert_eq!(bytes.get(..HEADER_BYTES), Some(header.bytes().as_slice()));
+    }
+    same::<Entry>(bytes, MESSAGE_BYTES_MAX_ADMIN);
+    let verifier = Verifier::new("corp.example/ledger".to_owned(), [7; 32]);
+    let mut audit = Audit::new(verifier, None);
+    let Ok(mut reader) = Reader::at(&bytes, wide(HEADER_BYTES).min(wide(bytes.len()))) else {
+        return;
+    };
+    let mut before = 0;
+    while let Ok(Next::Frame { offset, payload }) = reader.advance() {
+        assert!(offset >= before && payload.len() <= bytes.len());
+        before = offset;
+        if audit.record(payload).is_err() {
+            break;
+        }
+    }
+}
+
+/// Signed notes and the keys that check them.
+pub fn checkpoints(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(verifier) = text.parse::<Verifier>() {
+        assert_eq!(verifier.to_string().parse(), Ok(verifier));
+    }
+    let verifier = Verifier::new("corp.example/ledger".to_owned(), [7; 32]);
+    assert!(verifier.verify(text).is_err(), "nobody has that key");
+}
+
+/// Certificates, signed statements and tickets, of which none was signed by anybody we trust.
+pub fn certificates(bytes: &[u8]) {
+    let at = Clock::system().now().unix;
+    if let Ok(trust) = Trust::of_root(bytes.to_vec()) {
+        assert_eq!(trust.root(), bytes);
+        let chain = [Blob(bytes.to_vec()), Blob(bytes.to_vec())];
+        assert!(trust.verify(&chain, at).is_err(), "a root is no leaf");
+        if let Ok(signed) = codec::decode::<Signed>(bytes, MESSAGE_BYTES_MAX) {
+            assert!(verify_offer(&signed, &trust, at).is_err());
+            assert!(verify_answer(&signed, &trust, at).is_err());
+        }
+    }
+    assert!(
+        verify_ticket(&[7; 32], bytes).is_none(),
+        "nobody has that key"
+    );
+}
+
+/// Inner packets: whatever passes lies within its bytes and has ports.
+pub fn packets(bytes: &[u8]) {
+    let Ok(packet) = Packet::parse(bytes) else {
+        return;
+    };
+    assert!(packet.source_port != 0 && packet.destination_port != 0);
+    assert_eq!(packet.source.is_ipv6(), packet.destination.is_ipv6());
+    if let Body::Udp(payload) = packet.body {
+        assert!(bytes.ends_with(payload), "a payload from elsewhere");
+    }
+}
+
+/// What a relay takes from anybody: it answers with no more than came, and forwards for nobody.
+pub fn relay(bytes: &[u8]) {
+    let now = Clock::system().now();
+    let mut relay = Relay::new([7; 32], Settings::default());
+    let mut datagram = bytes.to_vec();
+    match relay.handle(now, ([192, 0, 2, 1], 7).into(), &mut datagram) {
+        Verdict::Forward { .. } => assert!(bytes.is_empty(), "forwarded without a ticket"),
+        Verdict::Answer { len } => assert!(len <= bytes.len(), "amplified"),
+        Verdict::Drop(_) => {}
+    }
+    assert_eq!(datagram.len(), bytes.len());
+}
+
+/// What decodes encodes to something that decodes to the same.
+fn same<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8], max: usize) {
+    if let Ok(value) = codec::decode::<T>(bytes, max) {
+        let encoded = codec::encode(&value);
+        let again = codec::decode::<T>(&encoded, usize::MAX);
+        assert_eq!(again.as_ref(), Ok(&value));
+    }
+}
