@@ -1,19 +1,20 @@
 //! How soon a controller with a long ledger serves again, and how much memory its state takes.
 
-use std::path::Path;
+use std::{ffi::OsString, path::Path};
 
 use anyhow::{Context, Result};
 use cardea_core::{Proposal, ProposalId};
-use cardea_e2e::program::now;
+use cardea_e2e::program::{binaries, command, now, run_ok};
+use cardea_ledger::checkpoint::LedgerKey;
 use cardea_proto::{
     app::Carrier,
     codec::{Blob, Bytes},
-    id::{ConnectorId, DeviceId, GrantId, NodeId},
-    ledger::{Actor, CertificateRecord, Change, Draft, EndReason, Grant, Node},
+    id::{AdminKeyId, ConnectorId, ControllerId, DeviceId, GrantId, NodeId},
+    ledger::{Actor, CertificateRecord, Change, Draft, EndReason, Founded, Grant, Node},
     name::Name,
     time::UnixMillis,
 };
-use cardea_store::{EmbeddedStore, Store};
+use cardea_store::{EmbeddedStore, Notary, Store};
 
 use crate::report::{Report, Row, median, percentile};
 
@@ -48,6 +49,7 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
     }
     row(report, "start with the snapshot", &times, 2.0, "s");
     row(report, "memory of 100,000 devices", &grown, 150.0, "MiB");
+    verify(report, dir, rounds)?;
     std::fs::remove_dir_all(dir.join("index"))?;
     let (seconds, _) = started(dir)?;
     row(
@@ -57,6 +59,28 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
         60.0,
         "s",
     );
+    Ok(())
+}
+
+/// How fast an auditor checks all of it.
+fn verify(report: &mut Report, dir: &Path, rounds: u32) -> Result<()> {
+    let program = binaries()?.join("cardeactl");
+    let mut rates = Vec::new();
+    for _ in 0..rounds {
+        let arguments =
+            ["audit", "verify", "--key", &key()?.verifier().to_string()].map(OsString::from);
+        let ledger = ["--ledger".into(), dir.as_os_str().to_owned()];
+        let begin = now();
+        run_ok(command(&program, arguments.into_iter().chain(ledger)))?;
+        let seconds = now().duration_since(begin).as_secs_f64();
+        #[expect(
+            clippy::as_conversions,
+            clippy::cast_precision_loss,
+            reason = "a million entries"
+        )]
+        rates.push(ENTRIES as f64 / seconds);
+    }
+    row(report, "audit verify", &rates, 200_000.0, "entries/s");
     Ok(())
 }
 
@@ -111,7 +135,8 @@ fn resident_mib() -> Result<f64> {
 /// A hundred thousand enrollments, then the certificates and grants of some working hours.
 fn found(dir: &Path) -> Result<()> {
     let mut store = EmbeddedStore::new(dir);
-    store.load()?;
+    let loaded = store.load()?;
+    let mut notary = Notary::new(key()?, &mut store, &loaded)?;
     let mut number = 0;
     while number < ENTRIES {
         let end = (number + BATCH).min(ENTRIES);
@@ -125,6 +150,7 @@ fn found(dir: &Path) -> Result<()> {
         for outcome in store.commit(batch.collect::<Result<_>>()?) {
             outcome?;
         }
+        notary.sign(&mut store).map_err(anyhow::Error::msg)?;
         number = end;
     }
     Ok(())
@@ -141,7 +167,16 @@ fn draft(number: u64) -> Result<Draft> {
         not_after: UnixMillis(1_800_003_600_000),
     });
     let user: Name = format!("user-{}@corp.example", number % DEVICES).parse()?;
-    let changes = if number < DEVICES {
+    let changes = if number == 0 {
+        vec![Change::Founded(Founded {
+            domain: "corp.example".parse()?,
+            controller: ControllerId::from_bytes([1; 10]),
+            root: Bytes([2; 32]),
+            admin: (AdminKeyId::from_bytes([3; 10]), Blob(vec![4; 32])),
+            ticket_key: Blob(vec![5; 32]),
+            ledger_key: Blob(key()?.verifier().public().to_vec()),
+        })]
+    } else if number < DEVICES {
         let node = Node {
             id: node,
             name: format!("laptop-{number}").parse()?,
@@ -188,6 +223,11 @@ fn draft(number: u64) -> Result<Draft> {
         decision: None,
         signed: None,
     })
+}
+
+/// The key that signs this ledger.
+fn key() -> Result<LedgerKey> {
+    Ok(LedgerKey::from_seed(&"corp.example".parse()?, &[6; 32])?)
 }
 
 fn id(number: u64) -> [u8; 10] {

@@ -11,7 +11,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use super::nodes::remove_from;
+use super::{nodes::remove_from, pairs::Pairs};
 
 /// A grant that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub struct GrantRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Grants {
     live: BTreeMap<GrantId, GrantRecord>,
-    by_device: BTreeMap<DeviceId, BTreeSet<(Name, GrantId)>>,
+    by_device: Pairs<DeviceId, GrantId>,
     by_app: BTreeMap<Name, BTreeSet<GrantId>>,
     by_connector: BTreeMap<ConnectorId, BTreeSet<GrantId>>,
 }
@@ -54,20 +54,12 @@ impl Grants {
     }
 
     pub(super) fn of_device(&self, device: DeviceId) -> impl Iterator<Item = GrantId> {
-        self.by_device
-            .get(&device)
-            .into_iter()
-            .flatten()
-            .map(|(_, id)| *id)
+        self.by_device.of(&device)
     }
 
     pub(super) fn between(&self, device: DeviceId, app: &Name) -> impl Iterator<Item = GrantId> {
-        self.by_device
-            .get(&device)
-            .into_iter()
-            .flat_map(|grants| grants.range((app.clone(), GrantId::from_bytes([0; 10]))..))
-            .take_while(move |(name, _)| name == app)
-            .map(|(_, id)| *id)
+        let is_on = |id: &GrantId| self.live.get(id).is_some_and(|live| live.grant.app == *app);
+        self.by_device.of(&device).filter(is_on)
     }
 
     pub(super) fn of_app(&self, app: &Name) -> impl Iterator<Item = GrantId> {
@@ -88,10 +80,7 @@ impl Grants {
 
     pub(super) fn insert(&mut self, record: GrantRecord) {
         let grant = &record.grant;
-        self.by_device
-            .entry(grant.device)
-            .or_default()
-            .insert((grant.app.clone(), grant.id));
+        self.by_device.insert(&grant.device, grant.id);
         self.by_app
             .entry(grant.app.clone())
             .or_default()
@@ -106,11 +95,7 @@ impl Grants {
     pub(super) fn remove(&mut self, id: &GrantId) -> Option<GrantRecord> {
         let record = self.live.remove(id)?;
         let grant = &record.grant;
-        remove_from(
-            &mut self.by_device,
-            &grant.device,
-            &(grant.app.clone(), grant.id),
-        );
+        self.by_device.remove(&grant.device, grant.id);
         remove_from(&mut self.by_app, &grant.app, &grant.id);
         remove_from(&mut self.by_connector, &grant.connector, &grant.id);
         Some(record)

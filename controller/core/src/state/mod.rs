@@ -5,6 +5,7 @@ mod committed;
 mod grants;
 mod invites;
 mod nodes;
+mod pairs;
 
 use std::collections::{BTreeMap, BTreeSet};
 

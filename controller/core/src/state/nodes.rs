@@ -12,6 +12,8 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
+use super::pairs::Pairs;
+
 /// A node and what is on record about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
@@ -36,7 +38,7 @@ pub(super) struct Nodes {
     devices: BTreeMap<Name, DeviceId>,
     connectors: BTreeMap<Name, ConnectorId>,
     keys: BTreeMap<Digest, NodeId>,
-    owned: BTreeMap<Name, BTreeSet<DeviceId>>,
+    owned: Pairs<Name, DeviceId>,
     serving: BTreeMap<Name, BTreeSet<ConnectorId>>,
 }
 
@@ -66,7 +68,7 @@ impl Nodes {
     }
 
     pub(super) fn devices_of(&self, user: &Name) -> impl Iterator<Item = DeviceId> {
-        self.owned.get(user).into_iter().flatten().copied()
+        self.owned.of(user)
     }
 
     pub(super) fn connectors_of(&self, site: &Name) -> impl Iterator<Item = ConnectorId> {
@@ -80,7 +82,7 @@ impl Nodes {
             NodeId::Device(id) => {
                 self.devices.insert(node.name.clone(), id);
                 if let Some(user) = &node.user {
-                    self.owned.entry(user.clone()).or_default().insert(id);
+                    self.owned.insert(user, id);
                 }
             }
             NodeId::Connector(id) => {
@@ -113,7 +115,7 @@ impl Nodes {
             NodeId::Device(id) => {
                 remove_if(&mut self.devices, &node.name, &id);
                 if let Some(user) = &node.user {
-                    remove_from(&mut self.owned, user, &id);
+                    self.owned.remove(user, id);
                 }
             }
             NodeId::Connector(id) => {
