@@ -171,6 +171,10 @@ fn damaged() -> Result<()> {
 fn restored(world: &mut World, state: &Path, backup: &Path) -> Result<()> {
     let damaged = world.deployment.path("damaged");
     std::fs::rename(state, &damaged)?;
+    let key = damaged.join("keys/ledger.pub").display().to_string();
+    let backed_up = format!("audit verify --ledger {} --key {key}", backup.display());
+    let backed_up = world.ctl(&backed_up)?;
+    ensure!(backed_up.contains("The ledger holds"), "{backed_up}");
     let restored = world.ctl(&format!(
         "restore {} --state {}",
         backup.display(),

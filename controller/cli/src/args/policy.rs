@@ -233,9 +233,9 @@ pub enum ExportFormat {
 /// A check of a ledger that needs no controller.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The state directory of a controller, or a copy of its ledger/ [default: the one on this
-    /// machine]
-    #[arg(long, value_name = "DIR")]
+    /// The state directory of a controller, a copy of its ledger/, or a backup [default: the one on
+    /// this machine]
+    #[arg(long, value_name = "DIR|FILE")]
     pub ledger: Option<PathBuf>,
     /// The ledger's public key, or the file that holds it: init printed it
     #[arg(long, value_name = "PUBKEY")]

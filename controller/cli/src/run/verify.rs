@@ -1,6 +1,7 @@
 //! Checking a copy of the ledger, without its controller.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -53,7 +54,7 @@ fn check(
     format: Format,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let ledger = Folder::open(dir)?;
+    let ledger = Copy::open(dir)?;
     let checked = Walk {
         ledger: &ledger,
         audit: Audit::new(verifier, since),
@@ -93,30 +94,41 @@ fn known(path: &Path, verifier: &Verifier) -> Result<Checkpoint, Failure> {
         .map_err(|error| Failure::of(Code::Failed, &shown, error, ""))
 }
 
-/// A folder with the segments of a ledger.
-struct Folder {
+/// A copy of a ledger: the folder with its segments, or a backup.
+struct Copy {
     path: PathBuf,
+    /// Where the files lie in a backup: from, and how long.
+    archive: Option<BTreeMap<String, (u64, u64)>>,
     segments: Vec<u64>,
     bytes: u64,
 }
 
-impl Folder {
-    /// The ledger in a state folder, or the folder of one.
+impl Copy {
+    /// The ledger in a state folder, the folder of one, or a backup's file.
     fn open(path: &Path) -> Result<Self, Failure> {
         let inner = path.join("ledger");
         let path = if inner.is_dir() { &inner } else { path };
         let failed = |error: io::Error| {
-            let next =
-                "Give the state directory of a controller, or a copy of its ledger/, with --ledger";
+            let next = "Give a controller's state directory, a copy of its ledger/, or a backup, with --ledger";
             Failure::of(Code::Failed, &path.display().to_string(), error, next)
+        };
+        let archive = match path.is_file() {
+            true => Some(in_archive(path).map_err(failed)?),
+            false => None,
+        };
+        let lengths: Vec<(String, u64)> = match &archive {
+            Some(parts) => parts
+                .iter()
+                .map(|(name, (_, length))| (name.clone(), *length))
+                .collect(),
+            None => in_folder(path).map_err(failed)?,
         };
         let mut segments = Vec::new();
         let mut bytes = 0_u64;
-        for entry in std::fs::read_dir(path).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if let Some(number) = entry.file_name().to_str().and_then(segment::number) {
+        for (name, length) in lengths {
+            if let Some(number) = segment::number(&name) {
                 segments.push(number);
-                bytes = bytes.saturating_add(entry.metadata().map_err(failed)?.len());
+                bytes = bytes.saturating_add(length);
             }
         }
         segments.sort_unstable();
@@ -125,19 +137,64 @@ impl Folder {
         }
         Ok(Self {
             path: path.to_owned(),
+            archive,
             segments,
             bytes,
         })
     }
 
+    /// What a file is called in messages.
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
+    fn part(&self, name: &str) -> io::Result<Part> {
+        let Some(parts) = &self.archive else {
+            let file = File::open(self.file(name))?;
+            let length = file.metadata()?.len();
+            return Ok(Part {
+                file,
+                from: 0,
+                length,
+            });
+        };
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let (from, length) = *parts.get(name).ok_or_else(gone)?;
+        let file = File::open(&self.path)?;
+        Ok(Part { file, from, length })
+    }
+
     /// How far the controller had acknowledged when this was called.
     fn mark(&self) -> Option<Mark> {
-        Mark::parse(&std::fs::read(self.file(mark::NAME)).ok()?)
+        let part = self.part(mark::NAME).ok()?;
+        let mut bytes = [0; mark::BYTES];
+        let read = part.read_at(&mut bytes, 0).ok()?;
+        Mark::parse(bytes.get(..read)?)
     }
+}
+
+fn in_folder(path: &Path) -> io::Result<Vec<(String, u64)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string() {
+            files.push((name, entry.metadata()?.len()));
+        }
+    }
+    Ok(files)
+}
+
+fn in_archive(path: &Path) -> io::Result<BTreeMap<String, (u64, u64)>> {
+    let mut archive = tar::Archive::new(File::open(path)?);
+    let mut parts = BTreeMap::new();
+    for entry in archive.entries_with_seek()? {
+        let entry = entry?;
+        let name = entry.path()?;
+        if let Some(name) = name.strip_prefix("ledger").ok().and_then(Path::to_str) {
+            parts.insert(name.to_owned(), (entry.raw_file_position(), entry.size()));
+        }
+    }
+    Ok(parts)
 }
 
 /// What a check found.
@@ -149,7 +206,7 @@ struct Checked {
 
 /// A check on its way.
 struct Walk<'a> {
-    ledger: &'a Folder,
+    ledger: &'a Copy,
     audit: Audit,
     read: u64,
     console: &'a mut Console,
@@ -190,7 +247,7 @@ impl Walk<'_> {
         let path = self.ledger.file(&segment::name(number));
         let failed =
             |error: io::Error| Failure::of(Code::Failed, &path.display().to_string(), error, "");
-        let file = Opened(File::open(&path).map_err(failed)?);
+        let file = self.ledger.part(&segment::name(number)).map_err(failed)?;
         let length = file.length().map_err(failed)?;
         let is_last = self.ledger.segments.last() == Some(&number);
         // Only behind the mark, and only at the very end, may there be anything but frames.
@@ -260,16 +317,26 @@ fn bad(holds: u64, path: &Path, offset: u64, fault: impl std::fmt::Display) -> F
     Failure::of(Code::Failed, &what, place, &holding)
 }
 
+/// A file of a ledger, on its own or within a backup.
 #[derive(Debug)]
-struct Opened(File);
+struct Part {
+    file: File,
+    from: u64,
+    length: u64,
+}
 
-impl ReadAt for Opened {
+impl ReadAt for Part {
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.length)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        FileExt::read_at(&self.0, buffer, offset)
+        let left = self.length.saturating_sub(offset);
+        let room = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let buffer = buffer.get_mut(..room).unwrap_or_default();
+        FileExt::read_at(&self.file, buffer, self.from.saturating_add(offset))
     }
 }
 
