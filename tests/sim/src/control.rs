@@ -255,7 +255,6 @@ impl World {
                 inputs.push(match outcome {
                     Ok(entry) => {
                         self.control.notary.notice(&entry);
-                        self.model.committed(self.now, &entry);
                         let proposal = Some(id);
                         Input::Committed { proposal, entry }
                     }
@@ -264,6 +263,11 @@ impl World {
             }
         }
         for input in inputs {
+            // One after the other, as the controller sees them: what it does about an entry is not
+            // held against one behind it.
+            if let Input::Committed { entry, .. } = &input {
+                self.model.committed(self.now, entry);
+            }
             self.control(input);
         }
         self.write();
