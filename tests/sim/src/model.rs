@@ -235,7 +235,7 @@ impl Model {
             Change::Disallowed(link) => {
                 self.links.remove(link);
             }
-            Change::GrantOffered(grant) => self.offered(grant),
+            Change::GrantOffered(grant) => self.offered(now.instant, grant),
             Change::GrantAdmitted(grant) => self.admitted(*grant),
             Change::GrantEnded { grant, .. } => {
                 if let Some(known) = self.grants.get_mut(grant) {
@@ -265,11 +265,18 @@ impl Model {
         }
     }
 
-    fn offered(&mut self, grant: &Grant) {
+    fn offered(&mut self, now: Instant, grant: &Grant) {
         if !self.allows(grant.device, &grant.app) {
             let what = format!(
                 "{} offered to {} on {}, which no rule allows",
                 grant.id, grant.device, grant.app
+            );
+            self.violate(1, what);
+        }
+        if self.is_failing(now, grant.device) {
+            let what = format!(
+                "{} offered to {}, whose posture fails",
+                grant.id, grant.device
             );
             self.violate(1, what);
         }
@@ -287,6 +294,16 @@ impl Model {
         if self.grants.insert(grant.id, known).is_some() {
             self.violate(5, format!("{} offered twice", grant.id));
         }
+    }
+
+    /// Whether a device's latest appraisal fails, or its latest report has for longer than something
+    /// that rests on the one before takes to be written.
+    fn is_failing(&self, now: Instant, device: DeviceId) -> bool {
+        let patience = self.bounds.commit * 2;
+        self.devices.get(&device).is_none_or(|known| {
+            let since = known.failing_since;
+            known.is_compliant != Some(true) || since.is_some_and(|since| now > since + patience)
+        })
     }
 
     fn admitted(&mut self, grant: GrantId) {

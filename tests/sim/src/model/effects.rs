@@ -161,15 +161,7 @@ impl Model {
         let NodeId::Device(device) = node else {
             return;
         };
-        // A report may fail while a certificate that rests on the one before is being written.
-        let patience = self.bounds.commit * 2;
-        let is_failing = self.devices.get(&device).is_none_or(|known| {
-            known.is_compliant != Some(true)
-                || known
-                    .failing_since
-                    .is_some_and(|since| now.instant > since + patience)
-        });
-        if is_failing {
+        if self.is_failing(now.instant, device) {
             self.violate(
                 3,
                 format!("certificate {} sent to {device}", certificate.serial),
