@@ -45,6 +45,7 @@ pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
         .enable_all()
         .build()?;
     let mut slowest: f64 = 0.0;
+    let mut deaths = 0_u32;
     for kill in 0..kills {
         let begin = now();
         // Every other one dies by itself, at some operation of its disk; without the feature
@@ -55,11 +56,17 @@ pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
         };
         if campaign.start(point).is_err() {
             ensure!(point > 0, "the controller does not come back");
+            // It died before it served; one that refuses to start would refuse again.
+            campaign.start(0)?;
+            campaign.deployment.controller()?.signal(Signal::KILL)?;
+            campaign.deployment.controller()?.wait()?;
+            deaths += 1;
             continue;
         }
         slowest = slowest.max(now().duration_since(begin).as_secs_f64());
         let life = Duration::from_millis(OsRng.next_u64() % LIFE_MS);
         runtime.block_on(campaign.live(life))?;
+        deaths += 1;
     }
     campaign.start(0)?;
     runtime.block_on(campaign.check())?;
@@ -67,7 +74,7 @@ pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
     campaign.verify()?;
     let facts = &campaign.shared.facts;
     for (case, ours, floor, unit) in [
-        ("kills", f64::from(kills), None, ""),
+        ("kills", f64::from(deaths), None, ""),
         ("acknowledged facts", facts.acknowledged(), None, ""),
         ("lost", facts.lost(), Some(0.0), ""),
         ("half-applied", facts.half_applied(), Some(0.0), ""),
