@@ -6,9 +6,15 @@
 //! admin connections ──────── Tail ─────▶        ── tail ──▶ entries ──▶ connection
 //! ```
 
-use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use cardea_core::{ChannelId, CommitError, Contradicted, ProofRequest, Proposal, ProposalId};
+use cardea_host::clock::Clock;
 use cardea_ledger::checkpoint::Checkpoint;
 use cardea_proto::{
     ledger::{Entry, Revision},
@@ -18,7 +24,6 @@ use cardea_store::{Notary, ShowError, Store, TailError};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
-    time::Instant,
 };
 
 /// Proposals in one group commit; more only makes those in front wait longer.
@@ -92,6 +97,7 @@ impl Ledger {
         let keeper = Keeper {
             store,
             notary,
+            clock: Clock::system(),
             due: None,
             latest,
             outcomes,
@@ -147,6 +153,7 @@ impl Ledger {
 struct Keeper {
     store: Box<dyn Store>,
     notary: Notary,
+    clock: Clock,
     /// When entries that no checkpoint covers must be covered.
     due: Option<Instant>,
     latest: watch::Sender<Option<Arc<str>>>,
@@ -160,8 +167,9 @@ impl Keeper {
             let next = match self.due {
                 None => jobs.blocking_recv(),
                 Some(due) => {
+                    let left = self.clock.until(due);
                     let next =
-                        runtime.block_on(async { tokio::time::timeout_at(due, jobs.recv()).await });
+                        runtime.block_on(async { tokio::time::timeout(left, jobs.recv()).await });
                     match next {
                         Ok(next) => next,
                         Err(_) => {
@@ -175,7 +183,7 @@ impl Keeper {
                 break;
             };
             self.turn(first, &mut jobs);
-            if self.due.is_some_and(|due| due <= Instant::now()) {
+            if self.due.is_some_and(|due| due <= self.clock.now().instant) {
                 self.sign();
             }
         }
@@ -227,7 +235,7 @@ impl Keeper {
             self.tell(Outcome::Proposed { proposal, result });
         }
         if self.store.tree().size() > self.notary.covered() && self.due.is_none() {
-            self.due = Some(Instant::now() + CHECKPOINT_TIME);
+            self.due = Some(self.clock.now().instant + CHECKPOINT_TIME);
         }
     }
 
@@ -262,7 +270,7 @@ impl Keeper {
             Ok(()) => None,
             Err(reason) => {
                 tracing::warn!(reason, "no checkpoint could be kept");
-                Some(Instant::now() + RETRY_TIME)
+                Some(self.clock.now().instant + RETRY_TIME)
             }
         };
         self.publish();

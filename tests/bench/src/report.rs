@@ -130,6 +130,16 @@ impl Row {
     }
 }
 
+/// An id, or a hash, of its own for each number.
+pub(crate) fn bytes_of<const N: usize>(number: u64) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes
+        .iter_mut()
+        .zip(number.to_be_bytes())
+        .for_each(|(to, from)| *to = from);
+    bytes
+}
+
 /// The value below which this share of `values` lies; 0 for none.
 pub(crate) fn percentile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();

@@ -16,7 +16,7 @@ use cardea_proto::{
 };
 use cardea_store::{EmbeddedStore, Notary, Store};
 
-use crate::report::{Report, Row, median, percentile};
+use crate::report::{Report, Row, bytes_of, median, percentile};
 
 /// The argument with which the benchmark starts itself.
 pub(crate) const START: &str = "start-on";
@@ -157,7 +157,7 @@ fn found(dir: &Path) -> Result<()> {
 }
 
 fn draft(number: u64) -> Result<Draft> {
-    let device = DeviceId::from_bytes(id(number % DEVICES));
+    let device = DeviceId::from_bytes(bytes_of(number % DEVICES));
     let node = NodeId::Device(device);
     let certificate = Change::CertificateIssued(CertificateRecord {
         node,
@@ -180,7 +180,7 @@ fn draft(number: u64) -> Result<Draft> {
         let node = Node {
             id: node,
             name: format!("laptop-{number}").parse()?,
-            key: Bytes(digest(number)),
+            key: Bytes(bytes_of(number)),
             user: Some(user),
             site: None,
             os: "linux".to_owned(),
@@ -201,12 +201,12 @@ fn draft(number: u64) -> Result<Draft> {
             .filter(|before| *before >= DEVICES)
         {
             changes.push(Change::GrantEnded {
-                grant: GrantId::from_bytes(id(before)),
+                grant: GrantId::from_bytes(bytes_of(before)),
                 reason: EndReason::Closed,
             });
         }
         changes.push(Change::GrantOffered(Grant {
-            id: GrantId::from_bytes(id(number)),
+            id: GrantId::from_bytes(bytes_of(number)),
             device,
             user,
             app: format!("app-{}", number % 50).parse()?,
@@ -228,22 +228,4 @@ fn draft(number: u64) -> Result<Draft> {
 /// The key that signs this ledger.
 fn key() -> Result<LedgerKey> {
     Ok(LedgerKey::from_seed(&"corp.example".parse()?, &[6; 32])?)
-}
-
-fn id(number: u64) -> [u8; 10] {
-    let mut bytes = [0; 10];
-    bytes
-        .iter_mut()
-        .zip(number.to_be_bytes())
-        .for_each(|(to, from)| *to = from);
-    bytes
-}
-
-fn digest(number: u64) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes
-        .iter_mut()
-        .zip(number.to_be_bytes())
-        .for_each(|(to, from)| *to = from);
-    bytes
 }

@@ -20,7 +20,7 @@ use cardea_proto::{
 use cardea_store::{EmbeddedStore, Store};
 use redb::{Database, Durability, TableDefinition};
 
-use crate::report::{Report, Row, median, percentile};
+use crate::report::{Report, Row, bytes_of, median, percentile};
 
 /// Writers that wait at the same time, and whose entries are one group commit.
 const WRITERS: usize = 64;
@@ -278,7 +278,7 @@ impl Contender for Redb {
 /// A grant to one of a thousand devices, which takes the place of the one before.
 fn draft(number: usize) -> Draft {
     let number = u64::try_from(number).unwrap_or(u64::MAX);
-    let device = DeviceId::from_bytes(id(number % 1_000));
+    let device = DeviceId::from_bytes(bytes_of(number % 1_000));
     let name = |text: &str| {
         text.parse()
             .map_err(|_| anyhow::anyhow!("{text} is no name"))
@@ -288,7 +288,7 @@ fn draft(number: usize) -> Draft {
         return empty(device);
     };
     let grant = Grant {
-        id: GrantId::from_bytes(id(number)),
+        id: GrantId::from_bytes(bytes_of(number)),
         device,
         user,
         app,
@@ -299,7 +299,7 @@ fn draft(number: usize) -> Draft {
     let mut draft = empty(device);
     if let Some(before) = number.checked_sub(1_000) {
         draft.changes.push(Change::GrantEnded {
-            grant: GrantId::from_bytes(id(before)),
+            grant: GrantId::from_bytes(bytes_of(before)),
             reason: cardea_proto::ledger::EndReason::Replaced,
         });
     }
@@ -315,13 +315,4 @@ fn empty(device: DeviceId) -> Draft {
         decision: None,
         signed: None,
     }
-}
-
-fn id(number: u64) -> [u8; 10] {
-    let mut bytes = [0; 10];
-    bytes
-        .iter_mut()
-        .zip(number.to_be_bytes())
-        .for_each(|(to, from)| *to = from);
-    bytes
 }

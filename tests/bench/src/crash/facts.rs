@@ -73,43 +73,23 @@ impl Facts {
         }
     }
 
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "counts of a campaign"
-    )]
     pub(super) fn acknowledged(&self) -> f64 {
-        self.book(|book| book.acknowledged.len()) as f64
+        count(self.book(|book| book.acknowledged.len()))
     }
 
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "counts of a campaign"
-    )]
     pub(super) fn lost(&self) -> f64 {
-        self.book(|book| book.acknowledged.difference(&book.recorded).count()) as f64
+        count(self.book(|book| book.acknowledged.difference(&book.recorded).count()))
     }
 
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "counts of a campaign"
-    )]
     pub(super) fn half_applied(&self) -> f64 {
-        self.book(|book| book.half_applied.len()) as f64
+        count(self.book(|book| book.half_applied.len()))
     }
 
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "counts of a campaign"
-    )]
     pub(super) fn used_twice(&self) -> f64 {
-        self.book(|book| {
+        count(self.book(|book| {
             let twice = book.uses.values().filter(|uses| **uses > 1).count();
             twice + book.used_twice.len()
-        }) as f64
+        }))
     }
 
     /// What must not be, in words; empty when all is well.
@@ -162,6 +142,11 @@ impl Book {
             self.recorded.extend(fact(change));
         }
     }
+}
+
+/// A count as the report has it.
+fn count(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }
 
 /// A change as the one who was told of it names it.
