@@ -48,6 +48,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes in flight that this side takes before they are read: a few of the largest messages.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 
+/// The same from somebody who has not shown a certificate: one message of an enrollment, twice.
+const STRANGER_WINDOW_BYTES: u32 = 32 * 1024;
+
 /// What a connection is for, as its ALPN says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -152,7 +155,8 @@ fn transport(streams: u32, keepalive: Option<Duration>) -> quinn::TransportConfi
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(WINDOW_BYTES))
+        // Holds for all of a connection's streams, and is raised once the peer is known.
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
         .send_window(u64::from(WINDOW_BYTES))
         .keep_alive_interval(keepalive)
         .max_idle_timeout(quinn::IdleTimeout::try_from(IDLE_TIMEOUT).ok());
@@ -179,6 +183,9 @@ impl Handshake {
             Some(cardea_proto::ALPN_ENROLL) => Kind::Enroll,
             Some(_) | None => return Err(ChannelError::Protocol),
         };
+        if kind != Kind::Enroll {
+            connection.set_receive_window(VarInt::from_u32(WINDOW_BYTES));
+        }
         let certificates = connection
             .peer_identity()
             .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())

@@ -15,3 +15,4 @@ pub mod tcp;
 pub mod telemetry;
 pub mod udp;
 pub mod unix;
+pub mod unlock;

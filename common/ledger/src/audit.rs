@@ -144,6 +144,7 @@ impl Audit {
             number,
             first: self.head.0.next(),
             previous: self.head.1,
+            is_sealed: header.is_some_and(|header| header.is_sealed),
         };
         (header == Some(expected))
             .then_some(())

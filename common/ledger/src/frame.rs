@@ -1,11 +1,16 @@
 //! A frame: length, checksum, payload. Nothing in it is believed before the checksum holds.
 
+use crate::seal::SEAL_BYTES;
+
 /// Bytes before the payload: big-endian length (4) and CRC-32C (4).
 pub const HEADER_BYTES: usize = 8;
 
 /// Largest payload, in bytes: a policy folder of the admin API's 16 MiB stands in an entry twice,
 /// once as the change and once in the signed request.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The same once it is sealed.
+const SEALED_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + SEAL_BYTES;
 
 /// The eight bytes before a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +20,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header of `payload`, which must be no longer than [`PAYLOAD_BYTES_MAX`].
+    /// The header of `payload`, which must be no longer than [`PAYLOAD_BYTES_MAX`] before it was sealed.
     #[must_use]
     pub fn of(payload: &[u8]) -> Self {
         let length = u32::try_from(payload.len())
@@ -50,7 +55,7 @@ impl Header {
     pub fn payload_bytes(self) -> Option<usize> {
         usize::try_from(u32::from_be_bytes(self.length))
             .ok()
-            .filter(|bytes| (1..=PAYLOAD_BYTES_MAX).contains(bytes))
+            .filter(|bytes| (1..=SEALED_BYTES_MAX).contains(bytes))
     }
 
     /// Whether `payload` is what was written.
@@ -90,7 +95,7 @@ mod tests {
 
     #[test]
     fn lengths_that_no_frame_has_are_refused_before_anything_is_allocated() {
-        for length in [0_u32, 64 * 1024 * 1024 + 1, u32::MAX] {
+        for length in [0_u32, 64 * 1024 * 1024 + 28 + 1, u32::MAX] {
             let mut bytes = [0; HEADER_BYTES];
             bytes[..4].copy_from_slice(&length.to_be_bytes());
             assert_eq!(Header::parse(bytes).payload_bytes(), None, "{length}");

@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod entry;
 pub mod frame;
 pub mod mark;
+pub mod seal;
 pub mod segment;
 pub mod tree;
 

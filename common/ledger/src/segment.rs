@@ -7,14 +7,17 @@ use cardea_proto::{
     ledger::Revision,
 };
 
-use crate::{frame, wide};
+use crate::{frame, seal::SegmentKey, wide};
 
 /// Bytes of a segment's header: magic (8), number (8), first revision (8), SHA-256 of the entry
 /// before (32), CRC-32C (4).
 pub const HEADER_BYTES: usize = 60;
 
-/// What a segment begins with; the last byte is the version of the format.
-const MAGIC: &[u8; 8] = b"cardeaS\x02";
+/// What a segment begins with whose frames are plain; the last byte is the version of the format.
+const PLAIN: &[u8; 8] = b"cardeaS\x02";
+
+/// What a segment begins with whose frames are sealed.
+const SEALED: &[u8; 8] = b"cardeaS\x03";
 
 /// How much is read at a time, in bytes: large enough that system calls do not matter.
 const READ_BYTES: usize = 256 * 1024;
@@ -37,6 +40,8 @@ pub struct Header {
     pub first: Revision,
     /// SHA-256 of the entry before that.
     pub previous: Digest,
+    /// Whether its frames are sealed.
+    pub is_sealed: bool,
 }
 
 impl Header {
@@ -44,7 +49,10 @@ impl Header {
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
-        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(match self.is_sealed {
+            true => SEALED,
+            false => PLAIN,
+        });
         bytes.extend_from_slice(&self.number.to_be_bytes());
         bytes.extend_from_slice(&self.first.0.to_be_bytes());
         bytes.extend_from_slice(&self.previous.0);
@@ -70,11 +78,13 @@ impl Header {
         let (previous, rest) = rest.split_first_chunk::<32>()?;
         let (sum, _) = rest.split_first_chunk::<4>()?;
         let covered = bytes.get(..HEADER_BYTES.checked_sub(4)?)?;
-        let whole = magic == MAGIC && crc32c::crc32c(covered).to_be_bytes() == *sum;
+        let is_sealed = magic == SEALED;
+        let whole = (is_sealed || magic == PLAIN) && crc32c::crc32c(covered).to_be_bytes() == *sum;
         whole.then(|| Self {
             number: u64::from_be_bytes(*number),
             first: Revision(u64::from_be_bytes(*first)),
             previous: Bytes(*previous),
+            is_sealed,
         })
     }
 }
@@ -127,6 +137,7 @@ impl ReadAt for &[u8] {
 #[derive(Debug)]
 pub struct Reader<'a> {
     file: &'a dyn ReadAt,
+    key: Option<&'a SegmentKey>,
     length: u64,
     /// Offset of the next frame.
     at: u64,
@@ -168,11 +179,19 @@ impl<'a> Reader<'a> {
     pub fn at(file: &'a dyn ReadAt, offset: u64) -> io::Result<Self> {
         Ok(Self {
             file,
+            key: None,
             length: file.length()?,
             at: offset,
             buffer: Vec::new(),
             start: 0,
         })
+    }
+
+    /// The same of a segment whose frames are sealed with `key`.
+    #[must_use]
+    pub const fn sealed_with(mut self, key: Option<&'a SegmentKey>) -> Self {
+        self.key = key;
+        self
     }
 
     /// Takes the next frame.
@@ -204,10 +223,18 @@ impl<'a> Reader<'a> {
         self.at = self.at.saturating_add(wide(frame_bytes));
         let begin = self.start.saturating_add(frame::HEADER_BYTES);
         self.start = self.start.saturating_add(frame_bytes);
-        match self.buffer.get(begin..self.start) {
-            Some(payload) if header.holds(payload) => Ok(Next::Frame { offset, payload }),
-            Some(_) => bad("the checksum does not hold"),
-            None => bad("the file ends within a frame"),
+        let Some(payload) = self.buffer.get_mut(begin..self.start) else {
+            return bad("the file ends within a frame");
+        };
+        if !header.holds(payload) {
+            return bad("the checksum does not hold");
+        }
+        match self.key {
+            None => Ok(Next::Frame { offset, payload }),
+            Some(key) => match key.open(offset, payload) {
+                Some(payload) => Ok(Next::Frame { offset, payload }),
+                None => bad("the frame does not open with the ledger's key"),
+            },
         }
     }
 
@@ -267,11 +294,17 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_as_itself_and_every_flipped_bit_is_found() {
-        let header = Header {
-            number: 7,
-            first: Revision(1_000),
-            previous: Bytes([3; 32]),
-        };
+        for is_sealed in [false, true] {
+            reads_back(Header {
+                number: 7,
+                first: Revision(1_000),
+                previous: Bytes([3; 32]),
+                is_sealed,
+            });
+        }
+    }
+
+    fn reads_back(header: Header) {
         let bytes = header.bytes();
         assert_eq!(bytes.len(), HEADER_BYTES);
         assert_eq!(Header::parse(&bytes), Some(header));

@@ -89,6 +89,8 @@ fn unwrapped(address: IpAddr) -> IpAddr {
     let inside = match segments {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((high, low)),
         [0x2002, high, low, ..] => Some((high, low)),
+        // SIIT's translated form: RFC 2765 §2.1.
+        [0, 0, 0, 0, 0xffff, 0, high, low] => Some((high, low)),
         [0, 0, 0, 0, 0, 0, high, low]
             if v6 != Ipv6Addr::LOCALHOST && v6 != Ipv6Addr::UNSPECIFIED =>
         {
@@ -126,6 +128,9 @@ fn is_host_scoped(address: IpAddr) -> bool {
                 || v6.is_unicast_link_local()
                 || v6 == METADATA_AWS_V6
                 || v6 == METADATA_GCP_V6
+                // A NAT64's local prefix (RFC 8215) does not tell where in it the IPv4 address
+                // stands, so that any of them may be one of the above.
+                || v6.segments().starts_with(&[0x64, 0xff9b, 1])
         }
     }
 }
@@ -171,6 +176,8 @@ mod tests {
             "64:ff9b::7f00:1",
             "::127.0.0.1",
             "2002:7f00:1::1",
+            "::ffff:0:169.254.169.254",
+            "64:ff9b:1::a9fe:a9fe",
             "::ffff:203.0.113.1",
             "fe80::1",
             "fd00:ec2::254",

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cardea_host::unlock::Unlock;
 use cardea_proto::{app::Principal, name::Name};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -160,6 +161,9 @@ pub enum Command {
     Restore {
         /// The backup
         file: PathBuf,
+        /// The key of a sealed one: file:PATH, credential:NAME or passphrase
+        #[arg(long, env = "CARDEA_UNLOCK", value_name = "SOURCE")]
+        unlock: Option<Unlock>,
     },
     /// Prints the completions of a shell
     #[command(after_help = "Examples:

@@ -58,8 +58,8 @@ pub fn run(cli: Cli, console: &mut Console) -> Result<(), Failure> {
     if let Command::Backup { file } = &cli.command {
         return backup::backup(file, &settings, console);
     }
-    if let Command::Restore { file } = &cli.command {
-        return backup::restore(file, &settings, console);
+    if let Command::Restore { file, unlock } = &cli.command {
+        return backup::restore(file, unlock.as_ref(), &settings, console);
     }
     let connection = Connection::open(&settings)?;
     let mut session = Session {

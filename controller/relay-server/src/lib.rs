@@ -222,6 +222,13 @@ impl Control {
 }
 
 impl Running {
+    /// Whether its thread still forwards.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        let thread = self.thread.as_ref();
+        thread.is_some_and(|thread| !thread.is_finished())
+    }
+
     /// What shows its counters.
     #[must_use]
     pub const fn control(&self) -> &Control {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use cardea_host::unlock::Unlock;
 use cardea_proto::name::Name;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -55,6 +56,10 @@ pub enum Command {
         cardea-controller repair\n  \
         cardea-controller repair --cut")]
     Repair(RepairFlags),
+    /// Seals the state's key with another secret, without rewriting anything else.
+    #[command(after_help = "Example:\n  \
+        cardea-controller rewrap --unlock file:/etc/cardea/old.key --to credential:cardea")]
+    Rewrap(RewrapFlags),
     /// Prints a completion script for a shell.
     #[command(after_help = "Example:\n  \
         cardea-controller completion bash > /etc/bash_completion.d/cardea-controller")]
@@ -70,12 +75,38 @@ pub enum Command {
     },
 }
 
+/// What opens a sealed state.
+#[derive(Clone, Debug, Default, Args)]
+pub struct UnlockFlag {
+    /// Where the key comes from that the state is sealed with: file:PATH, credential:NAME (of
+    /// systemd) or passphrase (typed, or a line on stdin).
+    #[arg(long, env = "CARDEA_UNLOCK", value_name = "SOURCE")]
+    pub unlock: Option<Unlock>,
+}
+
+/// What `rewrap` does.
+#[derive(Clone, Debug, Args)]
+pub struct RewrapFlags {
+    /// The state folder.
+    #[arg(long, env = "CARDEA_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The key that it has.
+    #[command(flatten)]
+    pub unlock: UnlockFlag,
+    /// The key that it gets; a file that is missing is made.
+    #[arg(long, value_name = "SOURCE")]
+    pub to: Unlock,
+}
+
 /// What `repair` does.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RepairFlags {
     /// The state folder.
     #[arg(long, env = "CARDEA_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// The key of a sealed state.
+    #[command(flatten)]
+    pub unlock: UnlockFlag,
     /// Keep the entries before the damage and lose those behind it.
     #[arg(long)]
     pub cut: bool,
@@ -87,6 +118,9 @@ pub struct Flags {
     /// The state folder.
     #[arg(long, env = "CARDEA_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// The key of a sealed state; `init` seals a new one with it.
+    #[command(flatten)]
+    pub unlock: UnlockFlag,
     /// The configuration file [default: controller.toml in the state folder].
     #[arg(long, env = "CARDEA_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -152,6 +186,9 @@ pub struct RenewFlags {
     /// The state folder.
     #[arg(long, env = "CARDEA_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// The key of a sealed state.
+    #[command(flatten)]
+    pub unlock: UnlockFlag,
     /// The folder with root.key and root.crt [default: root in the state folder].
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,

@@ -7,7 +7,10 @@ use std::{
 };
 
 use cardea_core::{CERTIFICATE_LIFE_MAX, CERTIFICATE_LIFE_MIN, TTL_MAX, TTL_MIN};
-use cardea_host::exit::{Code, Failure};
+use cardea_host::{
+    exit::{Code, Failure},
+    unlock::Unlock,
+};
 use cardea_proto::{PORT_CHANNEL, PORT_RELAY, name::Name};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +38,9 @@ pub struct Config {
     /// Where it listens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+    /// Where the key of a sealed state comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlock: Option<Unlock>,
     /// Life of a certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_life: Option<Span>,
@@ -101,6 +107,7 @@ impl Config {
             domain: flags.domain.clone().or(self.domain),
             advertise: over(&flags.advertise, self.advertise),
             listen: flags.listen.or(self.listen),
+            unlock: flags.unlock.unlock.clone().or(self.unlock),
             certificate_life: flags.certificate_life.or(self.certificate_life),
             grant_ttl: flags.grant_ttl.or(self.grant_ttl),
             posture_poll: flags.posture_poll.or(self.posture_poll),

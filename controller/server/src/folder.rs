@@ -8,6 +8,7 @@
 //! keys/ticket.{key,pub}       signs relay tickets; relays elsewhere need the .pub
 //! keys/ledger.{key,pub}       signs checkpoints; whoever audits the ledger needs the .pub
 //! ledger/ index/              the store
+//! ledger/sealing.toml         the key of a sealed state, wrapped; secrets above are sealed with it
 //! policy/ policy-recommended/ folders to edit, apply and review
 //! admin.sock lock             of the running controller
 //! ```
@@ -28,6 +29,8 @@ use cardea_host::{
 use cardea_ledger::checkpoint::LedgerKey;
 use cardea_proto::name::Name;
 use zeroize::Zeroizing;
+
+use crate::seal::Seal;
 
 pub(crate) const ROOT: &str = "root";
 pub(crate) const CA: &str = "ca";
@@ -75,29 +78,34 @@ pub(crate) fn write_pem(dir: &Dir, name: &str, label: &str, der: &[u8]) -> Resul
 }
 
 /// Writes a private key as PKCS#8 in PEM.
-pub(crate) fn write_key(dir: &Dir, name: &str, key: &SoftwareKey) -> Result<(), Failure> {
+pub(crate) fn write_key(
+    seal: &Seal,
+    dir: &Dir,
+    name: &str,
+    key: &SoftwareKey,
+) -> Result<(), Failure> {
     let pkcs8 = key
         .to_pkcs8()
         .map_err(|error| Failure::of(Code::Failed, name, error, ""))?;
-    write_pem(dir, name, pem::PRIVATE_KEY, &pkcs8)
+    seal.write(dir, name, &pem::encode(pem::PRIVATE_KEY, &pkcs8))
 }
 
 /// Reads the root with its key, wherever that is kept.
-pub(crate) fn read_root(dir: &Dir) -> Result<Root, Failure> {
-    let certificate = read_pem(dir, ROOT_CERTIFICATE, pem::CERTIFICATE)?;
-    let key = read_key(dir, ROOT_KEY)?;
+pub(crate) fn read_root(dir: &Dir, seal: &Seal) -> Result<Root, Failure> {
+    let certificate = read_certificate(dir, ROOT_CERTIFICATE)?;
+    let key = read_key(seal, dir, ROOT_KEY)?;
     Root::load(certificate, key).map_err(|error| unusable(dir, ROOT_CERTIFICATE, error))
 }
 
 /// Reads everything that a running controller signs with. The root's key is not among it.
-pub(crate) fn read_keys(state: &Dir) -> Result<Keys, Failure> {
+pub(crate) fn read_keys(state: &Dir, seal: &Seal) -> Result<Keys, Failure> {
     let ca = open(state, CA)?;
-    let certificate = read_pem(&ca, INTERMEDIATE_CERTIFICATE, pem::CERTIFICATE)?;
-    let key = read_key(&ca, INTERMEDIATE_KEY)?;
+    let certificate = read_certificate(&ca, INTERMEDIATE_CERTIFICATE)?;
+    let key = read_key(seal, &ca, INTERMEDIATE_KEY)?;
     let intermediate = Intermediate::load(certificate, key)
         .map_err(|error| unusable(&ca, INTERMEDIATE_CERTIFICATE, error))?;
-    let root_der = read_pem(&open(state, ROOT)?, ROOT_CERTIFICATE, pem::CERTIFICATE)?;
-    let ticket = read_ticket_key(&open(state, KEYS)?)?;
+    let root_der = read_certificate(&open(state, ROOT)?, ROOT_CERTIFICATE)?;
+    let ticket = read_ticket_key(seal, &open(state, KEYS)?)?;
     Ok(Keys {
         intermediate,
         root_der,
@@ -106,26 +114,31 @@ pub(crate) fn read_keys(state: &Dir) -> Result<Keys, Failure> {
 }
 
 /// Reads a private key.
-pub(crate) fn read_key(dir: &Dir, name: &str) -> Result<Arc<dyn Signer>, Failure> {
-    let pkcs8 = read_pem(dir, name, pem::PRIVATE_KEY)?;
+pub(crate) fn read_key(seal: &Seal, dir: &Dir, name: &str) -> Result<Arc<dyn Signer>, Failure> {
+    let text = seal.read(dir, name)?;
+    let pkcs8 = pem::decode(pem::PRIVATE_KEY, &text).map_err(|error| unusable(dir, name, error))?;
     let key = SoftwareKey::from_pkcs8(&pkcs8).map_err(|error| unusable(dir, name, error))?;
     Ok(Arc::new(key))
 }
 
 /// Reads the key that signs the ledger of `domain`.
-pub(crate) fn read_ledger_key(state: &Dir, domain: &Name) -> Result<LedgerKey, Failure> {
+pub(crate) fn read_ledger_key(
+    state: &Dir,
+    seal: &Seal,
+    domain: &Name,
+) -> Result<LedgerKey, Failure> {
     let keys = open(state, KEYS)?;
-    let seed = read_seed(&keys, LEDGER_KEY)?;
+    let seed = read_seed(seal, &keys, LEDGER_KEY)?;
     LedgerKey::from_seed(domain, &seed).map_err(|error| unusable(&keys, LEDGER_KEY, error))
 }
 
-fn read_ticket_key(keys: &Dir) -> Result<TicketKey, Failure> {
-    let seed = read_seed(keys, TICKET_KEY)?;
+fn read_ticket_key(seal: &Seal, keys: &Dir) -> Result<TicketKey, Failure> {
+    let seed = read_seed(seal, keys, TICKET_KEY)?;
     TicketKey::from_seed(&seed).map_err(|error| unusable(keys, TICKET_KEY, error))
 }
 
-fn read_seed(keys: &Dir, name: &str) -> Result<Zeroizing<[u8; 32]>, Failure> {
-    let text = Zeroizing::new(read_text(keys, name)?);
+fn read_seed(seal: &Seal, keys: &Dir, name: &str) -> Result<Zeroizing<[u8; 32]>, Failure> {
+    let text = seal.read(keys, name)?;
     let mut seed = Zeroizing::new([0; 32]);
     let decoded = data_encoding::HEXLOWER.decode_mut(text.trim().as_bytes(), seed.as_mut());
     match decoded {
@@ -134,23 +147,24 @@ fn read_seed(keys: &Dir, name: &str) -> Result<Zeroizing<[u8; 32]>, Failure> {
     }
 }
 
-fn read_pem(dir: &Dir, name: &str, label: &'static str) -> Result<Vec<u8>, Failure> {
+fn read_certificate(dir: &Dir, name: &str) -> Result<Vec<u8>, Failure> {
     let text = read_text(dir, name)?;
-    let der = pem::decode(label, &text).map_err(|error| unusable(dir, name, error))?;
+    let der = pem::decode(pem::CERTIFICATE, &text).map_err(|error| unusable(dir, name, error))?;
     Ok(der.to_vec())
 }
 
-fn read_text(dir: &Dir, name: &str) -> Result<String, Failure> {
+pub(crate) fn read_text(dir: &Dir, name: &str) -> Result<Zeroizing<String>, Failure> {
     let bytes = dir.read(name).map_err(refused)?;
     let bytes = bytes.ok_or_else(|| unusable(dir, name, "there is no such file"))?;
-    String::from_utf8(bytes).map_err(|_| unusable(dir, name, "not a text file"))
+    let text = String::from_utf8(bytes).map(Zeroizing::new);
+    text.map_err(|_| unusable(dir, name, "not a text file"))
 }
 
 fn open(state: &Dir, name: &str) -> Result<Dir, Failure> {
     Dir::open(&state.join(name)).map_err(refused)
 }
 
-fn unusable(dir: &Dir, name: &str, why: impl std::fmt::Display) -> Failure {
+pub(crate) fn unusable(dir: &Dir, name: &str, why: impl std::fmt::Display) -> Failure {
     let next = "Restore it from the backup of the state folder";
     Failure::of(
         Code::Storage,

@@ -29,12 +29,15 @@ use cardea_proto::{
 };
 use cardea_store::{EmbeddedStore, LoadError, Store, repair::Damage};
 
+use zeroize::Zeroizing;
+
 use crate::{
     config::{self, Config},
     folder::{
         self, ADMIN_KEY, CA, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, KEYS, LEDGER_KEY,
         LEDGER_PUBLIC, ROOT, ROOT_CERTIFICATE, ROOT_KEY, TICKET_KEY, TICKET_PUBLIC,
     },
+    seal::Seal,
 };
 
 /// The site that exists from the beginning.
@@ -62,13 +65,13 @@ pub struct Report {
 ///
 /// # Errors
 /// A message that says what could not be made.
-pub fn found(state: &StateDir, config: &Config) -> Result<Report, Failure> {
+pub fn found(state: &StateDir, seal: &Seal, config: &Config) -> Result<Report, Failure> {
     let Some(domain) = config.domain.clone() else {
         let why = "a new trust domain needs a name";
         let next = "For example: cardea-controller init --domain corp.example";
         return Err(Failure::of(Code::Usage, "--domain", why, next));
     };
-    let mut store = EmbeddedStore::new(state.path());
+    let mut store = EmbeddedStore::new(state.path()).sealed_with(seal.key());
     let loaded = store.load().map_err(damaged)?;
     if let Some(founded) = loaded.state.founded() {
         let why = format!("the trust domain {} is there already", founded.domain);
@@ -78,11 +81,11 @@ pub fn found(state: &StateDir, config: &Config) -> Result<Report, Failure> {
     }
     let now = Clock::system().now().unix;
     let controller = ControllerId::from_bytes(entropy::bytes());
-    let root = make_root(state, &domain, now)?;
-    make_intermediate(state, &root, controller, now)?;
+    let root = make_root(state, seal, &domain, now)?;
+    make_intermediate(state, seal, &root, controller, now)?;
     let (admin, admin_key) = make_admin(state)?;
-    let ticket_key = make_ticket_key(state)?;
-    let ledger_key = make_ledger_key(state, &domain)?;
+    let ticket_key = make_ticket_key(state, seal)?;
+    let ledger_key = make_ledger_key(state, seal, &domain)?;
     write_policies(state)?;
     if !state.contains(config::FILE) {
         let text = config.to_toml();
@@ -111,15 +114,20 @@ pub fn found(state: &StateDir, config: &Config) -> Result<Report, Failure> {
 ///
 /// # Errors
 /// A message that says why not.
-pub fn renew(state: &Dir, root: &Path, founded: &Founded) -> Result<UnixMillis, Failure> {
+pub fn renew(
+    state: &Dir,
+    seal: &Seal,
+    root: &Path,
+    founded: &Founded,
+) -> Result<UnixMillis, Failure> {
     let place = root.display().to_string();
-    let root = folder::read_root(&Dir::open(root).map_err(folder::refused)?)?;
+    let root = folder::read_root(&Dir::open(root).map_err(folder::refused)?, seal)?;
     if root.digest() != founded.root {
         let why = format!("this is not the root of {}", founded.domain);
         return Err(Failure::of(Code::Failed, &place, why, ""));
     }
     let now = Clock::system().now().unix;
-    make_intermediate(state, &root, founded.controller, now)
+    make_intermediate(state, seal, &root, founded.controller, now)
 }
 
 /// What `init` says on stderr when it is done.
@@ -153,6 +161,7 @@ pub fn damaged(error: LoadError) -> Failure {
         LoadError::Damaged { .. } => {
             "Nothing was changed. See the choices: cardea-controller repair"
         }
+        LoadError::Sealed(_) => "Its key is in ledger/sealing.toml: restore that from a backup",
         LoadError::Io { .. } => "",
     };
     Failure::of(Code::Storage, "ledger", text, next)
@@ -195,10 +204,10 @@ pub fn choices(state: &Path, damage: &Damage) -> String {
     )
 }
 
-fn make_root(state: &Dir, domain: &Name, now: UnixMillis) -> Result<Root, Failure> {
+fn make_root(state: &Dir, seal: &Seal, domain: &Name, now: UnixMillis) -> Result<Root, Failure> {
     let dir = state.subdirectory(ROOT).map_err(folder::refused)?;
     let key = SoftwareKey::generate(KeyAlgorithm::P384).map_err(failed("root key"))?;
-    folder::write_key(&dir, ROOT_KEY, &key)?;
+    folder::write_key(seal, &dir, ROOT_KEY, &key)?;
     let serial = serial_number(entropy::bytes());
     let root =
         Root::create(domain, Arc::new(key), serial, now).map_err(failed("root certificate"))?;
@@ -210,6 +219,7 @@ fn make_root(state: &Dir, domain: &Name, now: UnixMillis) -> Result<Root, Failur
 /// between the two leaves a pair that does not fit, and the next start says so.
 fn make_intermediate(
     state: &Dir,
+    seal: &Seal,
     root: &Root,
     controller: ControllerId,
     now: UnixMillis,
@@ -220,7 +230,7 @@ fn make_intermediate(
     let certificate = root
         .issue_intermediate(controller, key.public_key(), serial, now)
         .map_err(failed("intermediate certificate"))?;
-    folder::write_key(&dir, INTERMEDIATE_KEY, &key)?;
+    folder::write_key(seal, &dir, INTERMEDIATE_KEY, &key)?;
     folder::write_pem(
         &dir,
         INTERMEDIATE_CERTIFICATE,
@@ -235,36 +245,33 @@ fn make_admin(state: &Dir) -> Result<(AdminKeyId, [u8; 32]), Failure> {
     let key = SoftwareKey::generate(KeyAlgorithm::Ed25519).map_err(failed("admin key"))?;
     let public = admin_public_key(&key)
         .ok_or_else(|| Failure::of(Code::Failed, "admin key", "not an Ed25519 key", ""))?;
-    folder::write_key(&dir, ADMIN_KEY, &key)?;
+    // Not sealed: cardeactl reads it, elsewhere.
+    folder::write_key(&Seal::default(), &dir, ADMIN_KEY, &key)?;
     Ok((admin_key_id(&public), public))
 }
 
-fn make_ticket_key(state: &Dir) -> Result<[u8; 32], Failure> {
+fn make_ticket_key(state: &Dir, seal: &Seal) -> Result<[u8; 32], Failure> {
     let dir = state.subdirectory(KEYS).map_err(folder::refused)?;
-    let seed = entropy::seed();
+    let seed = Zeroizing::new(entropy::seed());
     let public = TicketKey::from_seed(&seed)
         .map_err(failed("ticket key"))?
         .public();
-    for (name, bytes) in [(TICKET_KEY, seed), (TICKET_PUBLIC, public)] {
-        let text = format!("{}\n", data_encoding::HEXLOWER.encode(&bytes));
-        dir.write_atomic(name, text.as_bytes())
-            .map_err(folder::refused)?;
-    }
+    let line = |bytes: &[u8]| format!("{}\n", data_encoding::HEXLOWER.encode(bytes));
+    seal.write(&dir, TICKET_KEY, &Zeroizing::new(line(seed.as_ref())))?;
+    dir.write_atomic(TICKET_PUBLIC, line(&public).as_bytes())
+        .map_err(folder::refused)?;
     Ok(public)
 }
 
-fn make_ledger_key(state: &Dir, domain: &Name) -> Result<Verifier, Failure> {
+fn make_ledger_key(state: &Dir, seal: &Seal, domain: &Name) -> Result<Verifier, Failure> {
     let dir = state.subdirectory(KEYS).map_err(folder::refused)?;
-    let seed = entropy::seed();
+    let seed = Zeroizing::new(entropy::seed());
     let key = LedgerKey::from_seed(domain, &seed).map_err(failed("ledger key"))?;
-    let secret = data_encoding::HEXLOWER.encode(&seed);
-    for (name, text) in [
-        (LEDGER_KEY, secret),
-        (LEDGER_PUBLIC, key.verifier().to_string()),
-    ] {
-        dir.write_atomic(name, format!("{text}\n").as_bytes())
-            .map_err(folder::refused)?;
-    }
+    let secret = format!("{}\n", data_encoding::HEXLOWER.encode(seed.as_ref()));
+    seal.write(&dir, LEDGER_KEY, &Zeroizing::new(secret))?;
+    let public = format!("{}\n", key.verifier());
+    dir.write_atomic(LEDGER_PUBLIC, public.as_bytes())
+        .map_err(folder::refused)?;
     Ok(key.verifier().clone())
 }
 

@@ -17,6 +17,7 @@ mod identity;
 mod ledger;
 mod nodes;
 mod reach;
+pub mod seal;
 pub mod serve;
 mod sockets;
 mod turn;

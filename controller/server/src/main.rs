@@ -14,9 +14,10 @@ use cardea_host::{
     telemetry::{self, Level},
 };
 use cardea_server::{
-    arguments::{Arguments, Command, Flags, RenewFlags, RepairFlags},
+    arguments::{Arguments, Command, Flags, RenewFlags, RepairFlags, RewrapFlags, UnlockFlag},
     config::{self, Config, Settings},
     folder, founding, no_state,
+    seal::Seal,
     serve::{self, Service},
 };
 use cardea_store::{
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
         | Command::Init(_)
         | Command::Run(_)
         | Command::Renew(_)
-        | Command::Repair(_) => true,
+        | Command::Repair(_)
+        | Command::Rewrap(_) => true,
         Command::Completion { .. } | Command::Man { .. } => false,
     };
     if keeps_state {
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Run(flags) => run(&flags),
         Command::Renew(flags) => renew(flags),
         Command::Repair(flags) => repair(&flags),
+        Command::Rewrap(flags) => rewrap(flags),
         Command::Completion { shell } => completion(shell),
         Command::Man { folder } => manual(folder),
     })
@@ -65,11 +68,12 @@ fn up(mut flags: Flags) -> Result<(), Failure> {
     // A value out of its range is told before anything is made.
     Settings::of(config.clone())?;
     let state = StateDir::open(&path).map_err(refused)?;
-    if is_new(&state)? {
-        let report = founding::found(&state, &config)?;
+    let seal = Seal::establish(&state, config.unlock.as_ref())?;
+    if is_new(&state, &seal)? {
+        let report = founding::found(&state, &seal, &config)?;
         say(&founding::farewell(&path, &report));
     }
-    serve(state, config)
+    serve(state, seal, config)
 }
 
 fn init(flags: &Flags) -> Result<(), Failure> {
@@ -77,7 +81,8 @@ fn init(flags: &Flags) -> Result<(), Failure> {
     let config = configuration(flags, &path)?;
     Settings::of(config.clone())?;
     let state = StateDir::open(&path).map_err(refused)?;
-    let report = founding::found(&state, &config)?;
+    let seal = Seal::establish(&state, config.unlock.as_ref())?;
+    let report = founding::found(&state, &seal, &config)?;
     say(&founding::farewell(&path, &report));
     let place = path.display();
     say(&format!("Then: cardea-controller run --state {place}\n"));
@@ -89,12 +94,16 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     check(&path)?;
     let config = configuration(flags, &path)?;
     let state = StateDir::open(&path).map_err(refused)?;
-    serve(state, config)
+    if !EmbeddedStore::exists(&path) {
+        return Err(no_state(&path));
+    }
+    let seal = Seal::open(&state, config.unlock.as_ref())?;
+    serve(state, seal, config)
 }
 
-fn serve(state: StateDir, config: Config) -> Result<(), Failure> {
+fn serve(state: StateDir, seal: Seal, config: Config) -> Result<(), Failure> {
     let settings = Settings::of(config)?;
-    serve::run(state, &settings, |service: &Service| {
+    serve::run(state, &seal, &settings, |service: &Service| {
         if let Some(relay) = service.relay() {
             say(&format!("relay on {relay}\n"));
         }
@@ -109,11 +118,12 @@ fn renew(flags: RenewFlags) -> Result<(), Failure> {
     if !EmbeddedStore::exists(&path) {
         return Err(no_state(&path));
     }
-    let mut store = EmbeddedStore::new(&path);
+    let seal = unsealed(&state, flags.unlock)?;
+    let mut store = EmbeddedStore::new(&path).sealed_with(seal.key());
     let loaded = store.load().map_err(founding::damaged)?;
     let founded = loaded.state.founded().ok_or_else(|| no_state(&path))?;
     let root = flags.root.unwrap_or_else(|| path.join("root"));
-    let ends = founding::renew(&state, &root, founded)?;
+    let ends = founding::renew(&state, &seal, &root, founded)?;
     say(&format!(
         "The intermediate certificate lives until {}.\n",
         ends.to_rfc3339()
@@ -125,11 +135,12 @@ fn renew(flags: RenewFlags) -> Result<(), Failure> {
 fn repair(flags: &RepairFlags) -> Result<(), Failure> {
     let path = folder::state_path(flags.state.clone())?;
     check(&path)?;
-    let _state = StateDir::open(&path).map_err(refused)?;
+    let state = StateDir::open(&path).map_err(refused)?;
     if !EmbeddedStore::exists(&path) {
         return Err(no_state(&path));
     }
-    let damage = match repair::examine(&path).map_err(founding::damaged)? {
+    let seal = unsealed(&state, flags.unlock.clone())?;
+    let damage = match repair::examine(&path, seal.key()).map_err(founding::damaged)? {
         Examination::Whole { last, torn } => {
             let torn = torn.map_or_else(String::new, |torn| {
                 format!(
@@ -156,6 +167,41 @@ fn repair(flags: &RepairFlags) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Wraps the key of a sealed state with another secret, and writes where it comes from into the
+/// configuration, where the old one stands there.
+fn rewrap(flags: RewrapFlags) -> Result<(), Failure> {
+    let path = folder::state_path(flags.state)?;
+    check(&path)?;
+    let state = StateDir::open(&path).map_err(refused)?;
+    if !EmbeddedStore::exists(&path) {
+        return Err(no_state(&path));
+    }
+    let seal = unsealed(&state, flags.unlock)?;
+    seal.rewrap(&state, &flags.to)?;
+    let file = path.join(config::FILE);
+    if let Some(mut config) = Config::read(&file)?.filter(|config| config.unlock.is_some()) {
+        config.unlock = Some(flags.to.clone());
+        let text = config.to_toml();
+        let written = state.write_atomic(config::FILE, text.as_bytes());
+        written.map_err(refused)?;
+    }
+    say(&format!(
+        "The state opens with {} from now on, and no longer with what opened it before. \
+         Backups made until now still need that.\n",
+        flags.to
+    ));
+    Ok(())
+}
+
+/// Opens a state with the key that the flags name, or the configuration file.
+fn unsealed(state: &StateDir, flag: UnlockFlag) -> Result<Seal, Failure> {
+    let unlock = match flag.unlock {
+        Some(unlock) => Some(unlock),
+        None => Config::read(&state.join(config::FILE))?.and_then(|config| config.unlock),
+    };
+    Seal::open(state, unlock.as_ref())
+}
+
 /// The file, under the flags.
 fn configuration(flags: &Flags, state: &Path) -> Result<Config, Failure> {
     let file = match &flags.config {
@@ -180,11 +226,11 @@ fn check(path: &Path) -> Result<(), Failure> {
 }
 
 /// Whether a trust domain is still to be made; a founding that was interrupted made none.
-fn is_new(state: &StateDir) -> Result<bool, Failure> {
+fn is_new(state: &StateDir, seal: &Seal) -> Result<bool, Failure> {
     if !EmbeddedStore::exists(state.path()) {
         return Ok(true);
     }
-    let mut store = EmbeddedStore::new(state.path());
+    let mut store = EmbeddedStore::new(state.path()).sealed_with(seal.key());
     let loaded = store.load().map_err(founding::damaged)?;
     Ok(loaded.state.founded().is_none())
 }

@@ -33,6 +33,7 @@ use crate::{
     ledger::{Ledger, Outcome},
     nodes::Nodes,
     reach::Reach,
+    seal::Seal,
     sockets::Sockets,
     turn::{EVENTS_MAX, Event, Turn},
 };
@@ -61,12 +62,12 @@ impl Service {
     ///
     /// # Errors
     /// What the person who started it must do.
-    pub fn start(state: StateDir, settings: &Settings) -> Result<Self, Failure> {
-        let (mut store, loaded) = load(&state)?;
+    pub fn start(state: StateDir, seal: &Seal, settings: &Settings) -> Result<Self, Failure> {
+        let (mut store, loaded) = load(&state, seal)?;
         let founded = founded(&state, &loaded.state)?;
-        let notary = notary(&state, &founded, store.as_mut(), &loaded)?;
+        let notary = notary(&state, seal, &founded, store.as_mut(), &loaded)?;
         let loaded = loaded.state;
-        let keys = folder::read_keys(&state)?;
+        let keys = folder::read_keys(&state, seal)?;
         let head = loaded.head();
         let trust = Trust::new(founded.domain.clone(), keys.root_der.clone())
             .map_err(|error| Failure::of(Code::Storage, "root certificate", error, ""))?;
@@ -140,7 +141,7 @@ impl Service {
     /// Serves until `stop` comes, then says goodbye to the nodes and ends in order.
     ///
     /// # Errors
-    /// When the store's thread ends by itself, which must not happen.
+    /// When the store's thread, the relay or another part ends by itself, which must not happen.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         let Self {
             mut server,
@@ -158,11 +159,16 @@ impl Service {
             ..
         } = self;
         let mut turn = tokio::spawn(turn.run(events, outcomes));
-        let admins = tokio::spawn(admin.accept(admin_listener));
-        let renewal = tokio::spawn(identity.keep());
+        let mut admins = tokio::spawn(admin.accept(admin_listener));
+        let mut renewal = tokio::spawn(identity.keep());
+        let mut lost = None;
         let ended = tokio::select! {
             result = &mut turn => Some(result),
             () = nodes.accept(&mut server) => None,
+            part = part_lost(&mut admins, &mut renewal, relay.as_ref()) => {
+                lost = Some(part);
+                None
+            }
             () = stop => None,
         };
         tracing::info!("stopping");
@@ -193,6 +199,9 @@ impl Service {
         if !matches!(joined, Ok(Ok(()))) {
             return Err(failed("the store's thread panicked".to_owned()));
         }
+        if let Some(lost) = lost {
+            return Err(failed(format!("{lost} ended by itself; start it again")));
+        }
         match ended {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(failed(error.to_string())),
@@ -201,12 +210,40 @@ impl Service {
     }
 }
 
+/// Returns when a part has ended, and which: what runs without one of its parts looks healthy and is
+/// not, so it ends instead.
+async fn part_lost(
+    admins: &mut tokio::task::JoinHandle<()>,
+    renewal: &mut tokio::task::JoinHandle<()>,
+    relay: Option<&RunningRelay>,
+) -> &'static str {
+    tokio::select! {
+        _ = admins => "the admins' socket",
+        _ = renewal => "the renewal of its certificate",
+        () = relay_ended(relay) => "the relay",
+    }
+}
+
+/// Returns when the relay's thread has ended, however it did.
+async fn relay_ended(relay: Option<&RunningRelay>) {
+    let Some(relay) = relay else {
+        return std::future::pending().await;
+    };
+    while relay.is_running() {
+        tokio::time::sleep(RELAY_LOOK).await;
+    }
+}
+
+/// How often the relay's thread is looked at.
+const RELAY_LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Serves until a signal asks to stop.
 ///
 /// # Errors
 /// As [`Service::start`] and [`Service::run`].
 pub fn run(
     state: StateDir,
+    seal: &Seal,
     settings: &Settings,
     ready: impl FnOnce(&Service),
 ) -> Result<(), Failure> {
@@ -222,7 +259,7 @@ pub fn run(
         if let Poll::Ready(ended) = listens.await {
             return ended.map_err(failed);
         }
-        let service = Service::start(state, settings)?;
+        let service = Service::start(state, seal, settings)?;
         ready(&service);
         service.run(async { drop(asked.await) }).await
     })
@@ -231,11 +268,11 @@ pub fn run(
 /// How long the loop may take to end once everything else has.
 const STOP_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
-fn load(state: &StateDir) -> Result<(Box<dyn Store>, Loaded), Failure> {
+fn load(state: &StateDir, seal: &Seal) -> Result<(Box<dyn Store>, Loaded), Failure> {
     if !EmbeddedStore::exists(state.path()) {
         return Err(not_founded(state));
     }
-    let mut store = EmbeddedStore::new(state.path());
+    let mut store = EmbeddedStore::new(state.path()).sealed_with(seal.key());
     let loaded = store.load().map_err(founding::damaged)?;
     tracing::info!(revision = loaded.head.revision.0, "ledger loaded");
     Ok((Box::new(store), loaded))
@@ -243,11 +280,12 @@ fn load(state: &StateDir) -> Result<(Box<dyn Store>, Loaded), Failure> {
 
 fn notary(
     state: &StateDir,
+    seal: &Seal,
     founded: &Founded,
     store: &mut dyn Store,
     loaded: &Loaded,
 ) -> Result<Notary, Failure> {
-    let key = folder::read_ledger_key(state, &founded.domain)?;
+    let key = folder::read_ledger_key(state, seal, &founded.domain)?;
     if founded.ledger_key.as_ref() != key.verifier().public() {
         let why = "this is not the key with which the ledger was begun";
         let next = "Restore it from the backup of the state folder";

@@ -11,6 +11,9 @@ use cardea_proto::{
 
 use cardea_ledger::{entry::Encoded, tree::Tree};
 
+use cardea_ledger::seal::DataKey;
+use zeroize::Zeroizing;
+
 use crate::{EmbeddedStore, Head, MemoryStore, Store};
 
 #[test]
@@ -182,6 +185,8 @@ fn each(claim: impl Fn(&mut dyn Store)) {
     claim(&mut MemoryStore::new());
     let dir = tempfile::tempdir().unwrap();
     claim(&mut EmbeddedStore::new(dir.path()));
+    let dir = tempfile::tempdir().unwrap();
+    claim(&mut EmbeddedStore::new(dir.path()).sealed_with(Some(key(1))));
 }
 
 /// A proposal in the making.
@@ -229,4 +234,9 @@ pub(crate) fn changing(change: Change) -> Planned {
 
 fn user_key(name: &str) -> RecordKey {
     RecordKey::User(name.parse().unwrap())
+}
+
+/// A key to seal with.
+pub(crate) fn key(byte: u8) -> DataKey {
+    DataKey::new(Zeroizing::new([byte; 32]))
 }

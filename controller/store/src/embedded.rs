@@ -8,6 +8,7 @@ use std::{
 use cardea_core::{CommitError, Proposal, State};
 use cardea_ledger::{
     entry,
+    seal::DataKey,
     segment::{self, Place},
     tree::Tree,
 };
@@ -34,6 +35,7 @@ const SNAPSHOT_ENTRIES: u64 = 16_384;
 pub struct EmbeddedStore {
     ledger: PathBuf,
     index: PathBuf,
+    key: Option<DataKey>,
     open: Option<Open>,
 }
 
@@ -55,8 +57,15 @@ impl EmbeddedStore {
         Self {
             ledger: dir.join("ledger"),
             index: dir.join("index"),
+            key: None,
             open: None,
         }
+    }
+
+    /// The same, sealed with `key` where there is one: from the first entry on, or never.
+    #[must_use]
+    pub fn sealed_with(self, key: Option<DataKey>) -> Self {
+        Self { key, ..self }
     }
 
     /// Whether `dir` has a ledger, so that nobody begins a second one.
@@ -75,7 +84,8 @@ impl Store for EmbeddedStore {
             path: self.ledger.clone(),
             source,
         })?;
-        let (open, loaded) = Open::load(Box::new(folder), SIZES, Some(&self.index))?;
+        let (open, loaded) =
+            Open::load(Box::new(folder), SIZES, Some(&self.index), self.key.clone())?;
         self.open = Some(open);
         Ok(loaded)
     }
@@ -115,9 +125,10 @@ impl Open {
         disk: Box<dyn Disk>,
         sizes: Sizes,
         index: Option<&Path>,
+        key: Option<DataKey>,
     ) -> Result<(Self, Loaded), LoadError> {
-        let closed = ClosedJournal::lock(disk, sizes)?;
-        let index = index.and_then(|path| Index::open(path).map_err(report).ok());
+        let closed = ClosedJournal::lock(disk, sizes, key.clone())?;
+        let index = index.and_then(|path| Index::open(path, key).map_err(report).ok());
         let mut fold = Fold::from(index.as_ref().and_then(Index::snapshot));
         let mut scan = closed.scan(&mut |found| fold.take(found))?;
         let rebuilt = !fold.agrees();

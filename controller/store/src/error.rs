@@ -20,6 +20,9 @@ pub enum LoadError {
         /// What is wrong there.
         fault: String,
     },
+    /// The ledger is sealed, and no key was given.
+    #[error("{} is sealed, and there is no key to open it with", .0.display())]
+    Sealed(PathBuf),
     /// The system refused an operation.
     #[error("cannot {operation} {}", path.display())]
     Io {

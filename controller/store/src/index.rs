@@ -11,20 +11,27 @@ use std::{
 };
 
 use cardea_core::State;
-use cardea_ledger::{segment::Place, tree::Tree};
+use cardea_ledger::{
+    seal::{DataKey, SealError},
+    segment::Place,
+    tree::Tree,
+};
 use cardea_proto::{
     PROGRAM_VERSION,
     codec::{self, Digest},
     ledger::Revision,
 };
 
-use crate::Head;
+use crate::{Head, seal::random};
 
 /// One entry in so many has its place in the index; a reader walks from the nearest one.
 const STRIDE: u64 = 64;
 
 /// Memory that sled may use for its pages, in bytes: the index of a million entries is smaller.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What a snapshot is sealed for.
+const PURPOSE: &str = "snapshot";
 
 /// The key of the snapshot.
 const SNAPSHOT: &[u8] = b"snapshot";
@@ -34,6 +41,8 @@ const SNAPSHOT: &[u8] = b"snapshot";
 pub(crate) struct Index {
     database: sled::Db,
     places: sled::Tree,
+    /// Seals the snapshot, where the ledger is sealed; places are no secret.
+    key: Option<DataKey>,
 }
 
 /// A state as it was after one entry.
@@ -54,12 +63,16 @@ pub(crate) enum IndexError {
     Sled(#[from] sled::Error),
     #[error("the index at {} cannot be opened, not even anew", .0.display())]
     Open(PathBuf),
+    #[error("the snapshot cannot be sealed")]
+    Seal(#[from] SealError),
+    #[error("the snapshot cannot be sealed")]
+    Entropy(#[from] std::io::Error),
 }
 
 impl Index {
     /// Opens the index at `path`. One that cannot be opened is thrown away and begun anew.
-    pub(crate) fn open(path: &Path) -> Result<Self, IndexError> {
-        if let Some(index) = Self::try_open(path) {
+    pub(crate) fn open(path: &Path, key: Option<DataKey>) -> Result<Self, IndexError> {
+        if let Some(index) = Self::try_open(path, &key) {
             return Ok(index);
         }
         tracing::warn!("the index cannot be opened and is rebuilt from the journal");
@@ -68,11 +81,11 @@ impl Index {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unusable()),
             Ok(()) | Err(_) => {}
         }
-        Self::try_open(path).ok_or_else(unusable)
+        Self::try_open(path, &key).ok_or_else(unusable)
     }
 
     /// Sled panics on some damaged files, so that a panic here means the same as an error.
-    fn try_open(path: &Path) -> Option<Self> {
+    fn try_open(path: &Path, key: &Option<DataKey>) -> Option<Self> {
         let open = || -> sled::Result<Self> {
             await_lock(path)?;
             let database = sled::Config::new()
@@ -81,7 +94,11 @@ impl Index {
                 .mode(sled::Mode::LowSpace)
                 .open()?;
             let places = database.open_tree("places")?;
-            Ok(Self { database, places })
+            Ok(Self {
+                database,
+                places,
+                key: key.clone(),
+            })
         };
         catch_unwind(AssertUnwindSafe(open)).ok()?.ok()
     }
@@ -93,6 +110,11 @@ impl Index {
         if crc32c::crc32c(body).to_be_bytes() != *sum {
             return None;
         }
+        let opened = match &self.key {
+            Some(key) => Some(key.open(PURPOSE, body).ok()?),
+            None => None,
+        };
+        let body = opened.as_ref().map_or(body, |opened| opened.as_slice());
         let (program, revision, hash, state, tree): (String, Revision, Digest, State, Tree) =
             codec::decode(body, body.len()).ok()?;
         let head = Head { revision, hash };
@@ -106,6 +128,10 @@ impl Index {
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), IndexError> {
         let Snapshot { head, state, tree } = snapshot;
         let body = codec::encode(&(PROGRAM_VERSION, head.revision, head.hash, state, tree));
+        let body = match &self.key {
+            Some(key) => key.seal(PURPOSE, random()?, &body)?,
+            None => body,
+        };
         let mut bytes = crc32c::crc32c(&body).to_be_bytes().to_vec();
         bytes.extend_from_slice(&body);
         self.database.insert(SNAPSHOT, bytes)?;

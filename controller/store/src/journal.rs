@@ -6,7 +6,8 @@ use cardea_ledger::{
     entry::{self, Encoded, Record},
     frame,
     mark::Mark,
-    segment::{self, HEADER_BYTES, Next, Place, Reader},
+    seal::{DataKey, SEAL_BYTES, behind},
+    segment::{self, HEADER_BYTES, Header, Next, Place, Reader},
     tree, wide,
 };
 use cardea_proto::{
@@ -19,7 +20,8 @@ use crate::{
     disk::{Disk, DiskFile},
     error::{LoadError, TailError, TornTail},
     mark::MarkFile,
-    scan::{Scan, Segment, Visit, failed, scan},
+    scan::{Scan, Visit, failed, scan},
+    seal::Framer,
 };
 
 /// Sizes of a journal's files, in bytes.
@@ -47,6 +49,7 @@ const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) struct ClosedJournal {
     disk: Box<dyn Disk>,
     sizes: Sizes,
+    key: Option<DataKey>,
 }
 
 /// A journal that takes entries.
@@ -54,8 +57,10 @@ pub(crate) struct ClosedJournal {
 pub(crate) struct Journal {
     disk: Box<dyn Disk>,
     sizes: Sizes,
-    segments: Vec<Segment>,
+    key: Option<DataKey>,
+    segments: Vec<Header>,
     tail: Box<dyn DiskFile>,
+    framer: Framer,
     /// Behind the last entry, in the last segment.
     end: Place,
     /// Up to where the last segment is filled with zeros, so that a sync has no length to write.
@@ -78,22 +83,27 @@ pub(crate) enum AppendError {
 
 impl ClosedJournal {
     /// Locks `disk`. A new segment begins when the last one has reached its size.
-    pub(crate) fn lock(mut disk: Box<dyn Disk>, sizes: Sizes) -> Result<Self, LoadError> {
+    /// With a key, all of it is sealed.
+    pub(crate) fn lock(
+        mut disk: Box<dyn Disk>,
+        sizes: Sizes,
+        key: Option<DataKey>,
+    ) -> Result<Self, LoadError> {
         match disk.lock().map_err(failed(disk.as_ref(), "lock", ""))? {
-            true => Ok(Self { disk, sizes }),
+            true => Ok(Self { disk, sizes, key }),
             false => Err(LoadError::Locked(disk.path(""))),
         }
     }
 
     /// Reads and checks everything, showing each entry to `visit`; may be called again.
     pub(crate) fn scan(&self, visit: &mut Visit<'_>) -> Result<Scan, LoadError> {
-        scan(self.disk.as_ref(), visit)
+        scan(self.disk.as_ref(), self.key.as_ref(), visit)
     }
 
     /// Cuts off what was never acknowledged and makes durable what is there: entries that a
     /// killed process had written and not synced count from here on.
     pub(crate) fn open(self, scan: Scan) -> Result<(Journal, Option<TornTail>), LoadError> {
-        let Self { disk, sizes } = self;
+        let Self { disk, sizes, key } = self;
         let end = scan.end.unwrap_or(Place {
             segment: 1,
             offset: 0,
@@ -108,7 +118,8 @@ impl ClosedJournal {
         let (tail, end, reserved) = if end.offset < wide(HEADER_BYTES) {
             segments.retain(|segment| segment.number != end.segment);
             let (segment, tail) =
-                begin_segment(disk.as_ref(), end.segment, scan.head).map_err(broken("create"))?;
+                begin_segment(disk.as_ref(), end.segment, scan.head, key.is_some())
+                    .map_err(broken("create"))?;
             segments.push(segment);
             let end = begin_of(end.segment);
             (tail, end, end.offset)
@@ -123,13 +134,21 @@ impl ClosedJournal {
             let reserved = file.length().map_err(broken("read"))?;
             (file, end, reserved)
         };
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let framer = segments
+            .last()
+            .ok_or_else(gone)
+            .and_then(|header| Framer::of(key.as_ref(), header))
+            .map_err(broken("open"))?;
         // Never before the tail is durable: a mark may be late, not early.
         let mark = establish(disk.as_ref(), end, scan.head)?;
         let journal = Journal {
             disk,
             sizes,
+            key,
             segments,
             tail,
+            framer,
             end,
             reserved,
             head: scan.head,
@@ -152,15 +171,15 @@ impl Journal {
         self.begin()?;
         let frames = batch
             .iter()
-            .map(|one| frame::HEADER_BYTES + one.bytes.len());
+            .map(|one| frame::HEADER_BYTES + one.bytes.len() + SEAL_BYTES);
         let mut bytes = Vec::with_capacity(frames.sum());
         let mut places = Vec::with_capacity(batch.len());
         for encoded in batch {
             places.push(Place {
                 segment: self.end.segment,
-                offset: self.end.offset.saturating_add(wide(bytes.len())),
+                offset: behind(self.end.offset, bytes.len()),
             });
-            frame::append(&mut bytes, &encoded.bytes);
+            self.frame(&mut bytes, &encoded.bytes)?;
         }
         let head = batch.last().map_or(self.head, |last| Head {
             revision: last.entry.revision,
@@ -174,8 +193,13 @@ impl Journal {
     pub(crate) fn note(&mut self, note: &str) -> Result<(), AppendError> {
         self.begin()?;
         let mut bytes = Vec::new();
-        frame::append(&mut bytes, note.as_bytes());
+        self.frame(&mut bytes, note.as_bytes())?;
         self.write(&bytes, self.head)
+    }
+
+    fn frame(&mut self, bytes: &mut Vec<u8>, payload: &[u8]) -> Result<(), AppendError> {
+        let framed = self.framer.append(bytes, self.end.offset, payload);
+        framed.map_err(|error| self.latch("seal an entry of", &error))
     }
 
     /// Makes room for more, or says why there is none.
@@ -259,7 +283,13 @@ impl Journal {
             let gone = || io::Error::from(io::ErrorKind::NotFound);
             let file = self.disk.open(&segment::name(segment.number))?;
             let file = file.ok_or_else(gone)?;
-            let mut reader = Reader::at(file.as_ref(), offset)?;
+            let key = self
+                .key
+                .as_ref()
+                .map(|key| key.segment(segment))
+                .transpose();
+            let key = key.map_err(io::Error::other)?;
+            let mut reader = Reader::at(file.as_ref(), offset)?.sealed_with(key.as_ref());
             while revision <= self.head.revision && taken.len() < limit {
                 let damaged = |fault: &str| TailError::Damaged {
                     revision,
@@ -314,11 +344,17 @@ impl Journal {
         let number = self.end.segment.saturating_add(1);
         let sealed = self.tail.truncate(self.end.offset);
         if let Err(error) = sealed.and_then(|()| self.tail.sync()) {
-            return Err(self.latch("seal", &error));
+            return Err(self.latch("close", &error));
         }
         self.reserved = self.end.offset;
-        match begin_segment(self.disk.as_ref(), number, self.head) {
-            Ok((segment, tail)) => {
+        let key = self.key.as_ref();
+        let begun = begin_segment(self.disk.as_ref(), number, self.head, key.is_some());
+        let begun = begun.and_then(|(segment, tail)| {
+            Framer::of(key, &segment).map(|framer| (segment, tail, framer))
+        });
+        match begun {
+            Ok((segment, tail, framer)) => {
+                self.framer = framer;
                 self.segments.push(segment);
                 self.tail = tail;
                 self.end = begin_of(number);
@@ -389,11 +425,13 @@ fn begin_segment(
     disk: &dyn Disk,
     number: u64,
     head: Head,
-) -> io::Result<(Segment, Box<dyn DiskFile>)> {
-    let header = segment::Header {
+    is_sealed: bool,
+) -> io::Result<(Header, Box<dyn DiskFile>)> {
+    let header = Header {
         number,
         first: head.revision.next(),
         previous: head.hash,
+        is_sealed,
     };
     let name = segment::name(number);
     let mut file = match disk.open(&name)? {
@@ -404,11 +442,7 @@ fn begin_segment(
     file.write_all_at(&header.bytes(), 0)?;
     file.sync()?;
     disk.sync()?;
-    let segment = Segment {
-        number,
-        first: header.first,
-    };
-    Ok((segment, file))
+    Ok((header, file))
 }
 
 fn begin_of(segment: u64) -> Place {

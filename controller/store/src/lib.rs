@@ -22,6 +22,7 @@ mod memory;
 mod notary;
 pub mod repair;
 mod scan;
+mod seal;
 
 #[cfg(test)]
 mod conformance;

@@ -7,6 +7,7 @@ use std::{
 
 use cardea_ledger::{
     mark,
+    seal::DataKey,
     segment::{self, HEADER_BYTES},
     wide,
 };
@@ -49,12 +50,12 @@ pub struct Damage {
     pub whole: Revision,
 }
 
-/// Looks at the ledger in the state folder `state`.
+/// Looks at the ledger in the state folder `state`, which is sealed with `key` where there is one.
 ///
 /// # Errors
 /// [`LoadError`] when it cannot be read at all, or another process has it.
-pub fn examine(state: &Path) -> Result<Examination, LoadError> {
-    let journal = open(state)?;
+pub fn examine(state: &Path, key: Option<DataKey>) -> Result<Examination, LoadError> {
+    let journal = open(state, key)?;
     let mut last = Revision(0);
     let scanned = journal.scan(&mut |found| {
         last = found.head.revision;
@@ -86,7 +87,7 @@ pub fn examine(state: &Path) -> Result<Examination, LoadError> {
 /// [`LoadError`]; the ledger is as it was, or was copied and not cut.
 pub fn cut(state: &Path, damage: &Damage) -> Result<PathBuf, LoadError> {
     // Held for as long as the files are worked on.
-    let _journal = open(state)?;
+    let _journal = open(state, None)?;
     let ledger = state.join("ledger");
     let folder = Folder::open(&ledger).map_err(broken("open", &ledger))?;
     let kept = state.join(KEPT);
@@ -116,10 +117,10 @@ pub fn cut(state: &Path, damage: &Damage) -> Result<PathBuf, LoadError> {
     Ok(kept)
 }
 
-fn open(state: &Path) -> Result<ClosedJournal, LoadError> {
+fn open(state: &Path, key: Option<DataKey>) -> Result<ClosedJournal, LoadError> {
     let ledger = state.join("ledger");
     let folder = Folder::open(&ledger).map_err(broken("open", &ledger))?;
-    ClosedJournal::lock(Box::new(folder), SIZES)
+    ClosedJournal::lock(Box::new(folder), SIZES, key)
 }
 
 fn broken(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LoadError + use<> {
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn a_whole_ledger_needs_nothing() {
         let dir = made(5);
-        let found = examine(dir.path()).unwrap();
+        let found = examine(dir.path(), None).unwrap();
         assert!(matches!(
             found,
             Examination::Whole {
@@ -188,7 +189,7 @@ mod tests {
                 break;
             }
             assert!(EmbeddedStore::new(dir.path()).load().is_err(), "{at}");
-            let Examination::Damaged(damage) = examine(dir.path()).unwrap() else {
+            let Examination::Damaged(damage) = examine(dir.path(), None).unwrap() else {
                 panic!("{at} is not found");
             };
             assert!(damage.offset <= wide(at));

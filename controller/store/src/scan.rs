@@ -5,7 +5,8 @@ use std::io;
 use cardea_ledger::{
     entry::Record,
     mark::Mark,
-    segment::{self, HEADER_BYTES, Next, Place, Reader},
+    seal::DataKey,
+    segment::{self, HEADER_BYTES, Header, Next, Place, Reader},
     tree, wide,
 };
 use cardea_proto::{
@@ -20,20 +21,11 @@ use crate::{
     mark,
 };
 
-/// A segment of the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
-    /// Its number.
-    pub(crate) number: u64,
-    /// The revision of its first entry.
-    pub(crate) first: Revision,
-}
-
 /// What a scan found.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    /// All segments, in order.
-    pub(crate) segments: Vec<Segment>,
+    /// The headers of all segments, in order.
+    pub(crate) segments: Vec<Header>,
     /// Behind the last entry; `None` in an empty folder.
     pub(crate) end: Option<Place>,
     /// The last entry.
@@ -59,7 +51,11 @@ pub(crate) struct Found<'a> {
 pub(crate) type Visit<'v> = dyn FnMut(&Found<'_>) -> Result<(), String> + 'v;
 
 /// Reads the journal on `disk` and shows each entry to `visit`. Nothing is changed.
-pub(crate) fn scan(disk: &dyn Disk, visit: &mut Visit<'_>) -> Result<Scan, LoadError> {
+pub(crate) fn scan(
+    disk: &dyn Disk,
+    key: Option<&DataKey>,
+    visit: &mut Visit<'_>,
+) -> Result<Scan, LoadError> {
     let mark = mark::read(disk).map_err(failed(disk, "read", cardea_ledger::mark::NAME))?;
     let names = disk.names().map_err(failed(disk, "list", ""))?;
     let mut numbers: Vec<u64> = names
@@ -70,6 +66,7 @@ pub(crate) fn scan(disk: &dyn Disk, visit: &mut Visit<'_>) -> Result<Scan, LoadE
     let last = numbers.last().copied().unwrap_or(0);
     let mut scanner = Scanner {
         disk,
+        key,
         mark,
         last,
         found: Scan {
@@ -92,6 +89,7 @@ pub(crate) fn scan(disk: &dyn Disk, visit: &mut Visit<'_>) -> Result<Scan, LoadE
 
 struct Scanner<'a> {
     disk: &'a dyn Disk,
+    key: Option<&'a DataKey>,
     mark: Option<Mark>,
     last: u64,
     found: Scan,
@@ -106,31 +104,24 @@ impl Scanner<'_> {
             return Err(self.damaged(at_start(number), "the segment is missing".to_owned()));
         };
         let length = file.length().map_err(broken("read"))?;
-        let header = segment::Header::read(file.as_ref()).map_err(broken("read"))?;
-        let expected = segment::Header {
+        let expected = Header {
             number,
             first: self.found.head.revision.next(),
             previous: self.found.head.hash,
+            is_sealed: self.key.is_some(),
         };
-        self.found.segments.push(Segment {
-            number,
-            first: expected.first,
-        });
-        match header {
-            Some(header) if header == expected => {}
-            Some(_) => {
-                let fault = "the segment does not follow the one before".to_owned();
-                return Err(self.damaged(at_start(number), fault));
-            }
-            None => {
-                return self.bad(
-                    at_start(number),
-                    length,
-                    "the segment's header does not hold",
-                );
-            }
-        }
-        let mut reader = Reader::at(file.as_ref(), wide(HEADER_BYTES)).map_err(broken("read"))?;
+        self.found.segments.push(expected);
+        let header = Header::read(file.as_ref()).map_err(broken("read"))?;
+        let Some(header) = header else {
+            let fault = "the segment's header does not hold";
+            return self.bad(at_start(number), length, fault);
+        };
+        self.follows(header, expected)?;
+        let key = self.key.map(|key| key.segment(&expected)).transpose();
+        let key = key.map_err(io::Error::other).map_err(broken("open"))?;
+        let mut reader = Reader::at(file.as_ref(), wide(HEADER_BYTES))
+            .map_err(broken("read"))?
+            .sealed_with(key.as_ref());
         loop {
             let broken = failed(self.disk, "read", &name);
             match reader.advance().map_err(broken)? {
@@ -162,6 +153,19 @@ impl Scanner<'_> {
                 }
             }
         }
+    }
+
+    fn follows(&self, header: Header, expected: Header) -> Result<(), LoadError> {
+        if header.is_sealed && !expected.is_sealed {
+            let path = self.disk.path(&segment::name(expected.number));
+            return Err(LoadError::Sealed(path));
+        }
+        let fault = match header.is_sealed == expected.is_sealed {
+            true if header == expected => return Ok(()),
+            true => "the segment does not follow the one before",
+            false => "the segment is not sealed, and this ledger is",
+        };
+        Err(self.damaged(at_start(expected.number), fault.to_owned()))
     }
 
     fn record(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cardea_host::unlock::Unlock;
 use cardea_proto::{ledger::Revision, name::Name, time::UnixMillis};
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -243,6 +244,9 @@ pub struct Verify {
     /// A checkpoint that was kept: the ledger must contain what it was signed over
     #[arg(long, value_name = "FILE")]
     pub since: Option<PathBuf>,
+    /// The key of a sealed one: file:PATH, credential:NAME or passphrase
+    #[arg(long, env = "CARDEA_UNLOCK", value_name = "SOURCE")]
+    pub unlock: Option<Unlock>,
 }
 
 fn moment(text: &str) -> Result<UnixMillis, String> {

@@ -10,7 +10,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use cardea_host::exit::{Code, Failure};
+use cardea_host::{
+    exit::{Code, Failure},
+    unlock::Unlock,
+};
 use cardea_ledger::{
     mark::{self, Mark},
     segment,
@@ -28,6 +31,7 @@ const KEPT: &[&str] = &[
     "keys",
     "policy",
     "policy-recommended",
+    "ledger/sealing.toml",
 ];
 
 /// Copies the state folder into `to`, which must not exist.
@@ -117,6 +121,7 @@ fn append(
 /// Makes a state folder from a backup; nothing may be there.
 pub(super) fn restore(
     from: &Path,
+    unlock: Option<&Unlock>,
     settings: &Settings,
     console: &mut Console,
 ) -> Result<(), Failure> {
@@ -136,7 +141,7 @@ pub(super) fn restore(
     let failed = |error: io::Error| Failure::of(Code::Failed, &shown, error, "");
     let archive = File::open(from).map_err(failed)?;
     unpack(archive, &state).map_err(failed)?;
-    let verified = verify::state(&state, settings.format, console);
+    let verified = verify::state(&state, unlock, settings.format, console);
     verified.map_err(|failure| {
         let why = format!(
             "{}. The restored folder is there to be looked at",

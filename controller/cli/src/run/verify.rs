@@ -8,11 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cardea_host::exit::{Code, Failure};
+use cardea_host::{
+    exit::{Code, Failure},
+    unlock::Unlock,
+};
 use cardea_ledger::{
     audit::{Audit, Fault, Report},
     checkpoint::{Checkpoint, Verifier},
     mark::{self, Mark},
+    seal::{self, DataKey, SegmentKey, Wrapped},
     segment::{self, HEADER_BYTES, Next, Place, ReadAt, Reader},
     wide,
 };
@@ -24,6 +28,9 @@ use crate::{
     console::Console,
     view,
 };
+
+/// Longest file with a wrapped key, in bytes.
+const SEALING_BYTES_MAX: usize = 4_096;
 
 /// Bytes between two reports of progress.
 const STEP_BYTES: u64 = 16 * 1024 * 1024;
@@ -44,20 +51,28 @@ pub(super) fn run(
         Some(path) => path.clone(),
         None => settings.state(),
     };
-    check(&dir, verifier, since, settings.format, console)
+    let known = Known { verifier, since };
+    check(&dir, known, what.unlock.as_ref(), settings.format, console)
+}
+
+/// What a ledger is checked against.
+struct Known {
+    verifier: Verifier,
+    since: Option<Checkpoint>,
 }
 
 fn check(
     dir: &Path,
-    verifier: Verifier,
-    since: Option<Checkpoint>,
+    known: Known,
+    unlock: Option<&Unlock>,
     format: Format,
     console: &mut Console,
 ) -> Result<(), Failure> {
     let ledger = Copy::open(dir)?;
     let checked = Walk {
         ledger: &ledger,
-        audit: Audit::new(verifier, since),
+        key: ledger.key(unlock)?,
+        audit: Audit::new(known.verifier, known.since),
         read: 0,
         console,
     }
@@ -66,9 +81,18 @@ fn check(
 }
 
 /// Checks the ledger of a state folder with the key that lies beside it.
-pub(super) fn state(dir: &Path, format: Format, console: &mut Console) -> Result<(), Failure> {
+pub(super) fn state(
+    dir: &Path,
+    unlock: Option<&Unlock>,
+    format: Format,
+    console: &mut Console,
+) -> Result<(), Failure> {
     let key = dir.join("keys/ledger.pub").display().to_string();
-    check(dir, verifier(&key)?, None, format, console)
+    let known = Known {
+        verifier: verifier(&key)?,
+        since: None,
+    };
+    check(dir, known, unlock, format, console)
 }
 
 /// A public key as text, or the file that holds it.
@@ -164,6 +188,31 @@ impl Copy {
         Ok(Part { file, from, length })
     }
 
+    /// The key of a sealed ledger, which `unlock` opens.
+    fn key(&self, unlock: Option<&Unlock>) -> Result<Option<DataKey>, Failure> {
+        let shown = self.file(seal::NAME).display().to_string();
+        let failed =
+            |why: &dyn std::fmt::Display, next: &str| Failure::of(Code::Failed, &shown, why, next);
+        let part = match self.part(seal::NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|error| failed(&error, ""))?,
+        };
+        let Some(unlock) = unlock else {
+            let next = "Give the key with --unlock file:PATH, credential:NAME or passphrase";
+            return Err(failed(&"this ledger is sealed", next));
+        };
+        let mut text = vec![0; SEALING_BYTES_MAX];
+        let read = part.read_at(&mut text, 0);
+        text.truncate(read.map_err(|error| failed(&error, ""))?);
+        let wrapped = Wrapped::parse(&String::from_utf8_lossy(&text));
+        let wrapped = wrapped.map_err(|error| failed(&error, ""))?;
+        let what = format!("--unlock {unlock}");
+        let opened = wrapped.open(&unlock.secret()?);
+        opened
+            .map(Some)
+            .map_err(|error| Failure::of(Code::Storage, &what, error, ""))
+    }
+
     /// How far the controller had acknowledged when this was called.
     fn mark(&self) -> Option<Mark> {
         let part = self.part(mark::NAME).ok()?;
@@ -207,6 +256,7 @@ struct Checked {
 /// A check on its way.
 struct Walk<'a> {
     ledger: &'a Copy,
+    key: Option<DataKey>,
     audit: Audit,
     read: u64,
     console: &'a mut Console,
@@ -265,7 +315,10 @@ impl Walk<'_> {
         self.audit
             .segment(number, header)
             .map_err(|fault| self.bad(&path, 0, fault))?;
-        let mut reader = Reader::at(&file, wide(HEADER_BYTES)).map_err(failed)?;
+        let key = self.segment_key(&path, header)?;
+        let mut reader = Reader::at(&file, wide(HEADER_BYTES))
+            .map_err(failed)?
+            .sealed_with(key.as_ref());
         let mut shown = 0;
         loop {
             match reader.advance().map_err(failed)? {
@@ -291,6 +344,22 @@ impl Walk<'_> {
                 }
                 Next::Bad { offset, fault } => return Err(self.bad(&path, offset, fault)),
             }
+        }
+    }
+
+    fn segment_key(
+        &self,
+        path: &Path,
+        header: Option<segment::Header>,
+    ) -> Result<Option<SegmentKey>, Failure> {
+        match (header.filter(|header| header.is_sealed), &self.key) {
+            (Some(header), Some(key)) => {
+                let key = key.segment(&header);
+                key.map(Some).map_err(|error| self.bad(path, 0, error))
+            }
+            (Some(_), None) => Err(self.bad(path, 0, "it is sealed, and sealing.toml is missing")),
+            (None, Some(_)) => Err(self.bad(path, 0, "it is not sealed, and this ledger is")),
+            (None, None) => Ok(None),
         }
     }
 

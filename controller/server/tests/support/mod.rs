@@ -32,6 +32,7 @@ use cardea_proto::{
 use cardea_server::{
     config::{Config, Settings},
     founding,
+    seal::Seal,
     serve::Service,
 };
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -52,7 +53,7 @@ impl World {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::open(folder.path()).unwrap();
-        founding::found(&state, &config()).unwrap();
+        founding::found(&state, &Seal::default(), &config()).unwrap();
         drop(state);
         Self::serve(folder)
     }
@@ -61,7 +62,7 @@ impl World {
     pub(crate) fn serve(folder: tempfile::TempDir) -> Self {
         let state = StateDir::open(folder.path()).unwrap();
         let settings = Settings::of(config()).unwrap();
-        let service = Service::start(state, &settings).unwrap();
+        let service = Service::start(state, &Seal::default(), &settings).unwrap();
         let address = service.listening();
         assert!(service.relay().is_some());
         let (stop, stopped) = oneshot::channel::<()>();

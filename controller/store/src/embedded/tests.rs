@@ -1,7 +1,10 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::*;
-use crate::conformance::{site, take};
+use crate::{
+    MemoryStore,
+    conformance::{key, site, take},
+};
 
 #[test]
 fn a_second_process_on_the_same_folder_is_refused() {
@@ -56,7 +59,7 @@ fn a_snapshot_is_used_when_it_agrees_and_thrown_away_when_it_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let state = founded(dir.path(), 10);
     let snapshot = |revision, hash| {
-        let index = Index::open(&dir.path().join("index")).unwrap();
+        let index = Index::open(&dir.path().join("index"), None).unwrap();
         let head = Head { revision, hash };
         let mut empty = State::default();
         if revision == state.head() {
@@ -89,7 +92,7 @@ fn a_snapshot_ahead_of_the_journal_is_thrown_away() {
     let mut store = EmbeddedStore::new(other.path());
     let head = store.load().unwrap().head;
     let tree = store.tree().clone();
-    let index = Index::open(&dir.path().join("index")).unwrap();
+    let index = Index::open(&dir.path().join("index"), None).unwrap();
     let snapshot = Snapshot {
         head,
         state: ahead,
@@ -105,7 +108,7 @@ fn a_snapshot_ahead_of_the_journal_is_thrown_away() {
 fn an_index_that_leads_elsewhere_is_put_right_by_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     founded(dir.path(), 200);
-    let index = Index::open(&dir.path().join("index")).unwrap();
+    let index = Index::open(&dir.path().join("index"), None).unwrap();
     let wrong = Place {
         segment: 1,
         offset: 61,
@@ -164,7 +167,7 @@ fn a_snapshot_is_taken_while_running() {
         take(&mut store, batch);
     }
     drop(store);
-    let index = Index::open(&dir.path().join("index")).unwrap();
+    let index = Index::open(&dir.path().join("index"), None).unwrap();
     assert_eq!(
         index.snapshot().unwrap().head.revision,
         Revision(SNAPSHOT_ENTRIES)
@@ -225,4 +228,73 @@ fn founded(dir: &Path, entries: u64) -> State {
         (0..entries).map(|n| site(&format!("s{n}"))).collect(),
     );
     store.load().unwrap().state
+}
+
+#[test]
+fn a_sealed_store_shows_nothing_and_opens_only_with_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let sealed = |key| EmbeddedStore::new(dir.path()).sealed_with(key);
+    let mut store = sealed(Some(key(1)));
+    store.load().unwrap();
+    take(&mut store, vec![site("crown-jewels")]);
+    take(&mut store, vec![site("second")]);
+    store.checkpoint("a note of the crown-jewels").unwrap();
+    drop(store);
+    let segment = dir.path().join("ledger/0001.seg");
+    let genuine = fs::read(&segment).unwrap();
+    assert!(!genuine.windows(12).any(|window| window == b"crown-jewels"));
+
+    assert!(matches!(sealed(None).load(), Err(LoadError::Sealed(_))));
+    let wrong = sealed(Some(key(2))).load();
+    assert!(matches!(wrong, Err(LoadError::Damaged { .. })));
+    let mut store = sealed(Some(key(1)));
+    let loaded = store.load().unwrap();
+    assert_eq!(loaded.head.revision, Revision(2));
+    assert!(loaded.checkpoint.is_some());
+    let read = store.tail(Revision(0), 10).unwrap();
+    assert_eq!(read.len(), 2);
+    drop(store);
+
+    let plain = tempfile::tempdir().unwrap();
+    take(
+        &mut {
+            let mut store = EmbeddedStore::new(plain.path());
+            store.load().unwrap();
+            store
+        },
+        vec![site("x")],
+    );
+    let mixed = EmbeddedStore::new(plain.path())
+        .sealed_with(Some(key(1)))
+        .load();
+    assert!(
+        matches!(mixed, Err(LoadError::Damaged { .. })),
+        "a plain segment in a sealed ledger"
+    );
+}
+
+#[test]
+fn a_sealed_snapshot_shows_nothing_and_another_key_does_not_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let mut store = MemoryStore::new();
+    take(&mut store, vec![site("crown-jewels")]);
+    let loaded = store.load().unwrap();
+    let index = Index::open(&path, Some(key(1))).unwrap();
+    let snapshot = Snapshot {
+        head: loaded.head,
+        state: loaded.state,
+        tree: store.tree().clone(),
+    };
+    index.save(&snapshot).unwrap();
+    assert_eq!(index.snapshot().unwrap().head, loaded.head);
+    drop(index);
+    for file in fs::read_dir(&path).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap_or_default();
+        assert!(!bytes.windows(12).any(|window| window == b"crown-jewels"));
+    }
+    for other in [None, Some(key(2))] {
+        let index = Index::open(&path, other).unwrap();
+        assert!(index.snapshot().is_none());
+    }
 }

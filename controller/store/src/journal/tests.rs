@@ -382,7 +382,7 @@ fn open_with(disk: &FaultyDisk, reserve: u64) -> Result<(Journal, Option<TornTai
         segment: SEGMENT,
         reserve,
     };
-    let closed = ClosedJournal::lock(Box::new(disk.clone()), sizes)?;
+    let closed = ClosedJournal::lock(Box::new(disk.clone()), sizes, None)?;
     let scan = closed.scan(&mut |_| Ok(()))?;
     closed.open(scan)
 }

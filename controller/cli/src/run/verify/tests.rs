@@ -110,6 +110,7 @@ impl Ledger {
         let (mut first, mut previous) = (1, Bytes([0; 32]));
         for (number, payloads) in (1..).zip(&self.segments) {
             let header = segment::Header {
+                is_sealed: false,
                 number,
                 first: Revision(first),
                 previous,
@@ -150,6 +151,7 @@ fn verify(dir: &Path, since: Option<&str>) -> Result<String, String> {
         path
     });
     let what = Verify {
+        unlock: None,
         ledger: Some(dir.to_owned()),
         key: key(1).verifier().to_string(),
         since,
