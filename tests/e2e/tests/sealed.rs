@@ -78,9 +78,27 @@ fn sealed() -> Result<()> {
 
     shows_nothing(&state)?;
     ensure!(!contains(&copy, WORD)?, "the backup shows it");
+    opens_with_its_key_alone(&world, &state, &copy, &first)?;
+    takes_another(&mut world, &state, &first, &second)?;
 
-    // Without the key, and with another: refused, with what to do about it.
+    // The backup from before opens with the key from before, elsewhere.
+    let elsewhere = world.deployment.path("elsewhere");
+    let restore = format!(
+        "restore {} --state {} --unlock {first}",
+        copy.display(),
+        elsewhere.display()
+    );
+    let (code, said) = world.run("cardeactl", &restore)?;
+    ensure!(code == 0, "{said}");
+    let repair = format!("repair --state {} --unlock {first}", elsewhere.display());
+    let (code, said) = world.run("cardea-controller", &repair)?;
+    ensure!(code == 0 && said.contains("whole"), "{said}");
+    Ok(())
+}
+
+fn opens_with_its_key_alone(world: &World, state: &Path, copy: &Path, first: &str) -> Result<()> {
     let place = state.display();
+    // Without the key, and with another: refused, with what to do about it.
     let key = world.deployment.path("first.key");
     let away = world.deployment.path("away.key");
     fs::rename(&key, &away)?;
@@ -100,13 +118,17 @@ fn sealed() -> Result<()> {
     ensure!(code == 7 && said.contains(expected), "{code}: {said}");
 
     // Audited as it lies there, and as a backup.
-    for what in [&state, &copy] {
+    for what in [state, copy] {
         let (code, said) = world.verify(what, "")?;
         ensure!(code == 1 && said.contains("sealed"), "{code}: {said}");
         let (code, said) = world.verify(what, &format!("--unlock {first}"))?;
         ensure!(code == 0, "{code}: {said}");
     }
+    Ok(())
+}
 
+fn takes_another(world: &mut World, state: &Path, first: &str, second: &str) -> Result<()> {
+    let place = state.display();
     // Another key for the same state: no segment changes, and the old key is of no use.
     let segment = fs::read(state.join("ledger/0001.seg"))?;
     let rewrap = format!("rewrap --state {place} --unlock {first} --to {second}");
@@ -121,23 +143,10 @@ fn sealed() -> Result<()> {
         &format!("run --state {place} --unlock {first}"),
     )?;
     ensure!(code == 7, "the old key still opens it: {said}");
-    world.start(&second)?;
+    world.start(second)?;
     let apps = world.deployment.ctl("app ls")?;
     ensure!(apps.contains(WORD), "{apps}");
     world.deployment.stop_controller()?;
-
-    // The backup from before opens with the key from before, elsewhere.
-    let elsewhere = world.deployment.path("elsewhere");
-    let restore = format!(
-        "restore {} --state {} --unlock {first}",
-        copy.display(),
-        elsewhere.display()
-    );
-    let (code, said) = world.run("cardeactl", &restore)?;
-    ensure!(code == 0, "{said}");
-    let repair = format!("repair --state {} --unlock {first}", elsewhere.display());
-    let (code, said) = world.run("cardea-controller", &repair)?;
-    ensure!(code == 0 && said.contains("whole"), "{said}");
     Ok(())
 }
 
