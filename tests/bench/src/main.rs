@@ -7,6 +7,7 @@
 )]
 
 mod crash;
+mod decide;
 mod load;
 mod open;
 mod peers;
@@ -58,11 +59,12 @@ fn run() -> Result<()> {
         "open" => open::run(&mut report, rounds.unwrap_or(100))?,
         "userspace" => userspace::run(&mut report, rounds.unwrap_or(5))?,
         "crash" => crash::run(&mut report, rounds.unwrap_or(100))?,
+        "decide" => decide::run(&mut report, rounds.unwrap_or(5))?,
         "restart" => restart::run(&mut report, rounds.unwrap_or(3))?,
         "store" => store::run(&mut report, rounds.unwrap_or(5))?,
         other => {
             bail!(
-                "no benchmark {other:?}; there are revoke, open, userspace, policy, store, restart, crash"
+                "no benchmark {other:?}; there are revoke, open, userspace, policy, store, decide, restart, crash"
             )
         }
     }

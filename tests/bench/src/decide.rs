@@ -1,0 +1,505 @@
+//! Grants through the whole controller: decided, durable, told to both ends.
+//!
+//! A controller on an embedded store, one connector, and devices that ask for every app at once. What
+//! nodes do (sign an offer, sign an answer) is made before or outside of the measured time; everything
+//! that the controller and its store do is inside.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use cardea_core::{
+    ChannelId, Controller, Input, Keys, Outbox, Peer, Proposal, ProposalId, Settings,
+    policy::default_folder,
+};
+use cardea_credential::{
+    admin::{admin_key_id, admin_public_key},
+    authority::{Intermediate, Leaf, Root, backdated, serial_number},
+    key::{self, KeyAlgorithm, Signer, SoftwareKey},
+    signed::{offer_digest, sign_answer, sign_offer},
+    ticket::TicketKey,
+    trust::Trust,
+};
+use cardea_e2e::program::now as instant;
+use cardea_host::clock::Clock;
+use cardea_ledger::checkpoint::LedgerKey;
+use cardea_proto::{
+    access::{Admit, Answer, KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES, Offer, Signed},
+    app::{AppSpec, Principal, Transport},
+    codec::{Blob, Bytes},
+    id::{ConnectorId, ControllerId, DeviceId, NodeId},
+    identity::Identity,
+    ledger::{
+        Actor, CertificateRecord, Change, Draft, Founded, Link, Node, RecordKey, Revision, User,
+    },
+    message::{FromNode, Hello, Purpose, ToNode},
+    name::Name,
+    posture::{Fact, Grade, Reading, Report as Posture, Value},
+    time::Now,
+};
+use cardea_store::{EmbeddedStore, Store};
+
+use crate::report::{Report, Row, bytes_of, median, percentile};
+
+/// Devices, each of its own user.
+const DEVICES: u64 = 500;
+
+/// Apps, each of which every device asks for.
+const APPS: u64 = 20;
+
+/// Requests that wait at the same time, as they do in a controller under load: what the store
+/// commits together.
+const WAITING: usize = 256;
+
+/// Grants per second that must be sustained.
+const FLOOR: f64 = 10_000.0;
+
+/// Measures `rounds` controllers, each anew.
+///
+/// # Errors
+/// When something is not granted.
+pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
+    let place = tempfile::Builder::new()
+        .prefix("decide-bench-")
+        .tempdir_in(std::env::current_exe()?.parent().context("no folder")?)?;
+    let mut rates = Vec::new();
+    let mut waits_ms = Vec::new();
+    for round in 0..rounds {
+        let dir = place.path().join(round.to_string());
+        std::fs::create_dir(&dir)?;
+        let mut bench = Bench::new(&dir)?;
+        let requests = bench.requests()?;
+        #[expect(
+            clippy::as_conversions,
+            clippy::cast_precision_loss,
+            reason = "a few thousand"
+        )]
+        let count = requests.len() as f64;
+        bench.spent = Duration::ZERO;
+        for batch in requests.chunks(WAITING) {
+            let before = bench.spent;
+            bench.grant(batch)?;
+            waits_ms.push((bench.spent - before).as_secs_f64() * 1_000.0);
+        }
+        rates.push(count / bench.spent.as_secs_f64());
+    }
+    report.add(Row {
+        case: "grants/s, decided, durable, told".to_owned(),
+        ours: median(&rates),
+        range: (percentile(&rates, 0.0), percentile(&rates, 1.0)),
+        peer: None,
+        floor: Some(FLOOR),
+        goal: None,
+        unit: "/s",
+    });
+    report.add(Row {
+        case: format!("the last of {WAITING} at once p99"),
+        ours: percentile(&waits_ms, 0.99),
+        range: (percentile(&waits_ms, 0.0), percentile(&waits_ms, 1.0)),
+        peer: None,
+        floor: None,
+        goal: None,
+        unit: "ms",
+    });
+    Ok(())
+}
+
+/// A request and the channel on which it comes.
+type Request = (ChannelId, FromNode);
+
+/// A node that is connected.
+struct Member {
+    id: NodeId,
+    key: Arc<SoftwareKey>,
+    chain: Vec<Blob>,
+    channel: ChannelId,
+}
+
+struct Bench {
+    controller: Controller,
+    store: EmbeddedStore,
+    out: Outbox,
+    now: Now,
+    clock: Clock,
+    /// Time in the controller and its store.
+    spent: Duration,
+    connector: Member,
+    devices: Vec<Member>,
+    told: VecDeque<(ChannelId, ToNode)>,
+}
+
+impl Bench {
+    fn new(dir: &Path) -> Result<Self> {
+        let clock = Clock::system();
+        let now = clock.now();
+        let mut store = EmbeddedStore::new(dir);
+        store.load()?;
+        let company = Company::new(now)?;
+        for outcome in store.commit(company.drafts(now)?) {
+            outcome?;
+        }
+        let mut members = company.members(now)?;
+        let connector = members.pop().context("no connector")?;
+        let settings = Settings {
+            addresses: vec!["ztna.corp.example:7443".to_owned()],
+            relays: vec!["192.0.2.1:7444".parse()?],
+            ..Settings::default()
+        };
+        let state = store.load()?.state;
+        let controller = Controller::new(settings, state, company.keys()?, [7; 32])?;
+        let mut this = Self {
+            controller,
+            store,
+            out: Outbox::default(),
+            now,
+            clock,
+            spent: Duration::ZERO,
+            connector,
+            devices: members,
+            told: VecDeque::new(),
+        };
+        this.handle(Input::Timeout);
+        this.settle()?;
+        this.connect(&company)?;
+        Ok(this)
+    }
+
+    /// Everybody connects, says hello, and devices report.
+    fn connect(&mut self, company: &Company) -> Result<()> {
+        let mut peers = Vec::new();
+        for member in self.devices.iter().chain([&self.connector]) {
+            let peer = Peer {
+                leaf: company.trust.verify(&member.chain, self.now.unix)?,
+                purpose: Purpose::Channel,
+                exporter: [9; 32],
+                address: "198.51.100.7:4000".parse()?,
+            };
+            peers.push((member.channel, member.id, peer));
+        }
+        for (channel, id, peer) in peers {
+            self.handle(Input::Connected { channel, peer });
+            let hello = Hello {
+                version: 1,
+                program: "bench".to_owned(),
+                clock: self.now.unix,
+                grants: Vec::new(),
+                checkpoint: None,
+            };
+            self.say(channel, FromNode::Hello(hello));
+            let nonce = self.told.iter().rev().find_map(|(to, message)| {
+                let ToNode::Welcome(welcome) = message else {
+                    return None;
+                };
+                (*to == channel).then_some(welcome.nonce)
+            });
+            if let (NodeId::Device(_), Some(nonce)) = (id, nonce) {
+                let report = Posture {
+                    counter: 1,
+                    nonce,
+                    clock: self.now.unix,
+                    facts: facts(),
+                };
+                self.say(channel, FromNode::Report(report));
+            }
+            self.settle()?;
+            self.told.clear();
+        }
+        Ok(())
+    }
+
+    /// What all devices ask, signed.
+    fn requests(&self) -> Result<Vec<Request>> {
+        let mut requests = Vec::new();
+        for app in 0..APPS {
+            for member in &self.devices {
+                let NodeId::Device(device) = member.id else {
+                    bail!("a device is a device");
+                };
+                let offer = Offer {
+                    device,
+                    app: app_name(app)?,
+                    nonce: Bytes([1; 16]),
+                    wireguard: Bytes([2; 32]),
+                    kem: vec![3; KEM_KEY_BYTES].into(),
+                };
+                let offer = sign_offer(&offer, &member.chain, member.key.as_ref())?;
+                let message = FromNode::Request {
+                    request: app + 1,
+                    app: app_name(app)?,
+                    offer,
+                };
+                requests.push((member.channel, message));
+            }
+        }
+        Ok(requests)
+    }
+
+    /// From requests that came at once to the last of their grants.
+    fn grant(&mut self, requests: &[Request]) -> Result<()> {
+        self.now = self.clock.now();
+        for (channel, message) in requests {
+            self.say(*channel, message.clone());
+        }
+        self.settle()?;
+        let mut answers = Vec::new();
+        for (_, message) in self.told.drain(..) {
+            if let ToNode::Admit(admit) = message {
+                answers.push((admit.grant, answer(&self.connector, &admit)?));
+            } else if let ToNode::Denied { refusal, .. } = message {
+                bail!("denied: {refusal}");
+            }
+        }
+        ensure!(
+            answers.len() == requests.len(),
+            "{} asked to admit",
+            answers.len()
+        );
+        let channel = self.connector.channel;
+        for (grant, answer) in answers {
+            self.say(channel, FromNode::Admitted { grant, answer });
+        }
+        self.settle()?;
+        let granted = self
+            .told
+            .drain(..)
+            .filter(|(_, message)| matches!(message, ToNode::Granted(_)));
+        let granted = granted.count();
+        ensure!(
+            granted == requests.len(),
+            "{granted} of {} granted",
+            requests.len()
+        );
+        Ok(())
+    }
+
+    fn say(&mut self, channel: ChannelId, message: FromNode) {
+        self.handle(Input::Message { channel, message });
+    }
+
+    fn handle(&mut self, input: Input) {
+        let begin = instant();
+        self.controller.handle(self.now, input, &mut self.out);
+        self.spent += instant().duration_since(begin);
+        self.told.extend(self.out.messages.drain(..));
+    }
+
+    /// Commits what is proposed, together, until nothing is.
+    fn settle(&mut self) -> Result<()> {
+        while !self.out.proposals.is_empty() {
+            let batch: Vec<Proposal> = self.out.proposals.drain(..).collect();
+            let ids: Vec<ProposalId> = batch.iter().map(|proposal| proposal.id).collect();
+            let begin: Instant = instant();
+            let outcomes = self.store.commit(batch);
+            self.spent += instant().duration_since(begin);
+            for (proposal, outcome) in ids.into_iter().zip(outcomes) {
+                self.handle(match outcome {
+                    Ok(entry) => Input::Committed {
+                        proposal: Some(proposal),
+                        entry,
+                    },
+                    Err(why) => Input::NotCommitted { proposal, why },
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The keys of a trust domain, and what is recorded of it.
+struct Company {
+    root: Root,
+    intermediate: (Vec<u8>, Arc<SoftwareKey>),
+    admin: SoftwareKey,
+    trust: Trust,
+    /// The devices, then the connector.
+    keys: Vec<(NodeId, Arc<SoftwareKey>)>,
+}
+
+impl Company {
+    fn new(now: Now) -> Result<Self> {
+        let domain: Name = "corp.example".parse()?;
+        let root_key = Arc::new(SoftwareKey::generate(KeyAlgorithm::P384)?);
+        let root = Root::create(&domain, root_key, serial_number([1; 16]), now.unix)?;
+        let key = Arc::new(SoftwareKey::generate(KeyAlgorithm::P256)?);
+        let serial = serial_number([2; 16]);
+        let intermediate =
+            root.issue_intermediate(controller(), key.public_key(), serial, now.unix)?;
+        let mut keys = Vec::new();
+        for number in 0..DEVICES {
+            let id = NodeId::Device(DeviceId::from_bytes(bytes_of(number + 1)));
+            keys.push((id, Arc::new(SoftwareKey::generate(KeyAlgorithm::P256)?)));
+        }
+        let id = NodeId::Connector(ConnectorId::from_bytes([8; 10]));
+        keys.push((id, Arc::new(SoftwareKey::generate(KeyAlgorithm::P256)?)));
+        Ok(Self {
+            trust: Trust::new(domain, root.certificate().to_vec())?,
+            root,
+            intermediate: (intermediate, key),
+            admin: SoftwareKey::from_seed(&[3; 32])?,
+            keys,
+        })
+    }
+
+    fn keys(&self) -> Result<Keys> {
+        let (certificate, key) = &self.intermediate;
+        let key: Arc<dyn Signer> = Arc::<SoftwareKey>::clone(key);
+        Ok(Keys {
+            intermediate: Intermediate::load(certificate.clone(), key)?,
+            root_der: self.root.certificate().to_vec(),
+            ticket: TicketKey::from_seed(&[5; 32])?,
+        })
+    }
+
+    /// Everybody's certificate.
+    fn members(&self, now: Now) -> Result<Vec<Member>> {
+        let intermediate = self.keys()?.intermediate;
+        let mut members = Vec::new();
+        for ((id, key), channel) in self.keys.iter().zip(1..) {
+            let leaf = Leaf {
+                identity: Identity {
+                    domain: self.root.domain().clone(),
+                    holder: (*id).into(),
+                },
+                public_key: key.public_key().to_vec().into(),
+                serial: serial_number([6; 16]),
+                not_before: backdated(now.unix),
+                not_after: now.unix.plus(Duration::from_secs(3_600)),
+            };
+            members.push(Member {
+                id: *id,
+                key: Arc::clone(key),
+                chain: intermediate.issue(&leaf)?,
+                channel: ChannelId(channel),
+            });
+        }
+        Ok(members)
+    }
+
+    /// The ledger until then.
+    fn drafts(&self, now: Now) -> Result<Vec<Proposal>> {
+        let domain = self.root.domain().clone();
+        let public = admin_public_key(&self.admin).context("an Ed25519 key")?;
+        let ledger = LedgerKey::from_seed(&domain, &[4; 32])?;
+        let mut changes = vec![
+            Change::Founded(Founded {
+                domain,
+                controller: controller(),
+                root: self.root.digest(),
+                admin: (admin_key_id(&public), public.to_vec().into()),
+                ticket_key: TicketKey::from_seed(&[5; 32])?.public().to_vec().into(),
+                ledger_key: ledger.verifier().public().to_vec().into(),
+            }),
+            Change::SiteAdded("default".parse()?),
+            Change::PolicySet(default_folder()),
+        ];
+        changes.extend(apps()?);
+        for (number, (id, key)) in self.keys.iter().enumerate() {
+            let device = match id {
+                NodeId::Device(device) => Some(*device),
+                NodeId::Connector(_) => None,
+            };
+            let user: Name = format!("user-{number}@corp.example").parse()?;
+            changes.push(Change::UserSet(User {
+                name: user.clone(),
+                groups: BTreeSet::from(["staff".parse()?]),
+            }));
+            changes.push(Change::NodeEnrolled(Node {
+                id: *id,
+                name: format!("node-{number}").parse()?,
+                key: key::digest(key.public_key()),
+                user: device.map(|_| user),
+                site: match device {
+                    Some(_) => None,
+                    None => Some("default".parse()?),
+                },
+                os: "linux".to_owned(),
+            }));
+            changes.push(Change::CertificateIssued(CertificateRecord {
+                node: *id,
+                serial: serial_number([6; 16]),
+                public_key: key.public_key().to_vec().into(),
+                not_before: backdated(now.unix),
+                not_after: now.unix.plus(Duration::from_secs(3_600)),
+            }));
+        }
+        let draft = Draft {
+            at: now.unix,
+            actor: Actor::Controller(controller()),
+            changes,
+            decision: None,
+            signed: None,
+        };
+        Ok(vec![Proposal {
+            id: ProposalId(0),
+            expects: vec![(RecordKey::Domain, Revision(0))],
+            draft,
+        }])
+    }
+}
+
+/// The apps, all for the one group.
+fn apps() -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for app in 0..APPS {
+        changes.push(Change::AppSet(AppSpec {
+            name: app_name(app)?,
+            site: "default".parse()?,
+            targets: vec![format!("10.9.0.{}:443", app + 10).parse()?],
+            names: Vec::new(),
+            transport: Transport::Auto,
+            labels: BTreeMap::new(),
+            host_scoped: false,
+        }));
+        changes.push(Change::Allowed(Link {
+            principal: Principal::Group("staff".parse()?),
+            app: app_name(app)?,
+        }));
+    }
+    Ok(changes)
+}
+
+const fn controller() -> ControllerId {
+    ControllerId::from_bytes([1; 10])
+}
+
+fn app_name(app: u64) -> Result<Name> {
+    Ok(format!("app-{app}").parse()?)
+}
+
+/// What the default policy certifies.
+fn facts() -> BTreeMap<String, Fact> {
+    let fact = |name: &str, value| {
+        let fact = Fact {
+            reading: Reading::Value(value),
+            grade: Grade::Own,
+            age_ms: 0,
+        };
+        (name.to_owned(), fact)
+    };
+    BTreeMap::from([
+        fact("agent.version", Value::Text("0.1.0".to_owned())),
+        fact("disk.encrypted", Value::Bool(true)),
+    ])
+}
+
+fn answer(connector: &Member, admit: &Admit) -> Result<Signed> {
+    let NodeId::Connector(id) = connector.id else {
+        bail!("a connector is a connector");
+    };
+    let answer = Answer {
+        connector: id,
+        grant: admit.grant,
+        offer: offer_digest(&admit.offer),
+        wireguard: Bytes([4; 32]),
+        kem: vec![5; KEM_CIPHERTEXT_BYTES].into(),
+    };
+    Ok(sign_answer(
+        &answer,
+        &connector.chain,
+        connector.key.as_ref(),
+    )?)
+}
