@@ -14,7 +14,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use self::proven::{Proven, ProvenIntermediates};
+use self::proven::{Proven, ProvenIntermediates, ProvenLeaves};
 use crate::{key, profile};
 
 /// Largest certificate that is looked at, in bytes; ours have less than 900.
@@ -29,6 +29,7 @@ struct Inner {
     root: Vec<u8>,
     anchor: TrustAnchor<'static>,
     proven: ProvenIntermediates,
+    leaves: ProvenLeaves,
 }
 
 /// What a chain proved about the holder of its leaf. Only [`Trust::verify`] makes one.
@@ -138,6 +139,7 @@ impl Trust {
             root,
             anchor,
             proven: ProvenIntermediates::default(),
+            leaves: ProvenLeaves::default(),
         })))
     }
 
@@ -230,6 +232,10 @@ impl Trust {
         }
         let issuer = match self.0.proven.find(intermediate) {
             Some(issuer) => {
+                if let Some(known) = self.0.leaves.find(leaf, &issuer) {
+                    within(&known, &issuer, at)?;
+                    return Ok((known.as_ref().clone(), issuer));
+                }
                 self.verify_under(leaf, &issuer, at)?;
                 issuer
             }
@@ -239,14 +245,6 @@ impl Trust {
         if claims.identity.domain != self.0.domain {
             return Err(ChainError::OtherDomain(claims.identity));
         }
-        let not_before = claims.not_before.max(issuer.claims.not_before);
-        let not_after = claims.not_after.min(issuer.claims.not_after);
-        if at < not_before {
-            return Err(ChainError::NotYetValid { not_before });
-        }
-        if at > not_after {
-            return Err(ChainError::Expired { not_after });
-        }
         let verified = VerifiedLeaf {
             key: key::digest(&claims.public_key),
             public_key: claims.public_key,
@@ -255,6 +253,8 @@ impl Trust {
             not_before: claims.not_before,
             not_after: claims.not_after,
         };
+        within(&verified, &issuer, at)?;
+        self.0.leaves.remember(leaf, &issuer, &verified);
         Ok((verified, issuer))
     }
 
@@ -348,6 +348,19 @@ impl VerifiedLeaf {
         } else {
             Ok(self)
         }
+    }
+}
+
+/// Whether `at` is in the time of a leaf and of its issuer.
+fn within(leaf: &VerifiedLeaf, issuer: &Proven, at: UnixMillis) -> Result<(), ChainError> {
+    let not_before = leaf.not_before.max(issuer.claims.not_before);
+    let not_after = leaf.not_after.min(issuer.claims.not_after);
+    if at < not_before {
+        Err(ChainError::NotYetValid { not_before })
+    } else if at > not_after {
+        Err(ChainError::Expired { not_after })
+    } else {
+        Ok(())
     }
 }
 

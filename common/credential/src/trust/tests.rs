@@ -322,6 +322,34 @@ fn an_intermediate_that_was_proven_before_excuses_nothing() {
 }
 
 #[test]
+fn a_leaf_that_was_proven_before_still_ends_and_is_known_under_its_own_intermediate_alone() {
+    let domain = TestDomain::new("corp.example", NOW);
+    let chain = domain.node(device(), NOW).chain;
+    let first = domain.trust.verify(&chain, NOW).unwrap();
+    assert_eq!(domain.trust.verify(&chain, NOW), Ok(first.clone()));
+    let (before, after) = (first.not_before, first.not_after);
+    let early = UnixMillis(before.0 - 1);
+    assert_eq!(
+        domain.trust.verify(&chain, early),
+        Err(ChainError::NotYetValid { not_before: before })
+    );
+    let late = UnixMillis(after.0 + 1);
+    assert_eq!(
+        domain.trust.verify(&chain, late),
+        Err(ChainError::Expired { not_after: after })
+    );
+
+    // Another intermediate that is proven too.
+    let other = TestDomain::intermediate(&domain.root, NOW);
+    let key = SoftwareKey::generate(KeyAlgorithm::P256).unwrap();
+    let leaf = domain.leaf(device(), key.public_key(), NOW);
+    let under_other = other.issue(&leaf).unwrap();
+    domain.trust.verify(&under_other, NOW).unwrap();
+    let swapped = vec![chain[0].clone(), under_other[1].clone()];
+    assert!(domain.trust.verify(&swapped, NOW).is_err());
+}
+
+#[test]
 fn an_oversized_certificate_is_not_looked_at() {
     let domain = TestDomain::new("corp.example", NOW);
     let large: Blob = vec![0x30; CERTIFICATE_BYTES_MAX + 1].into();
