@@ -249,6 +249,11 @@ impl Connector {
                 ttl,
                 ticket: extend.ticket,
             });
+        } else if self.channel.is_ready() {
+            // It ended here between our hello, which named it, and the welcome.
+            out.messages.push_back(FromNode::Closed {
+                grant: extend.grant,
+            });
         }
     }
 

@@ -251,15 +251,20 @@ impl World {
                 inputs.push(Input::NotCommitted { proposal: id, why });
                 continue;
             }
+            let is_unanswered = self.control.dice.chance(self.plan.unanswered);
             for outcome in self.control.store.commit(vec![proposal]) {
-                inputs.push(match outcome {
+                match outcome {
                     Ok(entry) => {
                         self.control.notary.notice(&entry);
-                        let proposal = Some(id);
-                        Input::Committed { proposal, entry }
+                        if is_unanswered {
+                            let why = CommitError::Failed("the answer was lost".to_owned());
+                            inputs.push(Input::NotCommitted { proposal: id, why });
+                        }
+                        let proposal = (!is_unanswered).then_some(id);
+                        inputs.push(Input::Committed { proposal, entry });
                     }
-                    Err(why) => Input::NotCommitted { proposal: id, why },
-                });
+                    Err(why) => inputs.push(Input::NotCommitted { proposal: id, why }),
+                }
             }
         }
         for input in inputs {
@@ -280,7 +285,13 @@ impl World {
             self.sever(channel, false);
         }
         self.control.waiting.clear();
-        self.control.writing = None;
+        let writing = self.control.writing.take().unwrap_or_default();
+        // It stopped before the store had written, or after and before it heard of it.
+        if self.control.dice.chance(500) {
+            for entry in self.control.store.commit(writing).into_iter().flatten() {
+                self.model.committed(self.now, &entry);
+            }
+        }
         self.control.session = Session::new(&mut self.control.dice);
         let entropy = self.control.dice.bytes();
         let keys = self.control.domain.keys();

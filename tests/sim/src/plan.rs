@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) commit: (Duration, Duration),
     /// Commits refused as if another controller had been faster, of a thousand.
     pub(crate) conflicts: usize,
+    /// Commits that are taken and reported as failed, the entry following later, of a thousand.
+    pub(crate) unanswered: usize,
     /// Faults and changes per minute.
     pub(crate) acts_per_minute: u32,
     /// How long the faults last.
@@ -36,7 +38,7 @@ impl Plan {
         let fast = dice.millis(1, 10);
         let slow = fast + dice.millis(1, 60);
         let commit = dice.millis(0, 5);
-        Self {
+        let mut plan = Self {
             devices: 3 + dice.below(2),
             connectors: 1 + dice.below(2),
             apps: 4,
@@ -45,9 +47,16 @@ impl Plan {
             delay: (fast, slow),
             commit: (commit, commit + dice.millis(0, 30)),
             conflicts: dice.below(100),
+            unanswered: 0,
             acts_per_minute: 20,
             chaos: Duration::from_secs(60),
+        };
+        plan.unanswered = dice.below(30);
+        if dice.chance(150) {
+            let slow = dice.millis(50, 400);
+            plan.commit = (slow, slow + dice.millis(0, 400));
         }
+        plan
     }
 
     /// The villain's index.

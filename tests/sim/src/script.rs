@@ -178,6 +178,7 @@ impl World {
         self.note(|| "the faults stop".to_owned());
         self.plan.conflicts = 0;
         self.plan.loss = 0;
+        self.plan.unanswered = 0;
         self.control.is_full = false;
         self.network.heal();
         for index in 0..self.plan.devices {

@@ -75,7 +75,10 @@ impl World {
             world.model.committed(now, &entry);
         }
         world.control(cardea_core::Input::Timeout);
+        // Who enrolls asks once here; the faults of the store begin behind it.
+        let unanswered = std::mem::take(&mut world.plan.unanswered);
         world.populate()?;
+        world.plan.unanswered = unanswered;
         Ok(world)
     }
 

@@ -232,6 +232,20 @@ fn a_tunnel_that_ends_by_itself_is_told_and_one_that_was_withdrawn_is_not() {
 }
 
 #[test]
+fn an_extension_of_a_grant_that_has_ended_here_is_answered_with_its_end() {
+    let world = World::new();
+    let mut connector = world.ready_connector();
+    let extend = ToNode::Extend(Extend {
+        grant: GRANT,
+        ttl_ms: 60_000,
+        ticket: Vec::new().into(),
+    });
+    let out = world.serve(&mut connector, ConnectorInput::Message(extend));
+    assert!(out.commands.is_empty());
+    assert_eq!(out.messages, [FromNode::Closed { grant: GRANT }]);
+}
+
+#[test]
 fn what_only_an_agent_is_told_ends_the_channel() {
     let world = World::new();
     let mut connector = world.ready_connector();
