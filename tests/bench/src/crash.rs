@@ -139,9 +139,10 @@ impl Campaign {
     /// at what it should know.
     async fn live(&mut self, life: Duration) -> Result<()> {
         // It may die while it is asked.
-        match self.check().await {
-            Err(error) if self.deployment.controller()?.is_alive()? => return Err(error),
-            Ok(()) | Err(_) => {}
+        if let Err(error) = self.check().await
+            && !self.is_dying().await?
+        {
+            return Err(error);
         }
         let mut clients = tokio::task::JoinSet::new();
         clients.spawn(clients::connector(Arc::clone(&self.shared)));
@@ -155,6 +156,17 @@ impl Campaign {
         self.deployment.controller()?.wait()?;
         clients.shutdown().await;
         Ok(())
+    }
+
+    /// Whether the controller ends now: its sockets close before the process is gone.
+    async fn is_dying(&mut self) -> Result<bool> {
+        for _ in 0..40 {
+            if !self.deployment.controller()?.is_alive()? {
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(false)
     }
 
     /// Reads what the ledger has gained, and holds what was acknowledged against it.

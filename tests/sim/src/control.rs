@@ -275,7 +275,21 @@ impl World {
             }
             self.control(input);
         }
+        self.agree();
         self.write();
+    }
+
+    /// The controller has seen every entry, and has made of them what a fold makes.
+    fn agree(&mut self) {
+        let Ok(loaded) = self.control.store.load() else {
+            return;
+        };
+        let ours = self.control.controller.state();
+        if *ours != loaded.state {
+            let (ours, head) = (ours.head(), loaded.head.revision);
+            let what = format!("the controller's state at entry {ours} is not the fold of {head}");
+            self.fail(6, what);
+        }
     }
 
     /// The controller stops and starts again on what is durable; every channel is lost.
