@@ -250,7 +250,8 @@ impl Connector {
                 ticket: extend.ticket,
             });
         } else if self.channel.is_ready() {
-            // It ended here between our hello, which named it, and the welcome.
+            // An extension that was lost with its channel lets the controller's count of the ttl run
+            // ahead of ours: without this it would extend for ever what nobody serves.
             out.messages.push_back(FromNode::Closed {
                 grant: extend.grant,
             });

@@ -12,7 +12,8 @@ const SEEDS: u64 = 50;
 const FAILED: [u64; 2] = [
     // The model wanted an order of entries that the controller had not seen yet.
     635,
-    // A connector's tunnel ended between its hello and the welcome, and its grant went on living.
+    // An extension was lost with its channel, the connector let the grant go, and the controller went
+    // on extending it.
     1110,
 ];
 

@@ -233,15 +233,22 @@ fn a_tunnel_that_ends_by_itself_is_told_and_one_that_was_withdrawn_is_not() {
 
 #[test]
 fn an_extension_of_a_grant_that_has_ended_here_is_answered_with_its_end() {
-    let world = World::new();
-    let mut connector = world.ready_connector();
-    let extend = ToNode::Extend(Extend {
-        grant: GRANT,
-        ttl_ms: 60_000,
-        ticket: Vec::new().into(),
-    });
-    let out = world.serve(&mut connector, ConnectorInput::Message(extend));
-    assert!(out.commands.is_empty());
+    let mut world = World::new();
+    let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+    let (_, offer) = world.ask(&mut agent);
+    admit(&world, &mut connector, world.admit(Carrier::Quic, offer));
+    let extend = || {
+        ConnectorInput::Message(ToNode::Extend(Extend {
+            grant: GRANT,
+            ttl_ms: 1_000,
+            ticket: Vec::new().into(),
+        }))
+    };
+    assert_eq!(world.serve(&mut connector, extend()).messages, []);
+    world.pass(Duration::from_secs(1));
+    let out = world.serve(&mut connector, extend());
+    let extends = |command: &Command| matches!(command, Command::Extend { .. });
+    assert!(!out.commands.iter().any(extends));
     assert_eq!(out.messages, [FromNode::Closed { grant: GRANT }]);
 }
 
