@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use cardea_core::{Proposal, ProposalId};
 use cardea_e2e::program::now;
+use cardea_ledger::seal::DataKey;
 use cardea_proto::{
     app::Carrier,
     codec,
@@ -19,6 +20,8 @@ use cardea_proto::{
 };
 use cardea_store::{EmbeddedStore, Store};
 use redb::{Database, Durability, TableDefinition};
+
+use zeroize::Zeroizing;
 
 use crate::report::{Report, Row, bytes_of, median, percentile};
 
@@ -43,21 +46,24 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
         .prefix("store-bench-")
         .tempdir_in(std::env::current_exe()?.parent().context("no folder")?)?;
     for (case, group, commits) in [("one at a time", 1, SINGLE), ("grouped", WRITERS, GROUPS)] {
-        let mut all: [Figures; 4] = Default::default();
+        let mut all: [Figures; 5] = Default::default();
         for round in 0..rounds {
             let dir = place.path().join(format!("{group}-{round}"));
             std::fs::create_dir(&dir)?;
-            let mut contenders: [Box<dyn Contender>; 4] = [
-                Box::new(Ours::open(&dir)?),
+            let sealed = dir.join("sealed");
+            std::fs::create_dir(&sealed)?;
+            let mut contenders: [Box<dyn Contender>; 5] = [
+                Box::new(Ours::open(&dir, None)?),
                 Box::new(Plain::open(&dir)?),
                 Box::new(Sqlite::open(&dir)?),
                 Box::new(Redb::open(&dir)?),
+                Box::new(Ours::open(&sealed, Some(key()))?),
             ];
             for (contender, figures) in contenders.iter_mut().zip(&mut all) {
                 figures.measure(contender.as_mut(), group, commits)?;
             }
         }
-        let [ours, plain, sqlite, redb] = &all;
+        let [ours, plain, sqlite, redb, sealed] = &all;
         for (name, peer, floor) in [
             ("write+fdatasync", plain, 0.75),
             ("SQLite", sqlite, 1.0),
@@ -71,6 +77,12 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
                 None,
             ));
         }
+        report.add(sealed.row(
+            &format!("entries/s, {case}, sealed"),
+            Some(("not sealed", ours.rate())),
+            0.75,
+            None,
+        ));
         if group > 1 {
             report.add(ours.row("entries/s, grouped", None, 50_000.0, Some(100_000.0)));
             let took = percentile(&ours.took_ms, 0.99);
@@ -170,8 +182,8 @@ trait Contender {
 struct Ours(EmbeddedStore);
 
 impl Ours {
-    fn open(dir: &Path) -> Result<Self> {
-        let mut store = EmbeddedStore::new(dir);
+    fn open(dir: &Path, key: Option<DataKey>) -> Result<Self> {
+        let mut store = EmbeddedStore::new(dir).sealed_with(key);
         store.load()?;
         Ok(Self(store))
     }
@@ -189,6 +201,11 @@ impl Contender for Ours {
         }
         Ok(())
     }
+}
+
+/// A key to seal with.
+fn key() -> DataKey {
+    DataKey::new(Zeroizing::new([7; 32]))
 }
 
 /// The same bytes appended to a file, one sync for each batch. They are encoded beforehand.
