@@ -228,6 +228,8 @@ impl Controller {
                 }
             };
             if holds {
+                // The last extension may have been lost with the channel, and its count is ours alone.
+                open.extend_at = turn.now.instant;
                 self.extend_if_due(turn, grant);
             } else {
                 lost.push((grant, reason));

@@ -55,6 +55,17 @@ fn a_grant_whose_connector_is_away_ends_with_its_ttl() {
 }
 
 #[test]
+fn a_node_that_connects_again_is_extended_at_once_for_the_last_extension_may_be_lost() {
+    let (mut bench, device, mut connector) = Bench::office();
+    let granted = bench.open(&device, &connector, "wiki");
+    bench.disconnect(&connector);
+    bench.heard(&connector);
+    bench.connect(&mut connector, &[granted.grant]);
+    assert!(bench.heard(&connector).contains(&"extend".to_owned()));
+    assert!(bench.heard(&device).contains(&"extend".to_owned()));
+}
+
+#[test]
 fn a_grant_is_never_extended_past_the_certificate_it_rests_on() {
     let (mut bench, mut device, connector) = Bench::office();
     bench.pass(Duration::from_secs(3_500));
