@@ -16,7 +16,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{segment, wide};
+use crate::segment;
 
 /// The file with the wrapped data key, beside the segments.
 pub const NAME: &str = "sealing.toml";
@@ -291,12 +291,6 @@ impl Nonces {
         let [i, j, k, l] = self.count.to_be_bytes();
         Some([a, b, c, d, e, f, g, h, i, j, k, l])
     }
-}
-
-/// Where a frame begins that follows `before` bytes behind `offset`.
-#[must_use]
-pub fn behind(offset: u64, before: usize) -> u64 {
-    offset.saturating_add(wide(before))
 }
 
 #[cfg(test)]

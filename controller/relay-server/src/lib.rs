@@ -102,15 +102,19 @@ impl Server {
         self.control.clone()
     }
 
-    /// Serves on a thread of its own.
+    /// Serves on a thread of its own, which drops `held` when it ends, however it ends: the other
+    /// half of a channel tells of it.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(self) -> io::Result<Running> {
+    pub fn spawn(self, held: impl Send + 'static) -> io::Result<Running> {
         let control = self.control();
         let thread = std::thread::Builder::new()
             .name("relay".to_owned())
-            .spawn(move || self.serve())?;
+            .spawn(move || {
+                let _held = held;
+                self.serve()
+            })?;
         Ok(Running {
             control,
             thread: Some(thread),
@@ -222,13 +226,6 @@ impl Control {
 }
 
 impl Running {
-    /// Whether its thread still forwards.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        let thread = self.thread.as_ref();
-        thread.is_some_and(|thread| !thread.is_finished())
-    }
-
     /// What shows its counters.
     #[must_use]
     pub const fn control(&self) -> &Control {

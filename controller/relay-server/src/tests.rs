@@ -115,7 +115,7 @@ impl Bench {
         let port = server.local_address().port();
         Self {
             key,
-            running: server.spawn().unwrap(),
+            running: server.spawn(()).unwrap(),
             address: (Ipv4Addr::LOCALHOST, port).into(),
             port,
         }
@@ -198,4 +198,15 @@ impl End {
             assert!(!events.is_empty(), "{} of {count} arrived", got.len());
         }
     }
+}
+
+#[test]
+fn whoever_waits_learns_that_the_thread_has_ended() {
+    let settings = Settings::default();
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), [0; 32], settings).unwrap();
+    let (held, ended) = std::sync::mpsc::channel::<()>();
+    let running = server.spawn(held).unwrap();
+    assert_eq!(ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+    running.stop().unwrap();
+    assert_eq!(ended.recv(), Err(std::sync::mpsc::RecvError));
 }

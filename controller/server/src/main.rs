@@ -112,13 +112,8 @@ fn serve(state: StateDir, seal: Seal, config: Config) -> Result<(), Failure> {
 }
 
 fn renew(flags: RenewFlags) -> Result<(), Failure> {
-    let path = folder::state_path(flags.state)?;
-    check(&path)?;
-    let state = StateDir::open(&path).map_err(refused)?;
-    if !EmbeddedStore::exists(&path) {
-        return Err(no_state(&path));
-    }
-    let seal = unsealed(&state, flags.unlock)?;
+    let (state, seal) = existing(flags.state, flags.unlock)?;
+    let path = state.path().to_owned();
     let mut store = EmbeddedStore::new(&path).sealed_with(seal.key());
     let loaded = store.load().map_err(founding::damaged)?;
     let founded = loaded.state.founded().ok_or_else(|| no_state(&path))?;
@@ -133,14 +128,9 @@ fn renew(flags: RenewFlags) -> Result<(), Failure> {
 
 /// Says what is whole, what is not, and what can be done; cuts only when told to.
 fn repair(flags: &RepairFlags) -> Result<(), Failure> {
-    let path = folder::state_path(flags.state.clone())?;
-    check(&path)?;
-    let state = StateDir::open(&path).map_err(refused)?;
-    if !EmbeddedStore::exists(&path) {
-        return Err(no_state(&path));
-    }
-    let seal = unsealed(&state, flags.unlock.clone())?;
-    let damage = match repair::examine(&path, seal.key()).map_err(founding::damaged)? {
+    let (state, seal) = existing(flags.state.clone(), flags.unlock.clone())?;
+    let path = state.path();
+    let damage = match repair::examine(path, seal.key()).map_err(founding::damaged)? {
         Examination::Whole { last, torn } => {
             let torn = torn.map_or_else(String::new, |torn| {
                 format!(
@@ -154,10 +144,10 @@ fn repair(flags: &RepairFlags) -> Result<(), Failure> {
         Examination::Damaged(damage) => damage,
     };
     if !flags.cut || damage.whole.0 == 0 {
-        say(&founding::choices(&path, &damage));
+        say(&founding::choices(path, &damage));
         return Err(Failure::new(Code::Storage, "the ledger is damaged"));
     }
-    let kept = repair::cut(&path, &damage).map_err(founding::damaged)?;
+    let kept = repair::cut(path, &damage).map_err(founding::damaged)?;
     say(&format!(
         "The ledger ends with entry {}. The files as they were are in {}.\n{}",
         damage.whole,
@@ -170,13 +160,8 @@ fn repair(flags: &RepairFlags) -> Result<(), Failure> {
 /// Wraps the key of a sealed state with another secret, and writes where it comes from into the
 /// configuration, where the old one stands there.
 fn rewrap(flags: RewrapFlags) -> Result<(), Failure> {
-    let path = folder::state_path(flags.state)?;
-    check(&path)?;
-    let state = StateDir::open(&path).map_err(refused)?;
-    if !EmbeddedStore::exists(&path) {
-        return Err(no_state(&path));
-    }
-    let seal = unsealed(&state, flags.unlock)?;
+    let (state, seal) = existing(flags.state, flags.unlock)?;
+    let path = state.path().to_owned();
     seal.rewrap(&state, &flags.to)?;
     let file = path.join(config::FILE);
     if let Some(mut config) = Config::read(&file)?.filter(|config| config.unlock.is_some()) {
@@ -193,13 +178,20 @@ fn rewrap(flags: RewrapFlags) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens a state with the key that the flags name, or the configuration file.
-fn unsealed(state: &StateDir, flag: UnlockFlag) -> Result<Seal, Failure> {
+/// The state that is there, opened with the key that the flag names, or the configuration file.
+fn existing(path: Option<PathBuf>, flag: UnlockFlag) -> Result<(StateDir, Seal), Failure> {
+    let path = folder::state_path(path)?;
+    check(&path)?;
+    let state = StateDir::open(&path).map_err(refused)?;
+    if !EmbeddedStore::exists(&path) {
+        return Err(no_state(&path));
+    }
     let unlock = match flag.unlock {
         Some(unlock) => Some(unlock),
-        None => Config::read(&state.join(config::FILE))?.and_then(|config| config.unlock),
+        None => Config::read(&path.join(config::FILE))?.and_then(|config| config.unlock),
     };
-    Seal::open(state, unlock.as_ref())
+    let seal = Seal::open(&state, unlock.as_ref())?;
+    Ok((state, seal))
 }
 
 /// The file, under the flags.

@@ -7,7 +7,10 @@ use cardea_host::{
     files::Dir,
     unlock::Unlock,
 };
-use cardea_ledger::seal::{self, DataKey, SealError, Wrapped};
+use cardea_ledger::{
+    seal::{self, DataKey, SealError, Wrapped},
+    segment,
+};
 use zeroize::Zeroizing;
 
 use crate::folder::{self, refused};
@@ -31,7 +34,7 @@ impl Seal {
     pub fn establish(state: &Dir, unlock: Option<&Unlock>) -> Result<Self, Failure> {
         let ledger = state.subdirectory(LEDGER).map_err(refused)?;
         match unlock {
-            Some(unlock) if !ledger.contains(seal::NAME) && !ledger.contains("0001.seg") => {
+            Some(unlock) if !ledger.contains(seal::NAME) && !ledger.contains(&segment::name(1)) => {
                 let key = DataKey::new(Zeroizing::new(entropy::seed()));
                 wrap(&ledger, &key, unlock)?;
                 Ok(Self(Some(key)))

@@ -22,7 +22,7 @@ use cardea_host::{
 use cardea_proto::ledger::Founded;
 use cardea_relay_server::{Running as RunningRelay, Server as RelayServer};
 use cardea_store::{EmbeddedStore, Loaded, Notary, Store};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     admin::{self, About, Admin},
@@ -51,6 +51,8 @@ pub struct Service {
     admin_listener: UnixListener,
     admin_path: PathBuf,
     relay: Option<RunningRelay>,
+    /// Resolves when the relay's thread has ended.
+    relay_ended: Option<oneshot::Receiver<()>>,
     relay_address: Option<SocketAddr>,
     store: JoinHandle<()>,
     /// Held until everything else has ended.
@@ -96,8 +98,10 @@ impl Service {
             Failure::of(Code::Storage, &admin_path.display().to_string(), error, "")
         })?;
         let no_thread = |error| Failure::of(Code::Failed, "thread", error, "");
+        let (relay_ends, relay_ended) = oneshot::channel::<()>();
+        let relay_ended = relay.is_some().then_some(relay_ended);
         let relay = relay
-            .map(|relay| relay.spawn().map_err(no_thread))
+            .map(|relay| relay.spawn(relay_ends).map_err(no_thread))
             .transpose()?;
         let (ledger, outcomes, store) = Ledger::start(store, notary).map_err(no_thread)?;
         let (head, followed) = watch::channel(head);
@@ -120,6 +124,7 @@ impl Service {
             admin_listener,
             admin_path,
             relay,
+            relay_ended,
             relay_address,
             store,
             _state: state,
@@ -154,6 +159,7 @@ impl Service {
             admin_listener,
             admin_path,
             relay,
+            relay_ended,
             store,
             _state,
             ..
@@ -165,7 +171,7 @@ impl Service {
         let ended = tokio::select! {
             result = &mut turn => Some(result),
             () = nodes.accept(&mut server) => None,
-            part = part_lost(&mut admins, &mut renewal, relay.as_ref()) => {
+            part = part_lost(&mut admins, &mut renewal, relay_ended) => {
                 lost = Some(part);
                 None
             }
@@ -215,27 +221,15 @@ impl Service {
 async fn part_lost(
     admins: &mut tokio::task::JoinHandle<()>,
     renewal: &mut tokio::task::JoinHandle<()>,
-    relay: Option<&RunningRelay>,
+    relay: Option<oneshot::Receiver<()>>,
 ) -> &'static str {
+    let relay_runs = relay.is_some();
     tokio::select! {
         _ = admins => "the admins' socket",
         _ = renewal => "the renewal of its certificate",
-        () = relay_ended(relay) => "the relay",
+        _ = async { relay?.await.ok() }, if relay_runs => "the relay",
     }
 }
-
-/// Returns when the relay's thread has ended, however it did.
-async fn relay_ended(relay: Option<&RunningRelay>) {
-    let Some(relay) = relay else {
-        return std::future::pending().await;
-    };
-    while relay.is_running() {
-        tokio::time::sleep(RELAY_LOOK).await;
-    }
-}
-
-/// How often the relay's thread is looked at.
-const RELAY_LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Serves until a signal asks to stop.
 ///

@@ -6,7 +6,7 @@ use cardea_ledger::{
     entry::{self, Encoded, Record},
     frame,
     mark::Mark,
-    seal::{DataKey, SEAL_BYTES, behind},
+    seal::{DataKey, SEAL_BYTES},
     segment::{self, HEADER_BYTES, Header, Next, Place, Reader},
     tree, wide,
 };
@@ -21,7 +21,7 @@ use crate::{
     error::{LoadError, TailError, TornTail},
     mark::MarkFile,
     scan::{Scan, Visit, failed, scan},
-    seal::Framer,
+    seal::{Framer, segment_key},
 };
 
 /// Sizes of a journal's files, in bytes.
@@ -177,9 +177,8 @@ impl Journal {
         for encoded in batch {
             places.push(Place {
                 segment: self.end.segment,
-                offset: behind(self.end.offset, bytes.len()),
+                offset: self.frame(&mut bytes, &encoded.bytes)?,
             });
-            self.frame(&mut bytes, &encoded.bytes)?;
         }
         let head = batch.last().map_or(self.head, |last| Head {
             revision: last.entry.revision,
@@ -197,7 +196,7 @@ impl Journal {
         self.write(&bytes, self.head)
     }
 
-    fn frame(&mut self, bytes: &mut Vec<u8>, payload: &[u8]) -> Result<(), AppendError> {
+    fn frame(&mut self, bytes: &mut Vec<u8>, payload: &[u8]) -> Result<u64, AppendError> {
         let framed = self.framer.append(bytes, self.end.offset, payload);
         framed.map_err(|error| self.latch("seal an entry of", &error))
     }
@@ -283,12 +282,7 @@ impl Journal {
             let gone = || io::Error::from(io::ErrorKind::NotFound);
             let file = self.disk.open(&segment::name(segment.number))?;
             let file = file.ok_or_else(gone)?;
-            let key = self
-                .key
-                .as_ref()
-                .map(|key| key.segment(segment))
-                .transpose();
-            let key = key.map_err(io::Error::other)?;
+            let key = segment_key(self.key.as_ref(), segment)?;
             let mut reader = Reader::at(file.as_ref(), offset)?.sealed_with(key.as_ref());
             while revision <= self.head.revision && taken.len() < limit {
                 let damaged = |fault: &str| TailError::Damaged {

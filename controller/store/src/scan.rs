@@ -19,6 +19,7 @@ use crate::{
     disk::Disk,
     error::{LoadError, TornTail},
     mark,
+    seal::segment_key,
 };
 
 /// What a scan found.
@@ -117,8 +118,7 @@ impl Scanner<'_> {
             return self.bad(at_start(number), length, fault);
         };
         self.follows(header, expected)?;
-        let key = self.key.map(|key| key.segment(&expected)).transpose();
-        let key = key.map_err(io::Error::other).map_err(broken("open"))?;
+        let key = segment_key(self.key, &expected).map_err(broken("open"))?;
         let mut reader = Reader::at(file.as_ref(), wide(HEADER_BYTES))
             .map_err(broken("read"))?
             .sealed_with(key.as_ref());

@@ -21,6 +21,7 @@ use crate::{key, profile::AuthorityClaims};
 #[derive(Debug)]
 pub(super) struct Proven {
     certificate: Vec<u8>,
+    digest: Digest,
     /// What the intermediate's leaves are verified under.
     pub(super) anchor: TrustAnchor<'static>,
     pub(super) claims: AuthorityClaims,
@@ -50,6 +51,7 @@ impl ProvenIntermediates {
             anchor: webpki::anchor_from_trusted_cert(&CertificateDer::from(certificate))?
                 .to_owned(),
             certificate: certificate.to_vec(),
+            digest: key::digest(certificate),
             claims,
         });
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,8 +85,7 @@ impl ProvenLeaves {
 
 /// The leaf and its issuer, whose key its signature was checked with.
 fn name(leaf: &[u8], issuer: &Proven) -> Digest {
-    let issuer = key::digest(&issuer.certificate);
-    key::digest(&[issuer.0.as_slice(), leaf].concat())
+    key::digest(&[issuer.digest.0.as_slice(), leaf].concat())
 }
 
 /// Leaves at once: those of the nodes that are busy, in about 4 MiB.
