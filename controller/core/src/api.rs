@@ -9,8 +9,10 @@ use cardea_proto::{
     codec::Bytes,
     enroll::{EnrollAnswer, EnrollRequest},
     ledger::{Draft, Entry, RecordKey, Revision},
-    message::{Checkpointed, FromNode, Purpose, ToNode},
+    message::{Checkpointed, Purpose, ToNode},
 };
+
+use crate::heard::Heard;
 
 /// One connection of a node or of a stranger who enrolls; the shell counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,7 +72,7 @@ pub enum Input {
         /// Its channel.
         channel: ChannelId,
         /// The message.
-        message: FromNode,
+        message: Heard,
     },
     /// A connection is gone, of a node or of a stranger.
     Disconnected {

@@ -123,7 +123,6 @@ impl Controller {
         let mut world = World {
             settings: settings.bounded(),
             keys,
-            trust,
             engine: nothing_permitted(cardea_proto::ledger::Revision(0)),
             dice: Dice::new(entropy),
             places,

@@ -25,6 +25,7 @@ mod dice;
 mod enrollment;
 mod explain;
 mod grants;
+mod heard;
 mod judge;
 mod nodes;
 pub mod policy;
@@ -51,6 +52,7 @@ pub use self::{
         ProofRequest, Proposal, ProposalId,
     },
     controller::{Controller, StartError},
+    heard::Heard,
     search::Search,
     settings::{
         CERTIFICATE_LIFE_MAX, CERTIFICATE_LIFE_MIN, CLOCK_SKEW_MAX, Keys, POLLS_MISSED_MAX,

@@ -14,6 +14,7 @@ use crate::{
     api::{ChannelId, Peer},
     controller::{Controller, Turn},
     grants::withdraw,
+    heard::Heard,
     posture::skew_ms,
     refusals::Refused,
     settings::CLOCK_SKEW_MAX,
@@ -70,12 +71,8 @@ impl Controller {
     }
 
     /// A message of a connected node.
-    pub(crate) fn on_message(
-        &mut self,
-        turn: &mut Turn<'_>,
-        channel: ChannelId,
-        message: FromNode,
-    ) {
+    pub(crate) fn on_message(&mut self, turn: &mut Turn<'_>, channel: ChannelId, message: Heard) {
+        let (message, statement) = message.into_parts();
         let Some(open) = self.channels.get(channel) else {
             return;
         };
@@ -105,7 +102,7 @@ impl Controller {
                 },
             ) => {
                 if self.spend(turn, channel) {
-                    self.on_request(turn, channel, device, (request, app, offer));
+                    self.on_request(turn, channel, device, (request, app, offer), statement);
                 } else {
                     let refusal = too_fast();
                     let decision = None;
@@ -128,7 +125,7 @@ impl Controller {
                 turn.send(channel, ToNode::Explained { request, decision });
             }
             (NodeId::Connector(connector), FromNode::Admitted { grant, answer }) => {
-                self.on_admitted(turn, channel, connector, grant, answer);
+                self.on_admitted(turn, channel, connector, (grant, answer), statement);
             }
             (NodeId::Connector(connector), FromNode::NotAdmitted { grant, refusal }) => {
                 self.on_not_admitted(turn, connector, grant, &refusal);

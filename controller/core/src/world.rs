@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use cardea_credential::trust::Trust;
 use cardea_proto::{
     id::ControllerId,
     ledger::{Actor, Draft, Founded, Link, RecordKey, Revision},
@@ -18,7 +17,6 @@ use crate::{Keys, Settings, State, dice::Dice, policy::Engine, tickets::Places};
 pub(crate) struct World {
     pub(crate) settings: Settings,
     pub(crate) keys: Keys,
-    pub(crate) trust: Trust,
     pub(crate) state: State,
     pub(crate) engine: Engine,
     pub(crate) dice: Dice,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use cardea_core::{ChannelId, Peer};
+use cardea_core::{ChannelId, Heard, Peer};
 use cardea_credential::{
     tls::{ChannelPeer, channel_peer},
     trust::{Trust, VerifiedLeaf},
@@ -118,6 +118,8 @@ impl Nodes {
         let why = loop {
             match receiver.receive::<FromNode>().await {
                 Ok(Some(message)) => {
+                    let at = self.clock.now().unix;
+                    let message = Heard::new(message, &self.trust, at);
                     self.bring(Event::Message { channel, message }).await;
                     pace.wait().await;
                 }

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use cardea_core::{
-    AdminSession, CallId, ChannelId, CommitError, Controller, Input, Outbox, Peer, ProposalId,
+    AdminSession, CallId, ChannelId, CommitError, Controller, Heard, Input, Outbox, Peer,
+    ProposalId,
 };
 use cardea_host::{
     channel::{CloseCode, Sender},
@@ -13,7 +14,7 @@ use cardea_proto::{
     admin::{AdminAnswer, AdminRequest},
     enroll::EnrollRequest,
     ledger::Revision,
-    message::{FromNode, ToNode},
+    message::ToNode,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -49,10 +50,7 @@ pub(crate) enum Event {
         address: std::net::SocketAddr,
     },
     /// A node's message.
-    Message {
-        channel: ChannelId,
-        message: FromNode,
-    },
+    Message { channel: ChannelId, message: Heard },
     /// A connection is gone.
     Disconnected { channel: ChannelId },
     /// An admin asks.

@@ -2,18 +2,19 @@
 //!
 //! A controller on an embedded store, one connector, and devices that ask for every app at once. What
 //! nodes do (sign an offer, sign an answer) is made before or outside of the measured time; everything
-//! that the controller and its store do is inside.
+//! that the controller and its store do is inside. What comes is checked by two threads while the
+//! controller decides, as the tasks that read its channels do it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     path::Path,
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use cardea_core::{
-    ChannelId, Controller, Input, Keys, Outbox, Peer, Proposal, ProposalId, Settings,
+    ChannelId, Controller, Heard, Input, Keys, Outbox, Peer, Proposal, ProposalId, Settings,
     policy::default_folder,
 };
 use cardea_credential::{
@@ -54,6 +55,9 @@ const APPS: u64 = 20;
 /// Requests that wait at the same time, as they do in a controller under load: what the store
 /// commits together.
 const WAITING: usize = 256;
+
+/// Threads that read channels, one for each core of a small machine.
+const READERS: usize = 2;
 
 /// Grants per second that must be sustained.
 const FLOOR: f64 = 10_000.0;
@@ -130,6 +134,7 @@ struct Bench {
     connector: Member,
     devices: Vec<Member>,
     told: VecDeque<(ChannelId, ToNode)>,
+    trust: Trust,
 }
 
 impl Bench {
@@ -161,6 +166,7 @@ impl Bench {
             connector,
             devices: members,
             told: VecDeque::new(),
+            trust: company.trust.clone(),
         };
         this.handle(Input::Timeout);
         this.settle()?;
@@ -241,9 +247,7 @@ impl Bench {
     /// From requests that came at once to the last of their grants.
     fn grant(&mut self, requests: &[Request]) -> Result<()> {
         self.now = self.clock.now();
-        for (channel, message) in requests {
-            self.say(*channel, message.clone());
-        }
+        self.hear(requests);
         self.settle()?;
         let mut answers = Vec::new();
         for (_, message) in self.told.drain(..) {
@@ -259,9 +263,10 @@ impl Bench {
             answers.len()
         );
         let channel = self.connector.channel;
-        for (grant, answer) in answers {
-            self.say(channel, FromNode::Admitted { grant, answer });
-        }
+        let admitted = answers
+            .into_iter()
+            .map(|(grant, answer)| (channel, FromNode::Admitted { grant, answer }));
+        self.hear(&admitted.collect::<Vec<Request>>());
         self.settle()?;
         let granted = self
             .told
@@ -277,7 +282,35 @@ impl Bench {
     }
 
     fn say(&mut self, channel: ChannelId, message: FromNode) {
+        let message = Heard::new(message, &self.trust, self.now.unix);
         self.handle(Input::Message { channel, message });
+    }
+
+    /// Messages that come at once: checked by several threads, handled by this one.
+    fn hear(&mut self, messages: &[Request]) {
+        let (trust, at) = (self.trust.clone(), self.now.unix);
+        let share = messages.len().div_ceil(READERS).max(1);
+        let begin = instant();
+        let spent = self.spent;
+        std::thread::scope(|scope| {
+            let (heard, inbox) = mpsc::sync_channel(WAITING);
+            for messages in messages.chunks(share) {
+                let (heard, trust) = (heard.clone(), &trust);
+                scope.spawn(move || {
+                    for (channel, message) in messages {
+                        let message = Heard::new(message.clone(), trust, at);
+                        if heard.send((*channel, message)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(heard);
+            for (channel, message) in inbox {
+                self.handle(Input::Message { channel, message });
+            }
+        });
+        self.spent = spent + instant().duration_since(begin);
     }
 
     fn handle(&mut self, input: Input) {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use cardea_core::{
-    AdminSession, CallId, ChannelId, CommitError, Contradicted, Controller, Input, Outbox, Peer,
-    ProofRequest, Proposal,
+    AdminSession, CallId, ChannelId, CommitError, Contradicted, Controller, Heard, Input, Outbox,
+    Peer, ProofRequest, Proposal,
 };
 use cardea_credential::admin::sign_change;
 use cardea_proto::{
@@ -165,6 +165,7 @@ impl World {
         if let (FromNode::Report(report), NodeId::Device(device)) = (&message, known.node) {
             self.model.reported(self.now.instant, device, report);
         }
+        let message = Heard::new(message, &self.control.domain.trust, self.now.unix);
         self.control(Input::Message { channel, message });
     }
 

@@ -14,11 +14,16 @@ use cardea_proto::{
     time::Now,
 };
 
-use super::{Open, Stage, ending::withdraw, request::expects};
+use super::{
+    Open, Stage,
+    decided::{Decided, Subject},
+    ending::withdraw,
+    request::expects,
+};
 use crate::{
     api::{ChannelId, CommitError},
     controller::{Controller, Turn},
-    judge::Allowed,
+    heard::Statement,
     proposals::{Intent, Pending},
     refusals::Refused,
     state::{Committed, Happened},
@@ -43,8 +48,8 @@ impl Controller {
         turn: &mut Turn<'_>,
         channel: ChannelId,
         connector: ConnectorId,
-        grant: GrantId,
-        answer: Signed,
+        (grant, answer): (GrantId, Signed),
+        statement: Statement,
     ) {
         let node = NodeId::Connector(connector);
         if !self.owns(node, &grant) {
@@ -56,7 +61,7 @@ impl Controller {
             return;
         };
         let offer = offer_digest(&offering.offer);
-        match self.check_answer(connector, (grant, offer), &answer, turn.now) {
+        match self.check_answer(connector, (grant, offer), statement) {
             Ok(connector_key) => {
                 if let Some(offering) = self.live.abandon(&grant) {
                     self.live.insert(grant, Stage::Admitting(offering));
@@ -110,10 +115,11 @@ impl Controller {
             return;
         };
         let grant = record.grant.clone();
-        let decided = self
-            .judge(turn.now)
-            .connect(grant.device, &grant.user, &grant.app);
-        if let Err(decision) = decided {
+        let before = match self.live.tunnels.get(&id).map(|tunnel| &tunnel.stage) {
+            Some(Stage::Admitting(offering)) => offering.decided.as_ref(),
+            Some(Stage::Offered(_) | Stage::Abandoned | Stage::Open(_)) | None => None,
+        };
+        if let Err(decision) = self.decide_grant(turn.now, Subject::of(&grant), before) {
             let reason = verdict::end_reason(&decision);
             if let Some(offering) = self.live.abandon(&id) {
                 let refusal = self.refusal_of(turn.now, grant.device, &decision);
@@ -151,7 +157,7 @@ impl Controller {
         let Some(offering) = self.live.abandon(&grant.id) else {
             return;
         };
-        let Some(allowed) = self.still_allowed(turn, committed, &offering) else {
+        let Some(decided) = self.still_allowed(turn, committed, &offering) else {
             return;
         };
         let ttl = Duration::from_millis(grant.ttl_ms);
@@ -163,7 +169,7 @@ impl Controller {
         };
         self.live.insert(grant.id, Stage::Open(open));
         self.timers.set(Timer::Grant(grant.id), open.extend_at);
-        let granted = self.granted((committed, &allowed), offering.request, admitting, turn.now);
+        let granted = self.granted((committed, &decided), offering.request, admitting, turn.now);
         match (self.channels.get(offering.channel), granted) {
             (Some(_), Some(granted)) => {
                 tracing::info!(grant.id = %grant.id, device.id = %grant.device, app.id = %grant.app, "granted");
@@ -213,7 +219,7 @@ impl Controller {
 
     fn granted(
         &self,
-        (committed, _allowed): (&Committed<Grant>, &Allowed),
+        (committed, _decided): (&Committed<Grant>, &Decided),
         request: u64,
         admitting: &Admitting,
         now: Now,

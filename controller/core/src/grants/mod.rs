@@ -16,6 +16,7 @@
 
 mod admission;
 mod choice;
+mod decided;
 mod ending;
 mod extension;
 mod request;

@@ -18,10 +18,12 @@ use cardea_proto::{
 use super::{
     Stage,
     choice::{carrier, no_connector},
+    decided::{Decided, Subject},
 };
 use crate::{
     api::{ChannelId, CommitError},
     controller::{Controller, Turn},
+    heard::Statement,
     judge::Allowed,
     proposals::{Intent, Pending},
     refusals::Refused,
@@ -48,6 +50,8 @@ pub(crate) struct Offering {
     replaces: Option<GrantId>,
     /// The grant as it was last planned.
     planned: Option<Grant>,
+    /// The last decision about it.
+    pub(super) decided: Option<Decided>,
 }
 
 /// Shortest ttl worth granting: less than a person would wait.
@@ -70,8 +74,9 @@ impl Controller {
         channel: ChannelId,
         device: DeviceId,
         (request, app, offer): (u64, Name, Signed),
+        statement: Statement,
     ) {
-        let device_key = match self.check_offer(device, &app, &offer, turn.now) {
+        let device_key = match self.check_offer(device, &app, statement) {
             Ok(key) => key,
             Err(refusal) => {
                 self.note_refusal(
@@ -106,6 +111,7 @@ impl Controller {
             tried: BTreeSet::new(),
             replaces: None,
             planned: None,
+            decided: None,
         };
         self.plan_offer(turn, Box::new(offering), 0);
     }
@@ -129,11 +135,13 @@ impl Controller {
             self.deny(turn, *offering, gone, None);
             return;
         };
-        let allowed = match self
-            .judge(turn.now)
-            .connect(offering.device, &user, &offering.app)
-        {
-            Ok(allowed) => allowed,
+        let subject = Subject {
+            device: offering.device,
+            user: &user,
+            app: &offering.app,
+        };
+        let decided = match self.decide_grant(turn.now, subject, None) {
+            Ok(decided) => decided,
             Err(decision) => {
                 let refusal = self.refusal_of(turn.now, offering.device, &decision);
                 self.deny(turn, *offering, refusal, Some(*decision));
@@ -149,7 +157,7 @@ impl Controller {
             self.deny(turn, *offering, refusal, None);
             return;
         };
-        let ttl = self.ttl(&allowed);
+        let ttl = self.ttl(decided.allowed());
         let grant = Grant {
             id: self.world.dice.grant_id(),
             device: offering.device,
@@ -159,7 +167,8 @@ impl Controller {
             carrier,
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
         };
-        self.propose_offer(turn, offering, grant, &allowed, tries);
+        offering.decided = Some(decided);
+        self.propose_offer(turn, offering, grant, tries);
     }
 
     fn propose_offer(
@@ -167,11 +176,13 @@ impl Controller {
         turn: &mut Turn<'_>,
         mut offering: Box<Offering>,
         grant: Grant,
-        allowed: &Allowed,
         tries: u8,
     ) {
         let mut draft = draft(turn.now.unix, Actor::Node(NodeId::Device(grant.device)));
-        draft.decision = Some(allowed.decision().clone());
+        draft.decision = offering
+            .decided
+            .as_ref()
+            .map(|decided| decided.allowed().decision().clone());
         draft.changes.extend(self.unrecorded_pass(grant.device));
         for before in self.world.state.grants_between(grant.device, &grant.app) {
             let reason = if offering.replaces == Some(before) {
@@ -220,10 +231,11 @@ impl Controller {
             self.end_grants(turn, &actor, [(grant.id, EndReason::Closed)]);
             return;
         }
-        let Some(allowed) = self.still_allowed(turn, committed, &offering) else {
+        let Some(decided) = self.still_allowed(turn, committed, &offering) else {
             return;
         };
-        let admit = self.admit(committed, &allowed, &offering, turn.now);
+        let admit = self.admit(committed, &decided, &offering, turn.now);
+        offering.decided = Some(decided);
         self.live
             .insert(grant.id, Stage::Offered(Box::new(offering)));
         match (self.channels.of_connector(grant.connector), admit) {
@@ -295,13 +307,10 @@ impl Controller {
         turn: &mut Turn<'_>,
         committed: &Committed<Grant>,
         offering: &Offering,
-    ) -> Option<Allowed> {
+    ) -> Option<Decided> {
         let grant = committed.fact();
-        let decided = self
-            .judge(turn.now)
-            .connect(grant.device, &grant.user, &grant.app);
-        match decided {
-            Ok(allowed) => Some(allowed),
+        match self.decide_grant(turn.now, Subject::of(grant), offering.decided.as_ref()) {
+            Ok(decided) => Some(decided),
             Err(decision) => {
                 let refusal = self.refusal_of(turn.now, grant.device, &decision);
                 let reason = verdict::end_reason(&decision);
@@ -318,7 +327,7 @@ impl Controller {
     fn admit(
         &self,
         committed: &Committed<Grant>,
-        _allowed: &Allowed,
+        _decided: &Decided,
         offering: &Offering,
         now: Now,
     ) -> Option<Admit> {
@@ -361,14 +370,7 @@ impl Controller {
 
 /// The records on which a grant rests, besides itself and its connector.
 pub(super) fn expects(grant: &Grant) -> Expects {
-    Expects::of([
-        RecordKey::Node(NodeId::Device(grant.device)),
-        RecordKey::Appraisal(grant.device),
-        RecordKey::User(grant.user.clone()),
-        RecordKey::App(grant.app.clone()),
-        RecordKey::Policy,
-        RecordKey::Links(grant.app.clone()),
-    ])
+    Expects::of(Subject::of(grant).records())
 }
 
 pub(super) fn denied(request: u64, refusal: Refusal, decision: Option<Decision>) -> ToNode {

@@ -1,20 +1,15 @@
 //! What the two ends sign: verified, and compared with what is on record.
 
-use cardea_credential::{
-    signed::{StatementError, verify_answer, verify_offer},
-    trust::ChainError,
-};
+use cardea_credential::{signed::StatementError, trust::ChainError};
 use cardea_proto::{
-    access::{KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES, Signed},
     codec::Digest,
     id::{ConnectorId, DeviceId, GrantId, NodeId},
     identity::Holder,
     name::Name,
     refusal::{Refusal, RefusalCode},
-    time::Now,
 };
 
-use crate::controller::Controller;
+use crate::{controller::Controller, heard::Statement};
 
 impl Controller {
     /// Checks a device's offer for an app; the digest of the key that signed it.
@@ -22,8 +17,7 @@ impl Controller {
         &self,
         device: DeviceId,
         app: &Name,
-        signed: &Signed,
-        now: Now,
+        statement: Statement,
     ) -> Result<Digest, Refusal> {
         let not_proven = |why: &str| {
             Refusal::new(
@@ -31,9 +25,9 @@ impl Controller {
                 format!("{app}: the offer is not to be believed: {why}"),
             )
         };
-        let (offer, leaf) = match verify_offer(signed, &self.world.trust, now.unix) {
-            Ok(verified) => verified,
-            Err(StatementError::Chain(ChainError::Expired { not_after })) => {
+        let (offer, leaf) = match statement {
+            Statement::Offer(Ok(verified)) => verified,
+            Statement::Offer(Err(StatementError::Chain(ChainError::Expired { not_after }))) => {
                 return Err(Refusal::new(
                     RefusalCode::CertificateExpired,
                     format!(
@@ -42,7 +36,8 @@ impl Controller {
                     ),
                 ));
             }
-            Err(error) => return Err(not_proven(&error.to_string())),
+            Statement::Offer(Err(error)) => return Err(not_proven(&error.to_string())),
+            Statement::None | Statement::Answer(_) => return Err(not_proven("it is no offer")),
         };
         let enrolled = self.world.state.device(device).map(|known| known.node.key);
         if leaf.identity.holder != Holder::Device(device) || offer.device != device {
@@ -51,8 +46,6 @@ impl Controller {
             Err(not_proven("another key signed it than the enrolled one"))
         } else if offer.app != *app {
             Err(not_proven("it is for another app"))
-        } else if offer.kem.0.len() != KEM_KEY_BYTES {
-            Err(not_proven("its ML-KEM key has another length"))
         } else {
             Ok(leaf.key)
         }
@@ -63,11 +56,12 @@ impl Controller {
         &self,
         connector: ConnectorId,
         (grant, offer): (GrantId, Digest),
-        signed: &Signed,
-        now: Now,
+        statement: Statement,
     ) -> Result<Digest, String> {
-        let (answer, leaf) = verify_answer(signed, &self.world.trust, now.unix)
-            .map_err(|error| error.to_string())?;
+        let (answer, leaf) = match statement {
+            Statement::Answer(checked) => checked.map_err(|error| error.to_string())?,
+            Statement::None | Statement::Offer(_) => return Err("it is no answer".to_owned()),
+        };
         let enrolled = self
             .world
             .state
@@ -83,8 +77,6 @@ impl Controller {
             "it is for another grant"
         } else if answer.offer != offer {
             "it is for another offer"
-        } else if answer.kem.0.len() != KEM_CIPHERTEXT_BYTES {
-            "its ML-KEM ciphertext has another length"
         } else {
             return Ok(leaf.key);
         };

@@ -21,7 +21,7 @@ use cardea_proto::{
 };
 
 use super::{Bench, EXPORTER, TestNode, app, name, sane_facts};
-use crate::{ChannelId, Input, Peer};
+use crate::{ChannelId, Heard, Input, Peer};
 
 impl Bench {
     /// Makes a code; its secret.
@@ -235,7 +235,7 @@ impl Bench {
     pub(crate) fn say(&mut self, node: &TestNode, message: FromNode) {
         self.handle(Input::Message {
             channel: node.channel,
-            message,
+            message: Heard::new(message, &self.trust, self.now.unix),
         });
     }
 
