@@ -58,6 +58,6 @@ pub use self::{
         CERTIFICATE_LIFE_MAX, CERTIFICATE_LIFE_MIN, CLOCK_SKEW_MAX, Keys, POLLS_MISSED_MAX,
         Settings, TTL_MAX, TTL_MIN,
     },
-    state::State,
+    state::{Revisions, State},
     who::who,
 };

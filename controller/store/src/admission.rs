@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cardea_core::{CommitError, Proposal, State};
+use cardea_core::{CommitError, Proposal, Revisions};
 use cardea_ledger::{entry::Encoded, frame::PAYLOAD_BYTES_MAX};
 use cardea_proto::ledger::{Draft, Entry, RecordKey};
 
@@ -19,7 +19,7 @@ pub(crate) struct Admission {
 
 impl Admission {
     /// Checks a batch against what is recorded, and each proposal against those before it.
-    pub(crate) fn of(state: &State, head: Head, batch: Vec<Proposal>) -> Self {
+    pub(crate) fn of(recorded: &Revisions, head: Head, batch: Vec<Proposal>) -> Self {
         let mut this = Self {
             outcomes: Vec::with_capacity(batch.len()),
             entries: Vec::with_capacity(batch.len()),
@@ -27,7 +27,7 @@ impl Admission {
         let mut head = head;
         let mut moved = BTreeSet::new();
         for proposal in batch {
-            let outcome = this.admit(state, &mut head, &mut moved, proposal);
+            let outcome = this.admit(recorded, &mut head, &mut moved, proposal);
             this.outcomes.push(outcome);
         }
         this
@@ -53,7 +53,7 @@ impl Admission {
 
     fn admit(
         &mut self,
-        state: &State,
+        recorded: &Revisions,
         head: &mut Head,
         moved: &mut BTreeSet<RecordKey>,
         proposal: Proposal,
@@ -62,7 +62,7 @@ impl Admission {
         // Whatever moved earlier in this batch has moved since this proposal was planned.
         let holds = expects
             .iter()
-            .all(|(key, revision)| !moved.contains(key) && state.revision_of(key) == *revision);
+            .all(|(key, revision)| !moved.contains(key) && recorded.of(key) == *revision);
         if !holds {
             return Err(CommitError::Conflict);
         }

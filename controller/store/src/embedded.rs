@@ -1,11 +1,8 @@
 //! The default store: a journal on the local disk, with an index that can always be made again.
 
-use std::{
-    path::{Path, PathBuf},
-    thread::JoinHandle,
-};
+use std::path::{Path, PathBuf};
 
-use cardea_core::{CommitError, Proposal, State};
+use cardea_core::{CommitError, Proposal, Revisions, State};
 use cardea_ledger::{
     entry,
     seal::DataKey,
@@ -23,12 +20,10 @@ use crate::{
     disk::{Disk, Folder},
     index::{Index, IndexError, Snapshot},
     journal::{AppendError, ClosedJournal, Journal, SIZES, Sizes},
+    reading::Reading,
     scan::Found,
+    snapshot::Saver,
 };
-
-/// After so many entries a snapshot is taken, so that a start folds no more than that: about a
-/// tenth of a second.
-const SNAPSHOT_ENTRIES: u64 = 16_384;
 
 /// A store in one folder: `ledger/NNNN.seg` and `index/`.
 #[derive(Debug)]
@@ -42,12 +37,10 @@ pub struct EmbeddedStore {
 #[derive(Debug)]
 struct Open {
     journal: Journal,
-    state: State,
+    recorded: Revisions,
     tree: Tree,
     index: Option<Index>,
-    /// The last entry that a snapshot covers.
-    snapshot: Revision,
-    saving: Option<JoinHandle<Result<(), IndexError>>>,
+    saver: Saver,
 }
 
 impl EmbeddedStore {
@@ -128,12 +121,13 @@ impl Open {
         key: Option<DataKey>,
     ) -> Result<(Self, Loaded), LoadError> {
         let closed = ClosedJournal::lock(disk, sizes, key.clone())?;
-        let index = index.and_then(|path| Index::open(path, key).map_err(report).ok());
+        let mut index = index.and_then(|path| Index::open(path, key).map_err(report).ok());
         let mut fold = Fold::from(index.as_ref().and_then(Index::snapshot));
         let mut scan = closed.scan(&mut |found| fold.take(found))?;
         let rebuilt = !fold.agrees();
         if rebuilt {
             tracing::warn!("the snapshot disagrees with the journal and is rebuilt from it");
+            index = index.filter(|index| index.forget_snapshot().map_err(report).is_ok());
             fold = Fold::from(None);
             scan = closed.scan(&mut |found| fold.take(found))?;
         }
@@ -149,38 +143,33 @@ impl Open {
             );
         }
         let agreed = index.filter(|index| index.agree(&fold.places).map_err(report).is_ok());
+        let mut open = Self {
+            recorded: fold.state.revisions().clone(),
+            tree: fold.tree,
+            index: agreed,
+            saver: Saver::new(fold.start.revision),
+            journal,
+        };
         let loaded = Loaded {
-            state: fold.state.clone(),
-            head: journal.head(),
+            state: fold.state,
+            head: open.journal.head(),
             checkpoint,
             torn,
             rebuilt,
-        };
-        let mut open = Self {
-            journal,
-            state: fold.state,
-            tree: fold.tree,
-            index: agreed,
-            snapshot: if rebuilt {
-                Revision(0)
-            } else {
-                fold.start.revision
-            },
-            saving: None,
         };
         open.save_when_due();
         Ok((open, loaded))
     }
 
     fn commit(&mut self, batch: Vec<Proposal>) -> Vec<Result<Entry, CommitError>> {
-        let admission = Admission::of(&self.state, self.journal.head(), batch);
+        let admission = Admission::of(&self.recorded, self.journal.head(), batch);
         if admission.entries.is_empty() {
             return admission.conclude(Ok(()));
         }
         let written = match self.journal.append(&admission.entries) {
             Ok(places) => {
                 for encoded in &admission.entries {
-                    self.state.apply(&encoded.entry);
+                    self.recorded.apply(&encoded.entry);
                     self.tree.push(encoded.hash);
                 }
                 let revisions = admission
@@ -198,7 +187,7 @@ impl Open {
 
     fn tail(&mut self, after: Revision, limit: usize) -> Result<Vec<Entry>, TailError> {
         let first = after.next();
-        self.read(first, |journal, from| journal.read(first, limit, from))
+        self.read(first, |journal, from| journal.entries(first, limit, from))
     }
 
     fn leaves(&mut self, after: Revision, limit: usize) -> Result<Vec<Digest>, TailError> {
@@ -211,12 +200,12 @@ impl Open {
     fn read<T>(
         &mut self,
         first: Revision,
-        read: impl Fn(&Journal, Option<(Revision, Place)>) -> Result<Vec<T>, TailError>,
+        read: impl Fn(Reading<'_>, Option<(Revision, Place)>) -> Result<Vec<T>, TailError>,
     ) -> Result<Vec<T>, TailError> {
         let index = self.index.as_ref();
         let nearest = index.and_then(|index| index.nearest(first).map_err(report).ok().flatten());
         if nearest.is_some() {
-            match read(&self.journal, nearest) {
+            match read(self.journal.reading(), nearest) {
                 Err(TailError::Damaged { fault, .. }) => {
                     tracing::warn!(reason = fault, "the index leads nowhere and is not used");
                     self.index = None;
@@ -224,7 +213,7 @@ impl Open {
                 other => return other,
             }
         }
-        read(&self.journal, None)
+        read(self.journal.reading(), None)
     }
 
     fn note(&mut self, entries: impl Iterator<Item = (Revision, Place)>) {
@@ -236,33 +225,12 @@ impl Open {
         }
     }
 
-    /// Takes a snapshot on a thread of its own, so that no commit waits for it.
     fn save_when_due(&mut self) {
-        let due = self.state.head().0.saturating_sub(self.snapshot.0) >= SNAPSHOT_ENTRIES;
-        let busy = self
-            .saving
-            .as_ref()
-            .is_some_and(|saving| !saving.is_finished());
-        let Some(index) = self.index.clone().filter(|_| due && !busy) else {
-            return;
-        };
-        let snapshot = Snapshot {
-            head: self.journal.head(),
-            state: self.state.clone(),
-            tree: self.tree.clone(),
-        };
-        self.snapshot = snapshot.head.revision;
-        let save = move || index.save(&snapshot).inspect_err(warn);
-        let thread = std::thread::Builder::new().name("snapshot".to_owned());
-        self.saving = thread.spawn(save).ok();
-    }
-}
-
-impl Drop for Open {
-    /// A snapshot that is being written holds the index open.
-    fn drop(&mut self) {
-        if let Some(saving) = self.saving.take() {
-            drop(saving.join());
+        let head = self.journal.head().revision;
+        if let Some(index) = &self.index
+            && self.saver.is_due(head, self.recorded.count())
+        {
+            self.saver.start(index.clone(), self.journal.readable());
         }
     }
 }

@@ -124,6 +124,12 @@ impl Index {
         usable.then_some(Snapshot { head, state, tree })
     }
 
+    /// Forgets a snapshot that disagrees with the journal.
+    pub(crate) fn forget_snapshot(&self) -> Result<(), IndexError> {
+        self.database.remove(SNAPSHOT)?;
+        Ok(())
+    }
+
     /// Replaces the snapshot.
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), IndexError> {
         let Snapshot { head, state, tree } = snapshot;

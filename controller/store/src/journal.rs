@@ -2,26 +2,22 @@
 
 use std::io;
 
-use cardea_ledger::{
-    entry::{self, Encoded, Record},
-    frame,
-    mark::Mark,
-    seal::{DataKey, SEAL_BYTES},
-    segment::{self, HEADER_BYTES, Header, Next, Place, Reader},
-    tree, wide,
-};
-use cardea_proto::{
-    codec::Digest,
-    ledger::{Entry, Revision},
-};
-
 use crate::{
     Head,
     disk::{Disk, DiskFile},
-    error::{LoadError, TailError, TornTail},
+    error::{LoadError, TornTail},
     mark::MarkFile,
+    reading::{Readable, Reading},
     scan::{Scan, Visit, failed, scan},
-    seal::{Framer, segment_key},
+    seal::Framer,
+};
+use cardea_ledger::{
+    entry::Encoded,
+    frame,
+    mark::Mark,
+    seal::{DataKey, SEAL_BYTES},
+    segment::{self, HEADER_BYTES, Header, Place},
+    wide,
 };
 
 /// Sizes of a journal's files, in bytes.
@@ -39,10 +35,6 @@ pub(crate) const SIZES: Sizes = Sizes {
     segment: 64 * 1024 * 1024,
     reserve: 1024 * 1024,
 };
-
-/// Most bytes that one call of [`Journal::read`] gives back, so that a reader of large entries
-/// cannot fill the memory; a single larger entry is given back alone.
-const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A journal whose folder is locked for this process and whose entries were not read yet.
 #[derive(Debug)]
@@ -232,86 +224,24 @@ impl Journal {
         Ok(())
     }
 
-    /// Entries from revision `first` on, in order: at most `limit`, and no more than a few MiB of
-    /// them. The search begins at `from`, where entry `from.0` stands; without it, at the
-    /// beginning of the segment.
-    pub(crate) fn read(
-        &self,
-        first: Revision,
-        limit: usize,
-        from: Option<(Revision, Place)>,
-    ) -> Result<Vec<Entry>, TailError> {
-        self.walk(first, limit, from, |payload| {
-            entry::decode(payload).map_err(|error| error.to_string())
-        })
-    }
-
-    /// The hashes of entries, for which the rules of [`Journal::read`] hold.
-    pub(crate) fn leaves(
-        &self,
-        first: Revision,
-        limit: usize,
-        from: Option<(Revision, Place)>,
-    ) -> Result<Vec<Digest>, TailError> {
-        self.walk(first, limit, from, |payload| Ok(tree::leaf(payload)))
-    }
-
-    fn walk<T>(
-        &self,
-        first: Revision,
-        limit: usize,
-        from: Option<(Revision, Place)>,
-        make: impl Fn(&[u8]) -> Result<T, String>,
-    ) -> Result<Vec<T>, TailError> {
-        let mut taken = Vec::new();
-        let Some(start) = self
-            .segments
-            .iter()
-            .rposition(|segment| segment.first <= first)
-        else {
-            return Ok(taken);
-        };
-        let mut taken_bytes = 0_usize;
-        for segment in self.segments.iter().skip(start) {
-            let (mut revision, offset) = match from {
-                Some((revision, place)) if place.segment == segment.number => {
-                    (revision, place.offset)
-                }
-                Some(_) | None => (segment.first, wide(HEADER_BYTES)),
-            };
-            let gone = || io::Error::from(io::ErrorKind::NotFound);
-            let file = self.disk.open(&segment::name(segment.number))?;
-            let file = file.ok_or_else(gone)?;
-            let key = segment_key(self.key.as_ref(), segment)?;
-            let mut reader = Reader::at(file.as_ref(), offset)?.sealed_with(key.as_ref());
-            while revision <= self.head.revision && taken.len() < limit {
-                let damaged = |fault: &str| TailError::Damaged {
-                    revision,
-                    fault: fault.to_owned(),
-                };
-                let payload = match reader.advance()? {
-                    Next::Frame { payload, .. } => payload,
-                    Next::End { .. } => break,
-                    Next::Bad { fault, .. } => return Err(damaged(fault)),
-                };
-                match Record::of(payload) {
-                    Some(Record::Entry(outline)) if outline.revision == revision => {}
-                    Some(Record::Checkpoint(_)) => continue,
-                    Some(Record::Entry(_)) | None => {
-                        return Err(damaged("another entry stands in its place"));
-                    }
-                }
-                if revision >= first {
-                    taken_bytes = taken_bytes.saturating_add(payload.len());
-                    if taken_bytes > READ_BYTES_MAX && !taken.is_empty() {
-                        return Ok(taken);
-                    }
-                    taken.push(make(payload).map_err(|fault| damaged(&fault))?);
-                }
-                revision = revision.next();
-            }
+    /// What reads its entries.
+    pub(crate) fn reading(&self) -> Reading<'_> {
+        Reading {
+            disk: self.disk.as_ref(),
+            key: self.key.as_ref(),
+            segments: &self.segments,
+            head: self.head.revision,
         }
-        Ok(taken)
+    }
+
+    /// The same for another thread: what stands in the journal now, and nothing later.
+    pub(crate) fn readable(&self) -> Readable {
+        Readable {
+            folder: self.disk.path(""),
+            key: self.key.clone(),
+            segments: self.segments.clone(),
+            head: self.head,
+        }
     }
 
     /// Fills the segment with zeros to some way behind `end`: a sync of bytes that take the place of

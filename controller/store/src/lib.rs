@@ -20,9 +20,11 @@ mod journal;
 mod mark;
 mod memory;
 mod notary;
+mod reading;
 pub mod repair;
 mod scan;
 mod seal;
+mod snapshot;
 
 #[cfg(test)]
 mod conformance;

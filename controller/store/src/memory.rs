@@ -40,7 +40,7 @@ impl Store for MemoryStore {
     }
 
     fn commit(&mut self, batch: Vec<Proposal>) -> Vec<Result<Entry, CommitError>> {
-        let admission = Admission::of(&self.state, self.head, batch);
+        let admission = Admission::of(self.state.revisions(), self.head, batch);
         for encoded in &admission.entries {
             self.state.apply(&encoded.entry);
             self.entries.push(encoded.entry.clone());

@@ -44,9 +44,7 @@ impl State {
             .changes
             .iter()
             .filter_map(|change| {
-                if let Some(key) = change.key() {
-                    self.revisions.insert(key, at.revision);
-                }
+                self.revisions.moved(change, at.revision);
                 self.fold_change(change, at)
             })
             .collect()
@@ -61,7 +59,6 @@ impl State {
             }
             Change::InviteCreated(invite) => self.invite_created(invite, at),
             Change::InviteRemoved(id) => {
-                self.revisions.remove(&RecordKey::Invite(*id));
                 self.invites.remove(id);
                 None
             }
@@ -92,7 +89,6 @@ impl State {
                 None
             }
             Change::SiteRemoved(name) => {
-                self.revisions.remove(&RecordKey::Site(name.clone()));
                 self.sites.remove(name);
                 None
             }
@@ -134,17 +130,12 @@ impl State {
 
     fn invite_created(&mut self, invite: &Invite, at: At<'_>) -> Option<Happened> {
         for forgotten in self.invites.insert(invite.clone(), at.time) {
-            self.revisions.remove(&RecordKey::Invite(forgotten));
+            self.revisions.gone(&RecordKey::Invite(forgotten));
         }
         None
     }
 
     fn node_removed(&mut self, id: NodeId, at: At<'_>) -> Option<Happened> {
-        self.revisions.remove(&RecordKey::Node(id));
-        self.revisions.remove(&RecordKey::Certificate(id));
-        if let NodeId::Device(device) = id {
-            self.revisions.remove(&RecordKey::Appraisal(device));
-        }
         let moved = self.nodes.remove(id);
         moved.then(|| Happened::Removed(at.proof(id)))
     }
@@ -168,8 +159,6 @@ impl State {
     }
 
     fn app_removed(&mut self, name: &Name, at: At<'_>) -> Option<Happened> {
-        self.revisions.remove(&RecordKey::App(name.clone()));
-        self.revisions.remove(&RecordKey::Links(name.clone()));
         self.apps.remove(name)?;
         Some(Happened::AppRemoved(at.proof(name.clone())))
     }
@@ -187,7 +176,7 @@ impl State {
 
     fn grant_admitted(&mut self, id: &GrantId, at: At<'_>) -> Option<Happened> {
         let Some(record) = self.grants.get_mut(id) else {
-            self.revisions.remove(&RecordKey::Grant(*id));
+            self.revisions.gone(&RecordKey::Grant(*id));
             return None;
         };
         record.admitted = true;
@@ -195,7 +184,6 @@ impl State {
     }
 
     fn grant_ended(&mut self, id: &GrantId, reason: EndReason, at: At<'_>) -> Option<Happened> {
-        self.revisions.remove(&RecordKey::Grant(*id));
         let GrantRecord {
             grant, admitted, ..
         } = self.grants.remove(id)?;

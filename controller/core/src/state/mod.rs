@@ -6,6 +6,7 @@ mod grants;
 mod invites;
 mod nodes;
 mod pairs;
+mod revisions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,9 @@ use cardea_proto::{
 };
 
 pub(crate) use self::committed::{AppMoved, Committed, Ended, Happened};
-pub use self::{grants::GrantRecord, invites::InviteRecord, nodes::NodeRecord};
+pub use self::{
+    grants::GrantRecord, invites::InviteRecord, nodes::NodeRecord, revisions::Revisions,
+};
 use self::{grants::Grants, invites::Invites, nodes::Nodes};
 
 /// All records, as of one revision. Two states that applied the same entries are equal.
@@ -40,7 +43,7 @@ pub struct State {
     grants: Grants,
     rollback: Option<Rollback>,
     epoch: u64,
-    revisions: BTreeMap<RecordKey, Revision>,
+    revisions: Revisions,
 }
 
 /// An app and the number from which its inner addresses are made.
@@ -62,7 +65,13 @@ impl State {
     /// The entry that last moved a record; `Revision(0)` for a record that does not exist.
     #[must_use]
     pub fn revision_of(&self, key: &RecordKey) -> Revision {
-        self.revisions.get(key).copied().unwrap_or_default()
+        self.revisions.of(key)
+    }
+
+    /// The revisions of all records.
+    #[must_use]
+    pub const fn revisions(&self) -> &Revisions {
+        &self.revisions
     }
 
     /// How the trust domain began; `None` for an empty ledger.

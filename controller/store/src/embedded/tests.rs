@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     MemoryStore,
     conformance::{key, site, take},
+    snapshot::ENTRIES,
 };
 
 #[test]
@@ -154,30 +155,35 @@ fn an_index_that_goes_wrong_while_running_is_left_aside() {
 }
 
 #[test]
-fn a_snapshot_is_taken_while_running() {
+fn snapshots_are_taken_while_running_each_from_the_one_before() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = EmbeddedStore::new(dir.path());
     store.load().unwrap();
     let mut made = 0;
-    while made < SNAPSHOT_ENTRIES + 10 {
-        let batch: Vec<_> = (made..made + 1_024)
-            .map(|n| site(&format!("s{}", n % 50)))
-            .collect();
-        made += 1_024;
-        take(&mut store, batch);
+    for snapshot in 1..=2 {
+        while made < snapshot * ENTRIES + 10 {
+            let batch: Vec<_> = (made..made + 1_024)
+                .map(|n| site(&format!("s{}", n % 50)))
+                .collect();
+            made += 1_024;
+            take(&mut store, batch);
+        }
+        // The thread that takes it ends with the store.
+        drop(store);
+        let index = Index::open(&dir.path().join("index"), None).unwrap();
+        let found = index.snapshot().unwrap();
+        assert_eq!(found.head.revision, Revision(snapshot * ENTRIES));
+        assert_eq!(found.tree.size(), snapshot * ENTRIES);
+        drop(index);
+        store = EmbeddedStore::new(dir.path());
+        store.load().unwrap();
     }
     drop(store);
-    let index = Index::open(&dir.path().join("index"), None).unwrap();
-    assert_eq!(
-        index.snapshot().unwrap().head.revision,
-        Revision(SNAPSHOT_ENTRIES)
-    );
-    drop(index);
-    let loaded = EmbeddedStore::new(dir.path()).load().unwrap();
-    assert_eq!(
-        (loaded.head.revision, loaded.rebuilt),
-        (Revision(made), false)
-    );
+    let with = EmbeddedStore::new(dir.path()).load().unwrap();
+    assert_eq!((with.head.revision, with.rebuilt), (Revision(made), false));
+    fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let without = EmbeddedStore::new(dir.path()).load().unwrap();
+    assert_eq!(with.state, without.state);
 }
 
 #[test]

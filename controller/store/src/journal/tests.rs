@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use cardea_proto::{
     codec::Digest,
     id::ControllerId,
-    ledger::{Actor, Change, Draft},
+    ledger::{Actor, Change, Draft, Entry, Revision},
     time::UnixMillis,
 };
 
@@ -175,7 +175,10 @@ fn entries_are_read_across_segments() {
     let (journal, _) = open(&disk).unwrap();
     let last = journal.head().revision.0;
     for first in 1..=last {
-        let entries = journal.read(Revision(first), 100, None).unwrap();
+        let entries = journal
+            .reading()
+            .entries(Revision(first), 100, None)
+            .unwrap();
         let revisions: Vec<u64> = entries.iter().map(|entry| entry.revision.0).collect();
         assert_eq!(revisions, (first..=last).collect::<Vec<_>>());
     }
@@ -322,7 +325,7 @@ fn what_was_acknowledged_survives_the_loss_of_power_at_every_step() {
         let least = last.unwrap_or(acknowledged);
         assert!(opened.head().revision >= least.revision, "{seed}");
         if least.revision.0 > 0 {
-            let hash = opened.leaves(least.revision, 1, None).unwrap();
+            let hash = opened.reading().leaves(least.revision, 1, None).unwrap();
             assert_eq!(hash, [least.hash], "{seed}");
         }
         append(&mut opened, &["g"]);
