@@ -142,29 +142,29 @@ impl ReadAt for RealFile {
 
 impl DiskFile for RealFile {
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        #[cfg(feature = "failpoints")]
+        #[cfg(any(feature = "failpoints", debug_assertions))]
         failpoint::pass_write(&self.0, bytes, offset)?;
         FileExt::write_all_at(&self.0, bytes, offset)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        #[cfg(feature = "failpoints")]
+        #[cfg(any(feature = "failpoints", debug_assertions))]
         failpoint::pass();
         // fdatasync also writes the length, which is all of the metadata that reading needs.
         let synced = self.0.sync_data();
-        #[cfg(feature = "failpoints")]
+        #[cfg(any(feature = "failpoints", debug_assertions))]
         failpoint::pass();
         synced
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        #[cfg(feature = "failpoints")]
+        #[cfg(any(feature = "failpoints", debug_assertions))]
         failpoint::pass();
         self.0.set_len(length)
     }
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(any(feature = "failpoints", debug_assertions))]
 mod failpoint;
 
 #[cfg(test)]

@@ -48,8 +48,7 @@ pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
     let mut deaths = 0_u32;
     for kill in 0..kills {
         let begin = now();
-        // Every other one dies by itself, at some operation of its disk; without the feature
-        // `failpoints` it is killed like the rest.
+        // Every other one dies by itself, at some operation of its disk.
         let point = match kill % 2 {
             0 => 0,
             _ => 1 + OsRng.next_u64() % POINTS,
@@ -60,12 +59,14 @@ pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
             campaign.start(0)?;
             campaign.deployment.controller()?.signal(Signal::KILL)?;
             campaign.deployment.controller()?.wait()?;
+            campaign.verify()?;
             deaths += 1;
             continue;
         }
         slowest = slowest.max(now().duration_since(begin).as_secs_f64());
         let life = Duration::from_millis(OsRng.next_u64() % LIFE_MS);
         runtime.block_on(campaign.live(life))?;
+        campaign.verify()?;
         deaths += 1;
     }
     campaign.start(0)?;
@@ -179,6 +180,7 @@ impl Campaign {
         Ok(())
     }
 
+    /// Has an auditor check the ledger as it lies there, also when the last write of it is torn.
     fn verify(&self) -> Result<()> {
         let state = &self.shared.state;
         let arguments = [

@@ -1,5 +1,6 @@
 //! Where a crash campaign kills the process: before an operation of the disk, in the middle of a
-//! write, or behind it. Nothing of this is in a build without the feature `failpoints`.
+//! write, or behind it. A release has nothing of this but with the feature
+//! `failpoints`; a debug build always has it.
 
 use std::{
     fs::File,
@@ -17,7 +18,7 @@ const VARIABLE: &str = "CARDEA_FAILPOINT";
 /// The point at which the process ends; 0 for none.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a campaign's build is told by its environment"
+    reason = "a campaign tells the process it will kill by its environment"
 )]
 static LAST: LazyLock<u64> = LazyLock::new(|| {
     let text = std::env::var(VARIABLE).unwrap_or_default();
