@@ -21,7 +21,7 @@ pub enum DropReason {
     Conflict,
     /// No room for one more end.
     Full,
-    /// No budget left to check tickets in this second.
+    /// No budget left to check tickets in this second, or none for this sender.
     Busy,
     /// Data under a handle that is not bound.
     Unbound,

@@ -22,6 +22,7 @@
 mod budget;
 mod cookie;
 mod counters;
+mod shares;
 mod table;
 
 use std::{
@@ -37,8 +38,8 @@ use cardea_proto::{
 
 pub use self::counters::{Counters, DropReason};
 use self::{
-    budget::Budget,
     cookie::{Claim, Cookies, Proven},
+    shares::Shares,
     table::{Admission, Placed, Table},
 };
 
@@ -49,7 +50,8 @@ pub struct Settings {
     pub ends_max: usize,
     /// How long an end may be silent before it is forgotten.
     pub idle: Duration,
-    /// Most tickets that are checked in a second, so that forged ones cannot take the processor.
+    /// Most tickets that are checked in a second, so that forged ones cannot take the processor. One
+    /// address or IPv6 /64 gets half of them and its share of the rest.
     pub checks_per_second: u32,
 }
 
@@ -87,7 +89,7 @@ pub struct Relay {
     ticket_key: [u8; 32],
     table: Table,
     cookies: Cookies,
-    budget: Budget,
+    checks: Shares,
     counters: Counters,
 }
 
@@ -101,7 +103,7 @@ impl Relay {
             ticket_key,
             table: Table::new(settings.ends_max, settings.idle),
             cookies: Cookies::new(&seed),
-            budget: Budget::new(settings.checks_per_second),
+            checks: Shares::new(settings.checks_per_second),
             counters: Counters::default(),
         }
     }
@@ -204,7 +206,7 @@ impl Relay {
         // A cookie was made for these very bytes, behind the check of their signature.
         let ticket = match proven {
             Some(_) => read(bytes),
-            None if self.budget.take(now.instant) => verify_ticket(&self.ticket_key, bytes),
+            None if self.checks.take(now.instant, from) => verify_ticket(&self.ticket_key, bytes),
             None => return Err(DropReason::Busy),
         };
         let ticket = ticket.ok_or(DropReason::Forged)?;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use proptest::prelude::*;
 
@@ -307,7 +307,7 @@ fn the_table_is_bounded_and_room_comes_back() {
 #[test]
 fn forged_tickets_cannot_take_more_than_their_budget_and_never_that_of_bound_ends() {
     let mut relay = Bench::with(Settings {
-        checks_per_second: 10,
+        checks_per_second: 32,
         ..Settings::default()
     });
     relay.bind(0, Side::Agent, 1);
@@ -317,14 +317,30 @@ fn forged_tickets_cannot_take_more_than_their_budget_and_never_that_of_bound_end
     for _ in 0..100 {
         relay.handle(9, &mut forged.clone());
     }
+    // Two binds, and then half of the budget and a share of two.
     let counters = relay.core.counters();
-    assert_eq!(counters.dropped(DropReason::Forged), 8);
-    assert_eq!(counters.dropped(DropReason::Busy), 92);
+    assert_eq!(counters.dropped(DropReason::Forged), 14 + 2);
+    assert_eq!(counters.dropped(DropReason::Busy), 84);
     relay.bind(0, Side::Agent, 3);
-    assert!(matches!(
-        relay.handle(3, &mut data(0, Side::Agent, b"x")),
-        Verdict::Forward { .. }
-    ));
+    relay.forwards(3, Side::Agent, 2);
+}
+
+#[test]
+fn a_flood_of_forged_tickets_from_one_network_keeps_no_other_one_out() {
+    let mut relay = Bench::with(Settings {
+        checks_per_second: 32,
+        ..Settings::default()
+    });
+    let mut forged = relay.ticket(5, Side::Agent, LIFE);
+    forged[20] ^= 1;
+    for host in 0..100 {
+        let from = (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host), 7).into();
+        relay.core.handle(relay.now, from, &mut forged.clone());
+    }
+    assert_eq!(relay.core.counters().dropped(DropReason::Forged), 16 + 2);
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    relay.forwards(1, Side::Agent, 2);
 }
 
 #[test]
