@@ -30,11 +30,9 @@ use crate::turn::Event;
 /// Strangers with an open connection at one time; each holds it for seconds.
 const STRANGERS_MAX: usize = 1_024;
 
-/// Those of one address or IPv6 /64, so that nobody with fewer than sixteen keeps others out.
-///
-/// An enrollment takes a commit, some milliseconds: an office that unpacks its laptops behind one
-/// address gets thousands a minute through.
-const STRANGERS_PER_SOURCE_MAX: usize = 64;
+/// Those of one address or IPv6 /64; a quarter, because an office that unpacks its laptops is behind
+/// one address, and whoever finds no place has to be started again.
+const STRANGERS_PER_SOURCE_MAX: usize = STRANGERS_MAX / 4;
 
 /// How long a stranger waits for its answer, which takes a commit and some policy.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
