@@ -21,6 +21,7 @@ pub mod policy;
 pub mod posture;
 pub mod refusal;
 pub mod relay;
+pub mod source;
 pub mod time;
 
 /// Version of the channel protocol that this build speaks; the first message of each side names it.

@@ -1,8 +1,18 @@
 //! What travels between a node and a relay: tickets, and the eight bytes before a sealed datagram.
 //!
-//! A datagram begins with one byte of [`FrameKind`]. `Bind` carries a signed [`Ticket`] and nothing
-//! else; `Bound` answers it with the ticket's handle; `Data` carries the sender's own handle, which
-//! the relay replaces by the receiver's. A relay sees the random tunnel id in the ticket and nothing else.
+//! ```text
+//! node                                  relay
+//!   Bind   ticket               ──▶     signed, but nobody has answered from this address yet
+//!          ◀──  Challenge  handle, cookie
+//!   Proof  ticket, cookie       ──▶     the cookie went to where this comes from: bound there
+//!          ◀──  Bound      handle
+//!   Data   own handle, sealed   ──▶     Data  the other end's handle, sealed  ──▶ the other end
+//!   Bind   ticket               ──▶     every 20 s, from where it is bound
+//!          ◀──  Bound      handle
+//! ```
+//!
+//! A datagram begins with one byte of [`FrameKind`]. A relay sees the random tunnel id in the
+//! [`Ticket`] and nothing else.
 
 use std::fmt;
 
@@ -23,6 +33,18 @@ pub const BIND_BYTES: usize = 1 + TICKET_BYTES;
 /// Bytes of a `Bound` datagram: kind (1) and handle (7).
 pub const BOUND_BYTES: usize = DATA_HEADER_BYTES;
 
+/// Bytes of a cookie: an HMAC-SHA256 tag (RFC 2104), whole.
+pub const COOKIE_BYTES: usize = 32;
+
+/// Bytes of a `Challenge` datagram: kind (1), handle (7) and cookie; fewer than a `Bind` has.
+///
+/// Source: RFC 9000 §8 bounds what is sent to an address that has not been validated; here the
+/// bound is what came from it.
+pub const CHALLENGE_BYTES: usize = DATA_HEADER_BYTES + COOKIE_BYTES;
+
+/// Bytes of a `Proof` datagram: kind, ticket and cookie.
+pub const PROOF_BYTES: usize = BIND_BYTES + COOKIE_BYTES;
+
 /// Context that the ticket's signature also covers, so that it can be taken for nothing else.
 pub const TICKET_CONTEXT: &[u8] = b"cardea relay ticket v1\0";
 
@@ -37,6 +59,10 @@ pub enum FrameKind {
     Bound,
     /// Either way: a sealed datagram.
     Data,
+    /// Relay to node: show that you receive at this address.
+    Challenge,
+    /// Node to relay: the ticket for this socket, and the cookie that was received on it.
+    Proof,
 }
 
 impl FrameKind {
@@ -47,6 +73,8 @@ impl FrameKind {
             Self::Bind => 0x30,
             Self::Bound => 0x31,
             Self::Data => 0x32,
+            Self::Challenge => 0x33,
+            Self::Proof => 0x34,
         }
     }
 
@@ -57,6 +85,8 @@ impl FrameKind {
             0x30 => Some(Self::Bind),
             0x31 => Some(Self::Bound),
             0x32 => Some(Self::Data),
+            0x33 => Some(Self::Challenge),
+            0x34 => Some(Self::Proof),
             _ => None,
         }
     }
@@ -98,6 +128,27 @@ impl Handle {
         (kind == FrameKind::Bound.byte()).then_some(Self([a, b, c, d, e, f, g]))
     }
 
+    /// The whole `Challenge` datagram for a ticket with this handle.
+    #[must_use]
+    pub fn challenge(self, cookie: &Cookie) -> [u8; CHALLENGE_BYTES] {
+        let mut challenge = [0; CHALLENGE_BYTES];
+        if let Some((header, rest)) = challenge.split_first_chunk_mut::<DATA_HEADER_BYTES>() {
+            *header = self.after(FrameKind::Challenge);
+            rest.copy_from_slice(&cookie.0);
+        }
+        challenge
+    }
+
+    /// The handle and the cookie of a `Challenge` datagram; `None` when it is no such datagram.
+    #[must_use]
+    pub fn of_challenge(datagram: &[u8]) -> Option<(Self, Cookie)> {
+        let datagram = <&[u8; CHALLENGE_BYTES]>::try_from(datagram).ok()?;
+        let (header, cookie) = datagram.split_first_chunk::<DATA_HEADER_BYTES>()?;
+        let [kind, a, b, c, d, e, f, g] = *header;
+        let cookie = Cookie(cookie.try_into().ok()?);
+        (kind == FrameKind::Challenge.byte()).then_some((Self([a, b, c, d, e, f, g]), cookie))
+    }
+
     /// The handle of a `Data` datagram and its sealed part; `None` when it is no such datagram.
     #[must_use]
     pub fn split_data(datagram: &[u8]) -> Option<(Self, &[u8])> {
@@ -115,6 +166,34 @@ impl Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+/// What a relay sent to an address, for nobody but it to read; a node gives it back as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie(pub [u8; COOKIE_BYTES]);
+
+impl Cookie {
+    /// The whole `Proof` datagram with which a node gives the cookie back.
+    #[must_use]
+    pub fn proof(&self, ticket: &[u8; TICKET_BYTES]) -> [u8; PROOF_BYTES] {
+        let mut proof = [0; PROOF_BYTES];
+        let (kind, rest) = proof.split_at_mut(1);
+        let (place, cookie) = rest.split_at_mut(TICKET_BYTES);
+        kind.copy_from_slice(&[FrameKind::Proof.byte()]);
+        place.copy_from_slice(ticket);
+        cookie.copy_from_slice(&self.0);
+        proof
+    }
+
+    /// The ticket and the cookie of a `Proof` datagram; `None` when it is no such datagram.
+    #[must_use]
+    pub fn of_proof(datagram: &[u8]) -> Option<(&[u8; TICKET_BYTES], Self)> {
+        let datagram = <&[u8; PROOF_BYTES]>::try_from(datagram).ok()?;
+        let (kind, rest) = datagram.split_first()?;
+        let (ticket, cookie) = rest.split_first_chunk::<TICKET_BYTES>()?;
+        let cookie = Self(cookie.try_into().ok()?);
+        (*kind == FrameKind::Proof.byte()).then_some((ticket, cookie))
     }
 }
 
@@ -205,6 +284,25 @@ mod tests {
         assert_eq!(Handle::of_bound(&datagram), None);
         datagram.pop();
         assert_eq!(Handle::split_data(&datagram), None);
+    }
+
+    #[test]
+    fn a_challenge_and_its_proof_read_back_and_have_one_length_each() {
+        let (handle, cookie) = (Handle([1, 2, 3, 4, 5, 6, 7]), Cookie([8; COOKIE_BYTES]));
+        let challenge = handle.challenge(&cookie);
+        assert_eq!(Handle::of_challenge(&challenge), Some((handle, cookie)));
+        assert!(challenge.len() <= BIND_BYTES, "no more than was asked with");
+        let ticket = [9; TICKET_BYTES];
+        let proof = cookie.proof(&ticket);
+        assert_eq!(Cookie::of_proof(&proof), Some((&ticket, cookie)));
+        for wrong in [&challenge[1..], &[&challenge[..], &[0]].concat(), &proof] {
+            assert_eq!(Handle::of_challenge(wrong), None);
+        }
+        for wrong in [&proof[1..], &[&proof[..], &[0]].concat(), &challenge] {
+            assert_eq!(Cookie::of_proof(wrong), None);
+        }
+        assert_eq!(Handle::split_data(&challenge), None);
+        assert_eq!(Handle::of_bound(&challenge[..BOUND_BYTES]), None);
     }
 
     #[test]

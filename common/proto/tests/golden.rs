@@ -19,12 +19,15 @@ use std::{
 
 use cardea_proto::{
     app::{Carrier, Protocol, Transport},
+    codec::Bytes,
     decision::Reason,
     identity::Role,
     ledger::EndReason,
     local::{AppState, ControllerState},
     posture::Grade,
     refusal::RefusalCode,
+    relay::{COOKIE_BYTES, Cookie, FrameKind, Handle, Side, TICKET_BYTES, Ticket},
+    time::UnixMillis,
 };
 use ciborium::Value;
 use serde::{Serialize, de::DeserializeOwned};
@@ -43,6 +46,11 @@ fn every_variant_is_encoded_as_its_golden_file_says() {
     for sample in samples::all() {
         let name = format!("{}.cbor.hex", sample.name);
         check(&folder.join(&name), &golden(&sample.name, &sample.bytes));
+        expected.insert(name);
+    }
+    for (name, bytes) in relay_frames() {
+        let name = format!("{name}.hex");
+        check(&folder.join(&name), &lines(&bytes));
         expected.insert(name);
     }
     let found: BTreeSet<String> = fs::read_dir(&folder)
@@ -69,6 +77,30 @@ fn every_golden_file_decodes_to_what_it_was_made_from() {
             sample.name
         );
     }
+}
+
+/// Every datagram between a node and a relay, each named for its kind.
+fn relay_frames() -> Vec<(String, Vec<u8>)> {
+    let ticket = Ticket {
+        tunnel: Bytes([1; 16]),
+        side: Side::Connector,
+        handle: Handle::from_bytes([2; 7]),
+        not_after: UnixMillis(1_700_000_000_000),
+    };
+    let signed: [u8; TICKET_BYTES] = [&ticket.body()[..], &[3; 64]].concat().try_into().unwrap();
+    let cookie = Cookie([4; COOKIE_BYTES]);
+    let frames = (0..=u8::MAX).filter_map(FrameKind::of).map(|kind| {
+        let frame = match kind {
+            FrameKind::Bind => [&[kind.byte()], &signed[..]].concat(),
+            FrameKind::Bound => ticket.handle.bound().to_vec(),
+            FrameKind::Data => [&ticket.handle.data_header()[..], b"sealed"].concat(),
+            FrameKind::Challenge => ticket.handle.challenge(&cookie).to_vec(),
+            FrameKind::Proof => cookie.proof(&signed).to_vec(),
+        };
+        assert_eq!(frame[0], kind.byte());
+        (format!("relay.{kind:?}").to_lowercase(), frame)
+    });
+    frames.collect()
 }
 
 /// The words that stand in JSON, in the ledger and in scripts.
@@ -140,6 +172,11 @@ fn golden(name: &str, bytes: &[u8]) -> String {
     for line in shown.lines() {
         writeln!(text, "# {line}").unwrap();
     }
+    text + &lines(bytes)
+}
+
+fn lines(bytes: &[u8]) -> String {
+    let mut text = String::new();
     for line in bytes.chunks(LINE_BYTES) {
         writeln!(text, "{}", data_encoding::HEXLOWER.encode(line)).unwrap();
     }

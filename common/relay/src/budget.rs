@@ -27,6 +27,17 @@ impl Budget {
         fits
     }
 
+    /// How much fits at once.
+    pub(crate) fn left(&mut self, now: Instant) -> u32 {
+        self.refill(now);
+        self.tokens
+    }
+
+    /// Whether nothing of it is spent.
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
+        self.left(now) == self.per_second
+    }
+
     /// Adds what time has earned; the remainder of a token stays in the time that is left over.
     fn refill(&mut self, now: Instant) {
         let since = *self.refilled.get_or_insert(now);

@@ -11,7 +11,7 @@ pub enum DropReason {
     NotOurs,
     /// Data without anything sealed in it.
     Short,
-    /// A bind of another length than a bind has.
+    /// A bind or a proof of another length than it has.
     Malformed,
     /// A ticket that our controller did not sign.
     Forged,
@@ -21,7 +21,7 @@ pub enum DropReason {
     Conflict,
     /// No room for one more end.
     Full,
-    /// No budget left to check tickets in this second.
+    /// No budget left to check tickets in this second, or none for this sender.
     Busy,
     /// Data under a handle that is not bound.
     Unbound,
@@ -56,8 +56,10 @@ pub struct Counters {
     pub forwarded: u64,
     /// Their bytes, headers included.
     pub forwarded_bytes: u64,
-    /// Binds that were answered.
+    /// Binds and proofs of ends that are bound where they came from.
     pub bound: u64,
+    /// Those that were asked to show that they receive there.
+    pub challenged: u64,
     /// Datagrams for which nothing was sent, by reason.
     pub dropped: BTreeMap<DropReason, u64>,
 }
@@ -75,7 +77,8 @@ impl Counters {
                 self.forwarded += 1;
                 self.forwarded_bytes += u64::try_from(bytes).unwrap_or(0);
             }
-            Verdict::Answer { .. } => self.bound += 1,
+            // Whoever answers counts, because there are two answers.
+            Verdict::Answer { .. } => {}
             Verdict::Drop(reason) => *self.dropped.entry(*reason).or_default() += 1,
         }
     }

@@ -3,19 +3,26 @@
 //! Pure: a datagram in, a verdict out, the header rewritten in place.
 //!
 //! ```text
-//!   end of a tunnel:  (unknown) ── Bind, ticket signed and in time ──▶ bound to the source address
-//!                         ▲                                              │  │ Bind from elsewhere
-//!                         └── ticket ended, or silent for Settings::idle ┘  └──▶ bound there
+//!   end of a tunnel:  (unknown) ── Bind, ticket signed and in time ──▶ (unknown), challenged there
+//!                     (unknown) ── Proof with the cookie ──▶ bound to the source address
+//!                         ▲                                    │  │ Bind from elsewhere: bound where it
+//!                         │                                    │  │ was, challenged elsewhere
+//!                         │                                    │  └─ Proof from elsewhere ──▶ bound there
+//!                         └── ticket ended, or silent for Settings::idle
 //!   Data from a bound end, at its address, while the other end is bound ──▶ forwarded
 //! ```
 //!
 //! What a stranger can make it do: nothing. It never sends first, answers a valid ticket alone, and
 //! then with fewer bytes than it was sent. A datagram goes to the other end of its own tunnel or
-//! nowhere. Without a ticket nothing is stored, and checking tickets has a budget.
+//! nowhere, and to no address from which nobody has answered: whoever sends a captured ticket again
+//! from an address that is not its own moves nothing. Without a ticket and a proof nothing is
+//! stored, and checking tickets has a budget.
 #![forbid(unsafe_code)]
 
 mod budget;
+mod cookie;
 mod counters;
+mod shares;
 mod table;
 
 use std::{
@@ -25,12 +32,16 @@ use std::{
 
 use cardea_credential::ticket::verify_ticket;
 use cardea_proto::{
-    relay::{BIND_BYTES, FrameKind, Handle, TICKET_BODY_BYTES, TICKET_BYTES, Ticket},
+    relay::{BIND_BYTES, Cookie, FrameKind, Handle, TICKET_BODY_BYTES, TICKET_BYTES, Ticket},
     time::Now,
 };
 
 pub use self::counters::{Counters, DropReason};
-use self::{budget::Budget, table::Table};
+use self::{
+    cookie::{Claim, Cookies, Proven},
+    shares::Shares,
+    table::{Admission, Placed, Table},
+};
 
 /// Limits of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +50,8 @@ pub struct Settings {
     pub ends_max: usize,
     /// How long an end may be silent before it is forgotten.
     pub idle: Duration,
-    /// Most tickets that are checked in a second, so that forged ones cannot take the processor.
+    /// Most tickets that are checked in a second, so that forged ones cannot take the processor. One
+    /// address or IPv6 /64 gets half of them and its share of the rest.
     pub checks_per_second: u32,
 }
 
@@ -76,18 +88,22 @@ pub enum Verdict {
 pub struct Relay {
     ticket_key: [u8; 32],
     table: Table,
-    budget: Budget,
+    cookies: Cookies,
+    checks: Shares,
     counters: Counters,
 }
 
 impl Relay {
     /// A relay for tickets signed with the Ed25519 key whose public half is `ticket_key`.
+    ///
+    /// `seed` must be random and of this process alone: who knows it can prove to be anywhere.
     #[must_use]
-    pub fn new(ticket_key: [u8; 32], settings: Settings) -> Self {
+    pub fn new(ticket_key: [u8; 32], seed: [u8; 32], settings: Settings) -> Self {
         Self {
             ticket_key,
             table: Table::new(settings.ends_max, settings.idle),
-            budget: Budget::new(settings.checks_per_second),
+            cookies: Cookies::new(&seed),
+            checks: Shares::new(settings.checks_per_second),
             counters: Counters::default(),
         }
     }
@@ -96,8 +112,8 @@ impl Relay {
     pub fn handle(&mut self, now: Now, from: SocketAddr, datagram: &mut [u8]) -> Verdict {
         let result = match datagram.first().copied().and_then(FrameKind::of) {
             Some(FrameKind::Data) => self.forward(now.instant, from, datagram),
-            Some(FrameKind::Bind) => self.bind(now, from, datagram),
-            Some(FrameKind::Bound) | None => Err(DropReason::NotOurs),
+            Some(FrameKind::Bind | FrameKind::Proof) => self.bind(now, from, datagram),
+            Some(FrameKind::Bound | FrameKind::Challenge) | None => Err(DropReason::NotOurs),
         };
         let verdict = result.unwrap_or_else(Verdict::Drop);
         self.counters.count(&verdict, datagram.len());
@@ -138,40 +154,46 @@ impl Relay {
             return Err(DropReason::Short);
         }
         let (peer, to) = self.table.route(now, handle, from)?;
-        overwrite(datagram, &peer.data_header());
+        let _ = overwrite(datagram, &peer.data_header());
         Ok(Verdict::Forward { to })
     }
 
+    /// Answers a bind or a proof. A proof whose cookie does not hold is a bind: its end has moved
+    /// on, or the relay began anew, and asking again costs the least.
     fn bind(
         &mut self,
         now: Now,
         from: SocketAddr,
         datagram: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        let datagram: &mut [u8; BIND_BYTES] =
-            datagram.try_into().map_err(|_| DropReason::Malformed)?;
-        let [_, ticket @ ..] = &*datagram;
-        let handle = match self.rebind(now.instant, from, ticket) {
-            Some(handle) => handle,
-            None => self.admit(now, from, ticket)?,
+        let (ticket, cookie) = parse(datagram).ok_or(DropReason::Malformed)?;
+        let handle = read(&ticket).ok_or(DropReason::Forged)?.handle;
+        let claim = Claim {
+            from,
+            ticket: &ticket,
+            moves: self.table.moves(handle),
         };
-        let bound = handle.bound();
-        overwrite(datagram, &bound);
-        Ok(Verdict::Answer { len: bound.len() })
-    }
-
-    /// The keepalive of an end that is bound by the same ticket: its signature is known to hold.
-    fn rebind(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        bytes: &[u8; TICKET_BYTES],
-    ) -> Option<Handle> {
-        let body = bytes.first_chunk::<TICKET_BODY_BYTES>()?;
-        let handle = Ticket::from_body(body)?.handle;
-        self.table
-            .refresh(now, handle, bytes, from)
-            .then_some(handle)
+        let proven = cookie.and_then(|cookie| self.cookies.check(now.instant, &claim, &cookie));
+        // The keepalive of an end that is bound by the same ticket: its signature is known to hold.
+        let known = self
+            .table
+            .refresh(now.instant, handle, &ticket, from, proven);
+        let placed = match known {
+            Some(placed) => placed,
+            None => self.admit(now, from, &ticket, proven)?,
+        };
+        let len = match placed {
+            Placed::Bound => {
+                self.counters.bound += 1;
+                overwrite(datagram, &handle.bound())
+            }
+            Placed::Unproven => {
+                self.counters.challenged += 1;
+                let cookie = self.cookies.make(now.instant, &claim);
+                overwrite(datagram, &handle.challenge(&cookie))
+            }
+        };
+        Ok(Verdict::Answer { len })
     }
 
     fn admit(
@@ -179,19 +201,40 @@ impl Relay {
         now: Now,
         from: SocketAddr,
         bytes: &[u8; TICKET_BYTES],
-    ) -> Result<Handle, DropReason> {
-        if !self.budget.take(now.instant) {
-            return Err(DropReason::Busy);
-        }
-        let ticket = verify_ticket(&self.ticket_key, bytes).ok_or(DropReason::Forged)?;
+        proven: Option<Proven>,
+    ) -> Result<Placed, DropReason> {
+        // A cookie was made for these very bytes, behind the check of their signature.
+        let ticket = match proven {
+            Some(_) => read(bytes),
+            None if self.checks.take(now.instant, from) => verify_ticket(&self.ticket_key, bytes),
+            None => return Err(DropReason::Busy),
+        };
+        let ticket = ticket.ok_or(DropReason::Forged)?;
         let life = ticket.not_after.since(now.unix).min(TICKET_LIFE_MAX);
         if life.is_zero() {
             return Err(DropReason::Expired);
         }
-        self.table
-            .bind(now.instant, &ticket, bytes, life, from)
-            .map(|()| ticket.handle)
+        let admission = Admission {
+            ticket,
+            bytes,
+            life,
+        };
+        self.table.bind(now.instant, &admission, from, proven)
     }
+}
+
+/// The ticket of a bind, or of a proof with its cookie.
+fn parse(datagram: &[u8]) -> Option<([u8; TICKET_BYTES], Option<Cookie>)> {
+    if let Some((ticket, cookie)) = Cookie::of_proof(datagram) {
+        return Some((*ticket, Some(cookie)));
+    }
+    let [kind, ticket @ ..] = <&[u8; BIND_BYTES]>::try_from(datagram).ok()?;
+    (*kind == FrameKind::Bind.byte()).then_some((*ticket, None))
+}
+
+/// What a ticket says, whoever signed it.
+fn read(ticket: &[u8; TICKET_BYTES]) -> Option<Ticket> {
+    Ticket::from_body(ticket.first_chunk::<TICKET_BODY_BYTES>()?)
 }
 
 /// Longest that one ticket is served, whatever it says.
@@ -199,11 +242,12 @@ impl Relay {
 /// A grant lives an hour at most and its ticket little longer, so this only guards the arithmetic.
 const TICKET_LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Replaces the beginning of `datagram`, which is at least as long.
-fn overwrite<const N: usize>(datagram: &mut [u8], header: &[u8; N]) {
-    if let Some(front) = datagram.first_chunk_mut::<N>() {
+/// Replaces the beginning of `datagram`, which is at least as long, and says with how many bytes.
+fn overwrite<const N: usize>(datagram: &mut [u8], header: &[u8; N]) -> usize {
+    datagram.first_chunk_mut::<N>().map_or(0, |front| {
         *front = *header;
-    }
+        N
+    })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use cardea_proto::{
     relay::{Handle, Side, TICKET_BYTES, Ticket},
 };
 
-use crate::DropReason;
+use crate::{DropReason, cookie::Proven};
 
 /// All bound ends.
 #[derive(Debug)]
@@ -28,6 +28,17 @@ pub(crate) struct Table {
     due: BTreeSet<(Instant, usize)>,
 }
 
+/// A ticket whose signature and time hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Admission<'a> {
+    /// What it says.
+    pub(crate) ticket: Ticket,
+    /// How it travels.
+    pub(crate) bytes: &'a [u8; TICKET_BYTES],
+    /// For how long it holds.
+    pub(crate) life: Duration,
+}
+
 /// One end of one tunnel.
 #[derive(Debug)]
 struct End {
@@ -38,8 +49,19 @@ struct End {
     ends_at: Instant,
     heard: Instant,
     address: SocketAddr,
+    /// How often it was bound or moved.
+    moves: u64,
     peer: Option<usize>,
     due: Instant,
+}
+
+/// Whether an end is where its sender says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placed {
+    /// It is bound there.
+    Bound,
+    /// Nobody has answered from there; nothing was changed.
+    Unproven,
 }
 
 impl End {
@@ -49,6 +71,27 @@ impl End {
 
     fn deadline(&self, idle: Duration) -> Instant {
         self.ends_at.min(self.heard + idle)
+    }
+
+    /// Hears of the end at `from`, where it is or where its sender has proven to be.
+    fn place(
+        &mut self,
+        now: Instant,
+        idle: Duration,
+        from: SocketAddr,
+        proven: Option<Proven>,
+    ) -> Placed {
+        // Who fell silent may have left the address to somebody else.
+        let is_there = self.address == from && self.is_alive(now, idle);
+        if !is_there {
+            if proven.is_none() {
+                return Placed::Unproven;
+            }
+            self.address = from;
+            self.moves += 1;
+        }
+        self.heard = now;
+        Placed::Bound
     }
 }
 
@@ -102,56 +145,70 @@ impl Table {
             .ok_or(DropReason::PeerUnbound)
     }
 
-    /// Notes that the end that is bound by exactly this ticket is at `from`; `false` when none is.
+    /// How often the end with this handle was bound or moved.
+    pub(crate) fn moves(&self, handle: Handle) -> u64 {
+        self.by_handle
+            .get(&handle)
+            .and_then(|slot| self.slots.get(*slot)?.as_ref())
+            .map_or(0, |end| end.moves)
+    }
+
+    /// Hears of the end that is bound by exactly this ticket; `None` when none is.
     pub(crate) fn refresh(
         &mut self,
         now: Instant,
         handle: Handle,
         ticket: &[u8; TICKET_BYTES],
         from: SocketAddr,
-    ) -> bool {
+        proven: Option<Proven>,
+    ) -> Option<Placed> {
         let idle = self.idle;
-        let end = self
-            .by_handle
+        self.by_handle
             .get(&handle)
             .and_then(|slot| self.slots.get_mut(*slot)?.as_mut())
-            .filter(|end| end.ticket == *ticket && end.is_alive(now, idle));
-        if let Some(end) = end {
-            end.heard = now;
-            end.address = from;
-            true
-        } else {
-            false
-        }
+            .filter(|end| end.ticket == *ticket && end.is_alive(now, idle))
+            .map(|end| end.place(now, idle, from, proven))
     }
 
     /// Binds the end of a ticket whose signature and time hold, or moves it, or lets it live longer.
     pub(crate) fn bind(
         &mut self,
         now: Instant,
-        ticket: &Ticket,
-        bytes: &[u8; TICKET_BYTES],
-        life: Duration,
+        admission: &Admission<'_>,
         from: SocketAddr,
-    ) -> Result<(), DropReason> {
-        let by_handle = self.by_handle.get(&ticket.handle).copied();
-        let by_side = self.by_side.get(&(ticket.tunnel, ticket.side)).copied();
+        proven: Option<Proven>,
+    ) -> Result<Placed, DropReason> {
+        let Ticket {
+            tunnel,
+            side,
+            handle,
+            ..
+        } = admission.ticket;
+        let by_handle = self.by_handle.get(&handle).copied();
+        let by_side = self.by_side.get(&(tunnel, side)).copied();
         let slot = match (by_handle, by_side) {
             (Some(slot), Some(other)) if slot == other => slot,
-            (None, None) => return self.insert(now, ticket, bytes, life, from),
+            (None, None) if self.len() >= self.ends_max => return Err(DropReason::Full),
+            (None, None) if proven.is_none() => return Ok(Placed::Unproven),
+            (None, None) => {
+                self.insert(now, admission, from);
+                return Ok(Placed::Bound);
+            }
             (Some(_), _) | (_, Some(_)) => return Err(DropReason::Conflict),
         };
-        if let Some(end) = self.slots.get_mut(slot).and_then(Option::as_mut) {
-            // An older ticket, still in time, moves the end and leaves it its longer life.
-            if now + life > end.ends_at {
-                end.ends_at = now + life;
-                end.ticket = *bytes;
-            }
-            end.heard = now;
-            end.address = from;
+        let idle = self.idle;
+        let Some(end) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
+            return Err(DropReason::Unbound);
+        };
+        let placed = end.place(now, idle, from, proven);
+        // An older ticket, still in time, moves the end and leaves it its longer life.
+        let ends_at = now + admission.life;
+        if placed == Placed::Bound && ends_at > end.ends_at {
+            end.ends_at = ends_at;
+            end.ticket = *admission.bytes;
         }
         self.reschedule(slot);
-        Ok(())
+        Ok(placed)
     }
 
     /// Forgets every end whose time is over.
@@ -173,26 +230,18 @@ impl Table {
         }
     }
 
-    fn insert(
-        &mut self,
-        now: Instant,
-        ticket: &Ticket,
-        bytes: &[u8; TICKET_BYTES],
-        life: Duration,
-        from: SocketAddr,
-    ) -> Result<(), DropReason> {
-        if self.len() >= self.ends_max {
-            return Err(DropReason::Full);
-        }
+    fn insert(&mut self, now: Instant, admission: &Admission<'_>, from: SocketAddr) {
+        let ticket = &admission.ticket;
         let peer = self.by_side.get(&(ticket.tunnel, other(ticket.side)));
         let mut end = End {
             handle: ticket.handle,
             tunnel: ticket.tunnel,
             side: ticket.side,
-            ticket: *bytes,
-            ends_at: now + life,
+            ticket: *admission.bytes,
+            ends_at: now + admission.life,
             heard: now,
             address: from,
+            moves: 1,
             peer: peer.copied(),
             due: now,
         };
@@ -203,7 +252,6 @@ impl Table {
         self.by_side.insert((ticket.tunnel, ticket.side), slot);
         self.due.insert((due, slot));
         self.join(peer, Some(slot));
-        Ok(())
     }
 
     fn occupy(&mut self, end: End) -> usize {

@@ -1,11 +1,11 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use proptest::prelude::*;
 
 use cardea_credential::ticket::TicketKey;
 use cardea_proto::{
     codec::Bytes,
-    relay::{DATA_HEADER_BYTES, Side},
+    relay::{BOUND_BYTES, CHALLENGE_BYTES, DATA_HEADER_BYTES, Side},
     time::{UnixMillis, testing::start},
 };
 
@@ -29,16 +29,118 @@ fn data_passes_both_ways_once_both_ends_are_bound() {
 }
 
 #[test]
-fn a_bind_is_answered_in_place_with_fewer_bytes() {
+fn a_first_bind_is_challenged_in_place_with_fewer_bytes_and_leaves_nothing_behind() {
     let mut relay = Bench::new();
     let mut bind = relay.ticket(0, Side::Agent, LIFE);
-    let verdict = relay.handle(1, &mut bind);
-    assert_eq!(verdict, Verdict::Answer { len: 8 });
-    assert_eq!(
-        Handle::of_bound(&bind[..8]),
-        Some(handle(0, Side::Agent)),
-        "the answer names the handle"
-    );
+    assert_eq!(relay.handle(1, &mut bind), CHALLENGED);
+    let (challenged, cookie) = Handle::of_challenge(&bind[..CHALLENGE_BYTES]).unwrap();
+    assert_eq!(challenged, handle(0, Side::Agent), "it names the handle");
+    assert_eq!(relay.core.ends(), 0);
+    assert_eq!(relay.core.deadline(), None);
+    let mut proof = relay.proof(&cookie);
+    assert_eq!(relay.handle(1, &mut proof), BOUND);
+    let bound = Handle::of_bound(&proof[..BOUND_BYTES]);
+    assert_eq!(bound, Some(handle(0, Side::Agent)), "so does this");
+    let counters = relay.core.counters();
+    assert_eq!((counters.challenged, counters.bound), (1, 1));
+}
+
+#[test]
+fn a_ticket_sent_again_from_elsewhere_moves_nothing_and_the_old_way_stays_in_use() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    let mut captured = relay.ticket_until(0, Side::Agent, relay.ends);
+    assert_eq!(relay.handle(3, &mut captured), CHALLENGED);
+    relay.drops(3, &mut data(0, Side::Agent, b"x"), DropReason::WrongSource);
+    relay.forwards(1, Side::Agent, 2);
+    relay.forwards(2, Side::Connector, 1);
+}
+
+#[test]
+fn a_cookie_moves_an_end_to_where_it_was_sent_and_nowhere_else() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    let proof = relay.challenge(0, Side::Agent, 3);
+    assert_eq!(relay.handle(4, &mut proof.clone()), CHALLENGED);
+    relay.forwards(2, Side::Connector, 1);
+    assert_eq!(relay.handle(3, &mut proof.clone()), BOUND);
+    relay.forwards(2, Side::Connector, 3);
+}
+
+#[test]
+fn a_proof_sent_again_moves_no_end_back() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Connector, 2);
+    let first = relay.challenge(0, Side::Agent, 1);
+    assert_eq!(relay.handle(1, &mut first.clone()), BOUND);
+    let second = relay.challenge(0, Side::Agent, 3);
+    assert_eq!(relay.handle(3, &mut second.clone()), BOUND);
+    for (from, proof) in [(1, &first), (1, &second)] {
+        assert_eq!(relay.handle(from, &mut proof.clone()), CHALLENGED);
+    }
+    relay.bind(0, Side::Agent, 1);
+    assert_eq!(relay.handle(3, &mut second.clone()), CHALLENGED);
+    relay.forwards(2, Side::Connector, 1);
+}
+
+#[test]
+fn a_proof_that_arrives_twice_or_late_costs_no_more_than_another_answer() {
+    let mut relay = Bench::new();
+    let proofs = [0; 3].map(|_| relay.challenge(0, Side::Agent, 1));
+    for proof in proofs.iter().chain(&proofs) {
+        assert_eq!(relay.handle(1, &mut proof.clone()), BOUND);
+    }
+    let late = relay.challenge(1, Side::Agent, 1);
+    relay.sleep(Duration::from_secs(20));
+    assert_eq!(relay.handle(1, &mut late.clone()), CHALLENGED);
+    relay.bind(1, Side::Agent, 1);
+}
+
+#[test]
+fn a_bound_end_proves_nothing_again_for_its_keepalive_or_for_a_newer_ticket() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    let mut again = relay.ticket_until(0, Side::Agent, relay.ends);
+    assert_eq!(relay.handle(1, &mut again), BOUND);
+    let mut newer = relay.ticket(0, Side::Agent, LIFE * 2);
+    assert_eq!(relay.handle(1, &mut newer), BOUND);
+    assert_eq!(relay.core.counters().challenged, 1);
+}
+
+#[test]
+fn who_fell_silent_proves_its_address_again_even_before_it_is_forgotten() {
+    let mut relay = Bench::new();
+    relay.bind(0, Side::Agent, 1);
+    let silence = Settings::default().idle + Duration::from_secs(1);
+    relay.now = relay.now.plus(silence);
+    let mut newer = relay.ticket(0, Side::Agent, LIFE);
+    assert_eq!(relay.handle(1, &mut newer), CHALLENGED);
+}
+
+#[test]
+fn a_proof_is_worth_no_more_than_its_ticket() {
+    let mut relay = Bench::new();
+    let mut proof = relay.challenge(0, Side::Agent, 1);
+    relay.now = relay.now.plus(LIFE);
+    relay.drops(1, &mut proof, DropReason::Expired);
+    relay.ticket(0, Side::Agent, LIFE);
+    relay.stored[BIND_BYTES - 1] ^= 1;
+    let mut proof = relay.proof(&Cookie([1; 32]));
+    relay.drops(1, &mut proof, DropReason::Forged);
+    assert_eq!(relay.core.ends(), 0);
+}
+
+#[test]
+fn a_signature_is_checked_once_for_a_bind_and_its_proof() {
+    let mut relay = Bench::with(Settings {
+        checks_per_second: 1,
+        ..Settings::default()
+    });
+    relay.bind(0, Side::Agent, 1);
+    let mut other = relay.ticket(1, Side::Agent, LIFE);
+    relay.drops(1, &mut other, DropReason::Busy);
 }
 
 #[test]
@@ -73,6 +175,8 @@ fn strangers_learn_nothing() {
     relay.drops(1, &mut [], DropReason::NotOurs);
     relay.drops(1, &mut [0], DropReason::NotOurs);
     relay.drops(1, &mut handle(0, Side::Agent).bound(), DropReason::NotOurs);
+    let mut challenge = handle(0, Side::Agent).challenge(&Cookie([0; 32]));
+    relay.drops(1, &mut challenge, DropReason::NotOurs);
     relay.drops(1, &mut data(0, Side::Agent, b""), DropReason::Short);
     relay.drops(1, &mut [FrameKind::Data.byte(), 1, 2], DropReason::Short);
     let bind = relay.ticket(0, Side::Agent, LIFE);
@@ -115,19 +219,11 @@ fn a_binding_ends_with_its_ticket_even_before_it_is_forgotten() {
 fn a_newer_ticket_lets_the_binding_live_on_and_an_older_one_does_not_shorten_it() {
     let mut relay = Bench::new();
     let old = relay.ticket(0, Side::Agent, LIFE);
-    assert!(matches!(
-        relay.handle(1, &mut old.clone()),
-        Verdict::Answer { .. }
-    ));
+    let proof = relay.challenge_for(&old, 1);
+    assert_eq!(relay.handle(1, &mut proof.clone()), BOUND);
     let mut newer = relay.ticket(0, Side::Agent, LIFE * 3);
-    assert!(matches!(
-        relay.handle(1, &mut newer),
-        Verdict::Answer { .. }
-    ));
-    assert!(matches!(
-        relay.handle(1, &mut old.clone()),
-        Verdict::Answer { .. }
-    ));
+    assert_eq!(relay.handle(1, &mut newer), BOUND);
+    assert_eq!(relay.handle(1, &mut old.clone()), BOUND);
     for _ in 0..20 {
         relay.sleep(Duration::from_secs(30));
         relay.handle(1, &mut data(0, Side::Agent, b"x"));
@@ -211,7 +307,7 @@ fn the_table_is_bounded_and_room_comes_back() {
 #[test]
 fn forged_tickets_cannot_take_more_than_their_budget_and_never_that_of_bound_ends() {
     let mut relay = Bench::with(Settings {
-        checks_per_second: 10,
+        checks_per_second: 32,
         ..Settings::default()
     });
     relay.bind(0, Side::Agent, 1);
@@ -221,14 +317,30 @@ fn forged_tickets_cannot_take_more_than_their_budget_and_never_that_of_bound_end
     for _ in 0..100 {
         relay.handle(9, &mut forged.clone());
     }
+    // Two binds, and then half of the budget and a share of two.
     let counters = relay.core.counters();
-    assert_eq!(counters.dropped(DropReason::Forged), 8);
-    assert_eq!(counters.dropped(DropReason::Busy), 92);
+    assert_eq!(counters.dropped(DropReason::Forged), 14 + 2);
+    assert_eq!(counters.dropped(DropReason::Busy), 84);
     relay.bind(0, Side::Agent, 3);
-    assert!(matches!(
-        relay.handle(3, &mut data(0, Side::Agent, b"x")),
-        Verdict::Forward { .. }
-    ));
+    relay.forwards(3, Side::Agent, 2);
+}
+
+#[test]
+fn a_flood_of_forged_tickets_from_one_network_keeps_no_other_one_out() {
+    let mut relay = Bench::with(Settings {
+        checks_per_second: 32,
+        ..Settings::default()
+    });
+    let mut forged = relay.ticket(5, Side::Agent, LIFE);
+    forged[20] ^= 1;
+    for host in 0..100 {
+        let from = (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host), 7).into();
+        relay.core.handle(relay.now, from, &mut forged.clone());
+    }
+    assert_eq!(relay.core.counters().dropped(DropReason::Forged), 16 + 2);
+    relay.bind(0, Side::Agent, 1);
+    relay.bind(0, Side::Connector, 2);
+    relay.forwards(1, Side::Agent, 2);
 }
 
 #[test]
@@ -238,7 +350,7 @@ fn datagrams_of_every_length_and_first_byte_are_survived() {
     relay.bind(0, Side::Connector, 2);
     let lengths = (0..300).chain([1_199, 1_200, 9_000, 65_506, 65_507]);
     for length in lengths {
-        for first in [0x00, 0x30, 0x31, 0x32, 0xff] {
+        for first in [0x00, 0x30, 0x31, 0x32, 0x33, 0x34, 0xff] {
             let mut datagram = vec![0xaa; length];
             if let Some(byte) = datagram.first_mut() {
                 *byte = first;
@@ -256,6 +368,8 @@ fn datagrams_of_every_length_and_first_byte_are_survived() {
 #[derive(Clone, Debug)]
 enum Step {
     Bind(u8, Side, u16),
+    /// One of the proofs that can be made of what was answered so far, from any address.
+    Proof(proptest::sample::Index, u16),
     Data(u8, Side, u16, usize),
     Noise(u16, Vec<u8>),
     Sleep(u64),
@@ -265,6 +379,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let side = || prop_oneof![Just(Side::Agent), Just(Side::Connector)];
     let step = prop_oneof![
         (0..4_u8, side(), 1..6_u16).prop_map(|(at, side, from)| Step::Bind(at, side, from)),
+        (any::<proptest::sample::Index>(), 1..6_u16).prop_map(|(at, from)| Step::Proof(at, from)),
         (0..5_u8, side(), 1..6_u16, 0..1_500_usize)
             .prop_map(|(at, side, from, size)| Step::Data(at, side, from, size)),
         (1..6_u16, proptest::collection::vec(any::<u8>(), 0..120))
@@ -277,11 +392,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Against a model that knows only who bound last, and where.
+    /// Against a model that knows only who proved last to be where.
     #[test]
     fn it_never_amplifies_never_crosses_tunnels_and_never_grows(steps in steps()) {
         let mut relay = Bench::with(Settings { ends_max: 6, ..Settings::default() });
         let mut bound: BTreeMap<(u8, Side), u16> = BTreeMap::new();
+        let mut proofs: Vec<(u8, Side, u16, Vec<u8>)> = Vec::new();
         let (mut bytes_in, mut bytes_out) = (0, 0);
         for step in steps {
             let (from, before) = match step {
@@ -290,6 +406,8 @@ proptest! {
                     continue;
                 }
                 Step::Bind(at, side, from) => (from, relay.ticket(at, side, LIFE)),
+                Step::Proof(_, _) if proofs.is_empty() => continue,
+                Step::Proof(index, from) => (from, index.get(&proofs).3.clone()),
                 Step::Data(at, side, from, size) => (from, data(at, side, &vec![7; size])),
                 Step::Noise(from, ref bytes) => (from, bytes.clone()),
             };
@@ -312,12 +430,25 @@ proptest! {
                     bytes_out += datagram.len();
                 }
                 Verdict::Answer { len } => {
-                    let Step::Bind(at, side, from) = step else {
-                        panic!("only binds are answered");
-                    };
                     prop_assert!(len <= before.len());
-                    bound.insert((at, side), from);
                     bytes_out += len;
+                    let (at, side, proven) = match step {
+                        Step::Bind(at, side, _) => (at, side, None),
+                        Step::Proof(index, _) => {
+                            let (at, side, sent_to, _) = *index.get(&proofs);
+                            (at, side, Some(sent_to))
+                        }
+                        Step::Data(..) | Step::Noise(..) | Step::Sleep(_) => {
+                            panic!("only binds and proofs are answered")
+                        }
+                    };
+                    if let Some((_, cookie)) = Handle::of_challenge(&datagram[..len]) {
+                        let ticket = before[1..].first_chunk().unwrap();
+                        proofs.push((at, side, from, cookie.proof(ticket).to_vec()));
+                    } else if bound.get(&(at, side)) != Some(&from) {
+                        prop_assert_eq!(proven, Some(from), "moved without a proof");
+                        bound.insert((at, side), from);
+                    }
                 }
                 Verdict::Drop(_) => {}
             }
@@ -331,6 +462,12 @@ proptest! {
 }
 
 const LIFE: Duration = Duration::from_secs(300);
+
+const BOUND: Verdict = Verdict::Answer { len: BOUND_BYTES };
+
+const CHALLENGED: Verdict = Verdict::Answer {
+    len: CHALLENGE_BYTES,
+};
 
 /// A relay, its controller's key and a clock.
 struct Bench {
@@ -352,7 +489,7 @@ impl Bench {
         let key = TicketKey::from_seed(&[7; 32]).unwrap();
         let now = start();
         Self {
-            core: Relay::new(key.public(), settings),
+            core: Relay::new(key.public(), [9; 32], settings),
             key,
             now,
             stored: Vec::new(),
@@ -362,6 +499,31 @@ impl Bench {
 
     fn handle(&mut self, from: u16, datagram: &mut [u8]) -> Verdict {
         self.core.handle(self.now, address(from), datagram)
+    }
+
+    /// The proof that a bind from there leads to, which a relay that challenges must have asked for.
+    fn challenge(&mut self, at: u8, side: Side, from: u16) -> Vec<u8> {
+        let bind = self.ticket_until(at, side, self.ends);
+        self.challenge_for(&bind, from)
+    }
+
+    fn challenge_for(&mut self, bind: &[u8], from: u16) -> Vec<u8> {
+        let mut datagram = bind.to_vec();
+        assert_eq!(self.handle(from, &mut datagram), CHALLENGED);
+        let (_, cookie) = Handle::of_challenge(&datagram[..CHALLENGE_BYTES]).unwrap();
+        cookie.proof(bind[1..].try_into().unwrap()).to_vec()
+    }
+
+    /// The last bind that was made, as a proof.
+    fn proof(&self, cookie: &Cookie) -> Vec<u8> {
+        cookie.proof(self.stored[1..].try_into().unwrap()).to_vec()
+    }
+
+    fn forwards(&mut self, from: u16, side: Side, to: u16) {
+        assert_eq!(
+            self.handle(from, &mut data(0, side, b"x")),
+            Verdict::Forward { to: address(to) }
+        );
     }
 
     fn drops(&mut self, from: u16, datagram: &mut [u8], reason: DropReason) {
@@ -390,10 +552,15 @@ impl Bench {
         })
     }
 
-    /// Binds with a ticket that ends [`LIFE`] after the beginning.
+    /// Binds with a ticket that ends [`LIFE`] after the beginning, and proves what is asked for.
     fn bind(&mut self, at: u8, side: Side, from: u16) {
         let mut bind = self.ticket_until(at, side, self.ends);
-        assert_eq!(self.handle(from, &mut bind), Verdict::Answer { len: 8 });
+        if self.handle(from, &mut bind) == CHALLENGED {
+            let (_, cookie) = Handle::of_challenge(&bind[..CHALLENGE_BYTES]).unwrap();
+            bind = self.proof(&cookie);
+            assert_eq!(self.handle(from, &mut bind), BOUND);
+        }
+        assert!(Handle::of_bound(&bind[..BOUND_BYTES]).is_some());
     }
 
     fn sleep(&mut self, duration: Duration) {

@@ -248,6 +248,11 @@ impl Node {
         let command = Command::Install(Box::new(install));
         self.tunnels
             .handle(now(), Input::Command(command), &mut self.out);
+        let input = Input::Datagram {
+            from: relay(mtu),
+            bytes: &handle(end).bound(),
+        };
+        self.tunnels.handle(now(), input, &mut self.out);
     }
 }
 

@@ -1,9 +1,16 @@
 //! A tunnel's way to its peer: the relay, and the ticket that makes it forward.
 //!
 //! ```text
-//!  install ─▶ Seeking ──Bound──▶ Bound ──20 s──▶ Seeking (the old binding still holds)
-//!               └─ Bind again after 250 ms, 500 ms, … 5 s
+//!  install, roamed ─▶ Seeking ──────Challenge, answered by a Proof, or Bound──▶ Bound
+//!                      │ data is held                                            │ data passes
+//!                      └─ Bind again after 250 ms, 500 ms, … 5 s                 └─ Bind every 20 s
 //! ```
+//!
+//! A relay forwards nothing from an address that was not proven to it, so what a new tunnel says
+//! first would be lost and come again only when a timer of its carrier says so, a second later.
+//! It is held instead and goes right behind the proof; who has nothing to say nudges there. The end
+//! whose proof came first hears that the other one can be reached, and says once more what the
+//! relay dropped because it could not.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +18,7 @@ use std::{
 };
 
 use cardea_proto::relay::{
-    DATA_HEADER_BYTES, FrameKind, Handle, TICKET_BODY_BYTES, TICKET_BYTES, Ticket,
+    Cookie, DATA_HEADER_BYTES, FrameKind, Handle, TICKET_BODY_BYTES, TICKET_BYTES, Ticket,
 };
 
 use crate::outbox::{Outbox, Room};
@@ -24,6 +31,12 @@ pub(crate) struct Link {
     handle: Handle,
     next_bind: Instant,
     backoff: Duration,
+    /// Whether a Bind is out whose challenge has not been answered.
+    is_asking: bool,
+    /// What waits until the relay knows our address; `None` while it does.
+    held: Option<Held>,
+    /// What was held and sent, while the peer has not been heard.
+    released: Vec<Vec<u8>>,
     /// Since when we have sent data and heard nothing.
     unheard_since: Option<Instant>,
     silence: Duration,
@@ -39,6 +52,9 @@ impl Link {
             handle,
             next_bind: now,
             backoff: BIND_RETRY_MIN,
+            is_asking: false,
+            held: Some(Held::default()),
+            released: Vec::new(),
             unheard_since: None,
             silence: SILENCE_MIN,
         })
@@ -75,14 +91,45 @@ impl Link {
         self.backoff = BIND_RETRY_MIN;
     }
 
+    /// Our address may be another one: asks the relay at once, and holds what it would drop.
+    pub(crate) fn roamed(&mut self, now: Instant) {
+        self.held.get_or_insert_default();
+        self.rebind(now);
+    }
+
+    /// The relay asks whether we receive here. One Bind earns one Proof, so that nobody who writes
+    /// the relay's address on his datagrams can make us send more to it than our timers do.
+    pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) {
+        if !std::mem::take(&mut self.is_asking) {
+            return;
+        }
+        let proof = cookie.proof(&self.ticket);
+        self.send_whole(&proof, out);
+        if self.held.as_ref().is_none_or(Held::is_empty) {
+            self.send_whole(&[&self.handle.data_header()[..], NUDGE].concat(), out);
+        }
+        self.release(now, out);
+    }
+
+    /// The peer's way to us works since a moment ago, so ours to the peer may not have before.
+    pub(crate) fn nudged(&mut self, now: Instant, out: &mut Outbox) {
+        for datagram in std::mem::take(&mut self.released) {
+            self.unheard_since.get_or_insert(now);
+            self.send_whole(&datagram, out);
+        }
+    }
+
     /// The relay has accepted the ticket.
-    pub(crate) fn bound(&mut self, now: Instant) {
+    pub(crate) fn bound(&mut self, now: Instant, out: &mut Outbox) {
         self.next_bind = now + BIND_KEEPALIVE;
         self.backoff = BIND_RETRY_MIN;
+        self.is_asking = false;
+        self.release(now, out);
     }
 
     /// The peer has been heard: the way works.
     pub(crate) fn heard(&mut self) {
+        self.released = Vec::new();
         self.unheard_since = None;
         self.silence = SILENCE_MIN;
     }
@@ -122,6 +169,9 @@ impl Link {
             max: DATA_HEADER_BYTES + room.max,
             expected: DATA_HEADER_BYTES + room.expected,
         };
+        if let Some(held) = &mut self.held {
+            return held.push(&header, room, seal);
+        }
         out.datagram(self.relay, room, |buffer| {
             let (front, sealed) = buffer.split_at_mut_checked(DATA_HEADER_BYTES)?;
             let len = seal(sealed)?;
@@ -131,7 +181,27 @@ impl Link {
         self.unheard_since.get_or_insert(now);
     }
 
-    fn send_bind(&self, out: &mut Outbox) {
+    /// Sends what was held, and holds no more.
+    fn release(&mut self, now: Instant, out: &mut Outbox) {
+        let Some(Held { datagrams, .. }) = self.held.take() else {
+            return;
+        };
+        for datagram in &datagrams {
+            self.unheard_since.get_or_insert(now);
+            self.send_whole(datagram, out);
+        }
+        self.released = datagrams;
+    }
+
+    fn send_whole(&self, datagram: &[u8], out: &mut Outbox) {
+        out.datagram(self.relay, Room::exact(datagram.len()), |buffer| {
+            buffer.copy_from_slice(datagram);
+            Some(datagram.len())
+        });
+    }
+
+    fn send_bind(&mut self, out: &mut Outbox) {
+        self.is_asking = true;
         out.datagram(self.relay, Room::exact(1 + TICKET_BYTES), |buffer| {
             let (kind, ticket) = buffer.split_first_mut()?;
             *kind = FrameKind::Bind.byte();
@@ -141,17 +211,67 @@ impl Link {
     }
 }
 
+/// Sealed datagrams with their headers, the oldest first.
+#[derive(Debug, Default)]
+struct Held {
+    datagrams: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Held {
+    const fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// Keeps one more datagram that `seal` writes, or lets it be lost when there is no room.
+    fn push(
+        &mut self,
+        header: &[u8; DATA_HEADER_BYTES],
+        room: Room,
+        seal: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) {
+        // Sealed in any case: a carrier counts on it that what it produces is written.
+        let mut datagram = vec![0; room.max.max(room.expected)];
+        let len = datagram
+            .split_first_chunk_mut::<DATA_HEADER_BYTES>()
+            .and_then(|(front, sealed)| {
+                *front = *header;
+                seal(sealed)
+            });
+        let Some(len) = len else {
+            return;
+        };
+        datagram.truncate(DATA_HEADER_BYTES + len);
+        if self.bytes + datagram.len() <= HELD_BYTES_MAX {
+            self.bytes += datagram.len();
+            datagram.shrink_to_fit();
+            self.datagrams.push(datagram);
+        }
+    }
+}
+
 fn parse(ticket: &[u8]) -> Option<([u8; TICKET_BYTES], Handle)> {
     let ticket = <[u8; TICKET_BYTES]>::try_from(ticket).ok()?;
     let body = ticket.first_chunk::<TICKET_BODY_BYTES>()?;
     Some((ticket, Ticket::from_body(body)?.handle))
 }
 
+/// What an end sends that has nothing sealed to send: neither WireGuard nor QUIC begins so.
+///
+/// It is not protected, and may therefore mean no more than "say once more what you said first".
+pub(crate) const NUDGE: &[u8] = &[0];
+
 /// First wait for the relay's answer: longer than most round trips, short beside a person's patience.
 const BIND_RETRY_MIN: Duration = Duration::from_millis(250);
 
 /// Longest wait between two tries of a relay that does not answer.
 const BIND_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Most bytes that a tunnel holds until the relay knows its address.
+///
+/// The first flights of both carriers, or ten packets of a network's usual size. Ten thousand
+/// tunnels of a connector that roamed hold 160 MiB for a round trip if all of them are busy.
+const HELD_BYTES_MAX: usize = 16 * 1024;
 
 /// How often a binding is confirmed, so that no NAT forgets its mapping.
 ///
@@ -160,3 +280,163 @@ const BIND_KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// How long the peer may be silent after we sent something before we suspect the binding.
 const SILENCE_MIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use cardea_proto::{
+        codec::Bytes,
+        relay::{COOKIE_BYTES, Side},
+        time::{UnixMillis, testing::start},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_first_goes_right_behind_the_proof() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.timeout(), [FrameKind::Bind]);
+        bench.send(100);
+        bench.send(200);
+        assert_eq!(bench.sent(), []);
+        bench.challenged();
+        let expected = [FrameKind::Proof, FrameKind::Data, FrameKind::Data];
+        assert_eq!(bench.sent(), expected);
+        bench.send(100);
+        assert_eq!(bench.sent(), [FrameKind::Data]);
+    }
+
+    #[test]
+    fn a_relay_that_knows_the_address_asks_nothing_and_what_was_held_goes() {
+        let mut bench = Bench::new();
+        bench.timeout();
+        bench.send(100);
+        bench.bound();
+        assert_eq!(bench.sent(), [FrameKind::Data]);
+    }
+
+    #[test]
+    fn a_bind_earns_one_proof() {
+        let mut bench = Bench::new();
+        bench.timeout();
+        let with_nudge = [FrameKind::Proof, FrameKind::Data];
+        bench.challenged();
+        bench.challenged();
+        assert_eq!(bench.sent(), with_nudge);
+        bench.now += BIND_RETRY_MIN;
+        assert_eq!(bench.timeout(), [FrameKind::Bind], "the proof was lost");
+        bench.challenged();
+        assert_eq!(bench.sent(), with_nudge);
+        bench.timeout();
+        bench.bound();
+        bench.challenged();
+        assert_eq!(bench.sent(), []);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_what_is_first_is_kept() {
+        let mut bench = Bench::new();
+        bench.timeout();
+        for _ in 0..1_000 {
+            bench.send(1_000);
+        }
+        bench.challenged();
+        let sent = bench.sent();
+        assert_eq!(sent.len(), 1 + HELD_BYTES_MAX / 1_008);
+    }
+
+    #[test]
+    fn a_nudge_brings_what_was_said_first_once_more_and_only_while_nobody_was_heard() {
+        let mut bench = Bench::new();
+        bench.timeout();
+        bench.send(100);
+        bench.challenged();
+        bench.sent();
+        bench.link.nudged(bench.now, &mut bench.out);
+        assert_eq!(bench.sent(), [FrameKind::Data]);
+        bench.link.nudged(bench.now, &mut bench.out);
+        assert_eq!(bench.sent(), []);
+        bench.link.roamed(bench.now);
+        bench.timeout();
+        bench.send(100);
+        bench.challenged();
+        bench.sent();
+        bench.link.heard();
+        bench.link.nudged(bench.now, &mut bench.out);
+        assert_eq!(bench.sent(), []);
+    }
+
+    #[test]
+    fn who_roamed_holds_and_who_keeps_alive_does_not() {
+        let mut bench = Bench::new();
+        bench.timeout();
+        bench.bound();
+        bench.now += BIND_KEEPALIVE;
+        assert_eq!(bench.timeout(), [FrameKind::Bind]);
+        bench.send(1);
+        assert_eq!(bench.sent(), [FrameKind::Data]);
+        bench.link.renew(bench.now, &ticket());
+        bench.send(1);
+        assert_eq!(bench.sent(), [FrameKind::Data]);
+        bench.link.roamed(bench.now);
+        assert_eq!(bench.timeout(), [FrameKind::Bind]);
+        bench.send(1);
+        assert_eq!(bench.sent(), []);
+        bench.challenged();
+        assert_eq!(bench.sent(), [FrameKind::Proof, FrameKind::Data]);
+    }
+
+    struct Bench {
+        link: Link,
+        now: Instant,
+        out: Outbox,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let now = start().instant;
+            let relay = "192.0.2.1:7".parse().unwrap();
+            Self {
+                link: Link::new(now, relay, &ticket()).unwrap(),
+                now,
+                out: Outbox::default(),
+            }
+        }
+
+        fn timeout(&mut self) -> Vec<FrameKind> {
+            self.link.timeout(self.now, &mut self.out);
+            self.sent()
+        }
+
+        fn challenged(&mut self) {
+            let cookie = Cookie([5; COOKIE_BYTES]);
+            self.link.challenged(self.now, &cookie, &mut self.out);
+        }
+
+        fn bound(&mut self) {
+            self.link.bound(self.now, &mut self.out);
+        }
+
+        fn send(&mut self, len: usize) {
+            let room = Room::exact(len);
+            self.link.send(self.now, &mut self.out, room, |_| Some(len));
+        }
+
+        fn sent(&mut self) -> Vec<FrameKind> {
+            let transmits = self.out.transmits.drain(..);
+            transmits
+                .flat_map(|transmit| transmit.datagrams().map(<[u8]>::to_vec).collect::<Vec<_>>())
+                .map(|datagram| FrameKind::of(datagram[0]).unwrap())
+                .collect()
+        }
+    }
+
+    fn ticket() -> Vec<u8> {
+        let ticket = Ticket {
+            tunnel: Bytes([1; 16]),
+            side: Side::Agent,
+            handle: Handle::from_bytes([2; 7]),
+            not_after: UnixMillis(1),
+        };
+        [&ticket.body()[..], &[0; 64]].concat()
+    }
+}

@@ -8,7 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use cardea_proto::{app::Service, id::GrantId, relay::Handle, time::Now};
+use cardea_proto::{
+    app::Service,
+    id::GrantId,
+    relay::{Cookie, FrameKind, Handle},
+    time::Now,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -18,6 +23,7 @@ use crate::{
     context::{Context, FlowTable, Shared, TRANSMITS_MAX},
     drops::{DropReason, Drops},
     input::{FlowId, Input, Read},
+    link::NUDGE,
     outbox::{CloseReason, Event, FlowEvent, Outbox, ResetReason},
     schedule::Schedule,
     tunnel::{Tunnel, TunnelStats},
@@ -206,10 +212,8 @@ impl Tunnels {
     }
 
     fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8], out: &mut Outbox) {
-        let (handle, sealed) = match (Handle::split_data(bytes), Handle::of_bound(bytes)) {
-            (Some((handle, sealed)), _) => (handle, Some(sealed)),
-            (None, Some(handle)) => (handle, None),
-            (None, None) => return self.shared.drops.note(DropReason::NotAFrame),
+        let Some((handle, frame)) = Frame::of(bytes) else {
+            return self.shared.drops.note(DropReason::NotAFrame);
         };
         let Some(grant) = self.handles.get(&handle).copied() else {
             return self.shared.drops.note(DropReason::UnknownTunnel);
@@ -221,9 +225,13 @@ impl Tunnels {
             return self.shared.drops.note(DropReason::NotFromRelay);
         }
         if tunnel.over(now).is_none() {
-            match sealed {
-                Some(sealed) => tunnel.datagram(now, sealed, &mut self.shared, out),
-                None => tunnel.link_mut().bound(now.instant),
+            match frame {
+                Frame::Data(NUDGE) => tunnel.link_mut().nudged(now.instant, out),
+                Frame::Data(sealed) => tunnel.datagram(now, sealed, &mut self.shared, out),
+                Frame::Bound => tunnel.link_mut().bound(now.instant, out),
+                Frame::Challenge(cookie) => {
+                    tunnel.link_mut().challenged(now.instant, &cookie, out);
+                }
             }
             self.queue(grant);
         }
@@ -301,7 +309,7 @@ impl Tunnels {
         let grants: Vec<GrantId> = self.tunnels.keys().copied().collect();
         for grant in grants {
             if let Some(tunnel) = self.tunnels.get_mut(&grant) {
-                tunnel.link_mut().rebind(now.instant);
+                tunnel.link_mut().roamed(now.instant);
                 tunnel.link_mut().timeout(now.instant, out);
             }
             self.settle(now, grant, out);
@@ -384,6 +392,27 @@ impl Tunnels {
         self.schedule.set(grant, None);
         self.handles.remove(&tunnel.handle());
         tunnel.close(now, reason, &mut self.shared, out);
+    }
+}
+
+/// What a relay sends to an end, apart from the end's handle.
+enum Frame<'a> {
+    Data(&'a [u8]),
+    Bound,
+    Challenge(Cookie),
+}
+
+impl<'a> Frame<'a> {
+    fn of(bytes: &'a [u8]) -> Option<(Handle, Self)> {
+        match FrameKind::of(*bytes.first()?)? {
+            FrameKind::Data => {
+                Handle::split_data(bytes).map(|(handle, sealed)| (handle, Self::Data(sealed)))
+            }
+            FrameKind::Bound => Handle::of_bound(bytes).map(|handle| (handle, Self::Bound)),
+            FrameKind::Challenge => Handle::of_challenge(bytes)
+                .map(|(handle, cookie)| (handle, Self::Challenge(cookie))),
+            FrameKind::Bind | FrameKind::Proof => None,
+        }
     }
 }
 

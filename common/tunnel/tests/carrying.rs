@@ -368,3 +368,17 @@ fn readers_that_stop_cost_a_tunnel_a_bounded_amount_and_all_go_on_later() {
         assert!(came == written, "{carrier:?}");
     }
 }
+/// The agent's first word comes to the relay before the connector's proof here, which is the worst
+/// order: it costs the way back of the connector's nudge as well, and no carrier's timer.
+#[test]
+fn a_proof_to_the_relay_costs_a_new_tunnel_a_round_trip_and_no_timer() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        let began = pair.now.instant;
+        pair.connect("80/tcp");
+        // The pair's relay is next to whoever sends, so that the round trip to it is one way.
+        let (proof, nudge, handshakes) = (pair.delay, pair.delay, pair.delay * 4);
+        let took = pair.now.instant - began;
+        assert!(took <= proof + nudge + handshakes, "{carrier:?} {took:?}");
+    }
+}

@@ -9,13 +9,18 @@ use cardea_proto::{
     decision::Decision,
     ledger::{Actor, Change, RefusedRecord},
     refusal::RefusalCode,
+    source::Source,
 };
 
-/// Refusals of strangers that are recorded in one window, and of all nodes together ten times as many.
+/// Refusals of all strangers that are recorded in one window, and of all nodes and admins together
+/// ten times as many.
+///
+/// Apart, because addresses are cheap: whoever has many of them hides other strangers and no node.
 const RECORDED_MAX: usize = 30;
 
-/// Refusals of one node that are recorded in one window, so that none hides those of others.
-const RECORDED_PER_NODE_MAX: usize = 10;
+/// Refusals of one node, admin or source of strangers that are recorded in one window, so that none
+/// hides those of others.
+const RECORDED_PER_ACTOR_MAX: usize = 10;
 
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -45,7 +50,8 @@ pub(crate) struct Refusals {
     seen: BTreeSet<String>,
     strangers: usize,
     nodes: usize,
-    by_node: BTreeMap<String, usize>,
+    /// Those that were recorded, so that there are no more of them than records.
+    by_actor: BTreeMap<Who, usize>,
     suppressed: u64,
 }
 
@@ -60,31 +66,28 @@ impl Refusals {
                 ..Self::default()
             };
         }
-        // Addresses are cheap to a stranger: all strangers are one.
-        let who = match &refused.actor {
-            Actor::Stranger(_) => String::new(),
-            actor @ (Actor::Admin(_) | Actor::Node(_) | Actor::Controller(_)) => actor.to_string(),
+        let who = Who::of(&refused.actor);
+        let own = self.by_actor.get(&who).copied().unwrap_or(0);
+        let (all, all_max) = match who {
+            Who::Stranger(_) => (&mut self.strangers, RECORDED_MAX),
+            Who::Known(_) => (&mut self.nodes, RECORDED_MAX * 10),
         };
         let kind = format!(
-            "{who} {} {} {}",
-            refused.attempt, refused.code, refused.subject
+            "{} {} {} {}",
+            who.name(),
+            refused.attempt,
+            refused.code,
+            refused.subject
         );
-        let has_room = if who.is_empty() {
-            self.strangers < RECORDED_MAX
-        } else {
-            let own = self.by_node.get(&who).copied().unwrap_or(0);
-            own < RECORDED_PER_NODE_MAX && self.nodes < RECORDED_MAX * 10
-        };
+        // The last third is for first refusals, so that some noisy actors do not hide others.
+        let all_max = if own == 0 { all_max } else { all_max / 3 * 2 };
+        let has_room = own < RECORDED_PER_ACTOR_MAX && *all < all_max;
         if !has_room || !self.seen.insert(kind) {
             self.suppressed = self.suppressed.saturating_add(1);
             return false;
         }
-        if who.is_empty() {
-            self.strangers += 1;
-        } else {
-            self.nodes += 1;
-            *self.by_node.entry(who).or_default() += 1;
-        }
+        *all += 1;
+        *self.by_actor.entry(who).or_default() += 1;
         true
     }
 
@@ -103,6 +106,38 @@ impl Refusals {
                 subject: format!("{count} more refusals like those before were not recorded"),
             })
         })
+    }
+}
+
+/// Whose share of the window a refusal takes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    /// One that the domain knows.
+    Known(String),
+    /// All strangers of one source; `None` for those of the admin socket, which has no addresses.
+    Stranger(Option<Source>),
+}
+
+impl Who {
+    fn of(actor: &Actor) -> Self {
+        match actor {
+            Actor::Stranger(address) => {
+                let socket = address.parse().map(Source::of);
+                let ip = address.parse().map(Source::of_ip);
+                Self::Stranger(socket.or(ip).ok())
+            }
+            Actor::Admin(_) | Actor::Node(_) | Actor::Controller(_) => {
+                Self::Known(actor.to_string())
+            }
+        }
+    }
+
+    /// To strangers an address is cheap: the same of two of them is recorded once.
+    fn name(&self) -> &str {
+        match self {
+            Self::Known(name) => name,
+            Self::Stranger(_) => "",
+        }
     }
 }
 
@@ -133,7 +168,7 @@ mod tests {
         let now = start().instant;
         let mut refusals = Refusals::default();
         let recorded = (0..10_000)
-            .filter(|number| refusals.admit(&stranger(*number), now))
+            .filter(|number| refusals.admit(&stranger(*number % 200, *number), now))
             .count();
         assert_eq!(recorded, RECORDED_MAX);
         assert_eq!(refusals.deadline(), Some(now + WINDOW));
@@ -142,7 +177,7 @@ mod tests {
         };
         assert!(record.subject.starts_with("9970 more"), "{record:?}");
         assert!(refusals.take_suppressed().is_none());
-        assert!(refusals.admit(&stranger(0), now + WINDOW));
+        assert!(refusals.admit(&stranger(0, 0), now + WINDOW));
     }
 
     #[test]
@@ -151,7 +186,7 @@ mod tests {
         let mut refusals = Refusals::default();
         let node = |id: u8, number: u32| Refused {
             actor: Actor::Node(NodeId::Device(DeviceId::from_bytes([id; 10]))),
-            ..stranger(number)
+            ..stranger(1, number)
         };
         let recorded = |refusals: &mut Refusals, id| {
             let numbers = 0..100;
@@ -159,21 +194,72 @@ mod tests {
                 .filter(|number| refusals.admit(&node(id, *number), now))
                 .count()
         };
-        assert_eq!(recorded(&mut refusals, 1), RECORDED_PER_NODE_MAX);
-        assert_eq!(recorded(&mut refusals, 2), RECORDED_PER_NODE_MAX);
+        assert_eq!(recorded(&mut refusals, 1), RECORDED_PER_ACTOR_MAX);
+        assert_eq!(recorded(&mut refusals, 2), RECORDED_PER_ACTOR_MAX);
+    }
+
+    #[test]
+    fn one_source_does_not_hide_other_strangers_and_all_of_them_no_node() {
+        let now = start().instant;
+        let mut refusals = Refusals::default();
+        let mut recorded = |source| {
+            let numbers = 0..100;
+            numbers
+                .filter(|number| refusals.admit(&stranger(source, source * 100 + number), now))
+                .count()
+        };
+        for source in 0..2 {
+            assert_eq!(recorded(source), RECORDED_PER_ACTOR_MAX);
+        }
+        for source in 2..12 {
+            assert_eq!(recorded(source), 1, "the first of each");
+        }
+        assert_eq!(recorded(12), 0, "all strangers together");
+        let node = Refused {
+            actor: Actor::Node(NodeId::Device(DeviceId::from_bytes([1; 10]))),
+            ..stranger(0, 0)
+        };
+        assert!(refusals.admit(&node, now));
+    }
+
+    #[test]
+    fn all_nodes_together_have_a_bound_and_so_has_what_is_kept_of_them() {
+        let now = start().instant;
+        let mut refusals = Refusals::default();
+        for id in 0..=u8::MAX {
+            for number in 0..20 {
+                let refused = Refused {
+                    actor: Actor::Node(NodeId::Device(DeviceId::from_bytes([id; 10]))),
+                    ..stranger(0, number)
+                };
+                refusals.admit(&refused, now);
+            }
+        }
+        assert_eq!(refusals.nodes, RECORDED_MAX * 10);
+        assert_eq!(refusals.seen.len(), RECORDED_MAX * 10);
+        assert!(refusals.by_actor.len() <= RECORDED_MAX * 10);
+    }
+
+    #[test]
+    fn a_stranger_is_its_network_however_its_address_is_written() {
+        let who = |address: &str| Who::of(&Actor::Stranger(address.to_owned()));
+        assert_eq!(who("192.0.2.1:5"), who("192.0.2.1"));
+        assert_eq!(who("[2001:db8::1]:5"), who("2001:db8::2"));
+        assert_ne!(who("192.0.2.1"), who("192.0.2.2"));
+        assert_eq!(who("admin socket"), Who::Stranger(None));
     }
 
     #[test]
     fn the_same_refusal_is_recorded_once_in_a_window() {
         let now = start().instant;
         let mut refusals = Refusals::default();
-        assert!(refusals.admit(&stranger(1), now));
-        assert!(!refusals.admit(&stranger(1), now));
+        assert!(refusals.admit(&stranger(1, 1), now));
+        assert!(!refusals.admit(&stranger(1, 1), now));
     }
 
     #[test]
     fn what_a_stranger_sends_is_escaped_and_cut() {
-        let mut refused = stranger(1);
+        let mut refused = stranger(1, 1);
         refused.subject = "\u{1b}[2J".repeat(100);
         let record = refused.record();
         assert!(record.subject.len() <= SUBJECT_BYTES_MAX);
@@ -181,9 +267,9 @@ mod tests {
         assert!(!record.subject.contains('\u{1b}'));
     }
 
-    fn stranger(number: u32) -> Refused {
+    fn stranger(source: u32, number: u32) -> Refused {
         Refused {
-            actor: Actor::Stranger("192.0.2.1:5".to_owned()),
+            actor: Actor::Stranger(format!("192.0.2.{source}:5")),
             attempt: "enroll",
             code: RefusalCode::InviteUnknown,
             subject: format!("code {number}"),

@@ -23,6 +23,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use cardea_host::{
     clock::Clock,
+    entropy,
     udp::{Received, UdpSocket},
 };
 use cardea_proto::time::Now;
@@ -80,7 +81,7 @@ impl Server {
         Ok(Self {
             socket,
             poll,
-            relay: Relay::new(ticket_key, settings),
+            relay: Relay::new(ticket_key, entropy::seed(), settings),
             forwarder: Forwarder::default(),
             control: Control {
                 waker: Arc::new(waker),

@@ -71,8 +71,8 @@ fn a_dual_stack_relay_joins_ends_of_both_families() {
 fn a_stranger_hears_nothing_and_datagrams_of_every_size_end_no_loop() {
     let bench = Bench::new((Ipv4Addr::LOCALHOST, 0).into());
     let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    for size in [0, 1, 7, 8, 97, 98, 99, 1_200, 9_000, 65_507] {
-        for first in [0x00, 0x30, 0x31, 0x32] {
+    for size in [0, 1, 7, 8, 97, 98, 99, 130, 1_200, 9_000, 65_507] {
+        for first in [0x00, 0x30, 0x31, 0x32, 0x33, 0x34] {
             stranger
                 .send(bench.address, None, &vec![first; size])
                 .unwrap();
@@ -156,6 +156,11 @@ impl End {
 
     fn bind(&mut self) {
         self.socket.send(self.relay, None, &self.ticket).unwrap();
+        let [challenge] = <[Vec<u8>; 1]>::try_from(self.datagrams(1)).unwrap();
+        let (handle, cookie) = Handle::of_challenge(&challenge).unwrap();
+        assert_eq!(handle, self.handle);
+        let proof = cookie.proof(self.ticket[1..].try_into().unwrap());
+        self.socket.send(self.relay, None, &proof).unwrap();
         let [bound] = <[Vec<u8>; 1]>::try_from(self.datagrams(1)).unwrap();
         assert_eq!(Handle::of_bound(&bound), Some(self.handle));
     }

@@ -16,21 +16,23 @@ use cardea_credential::{
 use cardea_host::{
     channel::{Accepted, ChannelError, CloseCode, Kind, Link, Server},
     clock::Clock,
+    places::Places,
 };
 use cardea_proto::{
     ALPN_CHANNEL, ALPN_ENROLL, ALPN_RENEW,
     enroll::EnrollRequest,
     message::{FromNode, Purpose},
 };
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::turn::Event;
 
 /// Strangers with an open connection at one time; each holds it for seconds.
 const STRANGERS_MAX: usize = 1_024;
+
+/// Those of one address or IPv6 /64; a quarter, because an office that unpacks its laptops is behind
+/// one address, and whoever finds no place has to be started again.
+const STRANGERS_PER_SOURCE_MAX: usize = STRANGERS_MAX / 4;
 
 /// How long a stranger waits for its answer, which takes a commit and some policy.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -47,7 +49,7 @@ pub(crate) struct Nodes {
     trust: Trust,
     clock: Clock,
     events: mpsc::Sender<Event>,
-    strangers: Arc<Semaphore>,
+    strangers: Places,
     channels: Arc<AtomicU64>,
 }
 
@@ -58,7 +60,7 @@ impl Nodes {
             trust,
             clock: Clock::system(),
             events,
-            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+            strangers: Places::new(STRANGERS_MAX, STRANGERS_PER_SOURCE_MAX),
             channels: Arc::default(),
         }
     }
@@ -148,9 +150,13 @@ impl Nodes {
             sender,
             mut receiver,
         } = link;
-        let Ok(_permit) = Arc::clone(&self.strangers).try_acquire_owned() else {
-            sender.close(CloseCode::TooLate, "too many enrollments at once");
-            return;
+        let _place = match self.strangers.take(address) {
+            Ok(place) => place,
+            Err(crowded) => {
+                tracing::debug!(reason = %crowded, "a stranger found no place");
+                sender.close(CloseCode::TooLate, &crowded.to_string());
+                return;
+            }
         };
         let request = match receiver.receive::<EnrollRequest>().await {
             Ok(Some(request)) => Box::new(request),

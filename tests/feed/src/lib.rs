@@ -9,7 +9,7 @@ use std::fmt::Debug;
 
 use cardea_credential::{
     signed::{verify_answer, verify_offer},
-    ticket::verify_ticket,
+    ticket::{TicketKey, verify_ticket},
     trust::Trust,
 };
 use cardea_host::clock::Clock;
@@ -29,6 +29,7 @@ use cardea_proto::{
     ledger::Entry,
     local::{LocalAnswer, LocalRequest},
     message::{FromNode, ToNode},
+    relay::{CHALLENGE_BYTES, Handle},
 };
 use cardea_relay::{Relay, Settings, Verdict};
 use cardea_tunnel::packet::{Body, Packet};
@@ -149,17 +150,38 @@ pub fn packets(bytes: &[u8]) {
     }
 }
 
-/// What a relay takes from anybody: it answers with no more than came, and forwards for nobody.
+/// What a relay takes from anybody: it answers with no more than came, forwards for nobody, and
+/// binds nobody who has not shown that he receives where he says.
 pub fn relay(bytes: &[u8]) {
     let now = Clock::system().now();
-    let mut relay = Relay::new([7; 32], Settings::default());
+    // Tickets of this key are in the corpus.
+    let Ok(key) = TicketKey::from_seed(&[7; 32]) else {
+        return;
+    };
+    let mut relay = Relay::new(key.public(), [8; 32], Settings::default());
+    let (here, elsewhere) = ([192, 0, 2, 1], [192, 0, 2, 2]);
     let mut datagram = bytes.to_vec();
-    match relay.handle(now, ([192, 0, 2, 1], 7).into(), &mut datagram) {
+    match relay.handle(now, (here, 7).into(), &mut datagram) {
         Verdict::Forward { .. } => assert!(bytes.is_empty(), "forwarded without a ticket"),
         Verdict::Answer { len } => assert!(len <= bytes.len(), "amplified"),
         Verdict::Drop(_) => {}
     }
     assert_eq!(datagram.len(), bytes.len());
+    assert_eq!(relay.ends(), 0, "bound before the proof");
+    let challenge = datagram.get(..CHALLENGE_BYTES);
+    let ticket = bytes.get(1..).and_then(|rest| rest.first_chunk());
+    let (Some((_, cookie)), Some(ticket)) = (challenge.and_then(Handle::of_challenge), ticket)
+    else {
+        return;
+    };
+    for (from, ends) in [(elsewhere, 0), (here, 1), (elsewhere, 1)] {
+        let mut proof = cookie.proof(ticket);
+        assert!(matches!(
+            relay.handle(now, (from, 7).into(), &mut proof),
+            Verdict::Answer { len } if len <= proof.len()
+        ));
+        assert_eq!(relay.ends(), ends);
+    }
 }
 
 /// What decodes encodes to something that decodes to the same.

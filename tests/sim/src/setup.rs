@@ -49,7 +49,7 @@ impl World {
         let mut dice = Dice::new(seed, "world");
         let mut store = MemoryStore::new();
         let domain = Domain::found(&mut dice, &plan, &mut store, now.unix);
-        let relay = Relay::new(domain.ticket_key(), Settings::default());
+        let relay = Relay::new(domain.ticket_key(), [7; 32], Settings::default());
         let bounds = Bounds {
             push: plan.push(),
             commit: plan.commit.1,

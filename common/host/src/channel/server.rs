@@ -5,14 +5,21 @@ use std::{net::SocketAddr, sync::Arc};
 use cardea_proto::codec::{MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_STRANGER};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::{ChannelError, CloseCode, Handshake, Kind, Link, TIME_BEFORE_TRUST, close, transport};
+use crate::places::Places;
 
 /// Handshakes at one time; more strangers than that hear nothing and try again.
 ///
 /// Each costs a millisecond of one core: as many as finish within [`TIME_BEFORE_TRUST`].
 const HANDSHAKES_MAX: usize = 4_096;
+
+/// Handshakes of one address or IPv6 /64; a quarter, because thousands of nodes may be behind one.
+///
+/// Nobody takes the places of another by writing his address on datagrams: that works for the
+/// [`HANDSHAKES_UNPROVEN_MAX`] first ones alone.
+const HANDSHAKES_PER_SOURCE_MAX: usize = HANDSHAKES_MAX / 4;
 
 /// Handshakes from which on an address must first show that it can receive (RFC 9000 §8.1).
 const HANDSHAKES_UNPROVEN_MAX: usize = 256;
@@ -100,13 +107,13 @@ impl Server {
 
 /// Takes connections one by one; each has its handshake in a task of its own.
 async fn accept(endpoint: quinn::Endpoint, accepted: mpsc::Sender<Accepted>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let handshakes = Places::new(HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX);
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+        let Ok(place) = handshakes.take(incoming.remote_address()) else {
             incoming.ignore();
             continue;
         };
-        let busy = HANDSHAKES_MAX - handshakes.available_permits() > HANDSHAKES_UNPROVEN_MAX;
+        let busy = handshakes.taken() > HANDSHAKES_UNPROVEN_MAX;
         if busy && incoming.may_retry() && !incoming.remote_address_validated() {
             if incoming.retry().is_err() {
                 tracing::debug!("an address could not be asked to prove itself");
@@ -123,7 +130,7 @@ async fn accept(endpoint: quinn::Endpoint, accepted: mpsc::Sender<Accepted>) {
                 }
                 Err(error) => tracing::debug!(reason = %error, "a connection did not come about"),
             }
-            drop(permit);
+            drop(place);
         });
     }
 }

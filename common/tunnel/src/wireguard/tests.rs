@@ -280,9 +280,11 @@ impl OneEnd {
         };
         let mut signed = ticket.body().to_vec();
         signed.resize(TICKET_BYTES, 0);
+        let mut link = Link::new(now.instant, "192.0.2.1:1".parse().unwrap(), &signed).unwrap();
+        link.bound(now.instant, &mut Outbox::default());
         Self {
             filter: Filter::new(end, services, inner, egress, Family::V4),
-            link: Link::new(now.instant, "192.0.2.1:1".parse().unwrap(), &signed).unwrap(),
+            link,
             traffic: Traffic::default(),
             shared: Shared {
                 flows: FlowTable::default(),

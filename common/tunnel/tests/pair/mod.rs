@@ -20,7 +20,7 @@ use cardea_proto::{
     app::{Carrier, Target},
     codec::{Blob, Bytes as Array},
     id::GrantId,
-    relay::{FrameKind, Handle, Side, TICKET_BODY_BYTES, TICKET_BYTES, Ticket},
+    relay::{COOKIE_BYTES, Cookie, FrameKind, Handle, Side, TICKET_BYTES, Ticket},
     time::{Now, UnixMillis, testing},
 };
 use cardea_tunnel::{
@@ -61,6 +61,8 @@ pub struct Pair {
     /// Whether a damaged copy, and the same again, follow each datagram.
     pub damage: bool,
     bound: BTreeSet<Handle>,
+    /// What an end must give back to the relay; another one after each loss of the bindings.
+    cookie: Cookie,
     random: ChaCha20Rng,
     queue: BTreeMap<(Instant, u64), (End, Vec<u8>)>,
     sequence: u64,
@@ -100,6 +102,7 @@ impl Pair {
             carried: 0,
             damage: false,
             bound: BTreeSet::new(),
+            cookie: Cookie([0; COOKIE_BYTES]),
             random: ChaCha20Rng::from_seed([5; 32]),
             queue: BTreeMap::new(),
             sequence: 0,
@@ -308,18 +311,29 @@ impl Pair {
     /// What a relay that started again knows: nothing.
     pub fn forget_bindings(&mut self) {
         self.bound.clear();
+        self.cookie.0[0] += 1;
     }
 
-    /// What a relay does: binds, and passes on with the receiver's handle.
+    /// What a relay does: asks for a proof, binds, and passes on with the receiver's handle.
     fn relay(&mut self, from: End, datagram: &[u8]) {
         self.carried += 1;
         match datagram.first().copied().and_then(FrameKind::of) {
             Some(FrameKind::Bind) => {
-                assert_eq!(datagram.len(), 1 + TICKET_BYTES);
-                let body = datagram[1..].first_chunk::<TICKET_BODY_BYTES>().unwrap();
-                let ticket = Ticket::from_body(body).unwrap();
-                self.bound.insert(ticket.handle);
-                self.send(from, ticket.handle.bound().to_vec());
+                let ticket = ticket_of(&datagram[1..]);
+                let answer = if self.bound.contains(&ticket.handle) {
+                    ticket.handle.bound().to_vec()
+                } else {
+                    ticket.handle.challenge(&self.cookie).to_vec()
+                };
+                self.send(from, answer);
+            }
+            Some(FrameKind::Proof) => {
+                let (ticket, cookie) = Cookie::of_proof(datagram).unwrap();
+                let ticket = ticket_of(ticket);
+                if cookie == self.cookie {
+                    self.bound.insert(ticket.handle);
+                    self.send(from, ticket.handle.bound().to_vec());
+                }
             }
             Some(FrameKind::Data) => {
                 let (own, sealed) = Handle::split_data(datagram).unwrap();
@@ -436,6 +450,11 @@ pub fn ticket(end: End) -> Blob {
     let mut signed = ticket.body().to_vec();
     signed.extend_from_slice(&[0; 64]);
     Blob(signed)
+}
+
+fn ticket_of(bytes: &[u8]) -> Ticket {
+    assert_eq!(bytes.len(), TICKET_BYTES);
+    Ticket::from_body(bytes.first_chunk().unwrap()).unwrap()
 }
 
 pub fn handle(end: End) -> Handle {

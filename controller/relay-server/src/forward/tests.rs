@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use cardea_credential::ticket::TicketKey;
 use cardea_proto::{
     codec::Bytes,
-    relay::{FrameKind, Handle, Side, Ticket},
+    relay::{BOUND_BYTES, CHALLENGE_BYTES, FrameKind, Handle, Side, Ticket},
     time::testing::start,
 };
 use cardea_relay::Settings;
@@ -140,7 +140,7 @@ impl Bench {
     fn new() -> Self {
         let key = TicketKey::from_seed(&[1; 32]).unwrap();
         let mut bench = Self {
-            relay: Relay::new(key.public(), Settings::default()),
+            relay: Relay::new(key.public(), [2; 32], Settings::default()),
             key,
             now: start(),
             forwarder: Forwarder::default(),
@@ -162,7 +162,13 @@ impl Bench {
     fn bind(&mut self, tunnel: u8, side: Side, port: u16) {
         let mut bind = self.ticket(tunnel, side);
         let verdict = self.relay.handle(self.now, address(port), &mut bind);
-        assert_eq!(verdict, Verdict::Answer { len: 8 });
+        let len = CHALLENGE_BYTES;
+        assert_eq!(verdict, Verdict::Answer { len });
+        let (_, cookie) = Handle::of_challenge(&bind[..len]).unwrap();
+        let ticket = self.ticket(tunnel, side)[1..].try_into().unwrap();
+        let mut proof = cookie.proof(&ticket);
+        let verdict = self.relay.handle(self.now, address(port), &mut proof);
+        assert_eq!(verdict, Verdict::Answer { len: BOUND_BYTES });
     }
 
     fn ticket(&self, tunnel: u8, side: Side) -> Vec<u8> {
