@@ -1,11 +1,14 @@
-//! The sled database beside the journal: the latest snapshot, and where entries stand.
+//! The index beside the journal: where entries stand, in sled, and the latest snapshot, in a file.
 //!
 //! Nothing in it is trusted or needed. Sled's `flush` does not reach the disk on Linux and its
 //! recovery truncates silently, so whatever is missing, unreadable or disagrees with the journal is
-//! made again from the journal, and a store without its index is slower, not wrong.
+//! made again from the journal, and a store without its index is slower, not wrong. The snapshot of a
+//! hundred thousand devices is one value of 60 MB, which sled would hold in memory for good.
 
 use std::{
     fs::File,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -33,14 +36,14 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// What a snapshot is sealed for.
 const PURPOSE: &str = "snapshot";
 
-/// The key of the snapshot.
-const SNAPSHOT: &[u8] = b"snapshot";
+/// The file of the snapshot, and what it is called while it is written.
+const SNAPSHOT: (&str, &str) = ("state", "state.new");
 
 /// An open index. Clones are the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
-    database: sled::Db,
     places: sled::Tree,
+    folder: PathBuf,
     /// Seals the snapshot, where the ledger is sealed; places are no secret.
     key: Option<DataKey>,
 }
@@ -65,8 +68,8 @@ pub(crate) enum IndexError {
     Open(PathBuf),
     #[error("the snapshot cannot be sealed")]
     Seal(#[from] SealError),
-    #[error("the snapshot cannot be sealed")]
-    Entropy(#[from] std::io::Error),
+    #[error("the snapshot cannot be written")]
+    Write(#[from] std::io::Error),
 }
 
 impl Index {
@@ -95,8 +98,8 @@ impl Index {
                 .open()?;
             let places = database.open_tree("places")?;
             Ok(Self {
-                database,
                 places,
+                folder: path.to_owned(),
                 key: key.clone(),
             })
         };
@@ -105,7 +108,7 @@ impl Index {
 
     /// The latest snapshot, if there is one that this build can read.
     pub(crate) fn snapshot(&self) -> Option<Snapshot> {
-        let bytes = self.database.get(SNAPSHOT).ok()??;
+        let bytes = std::fs::read(self.folder.join(SNAPSHOT.0)).ok()?;
         let (sum, body) = bytes.split_first_chunk::<4>()?;
         if crc32c::crc32c(body).to_be_bytes() != *sum {
             return None;
@@ -126,8 +129,10 @@ impl Index {
 
     /// Forgets a snapshot that disagrees with the journal.
     pub(crate) fn forget_snapshot(&self) -> Result<(), IndexError> {
-        self.database.remove(SNAPSHOT)?;
-        Ok(())
+        match std::fs::remove_file(self.folder.join(SNAPSHOT.0)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Replaces the snapshot.
@@ -138,10 +143,14 @@ impl Index {
             Some(key) => key.seal(PURPOSE, random()?, &body)?,
             None => body,
         };
-        let mut bytes = crc32c::crc32c(&body).to_be_bytes().to_vec();
-        bytes.extend_from_slice(&body);
-        self.database.insert(SNAPSHOT, bytes)?;
-        self.database.flush()?;
+        let (place, fresh) = (self.folder.join(SNAPSHOT.0), self.folder.join(SNAPSHOT.1));
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&fresh)?;
+        file.write_all(&crc32c::crc32c(&body).to_be_bytes())?;
+        file.write_all(&body)?;
+        file.sync_data()?;
+        std::fs::rename(&fresh, &place)?;
         Ok(())
     }
 

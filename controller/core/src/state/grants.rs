@@ -11,7 +11,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use super::{nodes::remove_from, pairs::Pairs};
+use super::{nodes::remove_from, pack, pairs::Pairs};
 
 /// A grant that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,11 @@ pub(super) struct Grants {
 }
 
 impl Grants {
+    pub(super) fn pack(&mut self) {
+        pack(&mut self.live);
+        self.by_device.pack();
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &GrantRecord> {
         self.live.values()
     }

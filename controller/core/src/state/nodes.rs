@@ -12,7 +12,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use super::pairs::Pairs;
+use super::{pack, pairs::Pairs};
 
 /// A node and what is on record about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,13 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
+    pub(super) fn pack(&mut self) {
+        pack(&mut self.by_id);
+        pack(&mut self.devices);
+        pack(&mut self.keys);
+        self.owned.pack();
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &NodeRecord> {
         self.by_id.values()
     }

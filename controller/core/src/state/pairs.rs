@@ -33,6 +33,10 @@ impl<K: Ord, V: Ord> Default for Pairs<K, V> {
 }
 
 impl<K: Clone + Ord, V: Owned> Pairs<K, V> {
+    pub(super) fn pack(&mut self) {
+        self.0 = std::mem::take(&mut self.0).into_iter().collect();
+    }
+
     pub(super) fn insert(&mut self, owner: &K, owned: V) {
         self.0.insert((owner.clone(), owned));
     }

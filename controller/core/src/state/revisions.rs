@@ -21,6 +21,10 @@ impl Revisions {
         self.0.get(key).copied().unwrap_or_default()
     }
 
+    pub(super) fn pack(&mut self) {
+        super::pack(&mut self.0);
+    }
+
     /// How many records there are.
     #[must_use]
     pub fn count(&self) -> usize {
