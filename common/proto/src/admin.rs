@@ -266,8 +266,14 @@ pub enum AdminAnswer {
     PolicyProblems(Vec<PolicyProblem>),
     /// Results of `PolicyTest`.
     PolicyTests(Vec<PolicyTestResult>),
-    /// Effects of `PolicyDiff`: only those that change.
-    PolicyEffects(Vec<PolicyEffect>),
+    /// Effects of `PolicyDiff`.
+    PolicyEffects {
+        /// Only those that change.
+        effects: Vec<PolicyEffect>,
+        /// Enrolled devices that have not reported since the controller started, of which it is not
+        /// known what they would gain or lose.
+        unjudged: Vec<Name>,
+    },
     /// The files of `PolicyRecommended`.
     PolicyFiles(Vec<PolicyFile>),
     /// How many grants a change would end.

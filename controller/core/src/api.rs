@@ -12,7 +12,7 @@ use cardea_proto::{
     message::{Checkpointed, Purpose, ToNode},
 };
 
-use crate::heard::Heard;
+use crate::{heard::Heard, policy::Prepared};
 
 /// One connection of a node or of a stranger who enrolls; the shell counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +88,8 @@ pub enum Input {
         session: AdminSession,
         /// What is asked.
         request: AdminRequest,
+        /// The policy folder in it, as [`Prepared::of`] makes it of the request.
+        prepared: Option<Prepared>,
     },
     /// Nobody waits for this answer any longer; what was planned goes on.
     AdminGone {

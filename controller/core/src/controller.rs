@@ -22,6 +22,7 @@ use crate::{
     dice::Dice,
     grants::Live,
     judge::Judge,
+    policy::Prepared,
     posture::Postures,
     proposals::{Intent, Pending, Proposals, TRIES_MAX},
     refusals::{Refusals, Refused},
@@ -130,7 +131,7 @@ impl Controller {
             policy_problem: None,
             state,
         };
-        world.reload(true);
+        world.reload(true, None);
         Ok(Self {
             world,
             channels: Channels::default(),
@@ -167,7 +168,8 @@ impl Controller {
                 call,
                 session,
                 request,
-            } => self.on_admin(turn, call, session, request),
+                prepared,
+            } => self.on_admin(turn, call, session, (request, prepared)),
             // What was ordered goes on; the shell drops an answer that nobody waits for.
             Input::AdminGone { call: _ } => {}
             Input::Committed { proposal, entry } => self.committed(turn, proposal, &entry),
@@ -267,7 +269,8 @@ impl Controller {
         self.health.store_problem = None;
         let pending = proposal.and_then(|id| self.proposals.take(id));
         let happened = self.world.state.fold(entry);
-        self.reload_engine(&happened);
+        let prepared = pending.as_ref().and_then(Pending::prepared);
+        self.reload_engine(&happened, prepared);
         for happened in &happened {
             self.react(turn, happened);
         }
@@ -349,7 +352,7 @@ impl Controller {
         }
     }
 
-    fn reload_engine(&mut self, happened: &[Happened]) {
+    fn reload_engine(&mut self, happened: &[Happened], prepared: Option<&Prepared>) {
         let mut policy = false;
         let mut links = false;
         for happened in happened {
@@ -357,7 +360,7 @@ impl Controller {
             links |= matches!(happened, Happened::Linked(_));
         }
         if policy || links {
-            self.world.reload(policy);
+            self.world.reload(policy, prepared);
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     certificates::Renewing,
     enrollment::Enrolling,
     grants::{Admitting, Offering},
+    policy::Prepared,
 };
 
 use cardea_proto::id::{DeviceId, GrantId};
@@ -49,6 +50,22 @@ pub(crate) enum Intent {
 pub(crate) struct Pending {
     pub(crate) intent: Intent,
     pub(crate) tries: u8,
+}
+
+impl Pending {
+    /// The policy folder that an order brought.
+    pub(crate) fn prepared(&self) -> Option<&Prepared> {
+        match &self.intent {
+            Intent::Order(ordered) => ordered.prepared(),
+            Intent::Enroll(_)
+            | Intent::Renew(_)
+            | Intent::Appraise(_)
+            | Intent::Offer(_)
+            | Intent::Admit(_)
+            | Intent::End(_)
+            | Intent::Note => None,
+        }
+    }
 }
 
 /// The proposals that wait.

@@ -26,7 +26,8 @@ use cardea_proto::{
 
 use crate::{
     AdminSession, CallId, ChannelId, CommitError, Controller, Input, Keys, Outbox, Proposal,
-    Settings, State, policy::default_folder,
+    Settings, State,
+    policy::{Prepared, default_folder},
 };
 
 /// The exporter of every test connection.
@@ -306,6 +307,7 @@ impl Bench {
         self.handle(Input::Admin {
             call: CallId(1),
             session: SESSION,
+            prepared: Prepared::of(&request),
             request,
         });
         self.settle();

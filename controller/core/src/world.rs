@@ -10,7 +10,12 @@ use cardea_proto::{
     time::{Now, UnixMillis},
 };
 
-use crate::{Keys, Settings, State, dice::Dice, policy::Engine, tickets::Places};
+use crate::{
+    Keys, Settings, State,
+    dice::Dice,
+    policy::{Engine, Prepared},
+    tickets::Places,
+};
 
 /// The parts that others are given to read.
 #[derive(Debug)]
@@ -74,13 +79,17 @@ impl World {
 
     /// Makes the engine of the state again, after its policy or its everyday rules moved.
     ///
-    /// A policy that does not load denies everything until an admin applies one that does.
-    pub(crate) fn reload(&mut self, policy_moved: bool) {
-        let links = self.state.links();
-        let made = if policy_moved || self.policy_problem.is_some() {
-            Engine::new(self.state.policy(), links)
-        } else {
-            self.engine.with_links(links)
+    /// A policy that does not load denies everything until an admin applies one that does. One that
+    /// was `prepared` need not be compiled again.
+    pub(crate) fn reload(&mut self, policy_moved: bool, prepared: Option<&Prepared>) {
+        let (policy, links) = (self.state.policy(), self.state.links());
+        let prepared = prepared.filter(|prepared| prepared.is_of(policy));
+        let made = match prepared.map(Prepared::engine) {
+            Some(Ok(engine)) if policy_moved => engine.with_links(links),
+            Some(_) | None if policy_moved || self.policy_problem.is_some() => {
+                Engine::new(policy, links)
+            }
+            Some(_) | None => self.engine.with_links(links),
         };
         let revision = self.policy_revision();
         match made {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use cardea_core::{AdminSession, CallId, Search, State};
+use cardea_core::{AdminSession, CallId, Search, State, policy::Prepared};
 use cardea_host::{
     clock::Clock,
     entropy,
@@ -183,11 +183,16 @@ impl Admin {
         request: AdminRequest,
     ) -> AdminAnswer {
         let call = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
+        let preparing = tokio::task::spawn_blocking(move || (Prepared::of(&request), request));
+        let Ok((prepared, request)) = preparing.await else {
+            return leaving();
+        };
         let (answer, answered) = oneshot::channel();
         let asked = Event::Call {
             call,
             session: AdminSession { nonce },
             request,
+            prepared,
             answer,
         };
         if self.events.send(asked).await.is_err() {

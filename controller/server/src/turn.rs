@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cardea_core::{
     AdminSession, CallId, ChannelId, CommitError, Controller, Heard, Input, Outbox, Peer,
-    ProposalId,
+    ProposalId, policy::Prepared,
 };
 use cardea_host::{
     channel::{CloseCode, Sender},
@@ -58,6 +58,7 @@ pub(crate) enum Event {
         call: CallId,
         session: AdminSession,
         request: AdminRequest,
+        prepared: Option<Prepared>,
         answer: oneshot::Sender<AdminAnswer>,
     },
     /// The admin has gone before the answer came.
@@ -187,6 +188,7 @@ impl Turn {
                 call,
                 session,
                 request,
+                prepared,
                 answer,
             } => {
                 self.calls.insert(call, answer);
@@ -194,6 +196,7 @@ impl Turn {
                     call,
                     session,
                     request,
+                    prepared,
                 });
             }
             Event::CallGone { call } => {

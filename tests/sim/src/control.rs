@@ -352,6 +352,7 @@ impl World {
             call,
             session: AdminSession { nonce },
             request: AdminRequest::Change(signed),
+            prepared: None,
         });
         Some(call)
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use cardea_host::exit::{Code, Failure};
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminQuery},
+    name::Name,
     policy::{PolicyEffect, PolicyFile, PolicyProblem, PolicyTestResult},
 };
 
@@ -41,8 +42,8 @@ pub(super) fn run(command: PolicyCommand, session: &mut Session<'_>) -> Result<(
         PolicyCommand::Diff(source) => {
             let files = read(&source, session)?;
             check(&files, session)?;
-            let effects = diff(&files, session)?;
-            print_effects(&effects, session)
+            let (effects, unjudged) = diff(&files, session)?;
+            print_effects(&effects, &unjudged, session)
         }
         PolicyCommand::Apply { source, dry_run } => apply(&source, dry_run, session),
     }
@@ -79,9 +80,9 @@ fn apply(source: &PolicySource, dry_run: bool, session: &mut Session<'_>) -> Res
         view::tests(&results, session.settings.format, session.console)?;
     }
     verdict(&results, session)?;
-    let effects = diff(&files, session)?;
+    let (effects, unjudged) = diff(&files, session)?;
     if dry_run {
-        print_effects(&effects, session)?;
+        print_effects(&effects, &unjudged, session)?;
         session.console.say("Nothing was changed: --dry-run");
         return Ok(());
     }
@@ -94,6 +95,7 @@ fn apply(source: &PolicySource, dry_run: bool, session: &mut Session<'_>) -> Res
             .console
             .say(view::effects_table(&effects).trim_end());
     }
+    say_unjudged(&unjudged, session);
     let change = AdminChange::PolicyApply(files);
     let AdminAnswer::Impact { closes } = session
         .connection
@@ -101,7 +103,7 @@ fn apply(source: &PolicySource, dry_run: bool, session: &mut Session<'_>) -> Res
     else {
         return Err(unexpected());
     };
-    if losing > 0 || closes > 0 {
+    if losing > 0 || closes > 0 || !unjudged.is_empty() {
         let warning = format!(
             "this takes {losing} permission{} away and closes {}",
             if losing == 1 { "" } else { "s" },
@@ -163,14 +165,18 @@ fn test(files: &[PolicyFile], session: &mut Session<'_>) -> Result<Vec<PolicyTes
     Ok(results)
 }
 
-fn diff(files: &[PolicyFile], session: &mut Session<'_>) -> Result<Vec<PolicyEffect>, Failure> {
+/// What would change, and for whom that is not known.
+fn diff(
+    files: &[PolicyFile],
+    session: &mut Session<'_>,
+) -> Result<(Vec<PolicyEffect>, Vec<Name>), Failure> {
     let answer = session
         .connection
         .query(AdminQuery::PolicyDiff(files.to_vec()))?;
-    let AdminAnswer::PolicyEffects(effects) = answer else {
+    let AdminAnswer::PolicyEffects { effects, unjudged } = answer else {
         return Err(unexpected());
     };
-    Ok(effects)
+    Ok((effects, unjudged))
 }
 
 /// Says how many tests passed, or fails.
@@ -190,12 +196,39 @@ fn verdict(results: &[PolicyTestResult], session: &mut Session<'_>) -> Result<()
     Ok(())
 }
 
-fn print_effects(effects: &[PolicyEffect], session: &mut Session<'_>) -> Result<(), Failure> {
+fn print_effects(
+    effects: &[PolicyEffect],
+    unjudged: &[Name],
+    session: &mut Session<'_>,
+) -> Result<(), Failure> {
+    say_unjudged(unjudged, session);
     if effects.is_empty() && session.format() == Format::Table {
-        session
-            .console
-            .say("Nobody who is enrolled would gain or lose anything");
+        session.console.say(if unjudged.is_empty() {
+            "Nobody who is enrolled would gain or lose anything"
+        } else {
+            "Nobody else would gain or lose anything"
+        });
         return Ok(());
     }
     view::effects(effects, session.settings.format, session.console)
 }
+
+/// Names the devices of which nobody knows yet what they would gain or lose.
+fn say_unjudged(unjudged: &[Name], session: &mut Session<'_>) {
+    let (shown, more) = unjudged.split_at(unjudged.len().min(UNJUDGED_SHOWN));
+    if shown.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = shown.iter().map(Name::as_str).collect();
+    let more = match more.len() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    session.console.say(&format!(
+        "Not known, for these have not reported since the controller started: {}{more}",
+        names.join(", ")
+    ));
+}
+
+/// Devices that are named; the rest are counted.
+const UNJUDGED_SHOWN: usize = 10;

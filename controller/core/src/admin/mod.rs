@@ -23,6 +23,7 @@ use crate::{
     api::{AdminSession, CallId, CommitError, Outbox},
     controller::{Controller, Turn},
     grants::{ENDS_PER_ENTRY, end_changes},
+    policy::Prepared,
     proposals::{Intent, Pending},
     refusals::Refused,
     state::Happened,
@@ -49,6 +50,7 @@ pub(crate) struct Ordered {
     change: AdminChange,
     message: String,
     closes: usize,
+    prepared: Option<Prepared>,
 }
 
 impl Sessions {
@@ -71,6 +73,11 @@ impl Sessions {
 }
 
 impl Ordered {
+    /// The policy folder that the order brought.
+    pub(crate) const fn prepared(&self) -> Option<&Prepared> {
+        self.prepared.as_ref()
+    }
+
     /// The change is on record: the admin is told.
     pub(crate) fn done(self, revision: Revision, happened: &[Happened], out: &mut Outbox) {
         let ended = happened
@@ -102,11 +109,11 @@ impl Controller {
         turn: &mut Turn<'_>,
         call: CallId,
         session: AdminSession,
-        request: AdminRequest,
+        (request, prepared): (AdminRequest, Option<Prepared>),
     ) {
         let signed = match request {
             AdminRequest::Query(query) => {
-                let answer = self.answer(turn.now, &query);
+                let answer = self.answer(turn.now, &query, prepared.as_ref());
                 let answer = answer.unwrap_or_else(AdminAnswer::Refused);
                 turn.out.answers.push_back((call, answer));
                 return;
@@ -122,6 +129,7 @@ impl Controller {
                     change: order.change,
                     message: String::new(),
                     closes: 0,
+                    prepared,
                 };
                 self.plan_order(turn, Box::new(ordered), 0);
             }
@@ -143,7 +151,7 @@ impl Controller {
 
     /// Proposes an admin's change: the first time, or after a conflict.
     pub(crate) fn plan_order(&mut self, turn: &mut Turn<'_>, mut ordered: Box<Ordered>, tries: u8) {
-        let plan = match self.plan_change(turn.now, &ordered.change) {
+        let plan = match self.plan_change(turn.now, &ordered.change, ordered.prepared()) {
             Ok(plan) => plan,
             Err(refusal) => {
                 turn.out

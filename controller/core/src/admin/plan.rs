@@ -9,7 +9,7 @@ use cardea_proto::{
 };
 
 use super::find;
-use crate::{controller::Controller, judge::Foreseen, world::Expects};
+use crate::{controller::Controller, judge::Foreseen, policy::Prepared, world::Expects};
 
 /// What a change takes.
 #[derive(Debug)]
@@ -44,7 +44,12 @@ impl Plan {
 
 impl Controller {
     /// Plans a change without making it.
-    pub(super) fn plan_change(&self, now: Now, change: &AdminChange) -> Result<Plan, Refusal> {
+    pub(super) fn plan_change(
+        &self,
+        now: Now,
+        change: &AdminChange,
+        prepared: Option<&Prepared>,
+    ) -> Result<Plan, Refusal> {
         match change {
             AdminChange::InviteCreate {
                 id,
@@ -65,7 +70,7 @@ impl Controller {
             AdminChange::AppRemove(name) => self.plan_app_remove(name),
             AdminChange::Allow(link) => self.plan_allow(link),
             AdminChange::Disallow(link) => self.plan_disallow(now, link),
-            AdminChange::PolicyApply(files) => self.plan_policy(now, files),
+            AdminChange::PolicyApply(files) => self.plan_policy(now, files, prepared),
             AdminChange::GrantRevoke(id) => self.plan_revoke(*id),
             AdminChange::RollbackAcknowledge => self.plan_acknowledge(),
         }

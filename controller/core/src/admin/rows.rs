@@ -17,10 +17,10 @@ use cardea_proto::{
     time::{Now, UnixMillis},
 };
 
-use super::find;
+use super::{find, policies};
 use crate::{
     controller::Controller,
-    policy::recommended_folder,
+    policy::{Prepared, recommended_folder},
     state::{GrantRecord, InviteRecord, NodeRecord},
 };
 
@@ -29,7 +29,12 @@ const INTERMEDIATE_WARNING_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
 impl Controller {
     /// Answers a question.
-    pub(super) fn answer(&self, now: Now, query: &AdminQuery) -> Result<AdminAnswer, Refusal> {
+    pub(super) fn answer(
+        &self,
+        now: Now,
+        query: &AdminQuery,
+        prepared: Option<&Prepared>,
+    ) -> Result<AdminAnswer, Refusal> {
         let state = &self.world.state;
         let nodes = |devices: bool| {
             state
@@ -58,14 +63,12 @@ impl Controller {
                 revision: self.world.policy_revision(),
                 files: self.policy_shown(),
             },
-            AdminQuery::PolicyCheck(files) => self.policy_problems(files),
-            AdminQuery::PolicyTest(files) => self.policy_tests(files)?,
-            AdminQuery::PolicyDiff(files) => {
-                AdminAnswer::PolicyEffects(self.policy_effects(now, files)?)
-            }
+            AdminQuery::PolicyCheck(files) => policies::policy_problems(files, prepared)?,
+            AdminQuery::PolicyTest(files) => policies::policy_tests(files, prepared)?,
+            AdminQuery::PolicyDiff(files) => self.policy_effects(now, files, prepared)?,
             AdminQuery::PolicyRecommended => AdminAnswer::PolicyFiles(recommended_folder()),
             AdminQuery::Impact(change) => AdminAnswer::Impact {
-                closes: count(self.plan_change(now, change)?.ends.len()),
+                closes: count(self.plan_change(now, change, prepared)?.ends.len()),
             },
             AdminQuery::Explain { user, device, app } => {
                 self.explain_to_admin(now, user, device, app)?

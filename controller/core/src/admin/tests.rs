@@ -29,6 +29,7 @@ fn a_change_is_done_when_it_is_committed_and_stands_there_with_its_signature() {
         call,
         session: SESSION,
         request,
+        prepared: None,
     });
     assert!(bench.out.answers.is_empty());
     bench.settle();

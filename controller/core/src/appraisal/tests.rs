@@ -10,7 +10,8 @@ use cardea_proto::{
 
 use crate::{
     Settings,
-    testing::{Bench, TestNode, fact, sane_facts, settings},
+    policy::recommended_folder,
+    testing::{Bench, TestNode, fact, name, sane_facts, settings},
 };
 
 #[test]
@@ -120,7 +121,8 @@ fn a_stricter_policy_fails_devices_that_do_not_meet_it_and_ends_their_grants() {
     let AdminAnswer::PolicyFiles(files) = bench.query(AdminQuery::PolicyRecommended) else {
         panic!("no files");
     };
-    let AdminAnswer::PolicyEffects(effects) = bench.query(AdminQuery::PolicyDiff(files.clone()))
+    let AdminAnswer::PolicyEffects { effects, unjudged } =
+        bench.query(AdminQuery::PolicyDiff(files.clone()))
     else {
         panic!("no effects");
     };
@@ -129,6 +131,7 @@ fn a_stricter_policy_fails_devices_that_do_not_meet_it_and_ends_their_grants() {
         .map(|effect| (effect.action.as_str(), effect.before, effect.after))
         .collect();
     assert_eq!(shown, [("certify", true, false), ("connect", true, false)]);
+    assert_eq!(unjudged, []);
     let change = AdminChange::PolicyApply(files);
     let impact = bench.query(AdminQuery::Impact(change.clone()));
     assert_eq!(impact, AdminAnswer::Impact { closes: 1 });
@@ -139,6 +142,19 @@ fn a_stricter_policy_fails_devices_that_do_not_meet_it_and_ends_their_grants() {
     heard.sort();
     assert_eq!(heard, ["apps 0/1", "posture fails"]);
     assert_eq!(appraisals(&bench), [true, false]);
+}
+
+#[test]
+fn a_device_that_has_not_reported_is_named_when_policies_are_compared() {
+    let (mut bench, _, _) = Bench::office();
+    bench.restart(settings());
+    let files = recommended_folder();
+    let AdminAnswer::PolicyEffects { effects, unjudged } =
+        bench.query(AdminQuery::PolicyDiff(files))
+    else {
+        panic!("no effects");
+    };
+    assert_eq!((effects.len(), unjudged), (0, vec![name("laptop")]));
 }
 
 #[test]

@@ -75,6 +75,7 @@ fn nothing_is_told_to_anybody_before_the_commit() {
         call: crate::CallId(9),
         session,
         request,
+        prepared: None,
     });
     assert!(
         bench.out.messages.is_empty(),

@@ -6,15 +6,16 @@
 /// Deepest nesting of brackets.
 ///
 /// Cedar's parser overflows a stack of 2 MiB, unoptimized, between 150 and 190.
-const NESTING_MAX: u32 = 48;
+const NESTING_MAX: usize = 48;
 
 /// Most operators in one policy; a chain of them is as deep as it is long.
 ///
 /// The same stack carries 300 and overflows before 1,000.
 const OPERATORS_MAX: u32 = 200;
 
-/// Most attributes in one path; ours have five.
-const PATH_MAX: u32 = 16;
+/// Most steps of one expression and of those around it: attributes, indices and calls, each of which
+/// has all before it below it. Ours have five.
+const STEPS_MAX: u32 = 48;
 
 /// What is wrong with a text, with its byte offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +27,13 @@ pub(super) struct TooComplex {
 /// Counts of the policy that is being read.
 #[derive(Default)]
 struct Counts {
-    nesting: u32,
     operators: u32,
-    path: u32,
+    /// Steps of the expression that is being read.
+    steps: u32,
+    /// The same of each expression around it, from the outermost on.
+    around: Vec<u32>,
+    /// Whether the last token ends an operand, so that a bracket behind it is an index or a call.
+    after_operand: bool,
 }
 
 /// Finds the first place where a text of policies nests too deeply.
@@ -69,31 +74,60 @@ fn token(rest: &str, first: char) -> usize {
 
 impl Counts {
     fn add(&mut self, token: &str) -> Result<(), String> {
+        if token.starts_with(char::is_whitespace) || token.starts_with("//") {
+            return Ok(());
+        }
         match token {
-            "(" | "[" | "{" => {
-                self.nesting = self.nesting.saturating_add(1);
-                self.path = 0;
-            }
-            ")" | "]" | "}" => self.nesting = self.nesting.saturating_sub(1),
+            "(" | "[" | "{" => self.open(),
+            ")" | "]" | "}" => self.steps = self.around.pop().unwrap_or_default(),
             "&&" | "||" | "+" | "-" | "*" | "!" | "if" => {
                 self.operators = self.operators.saturating_add(1);
-                self.path = 0;
+                self.steps = 0;
             }
-            "." => self.path = self.path.saturating_add(1),
+            "." => self.steps = self.steps.saturating_add(1),
             ";" => *self = Self::default(),
-            "," | "then" | "else" | "in" | "is" | "like" | "has" | "=" | "<" | ">" => self.path = 0,
+            "," | "then" | "else" | "in" | "is" | "like" | "has" | "=" | "<" | ">" => {
+                self.steps = 0;
+            }
             _ => {}
         }
+        self.after_operand = ends_operand(token);
+        let steps = self
+            .around
+            .iter()
+            .fold(self.steps, |all, steps| all.saturating_add(*steps));
         let over = |what: &str, max: u32| Err(format!("more than {max} {what}: split the policy"));
-        if self.nesting > NESTING_MAX {
-            over("brackets within each other", NESTING_MAX)
+        if self.around.len() > NESTING_MAX {
+            over(
+                "brackets within each other",
+                u32::try_from(NESTING_MAX).unwrap_or(u32::MAX),
+            )
         } else if self.operators > OPERATORS_MAX {
             over("operators in one policy", OPERATORS_MAX)
-        } else if self.path > PATH_MAX {
-            over("attributes in one path", PATH_MAX)
+        } else if steps > STEPS_MAX {
+            over("attributes, indices and calls in one expression", STEPS_MAX)
         } else {
             Ok(())
         }
+    }
+
+    fn open(&mut self) {
+        let steps = if self.after_operand {
+            self.steps.saturating_add(1)
+        } else {
+            self.steps
+        };
+        self.around.push(steps);
+        self.steps = 0;
+    }
+}
+
+/// Whether something may be indexed or called behind this token.
+fn ends_operand(token: &str) -> bool {
+    match token {
+        ")" | "]" | "}" => true,
+        "in" | "is" | "like" | "has" | "if" | "then" | "else" | "when" | "unless" => false,
+        _ => token.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '"'),
     }
 }
 
@@ -125,7 +159,13 @@ mod tests {
             ("[".repeat(49), 48),
             ("if a then b else ".repeat(300), 200 * 17),
             ("a || ".repeat(3_000), 200 * 5 + 2),
-            ("a".to_owned() + &".b".repeat(3_000), 33),
+            ("a".to_owned() + &".b".repeat(3_000), 97),
+            ("a".to_owned() + &"[\"b\"]".repeat(3_000), 1 + 48 * 5),
+            (
+                "[1]".to_owned() + &".contains(1)".repeat(3_000),
+                3 + 24 * 12,
+            ),
+            ("a.b.c.d[".repeat(40), 12 * 8 + 1),
         ] {
             assert_eq!(check(&text).map_err(|found| found.offset), Err(offset));
         }

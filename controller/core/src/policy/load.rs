@@ -152,6 +152,15 @@ fn parse<'f>(file: &'f PolicyFile, found: &mut Vec<Found<'f>>, problems: &mut Ve
                         message,
                     ));
                 }
+                for name in rule.spared_by_absence() {
+                    let message = format!(
+                        "rule {}: this forbid passes over a device whose {name} is missing; \
+                         write: unless {{ context.device.posture has {name} && … }}",
+                        rule.id
+                    );
+                    let line = line_of_word(&file.text, &name);
+                    problems.push(problem(&file.path, line, message));
+                }
                 found.push(Found {
                     policy,
                     rule,

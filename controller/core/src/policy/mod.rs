@@ -8,13 +8,15 @@
 //! - Any evaluation error denies, whether of a `permit` or of a `forbid` (Cedar alone would skip the
 //!   rule, and a `forbid` that fails would fail open).
 //! - A fact that a device could not read is not there: a rule asks `has` first, and Cedar's strict
-//!   validation refuses one that does not. So a missing fact fails the check, and denies.
+//!   validation refuses one that does not. So a missing fact fails the check, and denies; a `forbid`
+//!   that only holds where a fact is there is refused.
 //! - A fact whose value is of another kind than the catalogue says, or longer than a report may
 //!   hold, has no value.
 //!
 //! Annotations: `@id("base/certify")` names a rule, `@remedy("…")` says what a person can do where it
 //! stands in the way, and `@remedy_disk_encrypted("…")` says it for one fact.
 
+mod absence;
 mod ask;
 mod compare;
 mod compiled;
@@ -30,6 +32,7 @@ mod limits;
 mod links;
 mod load;
 mod needs;
+mod prepared;
 mod request;
 mod rule;
 mod scenario;
@@ -44,3 +47,4 @@ pub use facts::{CATALOGUE, CLOCK_SKEW, Kind, KnownFact, known};
 pub use folders::{default_folder, recommended_folder};
 pub use links::{LINKS_FILE, link_id, render_links};
 pub use load::SCHEMA;
+pub use prepared::Prepared;

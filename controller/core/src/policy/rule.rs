@@ -1,13 +1,18 @@
 //! One policy as the engine keeps it: its name, its advice, and where its scope puts it.
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+};
 
 use cedar_policy::{
     ActionConstraint, Effect, EntityUid, Policy, PrincipalConstraint, ResourceConstraint,
     pst::{Clause, Expr},
 };
 
-use super::{compiled::Compiled, goal::Goal, needs::Needs, request::Question, slice::Scope};
+use super::{
+    absence, compiled::Compiled, goal::Goal, needs::Needs, request::Question, slice::Scope,
+};
 
 /// A policy of a folder, or an everyday rule.
 #[derive(Debug)]
@@ -99,6 +104,14 @@ impl Rule {
     pub(super) fn goals(&self) -> &[Goal] {
         self.goals
             .get_or_init(|| Goal::all(self.effect, &self.clauses))
+    }
+
+    /// Facts without which it would not hold, if it forbids: what a device must not hide.
+    pub(super) fn spared_by_absence(&self) -> BTreeSet<String> {
+        match self.effect {
+            Effect::Permit => BTreeSet::new(),
+            Effect::Forbid => absence::spared(&self.clauses),
+        }
     }
 
     /// The expressions of its `when` and `unless`.

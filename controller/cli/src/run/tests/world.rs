@@ -189,7 +189,10 @@ pub(super) fn policies(
                 detail: None,
             }])
         }
-        AdminRequest::Query(AdminQuery::PolicyDiff(_)) => AdminAnswer::PolicyEffects(effects),
+        AdminRequest::Query(AdminQuery::PolicyDiff(_)) => AdminAnswer::PolicyEffects {
+            effects,
+            unjudged: Vec::new(),
+        },
         AdminRequest::Query(AdminQuery::Impact(_)) => AdminAnswer::Impact { closes: 2 },
         AdminRequest::Change(_) => done("policy applied", 2),
         AdminRequest::Query(_) => panic!("{request:?}"),

@@ -7,8 +7,8 @@ const WIKI: &str =
 
 /// A forbid that overflows for every device that has been up for a second.
 const FORBID_ERRS: &str = r#"@id("broken") forbid (principal, action == Action::"connect", resource)
-when { context.device.posture has uptime_s &&
-       context.device.posture.uptime_s.value + 9223372036854775807 < 0 };"#;
+when { !(context.device.posture has uptime_s &&
+         context.device.posture.uptime_s.value + 9223372036854775807 >= 0) };"#;
 
 fn check(text: &str, reason: Reason, rules: &[&str]) {
     let decision = connect(text, &Company::new());

@@ -217,7 +217,7 @@ fn a_forbid_when_says_what_should_not_be() {
     let text = r#"permit (principal, action, resource);
         @id("no/night") @remedy("Come back tomorrow.")
         forbid (principal, action == Action::"connect", resource)
-        when { context.device.posture has virtual_machine && context.device.posture.virtual_machine.value }
+        when { !(context.device.posture has virtual_machine && !context.device.posture.virtual_machine.value) }
         when { context.time.hour < 12 };"#;
     let company = Company::new().with("virtual.machine", Value::Bool(true));
     let decision = connect(text, &company);
@@ -225,7 +225,7 @@ fn a_forbid_when_says_what_should_not_be() {
     assert_eq!(
         said,
         [
-            "virtual.machine is true (needed: false, rule no/night): Come back tomorrow.",
+            "virtual.machine is true (needed: present and false, rule no/night): Come back tomorrow.",
             "context.time.hour is 9 (needed: >= 12, rule no/night): Come back tomorrow.",
         ]
     );

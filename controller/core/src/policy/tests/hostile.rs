@@ -51,6 +51,10 @@ fn a_condition_that_nests_too_deeply_is_refused_and_does_not_overflow() {
         format!("{}true", "if true then true else ".repeat(300)),
         vec!["context.time.hour == 1"; 3_000].join(" || "),
         format!("1{} == 3", " + 1".repeat(3_000)),
+        format!("context{} == 3", "[\"a\"]".repeat(3_000)),
+        format!("[1]{}", ".contains(1)".repeat(3_000)),
+        format!("context{}", ".a(1, 2)".repeat(3_000)),
+        format!("{}1{}", "context.a.b.c[".repeat(3_000), "]".repeat(3_000)),
     ] {
         let problems = try_engine(&permit_when(&deep)).unwrap_err();
         assert!(
