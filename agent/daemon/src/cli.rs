@@ -9,6 +9,7 @@ mod show;
 mod start;
 
 use std::{
+    fmt,
     io::Read as _,
     path::{Path, PathBuf},
 };
@@ -40,7 +41,7 @@ struct Place {
 }
 
 /// How a one-time code is given. It is a secret: a file or stdin keep it out of shell histories.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone)]
 struct CodeArgument {
     /// The one-time code, or - to read it from stdin
     #[arg(value_name = "CODE")]
@@ -51,6 +52,12 @@ struct CodeArgument {
     /// Name that this machine would like; its host name when not given
     #[arg(long, env = "CARDEA_NAME", value_name = "NAME")]
     name: Option<Name>,
+}
+
+impl fmt::Debug for CodeArgument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CodeArgument(…)")
+    }
 }
 
 /// How output is written.

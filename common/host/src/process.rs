@@ -15,7 +15,12 @@ pub fn prepare() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "the number of open files stays as it is");
     }
-    // A core file would hold keys.
+    keep_no_core();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+}
+
+/// Has the system write no core file of this process, which would hold keys.
+pub fn keep_no_core() {
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
@@ -23,7 +28,6 @@ pub fn prepare() {
     if let Err(error) = rustix::process::setrlimit(Resource::Core, none) {
         tracing::debug!(%error, "core files cannot be switched off");
     }
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
 }
 
 /// The user that this process acts as.

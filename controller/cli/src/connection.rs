@@ -23,6 +23,8 @@ use cardea_proto::{
     refusal::Refusal,
 };
 
+use zeroize::Zeroizing;
+
 use crate::config::Settings;
 
 /// The admin protocol that this program speaks.
@@ -270,11 +272,12 @@ fn read_key(path: &Path) -> Result<SoftwareKey, Failure> {
     if data.len() > KEY_BYTES_MAX {
         return Err(fail("too large for a key".to_owned(), other));
     }
-    let bytes = std::fs::read(path).map_err(|error| fail(error.to_string(), other))?;
+    let bytes =
+        Zeroizing::new(std::fs::read(path).map_err(|error| fail(error.to_string(), other))?);
     let not_a_key = || fail("is no private key".to_owned(), other);
     match std::str::from_utf8(&bytes) {
         Ok(text) if text.contains("-----BEGIN") => {
-            let der = pem::decode(pem::PRIVATE_KEY, text).map_err(|_| not_a_key())?;
+            let der = Zeroizing::new(pem::decode(pem::PRIVATE_KEY, text).map_err(|_| not_a_key())?);
             SoftwareKey::from_pkcs8(&der)
         }
         Ok(_) | Err(_) => SoftwareKey::from_pkcs8(&bytes),
