@@ -54,6 +54,20 @@ pub(crate) fn refusal_of(decision: &Decision) -> Refusal {
     }
 }
 
+/// The same for a device that is not enrolled yet, of which `cardea posture` knows nothing: its code
+/// is still good.
+pub(crate) fn refusal_before_enrollment(decision: &Decision) -> Refusal {
+    let mut refusal = refusal_of(decision);
+    refusal.next = refusal.next.map(|next| {
+        next.replace(
+            "Look at: cardea posture",
+            "Mend that, then: the same command again",
+        )
+        .replace("cardea posture", "the same command again")
+    });
+    refusal
+}
+
 /// Why a grant ends whose decision no longer allows it.
 pub(crate) fn end_reason(decision: &Decision) -> EndReason {
     match decision.reason {

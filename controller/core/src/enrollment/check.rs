@@ -224,7 +224,7 @@ impl Controller {
             now,
         )
         .map_err(|decision| Denial {
-            refusal: verdict::refusal_of(&decision),
+            refusal: verdict::refusal_before_enrollment(&decision),
             subject: invite.to_string(),
             decision: Some(decision),
         })
