@@ -364,6 +364,8 @@ impl Channel {
         let was_ready = self.is_ready();
         if self.is_steady(now) {
             self.tries = 0;
+            // Both ends of a grant must be at one controller: nodes that prefer the same one meet.
+            self.position = 0;
         }
         let pause = if self.is_hopeless() {
             HOPELESS_PAUSE + full_jitter(&mut self.rng, HOPELESS_PAUSE)

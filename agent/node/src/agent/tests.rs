@@ -274,6 +274,24 @@ fn without_a_controller_open_tunnels_go_on_and_new_ones_are_refused_with_the_rea
 }
 
 #[test]
+fn who_loses_a_channel_that_held_begins_again_with_the_first_controller() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["c:7443", "d:7443"]);
+    let first = world.turn(&mut agent, AgentInput::Timeout);
+    assert_eq!(first.node.connect.unwrap().address, "c:7443");
+    // One that dies at once is passed over.
+    for (held, address) in [(1, "d:7443"), (60, "c:7443"), (60, "c:7443")] {
+        world.greet(&mut agent);
+        world.pass(Duration::from_secs(held));
+        world.turn(&mut agent, down());
+        let due = agent.deadline().unwrap();
+        world.pass(due - world.now.instant);
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert_eq!(out.node.connect.unwrap().address, address);
+    }
+}
+
+#[test]
 fn a_request_that_waits_for_a_channel_is_sent_with_it_or_refused_within_three_seconds() {
     let mut world = World::new();
     let mut agent = world.agent(&["c:7443"]);
