@@ -1,54 +1,39 @@
-//! The controller's shell: its store with the time that a commit takes, and its channels.
+//! The controllers as one group: their store, and the channels that nodes have with them.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
-use cardea_core::{
-    AdminSession, CallId, ChannelId, CommitError, Contradicted, Controller, Input, Outbox, Peer,
-    ProofRequest, Proposal,
-};
+use cardea_core::{AdminSession, CallId, ChannelId, Input, Peer};
 use cardea_credential::admin::sign_change;
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminRequest, ChangeOrder},
-    codec::Bytes,
     enroll::{EnrollAnswer, EnrollRequest},
     id::NodeId,
-    ledger::Entry,
+    ledger::{Entry, Revision},
     message::{FromNode, Purpose, ToNode},
 };
-use cardea_store::{MemoryStore, Notary, ShowError, Store};
+use cardea_store::{MemoryStore, Store};
 
 use crate::{
+    device::Skew,
     dice::Dice,
-    founding::{Domain, name, settings},
+    founding::{Domain, name},
+    member::Member,
+    network::{Network, Way},
     schedule::{Event, Who},
     world::World,
 };
 
-/// The controller and everything that it stands on.
+/// The controllers and everything that they stand on.
 pub(crate) struct Control {
     pub(crate) domain: Domain,
-    pub(crate) controller: Controller,
+    pub(crate) members: Vec<Member>,
     pub(crate) store: MemoryStore,
-    notary: Notary,
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
     pub(crate) answers: BTreeMap<CallId, AdminAnswer>,
     pub(crate) enrollments: Vec<EnrollAnswer>,
     pub(crate) is_full: bool,
-    waiting: VecDeque<Proposal>,
-    writing: Option<Vec<Proposal>>,
-    session: Session,
+    pub(crate) dice: Dice,
     counted: u64,
-    dice: Dice,
-}
-
-/// The admin's connection.
-#[derive(Debug)]
-struct Session {
-    nonce: Bytes<16>,
-    sequence: u64,
 }
 
 /// A channel as both ends and the wire have it.
@@ -56,95 +41,89 @@ struct Session {
 pub(crate) struct Channel {
     pub(crate) who: Who,
     pub(crate) node: NodeId,
+    /// The controller that it leads to.
+    pub(crate) member: usize,
     pub(crate) attempt: u64,
     pub(crate) exporter: [u8; 32],
     /// Nothing passes any longer.
     pub(crate) is_dead: bool,
+    /// A direction in which something was lost, so that nothing behind it arrives either.
+    pub(crate) stalled: Option<Way>,
     /// Messages keep their order each way.
     to_controller: Instant,
     to_node: Instant,
 }
 
+/// What a node dials: which attempt of it, for what, and which controller.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dial {
+    pub(crate) who: Who,
+    pub(crate) attempt: u64,
+    pub(crate) purpose: Purpose,
+    pub(crate) member: usize,
+}
+
+impl Channel {
+    /// Whether what is said in one direction does not arrive.
+    fn loses(&self, network: &Network, way: Way) -> bool {
+        self.is_dead || self.stalled == Some(way) || network.is_deaf(self.who, self.member, way)
+    }
+}
+
 impl Control {
+    /// The controllers of a seed, none of them running, and the entries that there are already.
     pub(crate) fn new(
         seed: u64,
         domain: Domain,
         mut store: MemoryStore,
+        skews: Vec<Skew>,
     ) -> Result<(Self, Vec<Entry>), String> {
-        let mut dice = Dice::new(seed, "controller");
-        let loaded = store.load().map_err(|error| error.to_string())?;
-        let notary = Notary::new(domain.ledger_key(), &mut store, &loaded)
-            .map_err(|error| error.to_string())?;
         let entries = store
-            .tail(cardea_proto::ledger::Revision(0), usize::MAX)
-            .map_err(|error| error.to_string())?;
-        let controller = Controller::new(settings(), loaded.state, domain.keys(), dice.bytes())
+            .tail(Revision(0), usize::MAX)
             .map_err(|error| error.to_string())?;
         let control = Self {
             domain,
-            controller,
+            members: skews.into_iter().map(Member::stopped).collect(),
             store,
-            notary,
             channels: BTreeMap::new(),
             answers: BTreeMap::new(),
             enrollments: Vec::new(),
             is_full: false,
-            waiting: VecDeque::new(),
-            writing: None,
-            session: Session::new(&mut dice),
             counted: 0,
-            dice,
+            dice: Dice::new(seed, "controller"),
         };
         Ok((control, entries))
+    }
+
+    /// The channels that lead to a controller.
+    pub(crate) fn channels_at(&self, member: usize) -> Vec<ChannelId> {
+        let channels = self.channels.iter();
+        channels
+            .filter(|(_, channel)| channel.member == member)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// A controller that runs and reaches the store, the lucky one of several.
+    fn someone(&mut self) -> Option<usize> {
+        let able: Vec<usize> = self
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(_, member)| member.running.is_some() && !member.is_isolated)
+            .map(|(index, _)| index)
+            .collect();
+        self.dice.pick(&able).copied()
     }
 }
 
 impl World {
-    /// One turn of the controller, and everything that follows from it.
-    pub(crate) fn control(&mut self, input: Input) {
-        let mut out = Outbox::default();
-        self.control.controller.handle(self.now, input, &mut out);
-        self.control.waiting.extend(out.proposals);
-        self.write();
-        for (channel, message) in out.messages {
-            self.tell(channel, message);
-        }
-        for (_, answer) in out.enrollments {
-            self.model.answers(&answer);
-            self.control.enrollments.push(answer);
-        }
-        self.control.answers.extend(out.answers);
-        for wanted in out.proofs {
-            self.prove(wanted);
-        }
-        for channel in out.close {
-            self.close(channel);
-        }
-        self.check();
-    }
-
-    /// A node is shown the ledger.
-    fn prove(&mut self, wanted: ProofRequest) {
-        let ProofRequest { channel, known } = wanted;
-        let Control { notary, store, .. } = &mut self.control;
-        let result = match notary.show(store, known.as_ref()) {
-            Ok(shown) => Ok(shown),
-            Err(ShowError::Contradicted { note, .. }) => Err(Contradicted { note }),
-            Err(ShowError::Failed(why)) => return self.fail(0, why),
-        };
-        self.control(Input::Proof {
-            channel,
-            known,
-            result,
-        });
-    }
-
     /// A node says something on its channel.
     pub(crate) fn say(&mut self, channel: ChannelId, message: FromNode) {
         let Some(known) = self.control.channels.get_mut(&channel) else {
             return;
         };
-        if known.is_dead || self.network.is_deaf(known.who) {
+        if known.loses(&self.network, Way::Out) {
             return;
         }
         let arrival = self.now.instant + self.network.message(known.who);
@@ -162,24 +141,36 @@ impl World {
         if known.is_dead {
             return;
         }
+        let member = known.member;
         if let (FromNode::Report(report), NodeId::Device(device)) = (&message, known.node) {
             self.model.reported(self.now.instant, device, report);
         }
-        self.control(Input::Message { channel, message });
+        self.control(member, Input::Message { channel, message });
     }
 
     /// A node's attempt arrives: it is let in when its certificate holds, as TLS would have it.
-    pub(crate) fn dialed(&mut self, who: Who, attempt: u64, purpose: Purpose) {
+    pub(crate) fn dialed(&mut self, dial: Dial) {
+        let Dial {
+            who,
+            attempt,
+            purpose,
+            member,
+        } = dial;
         let Some((chain, node)) = self.presented(who, attempt) else {
             return;
         };
-        let (trust, at) = (&self.control.domain.trust, self.now.unix);
-        let leaf = match purpose {
-            Purpose::Channel => trust.verify(&chain, at),
-            Purpose::Renewal => trust.verify_lapsed(&chain, at),
-        };
-        let (Ok(leaf), Some(address), false) =
-            (leaf, self.network.address(who), self.network.is_deaf(who))
+        let is_there = self.acting(member).is_some();
+        let at = self
+            .control
+            .members
+            .get(member)
+            .map(|m| m.skew.show(self.now).unix);
+        let leaf = at.map(|at| match purpose {
+            Purpose::Channel => self.control.domain.trust.verify(&chain, at),
+            Purpose::Renewal => self.control.domain.trust.verify_lapsed(&chain, at),
+        });
+        let is_reached = is_there && self.network.reaches(who, member);
+        let (Some(Ok(leaf)), Some(address), true) = (leaf, self.network.address(who), is_reached)
         else {
             let why = "the certificate is refused, or nobody answers";
             let event = Event::ChannelDown { who, attempt, why };
@@ -193,9 +184,11 @@ impl World {
         let known = Channel {
             who,
             node,
+            member,
             attempt,
             exporter,
             is_dead: false,
+            stalled: None,
             to_controller: self.now.instant,
             to_node: up,
         };
@@ -207,7 +200,7 @@ impl World {
             exporter,
             address,
         };
-        self.control(Input::Connected { channel, peer });
+        self.control(member, Input::Connected { channel, peer });
     }
 
     /// Nothing passes on a channel any longer; both ends learn it, each in its time.
@@ -235,146 +228,59 @@ impl World {
 
     /// The controller learns that a channel is gone.
     pub(crate) fn disconnected(&mut self, channel: ChannelId) {
-        self.control.channels.remove(&channel);
-        self.control(Input::Disconnected { channel });
-    }
-
-    /// The store has written what it was given, and says what became of it.
-    pub(crate) fn written(&mut self) {
-        let Some(batch) = self.control.writing.take() else {
-            return;
-        };
-        let mut inputs = Vec::new();
-        for proposal in batch {
-            let id = proposal.id;
-            if let Some(why) = self.mishap(&proposal) {
-                inputs.push(Input::NotCommitted { proposal: id, why });
-                continue;
-            }
-            let is_unanswered = self.control.dice.chance(self.plan.unanswered);
-            for outcome in self.control.store.commit(vec![proposal]) {
-                match outcome {
-                    Ok(entry) => {
-                        self.control.notary.notice(&entry);
-                        if is_unanswered {
-                            let why = CommitError::Failed("the answer was lost".to_owned());
-                            inputs.push(Input::NotCommitted { proposal: id, why });
-                        }
-                        let proposal = (!is_unanswered).then_some(id);
-                        inputs.push(Input::Committed { proposal, entry });
-                    }
-                    Err(why) => inputs.push(Input::NotCommitted { proposal: id, why }),
-                }
-            }
-        }
-        for input in inputs {
-            // One after the other, as the controller sees them: what it does about an entry is not
-            // held against one behind it.
-            if let Input::Committed { entry, .. } = &input {
-                self.model.committed(self.now, entry);
-            }
-            self.control(input);
-        }
-        self.agree();
-        self.write();
-    }
-
-    /// The controller has seen every entry, and has made of them what a fold makes.
-    fn agree(&mut self) {
-        let Ok(loaded) = self.control.store.load() else {
-            return;
-        };
-        let ours = self.control.controller.state();
-        if *ours != loaded.state {
-            let (ours, head) = (ours.head(), loaded.head.revision);
-            let what = format!("the controller's state at entry {ours} is not the fold of {head}");
-            self.fail(6, what);
+        if let Some(known) = self.control.channels.remove(&channel) {
+            self.control(known.member, Input::Disconnected { channel });
         }
     }
 
-    /// The controller stops and starts again on what is durable; every channel is lost.
-    pub(crate) fn restart_controller(&mut self) {
-        let channels: Vec<ChannelId> = self.control.channels.keys().copied().collect();
-        for channel in channels {
-            self.sever(channel, false);
-        }
-        self.control.waiting.clear();
-        let writing = self.control.writing.take().unwrap_or_default();
-        // It stopped before the store had written, or after and before it heard of it.
-        if self.control.dice.chance(500) {
-            for entry in self.control.store.commit(writing).into_iter().flatten() {
-                self.model.committed(self.now, &entry);
-            }
-        }
-        self.control.session = Session::new(&mut self.control.dice);
-        let entropy = self.control.dice.bytes();
-        let keys = self.control.domain.keys();
-        let started = self
-            .control
-            .store
-            .load()
-            .map_err(|error| error.to_string())
-            .and_then(|loaded| {
-                let key = self.control.domain.ledger_key();
-                let notary = Notary::new(key, &mut self.control.store, &loaded)
-                    .map_err(|error| error.to_string())?;
-                let controller = Controller::new(settings(), loaded.state, keys, entropy)
-                    .map_err(|error| error.to_string())?;
-                Ok((notary, controller))
-            });
-        match started {
-            Ok((notary, controller)) => {
-                self.control.notary = notary;
-                self.control.controller = controller;
-            }
-            Err(why) => self.fail(0, format!("the controller does not start again: {why}")),
-        }
-        self.control(Input::Timeout);
-    }
-
-    /// An admin's signed change; its answer comes when it is written.
+    /// An admin's signed change, to any controller; its answer comes when it is written.
     pub(crate) fn order(&mut self, change: AdminChange) -> Option<CallId> {
-        let session = &mut self.control.session;
+        let member = self.control.someone()?;
+        let session = &mut self.acting(member)?.session;
         session.sequence += 1;
+        let (nonce, sequence) = (session.nonce, session.sequence);
         let order = ChangeOrder {
             domain: name("corp.example"),
-            nonce: session.nonce,
-            sequence: session.sequence,
+            nonce,
+            sequence,
             at: self.now.unix,
             change,
         };
-        let nonce = session.nonce;
         let signed = sign_change(&order, &self.control.domain.admin).ok()?;
         self.control.counted += 1;
         let call = CallId(self.control.counted);
-        self.control(Input::Admin {
+        let input = Input::Admin {
             call,
             session: AdminSession { nonce },
             request: AdminRequest::Change(signed),
-        });
+        };
+        self.control(member, input);
         Some(call)
     }
 
     /// A stranger asks to enroll, on a connection of its own.
     pub(crate) fn enroll(&mut self, who: Who, request: EnrollRequest, exporter: [u8; 32]) {
-        let Some(address) = self.network.address(who) else {
+        let (Some(address), Some(member)) = (self.network.address(who), self.control.someone())
+        else {
             return;
         };
         self.control.counted += 1;
-        self.control(Input::Enroll {
+        let input = Input::Enroll {
             channel: ChannelId(self.control.counted),
             request: Box::new(request),
             exporter,
             address,
-        });
+        };
+        self.control(member, input);
     }
 
-    fn tell(&mut self, channel: ChannelId, message: ToNode) {
+    /// A controller says something that rests on the entries up to `seen`.
+    pub(crate) fn tell(&mut self, channel: ChannelId, seen: Revision, message: ToNode) {
         let Some(known) = self.control.channels.get_mut(&channel) else {
             return;
         };
-        self.model.says(self.now, known.node, &message);
-        if known.is_dead || self.network.is_deaf(known.who) {
+        self.model.says(self.now, (known.node, seen), &message);
+        if known.loses(&self.network, Way::In) {
             return;
         }
         let arrival = self.now.instant + self.network.message(known.who);
@@ -385,7 +291,7 @@ impl World {
     }
 
     /// The controller closes a channel: what it said before still arrives.
-    fn close(&mut self, channel: ChannelId) {
+    pub(crate) fn close(&mut self, channel: ChannelId) {
         let Some(known) = self.control.channels.get(&channel) else {
             return;
         };
@@ -398,35 +304,5 @@ impl World {
         self.schedule.at(known.to_node, event);
         self.schedule
             .at(known.to_node, Event::Disconnected { channel });
-    }
-
-    /// Gives the store everything that waits, unless it is writing.
-    fn write(&mut self) {
-        if self.control.writing.is_some() || self.control.waiting.is_empty() {
-            return;
-        }
-        let (low, high) = self.plan.commit;
-        let time = self.control.dice.between(low, high);
-        self.control.writing = Some(self.control.waiting.drain(..).collect());
-        self.schedule.at(self.now.instant + time, Event::Written);
-    }
-
-    /// Why the store does not take a proposal that it could take.
-    fn mishap(&mut self, proposal: &Proposal) -> Option<CommitError> {
-        if self.control.is_full {
-            self.model.store_failed(self.now.instant);
-            return Some(CommitError::Full);
-        }
-        let rests = !proposal.expects.is_empty();
-        (rests && self.control.dice.chance(self.plan.conflicts)).then_some(CommitError::Conflict)
-    }
-}
-
-impl Session {
-    fn new(dice: &mut Dice) -> Self {
-        Self {
-            nonce: Bytes(dice.bytes()),
-            sequence: 0,
-        }
     }
 }

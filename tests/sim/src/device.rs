@@ -8,18 +8,19 @@ use std::{
 
 use cardea_credential::{key::SoftwareKey, trust::Trust};
 use cardea_ledger::checkpoint::Verifier;
-use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings, Collected};
+use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings, Collected, Connect};
 use cardea_proto::{
     enroll::Enrolled,
     id::DeviceId,
-    message::{FromNode, Purpose},
+    message::FromNode,
     posture::{FactName, Grade, Reading, Value},
     time::Now,
 };
 use cardea_tunnel::{End, Outbox, Tunnels};
 
 use crate::{
-    founding::name,
+    control::Dial,
+    founding::{member_at, name},
     schedule::{Event, Who},
     user::User,
     villain::Villain,
@@ -71,6 +72,12 @@ pub(crate) struct Running {
 }
 
 impl Skew {
+    /// The clock of the simulation itself.
+    pub(crate) const NONE: Self = Self {
+        offset: Duration::ZERO,
+        is_ahead: false,
+    };
+
     /// What this clock shows at `now`.
     pub(crate) fn show(self, now: Now) -> Now {
         let unix = if self.is_ahead {
@@ -246,7 +253,7 @@ impl World {
             }
         }
         if let Some(connect) = node.connect {
-            self.dial(who, connect.purpose);
+            self.dial(who, &connect);
         }
         if out.collect
             && let Some(device) = self.devices.get(index)
@@ -264,7 +271,7 @@ impl World {
     }
 
     /// Sends an attempt at a channel on its way.
-    fn dial(&mut self, who: Who, purpose: Purpose) {
+    fn dial(&mut self, who: Who, connect: &Connect) {
         let delay = self.network.message(who) + self.network.message(who);
         let attempt = match who {
             Who::Device(index) => self.running(index).map(|running| {
@@ -276,13 +283,15 @@ impl World {
                 serving.attempt
             }),
         };
-        if let Some(attempt) = attempt {
-            let event = Event::Dialed {
+        if let (Some(attempt), Some(member)) = (attempt, member_at(&connect.address)) {
+            let dial = Dial {
                 who,
                 attempt,
-                purpose,
+                purpose: connect.purpose,
+                member,
             };
-            self.schedule.at(self.now.instant + delay, event);
+            self.schedule
+                .at(self.now.instant + delay, Event::Dialed(dial));
         }
     }
 
@@ -294,8 +303,8 @@ impl World {
     }
 
     /// The same for connectors, whose shells do the same.
-    pub(crate) fn dial_site(&mut self, index: usize, purpose: Purpose) {
-        self.dial(Who::Site(index), purpose);
+    pub(crate) fn dial_site(&mut self, index: usize, connect: &Connect) {
+        self.dial(Who::Site(index), connect);
     }
 }
 

@@ -18,6 +18,7 @@ mod control;
 mod device;
 mod dice;
 mod founding;
+mod member;
 mod model;
 mod network;
 mod plan;

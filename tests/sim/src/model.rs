@@ -45,6 +45,12 @@ pub(crate) struct Bounds {
     pub(crate) push: Duration,
     /// The slowest commit.
     pub(crate) commit: Duration,
+    /// Until a controller sees what another one has written, while both reach the store.
+    pub(crate) lag: Duration,
+    /// How often such a controller asks by itself.
+    pub(crate) poll: Duration,
+    /// The life of a grant without an extension.
+    pub(crate) ttl: Duration,
 }
 
 /// What is known for sure, and what was seen.
@@ -83,13 +89,20 @@ struct Device {
 struct Known {
     grant: Grant,
     is_admitted: bool,
-    ended: Option<Instant>,
+    ended: Option<Ended>,
     /// Since when nothing allows it, and why, while it has not ended.
     unlawful: Option<(Instant, &'static str)>,
     /// Targets when it was offered.
     spec: AppSpec,
     /// The end of its ttl by the connector's own clock; `None` before it was told.
     until: Option<Instant>,
+}
+
+/// The end of a grant, as it was recorded.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    at: Instant,
+    revision: Revision,
 }
 
 /// A connector as its channel is.
@@ -239,7 +252,10 @@ impl Model {
             Change::GrantAdmitted(grant) => self.admitted(*grant),
             Change::GrantEnded { grant, .. } => {
                 if let Some(known) = self.grants.get_mut(grant) {
-                    known.ended.get_or_insert(now.instant);
+                    known.ended.get_or_insert(Ended {
+                        at: now.instant,
+                        revision: self.head,
+                    });
                 }
             }
             Change::PolicySet(files) => {
@@ -299,7 +315,7 @@ impl Model {
     /// Whether a device's latest appraisal fails, or its latest report has for longer than something
     /// that rests on the one before takes to be written.
     fn is_failing(&self, now: Instant, device: DeviceId) -> bool {
-        let patience = self.bounds.commit * 2;
+        let patience = self.bounds.commit * 2 + self.bounds.lag;
         self.devices.get(&device).is_none_or(|known| {
             let since = known.failing_since;
             known.is_compliant != Some(true) || since.is_some_and(|since| now > since + patience)

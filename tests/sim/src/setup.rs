@@ -27,7 +27,7 @@ use crate::{
     founding::{Domain, name, user},
     model::{Bounds, Model},
     network::Network,
-    plan::Plan,
+    plan::{Plan, TTL},
     schedule::{Event, Schedule, Who},
     site::{SKEW_MAX, Site},
     user::User,
@@ -53,8 +53,12 @@ impl World {
         let bounds = Bounds {
             push: plan.push(),
             commit: plan.commit.1,
+            lag: plan.lag,
+            poll: plan.poll,
+            ttl: TTL,
         };
-        let (control, entries) = Control::new(seed, domain, store)?;
+        let skews = (0..plan.controllers).map(|_| Skew::NONE).collect();
+        let (control, entries) = Control::new(seed, domain, store, skews)?;
         let mut world = Self {
             now,
             begun: now.instant,
@@ -74,7 +78,12 @@ impl World {
         for entry in entries {
             world.model.committed(now, &entry);
         }
-        world.control(cardea_core::Input::Timeout);
+        for member in 0..world.plan.controllers {
+            world.start_controller(member);
+        }
+        if world.plan.controllers > 1 {
+            world.schedule.at(now.instant, Event::Poll);
+        }
         // Who enrolls asks once here; the faults of the store begin behind it.
         let unanswered = std::mem::take(&mut world.plan.unanswered);
         world.populate()?;

@@ -206,7 +206,7 @@ impl World {
             }
         }
         if let Some(connect) = node.connect {
-            self.dial_site(index, connect.purpose);
+            self.dial_site(index, &connect);
         }
     }
 

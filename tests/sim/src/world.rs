@@ -15,9 +15,10 @@ use crate::{
     control::Control,
     device::Device,
     dice::Dice,
-    founding::RELAY,
+    founding::{RELAY, address_of},
+    member::Member,
     model::{Model, Violation},
-    network::Network,
+    network::{Network, Way},
     plan::Plan,
     schedule::{Event, Schedule, Who},
     site::Site,
@@ -145,7 +146,8 @@ impl World {
         let Some(from) = self.network.address(who) else {
             return;
         };
-        for at in self.network.datagram(self.now.instant, who, bytes.len()) {
+        let sent = (who, Way::Out);
+        for at in self.network.datagram(self.now.instant, sent, bytes.len()) {
             let bytes = bytes.clone();
             self.schedule.at(at, Event::AtRelay { from, bytes });
         }
@@ -215,10 +217,11 @@ impl World {
     fn next(&self) -> Option<Instant> {
         let devices = self.devices.iter().filter_map(Device::deadline);
         let sites = self.sites.iter().filter_map(Site::deadline);
+        let controllers = self.control.members.iter().filter_map(Member::deadline);
         devices
             .chain(sites)
             .chain(self.schedule.next())
-            .chain(self.control.controller.deadline())
+            .chain(controllers)
             .chain(self.relay.deadline())
             .min()
     }
@@ -227,8 +230,10 @@ impl World {
     fn wake(&mut self) {
         let now = self.now.instant;
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|due| due <= now);
-        if is_due(self.control.controller.deadline()) {
-            self.control(Input::Timeout);
+        for member in 0..self.control.members.len() {
+            if is_due(self.control.members.get(member).and_then(Member::deadline)) {
+                self.control(member, Input::Timeout);
+            }
         }
         if is_due(self.relay.deadline()) {
             self.relay.expire(self.now);
@@ -255,17 +260,18 @@ impl World {
         match event {
             Event::AtRelay { from, bytes } => self.at_relay(from, bytes),
             Event::AtNode { who, to, bytes } => self.at_node(who, to, &bytes),
-            Event::Dialed {
-                who,
-                attempt,
-                purpose,
-            } => self.dialed(who, attempt, purpose),
+            Event::Dialed(dial) => self.dialed(dial),
             Event::ChannelUp { channel } => self.channel_up(channel),
             Event::ChannelDown { who, attempt, why } => self.channel_down(who, attempt, why),
+            Event::Noticed { channel } => self.sever(channel, false),
             Event::Disconnected { channel } => self.disconnected(channel),
             Event::Said { channel, message } => self.said(channel, *message),
             Event::Told { channel, message } => self.told(channel, *message),
-            Event::Written => self.written(),
+            Event::Written { member, life } => self.written(member, life),
+            Event::Look { member } => self.look(member),
+            Event::Poll => self.poll(),
+            Event::Start { member } => self.start_controller(member),
+            Event::Joined { member } => self.isolate(member, false),
             Event::Dial { site, flow } => self.dialed_app(site, flow),
             Event::User { device } => self.user(device),
             Event::Villain => self.villain_acts(),
@@ -274,13 +280,23 @@ impl World {
             Event::Mended { who } => {
                 let is_asleep = matches!(who, Who::Device(index)
                     if self.devices.get(index).is_some_and(|device| device.is_asleep));
+                self.network.halve(who, None);
                 if !is_asleep {
                     self.network.cut(who, false);
                 }
             }
-            Event::Heard { who } => self.network.deafen(who, false),
+            Event::Heard { who } => self.network.deafen(who, BTreeSet::new()),
             Event::Room => self.control.is_full = false,
         }
+    }
+
+    /// Controllers that are not alone ask the store what there is.
+    fn poll(&mut self) {
+        for member in 0..self.control.members.len() {
+            self.look(member);
+        }
+        self.schedule
+            .at(self.now.instant + self.plan.poll, Event::Poll);
     }
 
     fn at_relay(&mut self, from: SocketAddr, mut bytes: Vec<u8>) {
@@ -295,7 +311,8 @@ impl World {
         let Some(who) = self.network.holder(to) else {
             return;
         };
-        for at in self.network.datagram(self.now.instant, who, bytes.len()) {
+        let sent = (who, Way::In);
+        for at in self.network.datagram(self.now.instant, sent, bytes.len()) {
             let bytes = bytes.clone();
             self.schedule.at(at, Event::AtNode { who, to, bytes });
         }
@@ -334,10 +351,11 @@ impl World {
             return;
         };
         let (who, attempt, exporter) = (known.who, known.attempt, known.exporter);
+        let member = known.member;
         if known.is_dead || self.attempt(who) != Some(attempt) {
             return;
         }
-        let address = "ztna.corp.example:7443".to_owned();
+        let address = address_of(member);
         match who {
             Who::Device(index) => {
                 if let Some(running) = self.running(index) {
@@ -390,7 +408,7 @@ impl World {
         let Some(known) = self.control.channels.get(&channel) else {
             return;
         };
-        let (who, node) = (known.who, known.node);
+        let (who, node, member) = (known.who, known.node, known.member);
         if known.is_dead {
             return;
         }
@@ -405,6 +423,10 @@ impl World {
                     if let NodeId::Connector(connector) = node {
                         self.model
                             .reaches_connector(self.now.instant, connector, &message);
+                        if self.is_isolated(member) {
+                            // It is told what its controller knows, which is not all there is.
+                            self.model.cut_off(connector);
+                        }
                     }
                     self.connector(index, ConnectorInput::Message(message));
                 }

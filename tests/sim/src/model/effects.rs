@@ -7,7 +7,7 @@ use cardea_credential::authority::serial_text;
 use cardea_proto::{
     enroll::{Certificate, EnrollAnswer},
     id::{ConnectorId, DeviceId, NodeId},
-    ledger::CertificateRecord,
+    ledger::{CertificateRecord, Revision},
     message::ToNode,
     posture::{Reading, Report, Value},
     time::Now,
@@ -48,8 +48,11 @@ impl Model {
         self.judge_reports(now);
     }
 
-    /// The controller says something to a node.
-    pub(crate) fn says(&mut self, now: Now, node: NodeId, message: &ToNode) {
+    /// A controller that has seen the entries up to `seen` says something to a node.
+    ///
+    /// What another controller has recorded since is not held against it: the bounds of property 2
+    /// say for how long it may not know.
+    pub(crate) fn says(&mut self, now: Now, (node, seen): (NodeId, Revision), message: &ToNode) {
         match message {
             ToNode::Certificate(certificate) => self.certifies(now, node, certificate),
             ToNode::Admit(admit) => {
@@ -59,7 +62,7 @@ impl Model {
                         && known.grant.app == admit.app
                         && known.grant.carrier == admit.carrier
                         && known.spec.targets == admit.targets
-                        && known.ended.is_none()
+                        && known.lives_at(seen)
                 });
                 self.require(is_offered, || format!("{} to be admitted", admit.grant));
             }
@@ -67,7 +70,7 @@ impl Model {
                 let is_admitted = self.grants.get(&granted.grant).is_some_and(|known| {
                     NodeId::Device(known.grant.device) == node
                         && known.is_admitted
-                        && known.ended.is_none()
+                        && known.lives_at(seen)
                         && known.grant.connector == granted.connector
                 });
                 self.require(is_admitted, || format!("{} granted", granted.grant));
@@ -76,14 +79,14 @@ impl Model {
                 let is_live = self
                     .grants
                     .get(&extend.grant)
-                    .is_some_and(|known| known.is_admitted && known.ended.is_none());
+                    .is_some_and(|known| known.is_admitted && known.lives_at(seen));
                 self.require(is_live, || format!("{} extended", extend.grant));
             }
             ToNode::Withdraw { grant, .. } => {
                 let is_ended = self
                     .grants
                     .get(grant)
-                    .is_none_or(|known| known.ended.is_some() || !self.is_party(node, *grant));
+                    .is_none_or(|known| !known.lives_at(seen) || !self.is_party(node, *grant));
                 self.require(is_ended, || format!("{grant} withdrawn from {node}"));
             }
             ToNode::Welcome(_)
@@ -121,7 +124,8 @@ impl Model {
             ToNode::Admit(admit) => (admit.grant, admit.ttl_ms),
             ToNode::Extend(extend) => (extend.grant, extend.ttl_ms),
             ToNode::Welcome(_) => {
-                self.sites.entry(connector).or_default().up_since = Some(now);
+                // What it holds is compared when its controller has asked the store again.
+                self.sites.entry(connector).or_default().up_since = Some(now + self.bounds.poll);
                 return;
             }
             ToNode::Withdraw { grant, .. } => {
@@ -148,7 +152,12 @@ impl Model {
         }
     }
 
-    /// A connector's channel is gone, at either end.
+    /// A connector's controller sees everything again.
+    pub(crate) fn informed(&mut self, now: Instant, connector: ConnectorId) {
+        self.sites.entry(connector).or_default().up_since = Some(now);
+    }
+
+    /// A connector's channel is gone, at either end, or its controller does not see what is recorded.
     pub(crate) fn cut_off(&mut self, connector: ConnectorId) {
         self.sites.entry(connector).or_default().up_since = None;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cardea_proto::{
     app::Target,
     id::{ConnectorId, DeviceId, GrantId},
+    ledger::Revision,
     name::Name,
     time::Now,
 };
@@ -29,6 +30,13 @@ pub(crate) struct Arrival<'a> {
     pub(crate) target: &'a Target,
     /// Who sent it and which app they meant; `None` while a flow only begins.
     pub(crate) sender: Option<(DeviceId, Name)>,
+}
+
+impl Known {
+    /// Whether it has not ended, for whoever has seen the entries up to `seen`.
+    pub(super) fn lives_at(&self, seen: Revision) -> bool {
+        self.ended.is_none_or(|ended| ended.revision > seen)
+    }
 }
 
 impl Model {
@@ -74,9 +82,15 @@ impl Model {
 
     /// Whether the connector should have been told by now that the grant is over.
     fn overdue(&self, now: Now, known: &Known) -> Option<(u8, String)> {
+        let push = self.bounds.push + self.bounds.lag;
+        if let Some(ended) = known.ended
+            && now.instant > ended.at + self.bounds.ttl + push
+        {
+            return Some((2, "its end was committed longer than a ttl ago".to_owned()));
+        }
         let up_since = self.sites.get(&known.grant.connector)?.up_since?;
         if let Some(ended) = known.ended
-            && now.instant > ended.max(up_since) + self.bounds.push
+            && now.instant > ended.at.max(up_since) + push
         {
             return Some((2, "its end was committed longer than a push ago".to_owned()));
         }
@@ -85,7 +99,7 @@ impl Model {
             .unlawful
             .or_else(|| Some((ended()?, "the certificate has ended")))?;
         let since = since.max(self.store_failed.map_or(since, |at| at + RETRY));
-        let patience = self.bounds.commit * TRIES + self.bounds.push;
+        let patience = (self.bounds.commit + self.bounds.lag) * TRIES + push;
         (now.instant > since.max(up_since) + patience).then(|| {
             let ago = now.instant - since;
             let why = format!("{why} since {} ms, and it was not ended", ago.as_millis());

@@ -31,6 +31,9 @@ impl Story {
         let bounds = Bounds {
             push: PUSH,
             commit: Duration::from_millis(10),
+            lag: Duration::ZERO,
+            poll: Duration::ZERO,
+            ttl: Duration::from_secs(30),
         };
         let mut story = Self {
             now: testing::start(),
@@ -221,9 +224,10 @@ fn effects_without_an_entry_are_named() {
         grant: GRANT,
         reason: EndReason::Revoked,
     };
+    let seen = story.model.head;
     story
         .model
-        .says(story.now, NodeId::Connector(CONNECTOR), &withdraw);
+        .says(story.now, (NodeId::Connector(CONNECTOR), seen), &withdraw);
     assert_eq!(story.objection(), Some(5));
     story.commit(vec![Change::GrantAdmitted(GrantId::from_bytes([8; 10]))]);
     assert_eq!(story.objection(), Some(5));
