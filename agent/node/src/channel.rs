@@ -421,7 +421,7 @@ impl Channel {
         let Some(exporter) = self.connection.exporter() else {
             return;
         };
-        if !self.renewal.is_due(now.instant) {
+        if !self.renewal.is_due(now) {
             return;
         }
         let public_key = self.settings.signer.public_key();
