@@ -14,7 +14,7 @@ use cardea_proto::{
 use cardea_store::{MemoryStore, Store};
 
 use crate::{
-    device::Skew,
+    clock::Skew,
     dice::Dice,
     founding::{Domain, name},
     member::Member,
@@ -280,6 +280,23 @@ impl World {
             return;
         };
         self.model.says(self.now, (known.node, seen), &message);
+        let (who, member) = (known.who, known.member);
+        match &message {
+            ToNode::Certificate(certificate) => {
+                let ends = certificate.not_after.to_rfc3339();
+                self.note(|| format!("controller {member} certifies {who:?} until {ends}"));
+            }
+            ToNode::CertificateRefused(refusal) => {
+                self.note(|| format!("controller {member} certifies {who:?} not: {refusal}"));
+            }
+            ToNode::Goodbye(refusal) => {
+                self.note(|| format!("controller {member} sends {who:?} away: {refusal}"));
+            }
+            _ => {}
+        }
+        let Some(known) = self.control.channels.get_mut(&channel) else {
+            return;
+        };
         if known.loses(&self.network, Way::In) {
             return;
         }

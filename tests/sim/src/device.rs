@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use cardea_credential::{key::SoftwareKey, trust::Trust};
@@ -19,6 +19,7 @@ use cardea_proto::{
 use cardea_tunnel::{End, Outbox, Tunnels};
 
 use crate::{
+    clock::Skew,
     control::Dial,
     founding::{member_at, name},
     schedule::{Event, Who},
@@ -47,13 +48,6 @@ pub(crate) struct Device {
     pub(crate) villain: Option<Villain>,
 }
 
-/// A difference between two wall clocks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Skew {
-    pub(crate) offset: Duration,
-    pub(crate) is_ahead: bool,
-}
-
 /// What a device's facts say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Condition {
@@ -69,25 +63,6 @@ pub(crate) struct Running {
     pub(crate) attempt: u64,
     /// The channel, once it is up.
     pub(crate) channel: Option<cardea_core::ChannelId>,
-}
-
-impl Skew {
-    /// The clock of the simulation itself.
-    pub(crate) const NONE: Self = Self {
-        offset: Duration::ZERO,
-        is_ahead: false,
-    };
-
-    /// What this clock shows at `now`.
-    pub(crate) fn show(self, now: Now) -> Now {
-        let unix = if self.is_ahead {
-            now.unix.plus(self.offset)
-        } else {
-            let behind = u64::try_from(self.offset.as_millis()).unwrap_or(0);
-            cardea_proto::time::UnixMillis(now.unix.0.saturating_sub(behind))
-        };
-        Now { unix, ..now }
-    }
 }
 
 impl Condition {

@@ -14,6 +14,7 @@
 //! When the faults stop, every permitted flow completes and every denied one is told why.
 #![forbid(unsafe_code)]
 
+mod clock;
 mod control;
 mod device;
 mod dice;

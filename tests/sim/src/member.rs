@@ -19,7 +19,7 @@ use cardea_proto::{
 use cardea_store::{Notary, ShowError, Store};
 
 use crate::{
-    control::Control, device::Skew, dice::Dice, founding::settings, schedule::Event, world::World,
+    clock::Skew, control::Control, dice::Dice, founding::settings, schedule::Event, world::World,
 };
 
 /// A controller: what survives its crashes, and the running program.

@@ -67,6 +67,7 @@ pub(crate) struct Model {
     nodes: BTreeSet<NodeId>,
     sites: BTreeMap<ConnectorId, Site>,
     store_failed: Option<Instant>,
+    clock_moved: Option<Instant>,
     is_strict: bool,
     violations: Vec<Violation>,
 }
@@ -125,6 +126,7 @@ impl Model {
             nodes: BTreeSet::new(),
             sites: BTreeMap::new(),
             store_failed: None,
+            clock_moved: None,
             is_strict: false,
             violations: Vec::new(),
         }
@@ -151,6 +153,11 @@ impl Model {
     /// The store takes nothing at this moment.
     pub(crate) fn store_failed(&mut self, now: Instant) {
         self.store_failed = Some(now);
+    }
+
+    /// A controller's wall clock steps.
+    pub(crate) fn clock_moved(&mut self, now: Instant) {
+        self.clock_moved = Some(now);
     }
 
     /// Whether this device may open this app, as far as the ledger says.

@@ -6,7 +6,11 @@ use cardea_core::ChannelId;
 use cardea_proto::message::{FromNode, ToNode};
 use cardea_tunnel::FlowId;
 
-use crate::{control::Dial, script::Act};
+use crate::{
+    clock::{Clock, Skew},
+    control::Dial,
+    script::Act,
+};
 
 /// An agent or a connector, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +64,8 @@ pub(crate) enum Event {
     Poll,
     /// A controller that was stopped starts.
     Start { member: usize },
+    /// A clock is set to what it was.
+    ClockSet { clock: Clock, skew: Skew },
     /// The store is within a controller's reach again.
     Joined { member: usize },
     /// An app answers a connector's dial.

@@ -9,6 +9,7 @@ use cardea_proto::{
 use cardea_tunnel::Input;
 
 use crate::{
+    clock::{Clock, Skew},
     device::Condition,
     founding::{app_name, link, policy, target},
     network::Way,
@@ -49,6 +50,8 @@ pub(crate) enum Act {
     Policy,
     /// A controller stops, and starts again after a while.
     Restart(usize, Duration),
+    /// A wall clock steps.
+    Step(Clock, Skew, Duration),
     /// A controller cannot reach the store for a while.
     Isolate(usize, Duration),
     /// The store has no room for a while.
@@ -97,7 +100,13 @@ impl World {
         } else {
             Way::Out
         };
-        match self.dice.below(33) {
+        let clock = if self.dice.chance(500) {
+            Clock::Controller(controller)
+        } else {
+            Clock::Node(anyone)
+        };
+        match self.dice.below(36) {
+            33..=35 => Act::Step(clock, self.step(), away),
             31 => Act::Halve(anyone, way, away),
             32 => Act::Halve(Who::Site(site), way, short),
             // Alone, it has nobody to fall behind: what it cannot write it does not know either.
@@ -147,6 +156,7 @@ impl World {
                     self.deafen(Who::Site(index), member, time);
                 }
             }
+            Act::Step(clock, skew, time) => self.step_clock(clock, skew, time),
             Act::Halve(who, way, time) => self.halve(who, way, time),
             Act::Crash(who, time) => self.crash(who, time),
             Act::Sleep(index, time) => self.sleep(index, time),
@@ -203,11 +213,13 @@ impl World {
     /// The faults stop: everything is repaired, and everybody is as they should be.
     pub(crate) fn calm(&mut self) {
         self.note(|| "the faults stop".to_owned());
+        self.is_calm = true;
         self.plan.conflicts = 0;
         self.plan.loss = 0;
         self.plan.unanswered = 0;
         self.control.is_full = false;
         self.network.heal();
+        self.set_clocks();
         for member in 0..self.plan.controllers {
             self.isolate(member, false);
             self.start_controller(member);

@@ -21,15 +21,16 @@ use cardea_relay::{Relay, Settings};
 use cardea_store::MemoryStore;
 
 use crate::{
+    clock::skew,
     control::Control,
-    device::{Condition, Device, Skew},
+    device::{Condition, Device},
     dice::Dice,
     founding::{Domain, name, user},
     model::{Bounds, Model},
     network::Network,
     plan::{Plan, TTL},
     schedule::{Event, Schedule, Who},
-    site::{SKEW_MAX, Site},
+    site::Site,
     user::User,
     villain::Villain,
     world::{Admin, Log, World},
@@ -57,7 +58,7 @@ impl World {
             poll: plan.poll,
             ttl: TTL,
         };
-        let skews = (0..plan.controllers).map(|_| Skew::NONE).collect();
+        let skews = (0..plan.controllers).map(|_| skew(&mut dice)).collect();
         let (control, entries) = Control::new(seed, domain, store, skews)?;
         let mut world = Self {
             now,
@@ -73,6 +74,7 @@ impl World {
             admin: Admin::default(),
             codes: Vec::new(),
             log: Log::default(),
+            is_calm: false,
             plan,
         };
         for entry in entries {
@@ -100,7 +102,7 @@ impl World {
             let NodeId::Connector(id) = disk.node else {
                 return Err("a connector became something else".to_owned());
             };
-            let skew = self.skew();
+            let skew = skew(&mut self.dice);
             self.sites.push(Site {
                 id,
                 key,
@@ -137,7 +139,7 @@ impl World {
             return Err("a device became something else".to_owned());
         };
         let is_villain = index == self.plan.villain();
-        let skew = self.skew();
+        let skew = skew(&mut self.dice);
         self.devices.push(Device {
             id,
             key,
@@ -252,12 +254,5 @@ impl World {
         SoftwareKey::from_seed(&self.dice.bytes())
             .map(Arc::new)
             .map_err(|error| error.to_string())
-    }
-
-    fn skew(&mut self) -> Skew {
-        Skew {
-            offset: self.dice.between(Duration::ZERO, SKEW_MAX),
-            is_ahead: self.dice.chance(500),
-        }
     }
 }

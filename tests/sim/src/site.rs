@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use cardea_tunnel::{
 };
 
 use crate::{
-    device::Skew,
+    clock::Skew,
     founding::{app_name, name},
     model::Arrival,
     schedule::{Event, Who},
@@ -379,9 +379,6 @@ impl World {
             target,
             sender,
         };
-        self.model.reached(self.now, &arrival);
+        self.model.reached(self.slowest(), &arrival);
     }
 }
-
-/// How far the wall clocks of nodes may be off here; more is a warning, not an access.
-pub(crate) const SKEW_MAX: Duration = Duration::from_secs(60);

@@ -50,6 +50,8 @@ pub(crate) struct World {
     /// The codes that have admitted the nodes of this world.
     pub(crate) codes: Vec<(Role, [u8; 32])>,
     pub(crate) log: Log,
+    /// Whether the faults have stopped.
+    pub(crate) is_calm: bool,
 }
 
 /// What admins did that they may undo.
@@ -271,6 +273,11 @@ impl World {
             Event::Look { member } => self.look(member),
             Event::Poll => self.poll(),
             Event::Start { member } => self.start_controller(member),
+            Event::ClockSet { clock, skew } => {
+                if !self.is_calm {
+                    self.set_clock(clock, skew);
+                }
+            }
             Event::Joined { member } => self.isolate(member, false),
             Event::Dial { site, flow } => self.dialed_app(site, flow),
             Event::User { device } => self.user(device),

@@ -107,10 +107,16 @@ impl Model {
         })
     }
 
-    /// When the device's certificate ended, if it has.
+    /// When the device's certificate ended, if it has, by the clock of the controller that is the
+    /// furthest behind.
+    ///
+    /// A controller looks at its clock when it extends, which is within every ttl: a clock that
+    /// stepped ends nothing before.
     fn certificate_ended(&self, now: Now, known: &Known) -> Option<std::time::Instant> {
         let not_after = self.devices.get(&known.grant.device)?.not_after;
         let past = now.unix.since(not_after);
-        (!past.is_zero()).then(|| now.instant.checked_sub(past))?
+        let ended = (!past.is_zero()).then(|| now.instant.checked_sub(past))??;
+        let looked = self.clock_moved.map(|at| at + self.bounds.ttl);
+        Some(looked.map_or(ended, |looked| looked.max(ended)))
     }
 }
