@@ -20,6 +20,7 @@ use crate::{
     member::Member,
     network::{Network, Way},
     schedule::{Event, Who},
+    stranger::is_strange,
     world::World,
 };
 
@@ -123,6 +124,7 @@ impl World {
         let Some(known) = self.control.channels.get_mut(&channel) else {
             return;
         };
+        self.log.trace.says(channel, &message);
         if known.loses(&self.network, Way::Out) {
             return;
         }
@@ -249,6 +251,8 @@ impl World {
         let signed = sign_change(&order, &self.control.domain.admin).ok()?;
         self.control.counted += 1;
         let call = CallId(self.control.counted);
+        self.model.ordered(call, signed.clone());
+        self.stranger.overhear(&signed);
         let input = Input::Admin {
             call,
             session: AdminSession { nonce },
@@ -277,8 +281,16 @@ impl World {
     /// A controller says something that rests on the entries up to `seen`.
     pub(crate) fn tell(&mut self, channel: ChannelId, seen: Revision, message: ToNode) {
         let Some(known) = self.control.channels.get_mut(&channel) else {
+            // It ended a moment ago, or never was.
+            if is_strange(channel) {
+                self.fail(
+                    4,
+                    format!("a controller answers on no channel: {message:?}"),
+                );
+            }
             return;
         };
+        self.log.trace.hears(channel, &message);
         self.model.says(self.now, (known.node, seen), &message);
         let (who, member) = (known.who, known.member);
         match &message {

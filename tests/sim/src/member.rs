@@ -12,6 +12,7 @@ use cardea_core::{
     CommitError, Contradicted, Controller, Input, Outbox, ProofRequest, Proposal, ProposalId,
 };
 use cardea_proto::{
+    admin::AdminAnswer,
     codec::Bytes,
     id::NodeId,
     ledger::{Entry, Revision},
@@ -121,7 +122,14 @@ impl World {
             self.model.answers(&answer);
             self.control.enrollments.push(answer);
         }
-        self.control.answers.extend(out.answers);
+        for (call, answer) in out.answers {
+            self.model.answered(call, &answer);
+            let is_done = matches!(answer, AdminAnswer::Done { .. });
+            if is_done && self.stranger.asked(call) {
+                self.fail(4, "a stranger's change was made".to_owned());
+            }
+            self.control.answers.insert(call, answer);
+        }
         for wanted in out.proofs {
             self.prove(member, wanted);
         }
@@ -163,6 +171,8 @@ impl World {
         }
         match Acting::start(&mut self.control, member) {
             Ok(acting) => {
+                let stored = self.control.store.tail(Revision(0), usize::MAX);
+                self.model.survived(&stored.unwrap_or_default());
                 if let Some(stopped) = self.control.members.get_mut(member) {
                     stopped.running = Some(Box::new(acting));
                     stopped.life += 1;
@@ -269,6 +279,10 @@ impl World {
 
     /// An entry is in the store: the others will see it.
     fn is_durable(&mut self, by: usize, entry: &Entry) {
+        let before = Revision(entry.revision.0.saturating_sub(1));
+        let stored = self.control.store.tail(before, 1).unwrap_or_default();
+        self.model.acknowledged(entry, stored.first());
+        self.log.trace.records(entry);
         self.model.committed(self.now, entry);
         for member in (0..self.control.members.len()).filter(|member| *member != by) {
             let lag = self

@@ -4,6 +4,7 @@
 //! as they leave the controller and as they reach a connector, and every record that reaches an app.
 //! What must not happen becomes a [`Violation`].
 
+mod durable;
 mod effects;
 mod reach;
 
@@ -18,7 +19,7 @@ use std::{
 use cardea_proto::{
     app::{AppSpec, Principal},
     id::{ConnectorId, DeviceId, GrantId, NodeId},
-    ledger::{Change, Entry, Grant, Link, Revision},
+    ledger::{Actor, Change, Entry, Grant, Link, Revision},
     name::Name,
     time::{Now, UnixMillis},
 };
@@ -69,6 +70,9 @@ pub(crate) struct Model {
     store_failed: Option<Instant>,
     clock_moved: Option<Instant>,
     is_strict: bool,
+    acknowledged: durable::Acknowledged,
+    liar: Option<ConnectorId>,
+    villain: Option<DeviceId>,
     violations: Vec<Violation>,
 }
 
@@ -113,7 +117,7 @@ struct Site {
 }
 
 impl Model {
-    pub(crate) const fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             head: Revision(0),
@@ -128,6 +132,9 @@ impl Model {
             store_failed: None,
             clock_moved: None,
             is_strict: false,
+            acknowledged: durable::Acknowledged::default(),
+            liar: None,
+            villain: None,
             violations: Vec::new(),
         }
     }
@@ -145,6 +152,7 @@ impl Model {
         }
         self.head = entry.revision;
         for change in &entry.draft.changes {
+            self.judge_actor(&entry.draft.actor, change);
             self.fold(now, change);
         }
         self.judge_grants(now.instant);
@@ -153,6 +161,16 @@ impl Model {
     /// The store takes nothing at this moment.
     pub(crate) fn store_failed(&mut self, now: Instant) {
         self.store_failed = Some(now);
+    }
+
+    /// A connector does with its tunnels what it likes.
+    pub(crate) fn beware_connector(&mut self, liar: ConnectorId) {
+        self.liar = Some(liar);
+    }
+
+    /// A device does so.
+    pub(crate) fn beware_device(&mut self, villain: DeviceId) {
+        self.villain = Some(villain);
     }
 
     /// A controller's wall clock steps.
@@ -279,6 +297,21 @@ impl Model {
             | Change::RollbackNoticed(_)
             | Change::RollbackAcknowledged
             | Change::Refused(_) => {}
+        }
+    }
+
+    /// A node speaks for its own grants alone.
+    fn judge_actor(&mut self, actor: &Actor, change: &Change) {
+        let Actor::Node(node) = actor else {
+            return;
+        };
+        let (Change::GrantEnded { grant, .. } | Change::GrantAdmitted(grant)) = change else {
+            return;
+        };
+        let is_known = self.grants.contains_key(grant);
+        if is_known && !self.is_party(*node, *grant) {
+            let what = format!("{node} speaks for {grant}, which is of others: {change:?}");
+            self.violate(5, what);
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) devices: usize,
     /// Connectors of the one site.
     pub(crate) connectors: usize,
+    /// The connector that lies, if one of several does.
+    pub(crate) liar: Option<usize>,
     /// Apps; half of them over either carrier.
     pub(crate) apps: usize,
     /// Datagrams lost, of a thousand.
@@ -50,6 +52,7 @@ impl Plan {
             poll: Duration::ZERO,
             devices: 3 + dice.below(2),
             connectors: 1 + dice.below(2),
+            liar: None,
             apps: 4,
             loss: if lossy { dice.below(120) } else { 0 },
             duplicates: dice.below(20),
@@ -62,6 +65,9 @@ impl Plan {
         };
         plan.unanswered = dice.below(30);
         plan.controllers += dice.below(3);
+        if plan.connectors > 1 && dice.chance(500) {
+            plan.liar = Some(1);
+        }
         if plan.controllers > 1 {
             plan.lag = dice.millis(1, 300);
             plan.poll = STORE_POLL;

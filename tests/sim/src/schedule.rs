@@ -26,10 +26,11 @@ pub(crate) enum Who {
 pub(crate) enum Event {
     /// A datagram reaches the relay.
     AtRelay { from: SocketAddr, bytes: Vec<u8> },
-    /// A datagram of the relay reaches a node, if it still has that address.
+    /// A datagram reaches a node, if it still has that address.
     AtNode {
         who: Who,
         to: SocketAddr,
+        from: SocketAddr,
         bytes: Vec<u8>,
     },
     /// A node's attempt at a channel reaches a controller.
@@ -74,6 +75,8 @@ pub(crate) enum Event {
     User { device: usize },
     /// The villain does something.
     Villain,
+    /// The stranger does something.
+    Stranger,
     /// A fault or a change begins.
     Act(Act),
     /// A device that was away is back.

@@ -31,6 +31,7 @@ use crate::{
     plan::{Plan, TTL},
     schedule::{Event, Schedule, Who},
     site::Site,
+    stranger::Stranger,
     user::User,
     villain::Villain,
     world::{Admin, Log, World},
@@ -59,6 +60,7 @@ impl World {
             ttl: TTL,
         };
         let skews = (0..plan.controllers).map(|_| skew(&mut dice)).collect();
+        let stranger = Stranger::new(&mut dice, now.unix)?;
         let (control, entries) = Control::new(seed, domain, store, skews)?;
         let mut world = Self {
             now,
@@ -75,6 +77,7 @@ impl World {
             codes: Vec::new(),
             log: Log::default(),
             is_calm: false,
+            stranger,
             plan,
         };
         for entry in entries {
@@ -90,6 +93,7 @@ impl World {
         let unanswered = std::mem::take(&mut world.plan.unanswered);
         world.populate()?;
         world.plan.unanswered = unanswered;
+        world.schedule.at(world.now.instant, Event::Stranger);
         Ok(world)
     }
 
@@ -111,7 +115,11 @@ impl World {
                 skew,
                 serving: None,
                 life: 0,
+                answer: None,
             });
+            if self.plan.liar == Some(index) {
+                self.model.beware_connector(id);
+            }
             self.back(Who::Site(index), None);
         }
         for index in 0..self.plan.devices {
@@ -139,6 +147,9 @@ impl World {
             return Err("a device became something else".to_owned());
         };
         let is_villain = index == self.plan.villain();
+        if is_villain {
+            self.model.beware_device(id);
+        }
         let skew = skew(&mut self.dice);
         self.devices.push(Device {
             id,
@@ -211,7 +222,7 @@ impl World {
         self.enroll(villain, request, exporter);
     }
 
-    fn request(
+    pub(crate) fn request(
         &self,
         role: Role,
         secret: [u8; 32],

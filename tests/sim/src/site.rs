@@ -11,6 +11,7 @@ use cardea_credential::{key::SoftwareKey, trust::Trust};
 use cardea_ledger::checkpoint::Verifier;
 use cardea_node::{Connector, ConnectorInput, ConnectorOutbox, ConnectorSettings};
 use cardea_proto::{
+    access::Signed,
     app::Target,
     enroll::Enrolled,
     id::{ConnectorId, DeviceId, GrantId},
@@ -43,6 +44,8 @@ pub(crate) struct Site {
     pub(crate) skew: Skew,
     pub(crate) serving: Option<Box<Serving>>,
     pub(crate) life: u64,
+    /// What a liar answered before.
+    pub(crate) answer: Option<Signed>,
 }
 
 /// The daemon's two halves, and the apps beside it.
@@ -136,6 +139,7 @@ impl World {
         let mut out = Outbox::default();
         turn(&mut serving.tunnels, now, &mut out);
         for transmit in &out.transmits {
+            self.goes_to_relay(transmit.to);
             for datagram in transmit.datagrams() {
                 self.send(Who::Site(index), datagram.to_vec());
             }
@@ -186,14 +190,18 @@ impl World {
                     .egress
                     .extend(egress.map(|egress| (install.grant, egress)));
             }
-            self.serve(index, |tunnels, now, out| {
-                tunnels.handle(now, Input::Command(command), out);
-            });
+            if let Some(command) = self.cling(index, command) {
+                self.serve(index, |tunnels, now, out| {
+                    tunnels.handle(now, Input::Command(command), out);
+                });
+            }
         }
         let channel = self.serving(index).and_then(|serving| serving.channel);
         for message in node.messages {
-            if let Some(channel) = channel {
-                self.say(channel, message);
+            for message in self.lie(index, message) {
+                if let Some(channel) = channel {
+                    self.say(channel, message);
+                }
             }
         }
         if node.disconnect {

@@ -22,6 +22,8 @@ use crate::{
     plan::Plan,
     schedule::{Event, Schedule, Who},
     site::Site,
+    stranger::{Stranger, is_stranger},
+    trace::Trace,
 };
 
 /// Turns that may pass while hardly any time does: more is a loop that never ends.
@@ -52,6 +54,7 @@ pub(crate) struct World {
     pub(crate) log: Log,
     /// Whether the faults have stopped.
     pub(crate) is_calm: bool,
+    pub(crate) stranger: Stranger,
 }
 
 /// What admins did that they may undo.
@@ -74,6 +77,8 @@ pub(crate) struct Log {
     pub(crate) failures: Vec<(Duration, Violation)>,
     /// What happened lately.
     pub(crate) notes: VecDeque<String>,
+    /// Everything that happened, as one number.
+    pub(crate) trace: Trace,
 }
 
 impl Default for Admin {
@@ -110,7 +115,10 @@ impl World {
                 self.fail(0, "the world turns without time passing".to_owned());
                 return;
             }
-            match self.schedule.take(self.now.instant) {
+            let event = self.schedule.take(self.now.instant);
+            let at = self.now.instant - self.begun;
+            self.log.trace.happens(at, event.as_ref());
+            match event {
                 Some(event) => self.happen(event),
                 None => self.wake(),
             }
@@ -152,6 +160,13 @@ impl World {
         for at in self.network.datagram(self.now.instant, sent, bytes.len()) {
             let bytes = bytes.clone();
             self.schedule.at(at, Event::AtRelay { from, bytes });
+        }
+    }
+
+    /// A node speaks to its relay alone: whoever else sent it something gets nothing.
+    pub(crate) fn goes_to_relay(&mut self, to: SocketAddr) {
+        if RELAY.parse() != Ok(to) {
+            self.fail(4, format!("a node sends to {to}, which is no relay"));
         }
     }
 
@@ -261,7 +276,12 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::AtRelay { from, bytes } => self.at_relay(from, bytes),
-            Event::AtNode { who, to, bytes } => self.at_node(who, to, &bytes),
+            Event::AtNode {
+                who,
+                to,
+                from,
+                bytes,
+            } => self.at_node((who, to), from, &bytes),
             Event::Dialed(dial) => self.dialed(dial),
             Event::ChannelUp { channel } => self.channel_up(channel),
             Event::ChannelDown { who, attempt, why } => self.channel_down(who, attempt, why),
@@ -282,6 +302,7 @@ impl World {
             Event::Dial { site, flow } => self.dialed_app(site, flow),
             Event::User { device } => self.user(device),
             Event::Villain => self.villain_acts(),
+            Event::Stranger => self.stranger_acts(),
             Event::Act(act) => self.act(act),
             Event::Back { who, life } => self.back(who, Some(life)),
             Event::Mended { who } => {
@@ -315,23 +336,29 @@ impl World {
             }
             Verdict::Drop(_) => return,
         };
-        let Some(who) = self.network.holder(to) else {
+        if is_stranger(to) {
+            self.fail(4, "the relay sends to a stranger".to_owned());
+        }
+        let (Some(who), Ok(from)) = (self.network.holder(to), RELAY.parse()) else {
             return;
         };
         let sent = (who, Way::In);
         for at in self.network.datagram(self.now.instant, sent, bytes.len()) {
             let bytes = bytes.clone();
-            self.schedule.at(at, Event::AtNode { who, to, bytes });
+            let event = Event::AtNode {
+                who,
+                to,
+                from,
+                bytes,
+            };
+            self.schedule.at(at, event);
         }
     }
 
-    fn at_node(&mut self, who: Who, to: SocketAddr, bytes: &[u8]) {
+    fn at_node(&mut self, (who, to): (Who, SocketAddr), from: SocketAddr, bytes: &[u8]) {
         if self.network.address(who) != Some(to) || self.network.is_cut(who) {
             return;
         }
-        let Ok(from) = RELAY.parse() else {
-            return;
-        };
         let input = cardea_tunnel::Input::Datagram { from, bytes };
         match who {
             Who::Device(index) => {

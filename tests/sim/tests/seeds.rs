@@ -45,6 +45,9 @@ fn every_seed_that_failed_once_and_fifty_more_hold_every_property() {
 
 #[test]
 fn a_seed_tells_the_same_story_twice() {
+    // The trace's digest is part of what is compared.
     let story = |seed| cardea_sim::run(seed).map_err(|failure| failure.to_string());
-    assert_eq!(story(7), story(7));
+    for seed in [7, 8, 9] {
+        assert_eq!(story(seed), story(seed));
+    }
 }

@@ -129,7 +129,9 @@ impl Model {
                 return;
             }
             ToNode::Withdraw { grant, .. } => {
-                if let Some(known) = self.grants.get_mut(grant) {
+                // A liar names grants of others, and is told that it has none.
+                let known = self.grants.get_mut(grant);
+                if let Some(known) = known.filter(|known| known.grant.connector == connector) {
                     known.until = known.until.map(|until| until.min(now));
                 }
                 return;
@@ -182,7 +184,7 @@ impl Model {
         self.serials.contains(&(node, certificate.serial.clone()))
     }
 
-    fn is_party(&self, node: NodeId, grant: cardea_proto::id::GrantId) -> bool {
+    pub(super) fn is_party(&self, node: NodeId, grant: cardea_proto::id::GrantId) -> bool {
         self.grants.get(&grant).is_some_and(|known| match node {
             NodeId::Device(device) => known.grant.device == device,
             NodeId::Connector(connector) => known.grant.connector == connector,

@@ -70,6 +70,9 @@ impl Model {
         {
             return Some((1, format!("sent by {device} for {app}")));
         }
+        if self.liar == Some(arrival.connector) {
+            return self.lied(now, arrival, known);
+        }
         match known.until {
             None => return Some((2, "the connector was never told".to_owned())),
             Some(until) if until <= now.instant => {
@@ -78,6 +81,21 @@ impl Model {
             Some(_) => {}
         }
         self.overdue(now, known)
+    }
+
+    /// What must hold at a connector that lies.
+    ///
+    /// It opens what it was given keys for, for as long as somebody sends to it: the controller can
+    /// only tell the other end. So the bound is that of the device's own clock, and there is none for
+    /// a device that is a villain too: those two need no tunnel of ours to converse.
+    fn lied(&self, now: Now, arrival: &Arrival<'_>, known: &Known) -> Option<(u8, String)> {
+        let (sender, _) = arrival.sender.as_ref()?;
+        let last = known.ended?.at + self.bounds.ttl + self.bounds.lag + self.bounds.push * 2;
+        let is_honest = self.villain != Some(*sender);
+        (is_honest && now.instant > last).then(|| {
+            let why = "a device goes on sending to a connector that lies";
+            (2, why.to_owned())
+        })
     }
 
     /// Whether the connector should have been told by now that the grant is over.
