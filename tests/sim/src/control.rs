@@ -144,8 +144,11 @@ impl World {
             return;
         }
         let member = known.member;
-        if let (FromNode::Report(report), NodeId::Device(device)) = (&message, known.node) {
-            self.model.reported(self.now.instant, device, report);
+        if let NodeId::Device(device) = known.node {
+            self.model.requested(device, &message);
+            if let FromNode::Report(report) = &message {
+                self.model.reported(self.now.instant, device, report);
+            }
         }
         self.control(member, Input::Message { channel, message });
     }

@@ -18,6 +18,7 @@ use std::{
 
 use cardea_proto::{
     app::{AppSpec, Principal},
+    codec::Digest,
     id::{ConnectorId, DeviceId, GrantId, NodeId},
     ledger::{Actor, Change, Entry, Grant, Link, Revision},
     name::Name,
@@ -71,6 +72,8 @@ pub(crate) struct Model {
     clock_moved: Option<Instant>,
     is_strict: bool,
     acknowledged: durable::Acknowledged,
+    /// The digest of the offer in each request.
+    offers: BTreeMap<(DeviceId, u64), Digest>,
     liar: Option<ConnectorId>,
     villain: Option<DeviceId>,
     violations: Vec<Violation>,
@@ -133,6 +136,7 @@ impl Model {
             clock_moved: None,
             is_strict: false,
             acknowledged: durable::Acknowledged::default(),
+            offers: BTreeMap::new(),
             liar: None,
             villain: None,
             violations: Vec::new(),

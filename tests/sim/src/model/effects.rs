@@ -3,12 +3,14 @@
 
 use std::time::Instant;
 
-use cardea_credential::authority::serial_text;
+use cardea_credential::{authority::serial_text, signed::offer_digest};
 use cardea_proto::{
+    access::{Answer, Granted},
+    codec,
     enroll::{Certificate, EnrollAnswer},
     id::{ConnectorId, DeviceId, NodeId},
     ledger::{CertificateRecord, Revision},
-    message::ToNode,
+    message::{FromNode, ToNode},
     posture::{Reading, Report, Value},
     time::Now,
 };
@@ -72,6 +74,7 @@ impl Model {
                         && known.is_admitted
                         && known.lives_at(seen)
                         && known.grant.connector == granted.connector
+                        && self.is_answer(known.grant.device, granted)
                 });
                 self.require(is_admitted, || format!("{} granted", granted.grant));
             }
@@ -97,6 +100,13 @@ impl Model {
             | ToNode::Explained { .. }
             | ToNode::Checkpoint(_)
             | ToNode::Goodbye(_) => {}
+        }
+    }
+
+    /// A device asks for an app with an offer.
+    pub(crate) fn requested(&mut self, device: DeviceId, message: &FromNode) {
+        if let FromNode::Request { request, offer, .. } = message {
+            self.offers.insert((device, *request), offer_digest(offer));
         }
     }
 
@@ -188,6 +198,18 @@ impl Model {
         self.grants.get(&grant).is_some_and(|known| match node {
             NodeId::Device(device) => known.grant.device == device,
             NodeId::Connector(connector) => known.grant.connector == connector,
+        })
+    }
+
+    /// Whether the answer is by the connector of the grant, to the offer that the device made for it.
+    fn is_answer(&self, device: DeviceId, granted: &Granted) -> bool {
+        let offer = self.offers.get(&(device, granted.request));
+        let body = granted.answer.body.as_ref();
+        let answer: Option<Answer> = codec::decode(body, body.len()).ok();
+        answer.is_some_and(|answer| {
+            answer.connector == granted.connector
+                && answer.grant == granted.grant
+                && Some(&answer.offer) == offer
         })
     }
 
