@@ -582,6 +582,40 @@ fn a_device_that_is_refused_for_good_says_what_to_do_and_asks_rarely() {
 }
 
 #[test]
+fn who_is_refused_for_good_asks_every_controller_before_it_pauses() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["c:7443", "d:7443"]);
+    for (address, is_patient) in [("c:7443", false), ("d:7443", true), ("c:7443", false)] {
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert_eq!(out.node.connect.unwrap().address, address);
+        world.greet(&mut agent);
+        let goodbye = ToNode::Goodbye(Refusal::new(RefusalCode::Blocked, "blocked"));
+        world.turn(&mut agent, AgentInput::Message(goodbye));
+        let pause = agent.deadline().unwrap() - world.now.instant;
+        assert_eq!(pause >= Duration::from_secs(60), is_patient, "{pause:?}");
+        world.pass(pause);
+    }
+}
+
+#[test]
+fn a_certificate_that_has_not_begun_is_renewed_once_every_controller_has_refused_it() {
+    let mut world = World::new();
+    let ahead = world.now;
+    world.now = Now {
+        unix: UnixMillis(ahead.unix.0 - 3_600_000),
+        ..ahead
+    };
+    let mut agent = Agent::new(world.settings_at(ahead, &["c:7443", "d:7443"]), [5; 32]);
+    for purpose in [Purpose::Channel, Purpose::Channel, Purpose::Renewal] {
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert_eq!(out.node.connect.unwrap().purpose, purpose);
+        world.turn(&mut agent, down());
+        let pause = agent.deadline().unwrap() - world.now.instant;
+        world.pass(pause);
+    }
+}
+
+#[test]
 fn a_certificate_whose_authority_has_ended_needs_a_new_code() {
     let mut world = World::new();
     let mut agent = world.agent(&["c:7443"]);
