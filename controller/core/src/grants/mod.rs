@@ -165,6 +165,11 @@ impl Controller {
             .map(|record| (record.grant.clone(), record.admitted))
             .collect();
         for (grant, admitted) in records {
+            if !admitted && self.world.settings.shared {
+                // It may be another controller's, which waits for the answer.
+                self.watch_certificate(grant.device, turn.now);
+                continue;
+            }
             if !admitted {
                 lost.push((grant.id, EndReason::ControllerRestarted));
                 continue;

@@ -148,6 +148,16 @@ fn an_appraisal_that_another_controller_recorded_outweighs_an_earlier_report() {
 }
 
 #[test]
+fn a_controller_that_starts_leaves_alone_what_another_one_has_offered() {
+    let (mut bench, device, connector) = office();
+    bench.request(&device, 1, "wiki");
+    bench.settle();
+    let grant = bench.admit_at(&connector).grant;
+    bench.restart(shared());
+    assert!(bench.store.grant(&grant).is_some());
+}
+
+#[test]
 fn a_grant_that_nobody_admits_ends_with_the_certificate_of_its_device() {
     let (mut bench, device, connector) = office();
     bench.request(&device, 1, "wiki");
