@@ -19,8 +19,8 @@ use cardea_proto::{
 use cardea_tunnel::{End, Outbox, Tunnels};
 
 use crate::{
+    channel::Dial,
     clock::Skew,
-    control::Dial,
     founding::{member_at, name},
     schedule::{Event, Who},
     user::User,

@@ -102,9 +102,9 @@ const STORE_POLL: Duration = Duration::from_millis(500);
 /// How often posture is polled here.
 pub(crate) const POSTURE_POLL: Duration = Duration::from_secs(5);
 
-/// How long the other controllers are away while everybody finds the first one: longer than nodes
-/// ever pause between two rounds of attempts.
-pub(crate) const GATHERING: Duration = Duration::from_secs(24);
+/// How long the other controllers are away while everybody finds the first one: longer than an
+/// unblocked device stays away.
+pub(crate) const GATHERING: Duration = Duration::from_secs(135);
 
 /// How long everybody goes on when the faults stop.
 pub(crate) const LULL: Duration = Duration::from_secs(20);

@@ -7,8 +7,8 @@ use cardea_proto::message::{FromNode, ToNode};
 use cardea_tunnel::FlowId;
 
 use crate::{
+    channel::Dial,
     clock::{Clock, Skew},
-    control::Dial,
     script::Act,
 };
 

@@ -6,16 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cardea_core::{ChannelId, Input};
+use cardea_core::Input;
 use cardea_node::{AgentInput, ConnectorInput};
-use cardea_proto::{codec::Blob, id::NodeId, identity::Role, message::ToNode, time::Now};
+use cardea_proto::{identity::Role, time::Now};
 use cardea_relay::{Relay, Verdict};
 
 use crate::{
     control::Control,
     device::Device,
     dice::Dice,
-    founding::{RELAY, address_of},
+    founding::RELAY,
     member::Member,
     model::{Model, Violation},
     network::{Network, Way},
@@ -167,31 +167,6 @@ impl World {
     pub(crate) fn goes_to_relay(&mut self, to: SocketAddr) {
         if RELAY.parse() != Ok(to) {
             self.fail(4, format!("a node sends to {to}, which is no relay"));
-        }
-    }
-
-    /// The channel that a node has, or thinks it has.
-    pub(crate) fn channel_of(&self, who: Who) -> Option<ChannelId> {
-        let mut channels = self.control.channels.iter();
-        channels
-            .find(|(_, channel)| channel.who == who && !channel.is_dead)
-            .map(|(id, _)| *id)
-    }
-
-    /// The certificate that a node presents, when this attempt is still its latest.
-    pub(crate) fn presented(&mut self, who: Who, attempt: u64) -> Option<(Vec<Blob>, NodeId)> {
-        if self.attempt(who) != Some(attempt) {
-            return None;
-        }
-        match who {
-            Who::Device(index) => self.devices.get(index).map(|device| {
-                let chain = device.disk.certificate.chain.clone();
-                (chain, NodeId::Device(device.id))
-            }),
-            Who::Site(index) => self.sites.get(index).map(|site| {
-                let chain = site.disk.certificate.chain.clone();
-                (chain, NodeId::Connector(site.id))
-            }),
         }
     }
 
@@ -377,101 +352,6 @@ impl World {
                 tunnels.handle(now, input, out);
                 tunnels.flush(now, out);
             }),
-        }
-    }
-
-    fn channel_up(&mut self, channel: ChannelId) {
-        let Some(known) = self.control.channels.get(&channel) else {
-            return;
-        };
-        let (who, attempt, exporter) = (known.who, known.attempt, known.exporter);
-        let member = known.member;
-        if known.is_dead || self.attempt(who) != Some(attempt) {
-            return;
-        }
-        let address = address_of(member);
-        match who {
-            Who::Device(index) => {
-                if let Some(running) = self.running(index) {
-                    running.channel = Some(channel);
-                }
-                self.agent(index, AgentInput::ChannelUp { exporter, address });
-            }
-            Who::Site(index) => {
-                if let Some(serving) = self.serving(index) {
-                    serving.channel = Some(channel);
-                }
-                self.connector(index, ConnectorInput::ChannelUp { exporter, address });
-            }
-        }
-    }
-
-    fn channel_down(&mut self, who: Who, attempt: u64, why: &'static str) {
-        if self.attempt(who) != Some(attempt) {
-            return;
-        }
-        let text = why.to_owned();
-        match who {
-            Who::Device(index) => {
-                if self
-                    .devices
-                    .get(index)
-                    .is_some_and(|device| device.is_asleep)
-                {
-                    let event = Event::ChannelDown { who, attempt, why };
-                    let later = self.now.instant + Duration::from_secs(1);
-                    return self.schedule.at(later, event);
-                }
-                if let Some(running) = self.running(index) {
-                    running.channel = None;
-                    running.attempt += 1;
-                }
-                self.agent(index, AgentInput::ChannelDown { why: text });
-            }
-            Who::Site(index) => {
-                if let Some(serving) = self.serving(index) {
-                    serving.channel = None;
-                    serving.attempt += 1;
-                }
-                self.connector(index, ConnectorInput::ChannelDown { why: text });
-            }
-        }
-    }
-
-    fn told(&mut self, channel: ChannelId, message: ToNode) {
-        let Some(known) = self.control.channels.get(&channel) else {
-            return;
-        };
-        let (who, node, member) = (known.who, known.node, known.member);
-        if known.is_dead {
-            return;
-        }
-        match who {
-            Who::Device(index) => {
-                if self.running(index).and_then(|running| running.channel) == Some(channel) {
-                    self.agent(index, AgentInput::Message(message));
-                }
-            }
-            Who::Site(index) => {
-                if self.serving(index).and_then(|serving| serving.channel) == Some(channel) {
-                    if let NodeId::Connector(connector) = node {
-                        self.model
-                            .reaches_connector(self.now.instant, connector, &message);
-                        if self.is_isolated(member) {
-                            // It is told what its controller knows, which is not all there is.
-                            self.model.cut_off(connector);
-                        }
-                    }
-                    self.connector(index, ConnectorInput::Message(message));
-                }
-            }
-        }
-    }
-
-    fn attempt(&mut self, who: Who) -> Option<u64> {
-        match who {
-            Who::Device(index) => self.running(index).map(|running| running.attempt),
-            Who::Site(index) => self.serving(index).map(|serving| serving.attempt),
         }
     }
 }
