@@ -69,6 +69,13 @@ impl Control {
             .collect()
     }
 
+    /// The controller that most nodes are connected to.
+    pub(crate) fn busiest(&self) -> usize {
+        let members = 0..self.members.len();
+        let busiest = members.max_by_key(|member| self.channels_at(*member).len());
+        busiest.unwrap_or(0)
+    }
+
     /// A controller that runs and reaches the store, the lucky one of several.
     fn someone(&mut self) -> Option<usize> {
         let able: Vec<usize> = self

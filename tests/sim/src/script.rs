@@ -52,8 +52,8 @@ pub(crate) enum Act {
     Restart(usize, Duration),
     /// A wall clock steps.
     Step(Clock, Skew, Duration),
-    /// A controller cannot reach the store for a while.
-    Isolate(usize, Duration),
+    /// A controller cannot reach the store for a while: one, or the one that most nodes are with.
+    Isolate(Option<usize>, Duration),
     /// The store has no room for a while.
     Full(Duration),
     /// Somebody tries a code that has admitted a node, with a key of their own.
@@ -109,8 +109,7 @@ impl World {
             33..=35 => Act::Step(clock, self.step(), away),
             31 => Act::Halve(anyone, way, away),
             32 => Act::Halve(Who::Site(site), way, short),
-            // Alone, it has nobody to fall behind: what it cannot write it does not know either.
-            29 | 30 => Act::Isolate(controller, away),
+            29 | 30 => Act::Isolate(self.dice.chance(300).then_some(controller), long),
             28 => Act::Again,
             24 | 25 => Act::Deafen(Who::Site(site), some, long),
             26 => Act::Deafen(anyone, some, away),
@@ -198,6 +197,7 @@ impl World {
                     .at(self.now.instant + time, Event::Start { member });
             }
             Act::Isolate(member, time) => {
+                let member = member.unwrap_or_else(|| self.control.busiest());
                 self.isolate(member, true);
                 self.schedule
                     .at(self.now.instant + time, Event::Joined { member });
