@@ -1,7 +1,7 @@
 //! The stranger: somebody without any right, who sends to everybody whatever they can get hold of.
 //!
 //! They hear every wire. To the relay they send garbage, forged tickets, tickets whose time is over
-//! and sealed datagrams of others; to nodes the same, also in the relay's name; to controllers codes
+//! (those that a controller with a late clock made) and sealed datagrams of others; to nodes the same, also in the relay's name; to controllers codes
 //! that nobody made, changes that no admin signed or that one signed before, messages on channels
 //! that are none, and certificates of another root. Not a byte may come back (4).
 //!
