@@ -245,6 +245,8 @@ impl Channel {
     pub(crate) fn certificate(&mut self, now: Now, certificate: Certificate, out: &mut NodeOutbox) {
         match self.check(now, &certificate) {
             Ok(()) => {
+                // Whatever it was turned away for before is lifted.
+                self.outage.told = None;
                 self.renewal
                     .renewed(now, certificate.clone(), &mut self.rng);
                 out.save = Some(certificate);

@@ -598,6 +598,25 @@ fn who_is_refused_for_good_asks_every_controller_before_it_pauses() {
 }
 
 #[test]
+fn a_certificate_lifts_what_a_device_was_turned_away_for_before() {
+    let mut world = World::new();
+    let mut agent = renewing_agent(&mut world);
+    let goodbye = ToNode::Goodbye(Refusal::new(RefusalCode::Blocked, "blocked"));
+    world.turn(&mut agent, AgentInput::Message(goodbye));
+    let pause = agent.deadline().unwrap() - world.now.instant;
+    world.pass(pause);
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert_eq!(out.node.connect.unwrap().purpose, Purpose::Renewal);
+    world.greet(&mut agent);
+    let next = world.next_certificate(&world.device);
+    let out = world.turn(&mut agent, AgentInput::Message(ToNode::Certificate(next)));
+    assert_eq!(out.node.connect.unwrap().purpose, Purpose::Channel);
+    world.turn(&mut agent, down());
+    let pause = agent.deadline().unwrap() - world.now.instant;
+    assert!(pause < Duration::from_secs(5), "{pause:?}");
+}
+
+#[test]
 fn a_certificate_that_has_not_begun_is_renewed_once_every_controller_has_refused_it() {
     let mut world = World::new();
     let ahead = world.now;
