@@ -24,7 +24,7 @@ const KEM_BYTES: usize = 1_088;
 impl World {
     /// Whether a connector lies at this moment.
     pub(crate) fn lies(&self, index: usize) -> bool {
-        self.plan.liar == Some(index) && !self.is_calm
+        self.plan.liar == Some(index) && self.calm_since.is_none()
     }
 
     /// What becomes of what a connector has to say.

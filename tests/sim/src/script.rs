@@ -213,7 +213,7 @@ impl World {
     /// The faults stop: everything is repaired, and everybody is as they should be.
     pub(crate) fn calm(&mut self) {
         self.note(|| "the faults stop".to_owned());
-        self.is_calm = true;
+        self.calm_since = Some(self.now.instant);
         self.plan.conflicts = 0;
         self.plan.loss = 0;
         self.plan.unanswered = 0;
@@ -252,6 +252,15 @@ impl World {
             self.stop_controller(member);
             let away = self.now.instant + GATHERING;
             self.schedule.at(away, Event::Start { member });
+        }
+    }
+
+    /// A controller starts again, unless it is away for the gathering.
+    pub(crate) fn started(&mut self, member: usize) {
+        let now = self.now.instant;
+        let is_away = |since| member > 0 && now < since + GATHERING;
+        if !self.calm_since.is_some_and(is_away) {
+            self.start_controller(member);
         }
     }
 

@@ -76,7 +76,7 @@ impl World {
             admin: Admin::default(),
             codes: Vec::new(),
             log: Log::default(),
-            is_calm: false,
+            calm_since: None,
             stranger,
             plan,
         };

@@ -52,8 +52,8 @@ pub(crate) struct World {
     /// The codes that have admitted the nodes of this world.
     pub(crate) codes: Vec<(Role, [u8; 32])>,
     pub(crate) log: Log,
-    /// Whether the faults have stopped.
-    pub(crate) is_calm: bool,
+    /// When the faults stopped, if they have.
+    pub(crate) calm_since: Option<Instant>,
     pub(crate) stranger: Stranger,
 }
 
@@ -267,9 +267,9 @@ impl World {
             Event::Written { member, life } => self.written(member, life),
             Event::Look { member } => self.look(member),
             Event::Poll => self.poll(),
-            Event::Start { member } => self.start_controller(member),
+            Event::Start { member } => self.started(member),
             Event::ClockSet { clock, skew } => {
-                if !self.is_calm {
+                if self.calm_since.is_none() {
                     self.set_clock(clock, skew);
                 }
             }
