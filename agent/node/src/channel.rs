@@ -245,6 +245,8 @@ impl Channel {
     pub(crate) fn certificate(&mut self, now: Now, certificate: Certificate, out: &mut NodeOutbox) {
         match self.check(now, &certificate) {
             Ok(()) => {
+                // Whatever it was turned away for before is lifted.
+                self.outage.told = None;
                 self.renewal
                     .renewed(now, certificate.clone(), &mut self.rng);
                 out.save = Some(certificate);
@@ -364,11 +366,14 @@ impl Channel {
         let was_ready = self.is_ready();
         if self.is_steady(now) {
             self.tries = 0;
+            // Both ends of a grant must be at one controller: nodes that prefer the same one meet.
+            self.position = 0;
         }
-        let pause = if self.is_hopeless() {
+        let count = self.count();
+        // What one controller refuses, another one that knows more may not: a round ends first.
+        let pause = if self.is_hopeless() && self.tries.is_multiple_of(count) {
             HOPELESS_PAUSE + full_jitter(&mut self.rng, HOPELESS_PAUSE)
         } else {
-            let count = self.count();
             backoff::delay(&mut self.rng, self.tries, count)
         };
         let (connection, effect) =
@@ -419,7 +424,7 @@ impl Channel {
         let Some(exporter) = self.connection.exporter() else {
             return;
         };
-        if !self.renewal.is_due(now.instant) {
+        if !self.renewal.is_due(now) {
             return;
         }
         let public_key = self.settings.signer.public_key();
@@ -445,14 +450,17 @@ impl Channel {
 
     /// What to connect for.
     ///
-    /// A certificate that may have ended by the controller's clock is renewed first as well, once
-    /// every address has refused it or kept silent; never in the first three quarters of its life,
+    /// A certificate that may have ended by the controller's clock, or that has not begun because a
+    /// clock was set back, is renewed first as well, once every address has refused it or kept silent;
+    /// one that lives, never in the first three quarters of its life,
     /// or one of five minutes would be renewed for ever and never used.
     fn purpose(&self, now: Now) -> Purpose {
         let ends = self.not_after();
         let is_tried = self.tries >= self.count();
         let margin = CLOCK_SKEW_MAX.min(self.renewal.life() / 4);
-        if ends <= now.unix || (is_tried && ends <= now.unix.plus(margin)) {
+        let is_early = self.renewal.certificate().not_before > now.unix;
+        let is_lapsed = is_early || ends <= now.unix.plus(margin);
+        if ends <= now.unix || (is_tried && is_lapsed) {
             Purpose::Renewal
         } else {
             Purpose::Channel

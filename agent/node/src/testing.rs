@@ -73,11 +73,11 @@ impl World {
     }
 
     pub(crate) fn certificate(&self, node: &TestNode) -> Certificate {
-        let leaf = self
-            .domain
-            .trust
-            .verify(&node.chain, self.now.unix)
-            .unwrap();
+        self.certificate_at(self.now, node)
+    }
+
+    fn certificate_at(&self, at: Now, node: &TestNode) -> Certificate {
+        let leaf = self.domain.trust.verify(&node.chain, at.unix).unwrap();
         Certificate {
             chain: node.chain.clone(),
             serial: leaf.serial,
@@ -96,13 +96,18 @@ impl World {
     }
 
     pub(crate) fn agent(&self, addresses: &[&str]) -> Agent {
-        let settings = AgentSettings {
+        Agent::new(self.settings_at(self.now, addresses), [5; 32])
+    }
+
+    /// What an agent starts from whose certificate holds at a moment.
+    pub(crate) fn settings_at(&self, at: Now, addresses: &[&str]) -> AgentSettings {
+        AgentSettings {
             device: DEVICE,
             name: name("laptop"),
             user: Some(name("alice")),
             domain: name("corp.example"),
             trust: self.domain.trust.clone(),
-            certificate: self.certificate(&self.device),
+            certificate: self.certificate_at(at, &self.device),
             signer: Arc::clone(&self.device.signer),
             addresses: addresses
                 .iter()
@@ -111,8 +116,7 @@ impl World {
             program: "test".to_owned(),
             ledger: ledger_key().verifier().clone(),
             checkpoint: None,
-        };
-        Agent::new(settings, [5; 32])
+        }
     }
 
     pub(crate) fn connector(&self) -> Connector {

@@ -172,8 +172,9 @@ impl Trust {
         }
     }
 
-    /// The same for a chain whose leaf may have ended, which its intermediate must not have: enough
-    /// to ask for the next certificate, and for nothing else.
+    /// The same for a chain whose leaf may have ended, or not begun by a clock that was set back since
+    /// it was issued; its intermediate must be good at that moment: enough to ask for the next
+    /// certificate, and for nothing else.
     ///
     /// # Errors
     /// [`ChainError`] names the first thing that does not hold.
@@ -211,14 +212,18 @@ impl Trust {
         if leaf.len() > CERTIFICATE_BYTES_MAX {
             return Err(ChainError::TooLarge);
         }
-        // What the leaf says of its end is proven below, by the signature over all of it.
-        let ended = profile::read_leaf(leaf).map_err(not_profile)?.not_after;
-        let (verified, issuer) = self.verify_at(leaf, intermediate, at.min(ended))?;
-        let not_after = issuer.claims.not_after;
+        // What the leaf says of its life is proven below, by the signature over all of it.
+        let claims = profile::read_leaf(leaf).map_err(not_profile)?;
+        let alive = at.max(claims.not_before).min(claims.not_after);
+        let (verified, issuer) = self.verify_at(leaf, intermediate, alive)?;
+        let (not_before, not_after) = (issuer.claims.not_before, issuer.claims.not_after);
         if at > not_after {
-            return Err(ChainError::Expired { not_after });
+            Err(ChainError::Expired { not_after })
+        } else if at < not_before {
+            Err(ChainError::NotYetValid { not_before })
+        } else {
+            Ok(verified)
         }
-        Ok(verified)
     }
 
     fn verify_at(

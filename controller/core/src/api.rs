@@ -1,6 +1,6 @@
 //! What goes into a controller and what comes out of it.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
 use cardea_credential::trust::VerifiedLeaf;
 use cardea_ledger::checkpoint::Checkpoint;
@@ -118,6 +118,12 @@ pub enum Input {
         known: Option<Checkpoint>,
         /// The ledger as it is, when it goes on from there.
         result: Result<Checkpointed, Contradicted>,
+    },
+    /// Every entry that the store had at a moment was given. Only a controller that shares its store
+    /// ([`crate::Settings::shared`]) must be told; about once a second is often enough.
+    CaughtUp {
+        /// When the store was asked: what was recorded later may be unknown here.
+        asked: Instant,
     },
     /// [`crate::Controller::deadline`] has come; also the first input of all.
     Timeout,

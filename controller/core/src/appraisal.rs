@@ -20,7 +20,7 @@ use crate::{
     posture::Facts,
     proposals::{Intent, Pending},
     refusals::Refused,
-    state::Committed,
+    state::{Committed, Happened},
     timers::Timer,
     verdict,
     world::Expects,
@@ -179,6 +179,17 @@ impl Controller {
         self.review(turn, device);
     }
 
+    /// Forgets reports that another controller's appraisals contradict: theirs rest on later ones,
+    /// which only they have.
+    pub(crate) fn heed_appraisals(&mut self, happened: &[Happened]) {
+        for (device, compliant) in happened.iter().filter_map(Happened::appraised) {
+            let verdict = self.postures.get(device).and_then(|p| p.verdict.as_ref());
+            if verdict.is_some_and(|verdict| verdict.compliant != compliant) {
+                self.postures.forget(device);
+            }
+        }
+    }
+
     /// The appraisal that this controller planned is on record; the device may have reported since.
     pub(crate) fn appraised(&mut self, turn: &mut Turn<'_>, device: DeviceId) {
         self.postures.entry(device).recording = false;
@@ -197,7 +208,7 @@ impl Controller {
         if self.fresh_facts(turn.now, device).is_some() {
             self.watch_posture(turn, device);
             self.assess(turn, device, false);
-        } else {
+        } else if self.hears(device) {
             self.end_device(turn, device, EndReason::PostureStale);
             self.review(turn, device);
         }
@@ -208,6 +219,11 @@ impl Controller {
         let compliant = true;
         (self.recorded(device) != Some(compliant))
             .then_some(Change::Appraised { device, compliant })
+    }
+
+    /// Whether a device that reports would report here: another controller may hear from it.
+    fn hears(&self, device: DeviceId) -> bool {
+        !self.world.settings.shared || self.channels.of_device(device).is_some()
     }
 
     fn recorded(&self, device: DeviceId) -> Option<bool> {

@@ -9,7 +9,8 @@ use std::{
 use cardea_ledger::checkpoint::Checkpoint;
 use cardea_proto::{
     codec::Bytes,
-    id::{ConnectorId, DeviceId, NodeId},
+    id::{ConnectorId, DeviceId, GrantId, NodeId},
+    ledger::Revision,
     message::{Purpose, ToNode},
     time::{Now, UnixMillis},
 };
@@ -33,6 +34,18 @@ pub(crate) struct Channel {
     pub(crate) renewing: bool,
     /// The last checkpoint that the node has accepted, as far as is known here.
     pub(crate) known: Option<Checkpoint>,
+    /// What the node said it holds, until everything is known here that was recorded before.
+    pub(crate) named: Option<Named>,
+}
+
+/// The grants that a node named in its hello.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) grants: Vec<GrantId>,
+    /// When.
+    pub(crate) at: Instant,
+    /// The last entry that was known here at that moment.
+    pub(crate) seen: Revision,
 }
 
 /// When a node was last there, and as what.
@@ -73,6 +86,7 @@ impl Channels {
             nonce: None,
             renewing: false,
             known: None,
+            named: None,
         };
         self.by_id.insert(id, channel);
         match peer.purpose {
@@ -124,6 +138,20 @@ impl Channels {
             let channel = self.by_id.get(id)?;
             channel.nonce.is_some().then_some((*id, channel))
         })
+    }
+
+    /// Takes what nodes named up to a moment, with the channel of each.
+    pub(crate) fn take_named(&mut self, until: Instant) -> Vec<(ChannelId, Named)> {
+        let mut taken = Vec::new();
+        for (id, channel) in &mut self.by_id {
+            taken.extend(
+                channel
+                    .named
+                    .take_if(|named| named.at <= until)
+                    .map(|named| (*id, named)),
+            );
+        }
+        taken
     }
 
     /// The channel of a node that has said hello.

@@ -60,6 +60,8 @@ pub(crate) struct Health {
     pub(crate) started: Option<Now>,
     /// Why the store took nothing the last time, until it takes something.
     pub(crate) store_problem: Option<String>,
+    /// The latest moment of which everything on record is known here, where others write too.
+    pub(crate) caught_up: Option<Instant>,
 }
 
 /// The moment of one input, and where its consequences go.
@@ -179,6 +181,7 @@ impl Controller {
                 known,
                 result,
             } => self.on_proof(turn, channel, known, result),
+            Input::CaughtUp { asked } => self.caught_up(turn, asked),
             Input::Timeout => self.due(turn),
         }
     }
@@ -269,6 +272,9 @@ impl Controller {
         self.health.store_problem = None;
         let pending = proposal.and_then(|id| self.proposals.take(id));
         let happened = self.world.state.fold(entry);
+        if pending.is_none() && self.world.settings.shared {
+            self.heed_appraisals(&happened);
+        }
         let prepared = pending.as_ref().and_then(Pending::prepared);
         self.reload_engine(&happened, prepared);
         for happened in &happened {
@@ -332,7 +338,8 @@ impl Controller {
     /// What every controller does about a fact, whoever planned it.
     fn react(&mut self, turn: &mut Turn<'_>, happened: &Happened) {
         match happened {
-            Happened::Admitted(_) | Happened::Offered(_) => {}
+            Happened::Admitted(_) => {}
+            Happened::Offered(grant) => self.watch_certificate(grant.fact().device, turn.now),
             Happened::Unblocked(device) => self.review(turn, *device.fact()),
             Happened::Blocked(device) => self.blocked(turn, *device.fact()),
             Happened::Removed(node) => self.removed(turn, *node.fact()),

@@ -12,6 +12,7 @@ use cardea_proto::{
 
 use crate::{
     api::{ChannelId, Peer},
+    channels::Named,
     controller::{Controller, Turn},
     grants::withdraw,
     heard::Heard,
@@ -50,6 +51,7 @@ impl Controller {
             self.turn_away(turn, channel, peer, refusal);
             return;
         }
+        self.forget_posture(node);
         if let Some(before) = self.channels.insert(channel, node, peer) {
             self.channels.remove(before, turn.now);
             turn.out.close.push_back(before);
@@ -226,7 +228,16 @@ impl Controller {
         if let NodeId::Device(device) = node {
             self.welcome_device(turn, channel, device);
         }
-        self.held(turn, channel, &hello.grants);
+        let named = Named {
+            grants: hello.grants,
+            at: turn.now.instant,
+            seen: self.world.state.head(),
+        };
+        if !self.world.settings.shared {
+            self.held(turn, channel, &named);
+        } else if let Some(open) = self.channels.get_mut(channel) {
+            open.named = Some(named);
+        }
     }
 
     /// Why a node may not even ask for its next certificate, though it is enrolled with this key.
@@ -254,7 +265,15 @@ impl Controller {
         }
     }
 
+    /// Where a device may have reported elsewhere since, what it said on an earlier channel is void.
+    fn forget_posture(&mut self, node: NodeId) {
+        if let (NodeId::Device(device), true) = (node, self.world.settings.shared) {
+            self.postures.forget(device);
+        }
+    }
+
     fn node_left(&mut self, turn: &mut Turn<'_>, node: NodeId) {
+        self.forget_posture(node);
         match node {
             NodeId::Device(device) => self.device_left(turn, device),
             NodeId::Connector(connector) => self.connector_left(turn, connector),

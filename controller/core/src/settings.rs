@@ -28,6 +28,10 @@ pub struct Settings {
     pub admission_timeout: Duration,
     /// Whether facts of the grade `simulated` are accepted at all.
     pub allow_simulated_posture: bool,
+    /// Whether other controllers write to the same ledger: this one then says nothing on the
+    /// strength of what it has not heard of for a while ([`crate::Input::CaughtUp`]), and leaves to
+    /// the others what nodes that are connected to them hold.
+    pub shared: bool,
 }
 
 /// Shortest life of a leaf certificate.
@@ -62,6 +66,7 @@ impl Default for Settings {
             ttl: Duration::from_secs(5 * 60),
             admission_timeout: Duration::from_secs(3),
             allow_simulated_posture: false,
+            shared: false,
         }
     }
 }

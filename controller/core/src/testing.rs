@@ -188,6 +188,27 @@ impl Bench {
         self.settle();
     }
 
+    /// The controller stops, and another one starts that has seen no more than so many entries.
+    pub(crate) fn restart_behind(&mut self, settings: Settings, seen: usize) {
+        let mut state = founded_state(&self.controller.world.founded, self.now);
+        for entry in self.entries.iter().take(seen) {
+            state.apply(entry);
+        }
+        self.out = Outbox::default();
+        self.controller = Self::controller(&self.root, settings, state, self.now);
+        self.handle(Input::Timeout);
+    }
+
+    /// The controller sees what was recorded from an entry on, as if others had written it.
+    pub(crate) fn see_from(&mut self, seen: usize) {
+        for entry in self.entries.clone().into_iter().skip(seen) {
+            self.handle(Input::Committed {
+                proposal: None,
+                entry,
+            });
+        }
+    }
+
     /// One input, nothing committed.
     pub(crate) fn handle(&mut self, input: Input) {
         self.controller.handle(self.now, input, &mut self.out);

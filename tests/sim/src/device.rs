@@ -3,23 +3,25 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use cardea_credential::{key::SoftwareKey, trust::Trust};
 use cardea_ledger::checkpoint::Verifier;
-use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings, Collected};
+use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings, Collected, Connect};
 use cardea_proto::{
     enroll::Enrolled,
     id::DeviceId,
-    message::{FromNode, Purpose},
+    message::FromNode,
     posture::{FactName, Grade, Reading, Value},
     time::Now,
 };
 use cardea_tunnel::{End, Outbox, Tunnels};
 
 use crate::{
-    founding::name,
+    channel::Dial,
+    clock::Skew,
+    founding::{member_at, name},
     schedule::{Event, Who},
     user::User,
     villain::Villain,
@@ -46,13 +48,6 @@ pub(crate) struct Device {
     pub(crate) villain: Option<Villain>,
 }
 
-/// A difference between two wall clocks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Skew {
-    pub(crate) offset: Duration,
-    pub(crate) is_ahead: bool,
-}
-
 /// What a device's facts say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Condition {
@@ -68,19 +63,6 @@ pub(crate) struct Running {
     pub(crate) attempt: u64,
     /// The channel, once it is up.
     pub(crate) channel: Option<cardea_core::ChannelId>,
-}
-
-impl Skew {
-    /// What this clock shows at `now`.
-    pub(crate) fn show(self, now: Now) -> Now {
-        let unix = if self.is_ahead {
-            now.unix.plus(self.offset)
-        } else {
-            let behind = u64::try_from(self.offset.as_millis()).unwrap_or(0);
-            cardea_proto::time::UnixMillis(now.unix.0.saturating_sub(behind))
-        };
-        Now { unix, ..now }
-    }
 }
 
 impl Condition {
@@ -177,6 +159,7 @@ impl World {
     pub(crate) fn follow_tunnels(&mut self, index: usize, out: Outbox) {
         let who = Who::Device(index);
         for transmit in &out.transmits {
+            self.goes_to_relay(transmit.to);
             for datagram in transmit.datagrams() {
                 self.send(who, datagram.to_vec());
             }
@@ -246,7 +229,7 @@ impl World {
             }
         }
         if let Some(connect) = node.connect {
-            self.dial(who, connect.purpose);
+            self.dial(who, &connect);
         }
         if out.collect
             && let Some(device) = self.devices.get(index)
@@ -264,7 +247,7 @@ impl World {
     }
 
     /// Sends an attempt at a channel on its way.
-    fn dial(&mut self, who: Who, purpose: Purpose) {
+    fn dial(&mut self, who: Who, connect: &Connect) {
         let delay = self.network.message(who) + self.network.message(who);
         let attempt = match who {
             Who::Device(index) => self.running(index).map(|running| {
@@ -276,13 +259,15 @@ impl World {
                 serving.attempt
             }),
         };
-        if let Some(attempt) = attempt {
-            let event = Event::Dialed {
+        if let (Some(attempt), Some(member)) = (attempt, member_at(&connect.address)) {
+            let dial = Dial {
                 who,
                 attempt,
-                purpose,
+                purpose: connect.purpose,
+                member,
             };
-            self.schedule.at(self.now.instant + delay, event);
+            self.schedule
+                .at(self.now.instant + delay, Event::Dialed(dial));
         }
     }
 
@@ -294,8 +279,8 @@ impl World {
     }
 
     /// The same for connectors, whose shells do the same.
-    pub(crate) fn dial_site(&mut self, index: usize, purpose: Purpose) {
-        self.dial(Who::Site(index), purpose);
+    pub(crate) fn dial_site(&mut self, index: usize, connect: &Connect) {
+        self.dial(Who::Site(index), connect);
     }
 }
 

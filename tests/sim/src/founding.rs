@@ -34,7 +34,8 @@ pub(crate) const RELAY: &str = "203.0.113.1:7444";
 
 /// What a controller needs to start again.
 pub(crate) struct Domain {
-    intermediate: (Vec<u8>, Arc<dyn Signer>),
+    /// One for each controller.
+    intermediates: Vec<(Vec<u8>, Arc<dyn Signer>)>,
     ticket_seed: [u8; 32],
     ledger_seed: [u8; 32],
     /// Trust in the root.
@@ -66,12 +67,16 @@ impl Domain {
         let root_key = Arc::new(generate(KeyAlgorithm::P384));
         let root =
             Root::create(&domain, root_key, serial_number(dice.bytes()), at).expect("a root");
-        let key: Arc<dyn Signer> = Arc::new(generate(KeyAlgorithm::P256));
         let controller = ControllerId::from_bytes(dice.bytes());
-        let serial = serial_number(dice.bytes());
-        let intermediate = root
-            .issue_intermediate(controller, key.public_key(), serial, at)
-            .expect("an intermediate");
+        let mut intermediate = || {
+            let key: Arc<dyn Signer> = Arc::new(generate(KeyAlgorithm::P256));
+            let serial = serial_number(dice.bytes());
+            let certificate = root
+                .issue_intermediate(controller, key.public_key(), serial, at)
+                .expect("an intermediate");
+            (certificate, key)
+        };
+        let intermediates = (0..plan.controllers).map(|_| intermediate()).collect();
         let admin = SoftwareKey::from_seed(&dice.bytes()).expect("a key");
         let public = admin_public_key(&admin).expect("an Ed25519 key");
         let ticket_seed = dice.bytes();
@@ -96,7 +101,7 @@ impl Domain {
             outcome.expect("a founding");
         }
         Self {
-            intermediate: (intermediate, key),
+            intermediates,
             ticket_seed,
             ledger_seed,
             trust: Trust::new(domain, root.certificate().to_vec()).expect("trust"),
@@ -106,8 +111,9 @@ impl Domain {
 
     /// The keys of a controller that starts.
     #[expect(clippy::expect_used, reason = "they were made by `found`")]
-    pub(crate) fn keys(&self) -> Keys {
-        let (certificate, key) = &self.intermediate;
+    pub(crate) fn keys(&self, member: usize) -> Keys {
+        let made = self.intermediates.get(member);
+        let (certificate, key) = made.expect("one for each controller");
         Keys {
             intermediate: Intermediate::load(certificate.clone(), Arc::clone(key))
                 .expect("an intermediate"),
@@ -136,12 +142,24 @@ impl Domain {
     }
 }
 
-/// How the controller of every run is set.
+/// Where a controller is.
+pub(crate) fn address_of(member: usize) -> String {
+    format!("c{member}.corp.example:7443")
+}
+
+/// The controller at an address.
+pub(crate) fn member_at(address: &str) -> Option<usize> {
+    let (number, _) = address.strip_prefix('c')?.split_once('.')?;
+    number.parse().ok()
+}
+
+/// How each of so many controllers is set.
 #[expect(clippy::expect_used, reason = "a constant address")]
-pub(crate) fn settings() -> Settings {
+pub(crate) fn settings(controllers: usize) -> Settings {
     let relay: std::net::SocketAddr = RELAY.parse().expect("an address");
     Settings {
-        addresses: vec!["ztna.corp.example:7443".to_owned()],
+        addresses: (0..controllers).map(address_of).collect(),
+        shared: controllers > 1,
         relays: vec![relay],
         never: vec![relay.ip()],
         certificate_life: Duration::from_secs(300),

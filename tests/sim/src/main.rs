@@ -70,11 +70,12 @@ fn run_all(seeds: Range<u64>, until_failure: bool) -> u32 {
         for (seed, result) in ended {
             match result {
                 Ok(summary) => println!(
-                    "seed {seed}: ok, {} grants, {} records delivered, {} entries, {} s",
+                    "seed {seed}: ok, {} grants, {} records delivered, {} entries, {} s, trace {:016x}",
                     summary.grants,
                     summary.delivered,
                     summary.entries,
-                    summary.time.as_secs()
+                    summary.time.as_secs(),
+                    summary.digest
                 ),
                 Err(failure) => {
                     failed += 1;

@@ -4,6 +4,7 @@
 //! as they leave the controller and as they reach a connector, and every record that reaches an app.
 //! What must not happen becomes a [`Violation`].
 
+mod durable;
 mod effects;
 mod reach;
 
@@ -17,8 +18,9 @@ use std::{
 
 use cardea_proto::{
     app::{AppSpec, Principal},
+    codec::Digest,
     id::{ConnectorId, DeviceId, GrantId, NodeId},
-    ledger::{Change, Entry, Grant, Link, Revision},
+    ledger::{Actor, Change, Entry, Grant, Link, Revision},
     name::Name,
     time::{Now, UnixMillis},
 };
@@ -45,6 +47,12 @@ pub(crate) struct Bounds {
     pub(crate) push: Duration,
     /// The slowest commit.
     pub(crate) commit: Duration,
+    /// Until a controller sees what another one has written, while both reach the store.
+    pub(crate) lag: Duration,
+    /// How often such a controller asks by itself.
+    pub(crate) poll: Duration,
+    /// The life of a grant without an extension.
+    pub(crate) ttl: Duration,
 }
 
 /// What is known for sure, and what was seen.
@@ -61,7 +69,13 @@ pub(crate) struct Model {
     nodes: BTreeSet<NodeId>,
     sites: BTreeMap<ConnectorId, Site>,
     store_failed: Option<Instant>,
+    clock_moved: Option<Instant>,
     is_strict: bool,
+    acknowledged: durable::Acknowledged,
+    /// The digest of the offer in each request.
+    offers: BTreeMap<(DeviceId, u64), Digest>,
+    liar: Option<ConnectorId>,
+    villain: Option<DeviceId>,
     violations: Vec<Violation>,
 }
 
@@ -83,13 +97,20 @@ struct Device {
 struct Known {
     grant: Grant,
     is_admitted: bool,
-    ended: Option<Instant>,
+    ended: Option<Ended>,
     /// Since when nothing allows it, and why, while it has not ended.
     unlawful: Option<(Instant, &'static str)>,
     /// Targets when it was offered.
     spec: AppSpec,
     /// The end of its ttl by the connector's own clock; `None` before it was told.
     until: Option<Instant>,
+}
+
+/// The end of a grant, as it was recorded.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    at: Instant,
+    revision: Revision,
 }
 
 /// A connector as its channel is.
@@ -99,7 +120,7 @@ struct Site {
 }
 
 impl Model {
-    pub(crate) const fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             head: Revision(0),
@@ -112,7 +133,12 @@ impl Model {
             nodes: BTreeSet::new(),
             sites: BTreeMap::new(),
             store_failed: None,
+            clock_moved: None,
             is_strict: false,
+            acknowledged: durable::Acknowledged::default(),
+            offers: BTreeMap::new(),
+            liar: None,
+            villain: None,
             violations: Vec::new(),
         }
     }
@@ -130,6 +156,7 @@ impl Model {
         }
         self.head = entry.revision;
         for change in &entry.draft.changes {
+            self.judge_actor(&entry.draft.actor, change);
             self.fold(now, change);
         }
         self.judge_grants(now.instant);
@@ -138,6 +165,21 @@ impl Model {
     /// The store takes nothing at this moment.
     pub(crate) fn store_failed(&mut self, now: Instant) {
         self.store_failed = Some(now);
+    }
+
+    /// A connector does with its tunnels what it likes.
+    pub(crate) fn beware_connector(&mut self, liar: ConnectorId) {
+        self.liar = Some(liar);
+    }
+
+    /// A device does so.
+    pub(crate) fn beware_device(&mut self, villain: DeviceId) {
+        self.villain = Some(villain);
+    }
+
+    /// A controller's wall clock steps.
+    pub(crate) fn clock_moved(&mut self, now: Instant) {
+        self.clock_moved = Some(now);
     }
 
     /// Whether this device may open this app, as far as the ledger says.
@@ -239,7 +281,10 @@ impl Model {
             Change::GrantAdmitted(grant) => self.admitted(*grant),
             Change::GrantEnded { grant, .. } => {
                 if let Some(known) = self.grants.get_mut(grant) {
-                    known.ended.get_or_insert(now.instant);
+                    known.ended.get_or_insert(Ended {
+                        at: now.instant,
+                        revision: self.head,
+                    });
                 }
             }
             Change::PolicySet(files) => {
@@ -256,6 +301,21 @@ impl Model {
             | Change::RollbackNoticed(_)
             | Change::RollbackAcknowledged
             | Change::Refused(_) => {}
+        }
+    }
+
+    /// A node speaks for its own grants alone.
+    fn judge_actor(&mut self, actor: &Actor, change: &Change) {
+        let Actor::Node(node) = actor else {
+            return;
+        };
+        let (Change::GrantEnded { grant, .. } | Change::GrantAdmitted(grant)) = change else {
+            return;
+        };
+        let is_known = self.grants.contains_key(grant);
+        if is_known && !self.is_party(*node, *grant) {
+            let what = format!("{node} speaks for {grant}, which is of others: {change:?}");
+            self.violate(5, what);
         }
     }
 
@@ -299,7 +359,7 @@ impl Model {
     /// Whether a device's latest appraisal fails, or its latest report has for longer than something
     /// that rests on the one before takes to be written.
     fn is_failing(&self, now: Instant, device: DeviceId) -> bool {
-        let patience = self.bounds.commit * 2;
+        let patience = self.bounds.commit * 2 + self.bounds.lag;
         self.devices.get(&device).is_none_or(|known| {
             let since = known.failing_since;
             known.is_compliant != Some(true) || since.is_some_and(|since| now > since + patience)

@@ -1,7 +1,7 @@
 //! Links: each node has one, to everybody else, with loss, delay, duplicates and cuts.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -29,8 +29,19 @@ struct Link {
     dice: Dice,
     address: SocketAddr,
     is_cut: bool,
-    /// Datagrams of tunnels pass, and the controller cannot be reached.
-    is_deaf: bool,
+    /// The one direction in which nothing passes, when the other one works.
+    dead: Option<Way>,
+    /// Datagrams of tunnels pass, and these controllers cannot be reached.
+    unreached: BTreeSet<usize>,
+}
+
+/// A direction of a node's link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From everybody else.
+    In,
+    /// To everybody else.
+    Out,
 }
 
 impl Network {
@@ -46,7 +57,8 @@ impl Network {
                 dice: Dice::new(seed, &name),
                 address: SocketAddr::from((address, 40_000)),
                 is_cut: false,
-                is_deaf: false,
+                dead: None,
+                unreached: BTreeSet::new(),
             };
             (who, link)
         };
@@ -87,22 +99,40 @@ impl Network {
         self.links.get(&who).is_none_or(|link| link.is_cut)
     }
 
-    /// Takes the way to the controller alone, and leaves the one to the relay.
-    pub(crate) fn deafen(&mut self, who: Who, is_deaf: bool) {
+    /// Takes one direction of a link, or gives both back.
+    pub(crate) fn halve(&mut self, who: Who, dead: Option<Way>) {
         if let Some(link) = self.links.get_mut(&who) {
-            link.is_deaf = is_deaf;
+            link.dead = dead;
         }
     }
 
-    /// Whether a node cannot reach the controller.
-    pub(crate) fn is_deaf(&self, who: Who) -> bool {
-        self.links
-            .get(&who)
-            .is_none_or(|link| link.is_cut || link.is_deaf)
+    /// Takes the way to some controllers alone, and leaves the one to the relay.
+    pub(crate) fn deafen(&mut self, who: Who, unreached: BTreeSet<usize>) {
+        if let Some(link) = self.links.get_mut(&who) {
+            link.unreached = unreached;
+        }
+    }
+
+    /// Whether nothing passes between a node and a controller in one direction.
+    pub(crate) fn is_deaf(&self, who: Who, member: usize, way: Way) -> bool {
+        self.links.get(&who).is_none_or(|link| {
+            link.is_cut || link.dead == Some(way) || link.unreached.contains(&member)
+        })
+    }
+
+    /// Whether a node and a controller can converse.
+    pub(crate) fn reaches(&self, who: Who, member: usize) -> bool {
+        let is_deaf = |way| self.is_deaf(who, member, way);
+        !is_deaf(Way::In) && !is_deaf(Way::Out)
     }
 
     /// When a datagram over a node's link arrives: never, once, or twice.
-    pub(crate) fn datagram(&mut self, now: Instant, who: Who, length: usize) -> Vec<Instant> {
+    pub(crate) fn datagram(
+        &mut self,
+        now: Instant,
+        (who, way): (Who, Way),
+        length: usize,
+    ) -> Vec<Instant> {
         let Some(link) = self.links.get_mut(&who) else {
             return Vec::new();
         };
@@ -111,7 +141,8 @@ impl Network {
         let second = now + link.dice.between(low, high);
         let is_lost = link.dice.chance(self.plan.loss);
         let is_double = link.dice.chance(self.plan.duplicates);
-        if is_lost || link.is_cut || length > PAYLOAD_MAX {
+        let is_stopped = link.is_cut || link.dead == Some(way);
+        if is_lost || is_stopped || length > PAYLOAD_MAX {
             return Vec::new();
         }
         if is_double {
@@ -141,7 +172,8 @@ impl Network {
         self.plan.duplicates = 0;
         for link in self.links.values_mut() {
             link.is_cut = false;
-            link.is_deaf = false;
+            link.dead = None;
+            link.unreached.clear();
         }
     }
 }

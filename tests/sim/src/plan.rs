@@ -7,10 +7,18 @@ use crate::dice::Dice;
 /// The figures of one run, drawn from its seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// Controllers on the one store.
+    pub(crate) controllers: usize,
+    /// Longest time until a controller sees what another one has written.
+    pub(crate) lag: Duration,
+    /// How often a controller asks what others have written, when nothing tells it.
+    pub(crate) poll: Duration,
     /// Honest agents and one villain, who is the last.
     pub(crate) devices: usize,
     /// Connectors of the one site.
     pub(crate) connectors: usize,
+    /// The connector that lies, if one of several does.
+    pub(crate) liar: Option<usize>,
     /// Apps; half of them over either carrier.
     pub(crate) apps: usize,
     /// Datagrams lost, of a thousand.
@@ -39,8 +47,12 @@ impl Plan {
         let slow = fast + dice.millis(1, 60);
         let commit = dice.millis(0, 5);
         let mut plan = Self {
+            controllers: 1,
+            lag: Duration::ZERO,
+            poll: Duration::ZERO,
             devices: 3 + dice.below(2),
             connectors: 1 + dice.below(2),
+            liar: None,
             apps: 4,
             loss: if lossy { dice.below(120) } else { 0 },
             duplicates: dice.below(20),
@@ -52,6 +64,14 @@ impl Plan {
             chaos: Duration::from_secs(60),
         };
         plan.unanswered = dice.below(30);
+        plan.controllers += dice.below(3);
+        if plan.connectors > 1 && dice.chance(500) {
+            plan.liar = Some(1);
+        }
+        if plan.controllers > 1 {
+            plan.lag = dice.millis(1, 300);
+            plan.poll = STORE_POLL;
+        }
         if dice.chance(150) {
             let slow = dice.millis(50, 400);
             plan.commit = (slow, slow + dice.millis(0, 400));
@@ -76,8 +96,15 @@ pub(crate) const RETRANSMIT: Duration = Duration::from_millis(250);
 /// How long a grant lives here: the shortest that a controller may be set to.
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 
+/// How often a controller that is not alone asks the store what there is.
+const STORE_POLL: Duration = Duration::from_millis(500);
+
 /// How often posture is polled here.
 pub(crate) const POSTURE_POLL: Duration = Duration::from_secs(5);
+
+/// How long the other controllers are away while everybody finds the first one: longer than an
+/// unblocked device stays away.
+pub(crate) const GATHERING: Duration = Duration::from_secs(135);
 
 /// How long everybody goes on when the faults stop.
 pub(crate) const LULL: Duration = Duration::from_secs(20);

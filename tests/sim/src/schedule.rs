@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 use cardea_core::ChannelId;
-use cardea_proto::message::{FromNode, Purpose, ToNode};
+use cardea_proto::message::{FromNode, ToNode};
 use cardea_tunnel::FlowId;
 
-use crate::script::Act;
+use crate::{
+    channel::Dial,
+    clock::{Clock, Skew},
+    script::Act,
+};
 
 /// An agent or a connector, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,18 +26,15 @@ pub(crate) enum Who {
 pub(crate) enum Event {
     /// A datagram reaches the relay.
     AtRelay { from: SocketAddr, bytes: Vec<u8> },
-    /// A datagram of the relay reaches a node, if it still has that address.
+    /// A datagram reaches a node, if it still has that address.
     AtNode {
         who: Who,
         to: SocketAddr,
+        from: SocketAddr,
         bytes: Vec<u8>,
     },
-    /// A node's attempt at a channel reaches the controller.
-    Dialed {
-        who: Who,
-        attempt: u64,
-        purpose: Purpose,
-    },
+    /// A node's attempt at a channel reaches a controller.
+    Dialed(Dial),
     /// A node learns that its channel is up.
     ChannelUp { channel: ChannelId },
     /// A node learns that its channel, or its attempt, is gone.
@@ -42,6 +43,8 @@ pub(crate) enum Event {
         attempt: u64,
         why: &'static str,
     },
+    /// An end finds out that a channel works in one direction only.
+    Noticed { channel: ChannelId },
     /// The controller learns that a channel is gone.
     Disconnected { channel: ChannelId },
     /// A message reaches the controller.
@@ -54,21 +57,33 @@ pub(crate) enum Event {
         channel: ChannelId,
         message: Box<ToNode>,
     },
-    /// The store has written what it was given.
-    Written,
+    /// The store has written what a controller gave it in one of its lives.
+    Written { member: usize, life: u64 },
+    /// A controller learns that the store has something new, or asks by itself.
+    Look { member: usize },
+    /// A controller asks the store what there is, and will again.
+    Poll,
+    /// A controller that was stopped starts.
+    Start { member: usize },
+    /// A clock is set to what it was.
+    ClockSet { clock: Clock, skew: Skew },
+    /// The store is within a controller's reach again.
+    Joined { member: usize },
     /// An app answers a connector's dial.
     Dial { site: usize, flow: FlowId },
     /// A user does something.
     User { device: usize },
     /// The villain does something.
     Villain,
+    /// The stranger does something.
+    Stranger,
     /// A fault or a change begins.
     Act(Act),
     /// A device that was away is back.
     Back { who: Who, life: u64 },
-    /// A node's network is back.
+    /// A node's network is back, both ways.
     Mended { who: Who },
-    /// A node can reach the controller again.
+    /// A node can reach every controller again.
     Heard { who: Who },
     /// The store has room again.
     Room,

@@ -1,6 +1,6 @@
 //! Faults and changes: what goes wrong, and what admins do meanwhile.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use cardea_proto::{
     admin::{AdminChange, AppPatch},
@@ -9,9 +9,11 @@ use cardea_proto::{
 use cardea_tunnel::Input;
 
 use crate::{
+    clock::{Clock, Skew},
     device::Condition,
     founding::{app_name, link, policy, target},
-    plan::{Plan, TTL},
+    network::Way,
+    plan::{GATHERING, Plan, TTL},
     schedule::{Event, Who},
     world::World,
 };
@@ -21,10 +23,13 @@ use crate::{
 pub(crate) enum Act {
     /// A node's network is gone for a while.
     Cut(Who, Duration),
-    /// A node cannot reach the controller for a while, and the relay all the same.
-    Deafen(Who, Duration),
-    /// Nobody can reach the controller for a while.
-    Outage(Duration),
+    /// A node cannot reach one of the controllers, or none of them, for a while, and the relay all
+    /// the same.
+    Deafen(Who, Option<usize>, Duration),
+    /// Nobody can reach a controller for a while.
+    Outage(Option<usize>, Duration),
+    /// Nothing passes over a node's link in one direction for a while.
+    Halve(Who, Way, Duration),
     /// A node's programs end, and start again after a while.
     Crash(Who, Duration),
     /// A device sleeps.
@@ -43,8 +48,12 @@ pub(crate) enum Act {
     Move(usize),
     /// An admin makes the policy strict or not.
     Policy,
-    /// The controller stops and starts.
-    Restart,
+    /// A controller stops, and starts again after a while.
+    Restart(usize, Duration),
+    /// A wall clock steps.
+    Step(Clock, Skew, Duration),
+    /// A controller cannot reach the store for a while: one, or the one that most nodes are with.
+    Isolate(Option<usize>, Duration),
     /// The store has no room for a while.
     Full(Duration),
     /// Somebody tries a code that has admitted a node, with a key of their own.
@@ -84,11 +93,27 @@ impl World {
         let short = self.dice.millis(200, 10_000);
         let long = self.dice.between(TTL / 2, TTL * 2);
         let away = if self.dice.chance(700) { short } else { long };
-        match self.dice.below(29) {
+        let controller = self.dice.below(self.plan.controllers);
+        let some = self.dice.chance(500).then_some(controller);
+        let way = if self.dice.chance(500) {
+            Way::In
+        } else {
+            Way::Out
+        };
+        let clock = if self.dice.chance(500) {
+            Clock::Controller(controller)
+        } else {
+            Clock::Node(anyone)
+        };
+        match self.dice.below(36) {
+            33..=35 => Act::Step(clock, self.step(), away),
+            31 => Act::Halve(anyone, way, away),
+            32 => Act::Halve(Who::Site(site), way, short),
+            29 | 30 => Act::Isolate(self.dice.chance(300).then_some(controller), long),
             28 => Act::Again,
-            24 | 25 => Act::Deafen(Who::Site(site), long),
-            26 => Act::Deafen(anyone, away),
-            27 => Act::Outage(away),
+            24 | 25 => Act::Deafen(Who::Site(site), some, long),
+            26 => Act::Deafen(anyone, some, away),
+            27 => Act::Outage(some, away),
             0..=2 => Act::Cut(anyone, away),
             3 | 4 => Act::Crash(anyone, short),
             5 => Act::Sleep(device, away),
@@ -105,7 +130,7 @@ impl World {
             17 | 18 => Act::Block(device),
             19 => Act::Move(app),
             20 => Act::Policy,
-            21 => Act::Restart,
+            21 => Act::Restart(controller, self.dice.millis(0, 3_000)),
             22 => Act::Full(short),
             _ => Act::Posture(device, Condition::GOOD),
         }
@@ -121,15 +146,17 @@ impl World {
                 self.schedule
                     .at(self.now.instant + time, Event::Mended { who });
             }
-            Act::Deafen(who, time) => self.deafen(who, time),
-            Act::Outage(time) => {
+            Act::Deafen(who, member, time) => self.deafen(who, member, time),
+            Act::Outage(member, time) => {
                 for index in 0..self.plan.devices {
-                    self.deafen(Who::Device(index), time);
+                    self.deafen(Who::Device(index), member, time);
                 }
                 for index in 0..self.plan.connectors {
-                    self.deafen(Who::Site(index), time);
+                    self.deafen(Who::Site(index), member, time);
                 }
             }
+            Act::Step(clock, skew, time) => self.step_clock(clock, skew, time),
+            Act::Halve(who, way, time) => self.halve(who, way, time),
             Act::Crash(who, time) => self.crash(who, time),
             Act::Sleep(index, time) => self.sleep(index, time),
             Act::Roam(who) => self.roam(who),
@@ -164,7 +191,17 @@ impl World {
                 self.admin.is_strict = !self.admin.is_strict;
                 self.order(AdminChange::PolicyApply(policy(self.admin.is_strict)));
             }
-            Act::Restart => self.restart_controller(),
+            Act::Restart(member, time) => {
+                self.stop_controller(member);
+                self.schedule
+                    .at(self.now.instant + time, Event::Start { member });
+            }
+            Act::Isolate(member, time) => {
+                let member = member.unwrap_or_else(|| self.control.busiest());
+                self.isolate(member, true);
+                self.schedule
+                    .at(self.now.instant + time, Event::Joined { member });
+            }
             Act::Full(time) => {
                 self.control.is_full = true;
                 self.model.store_failed(self.now.instant);
@@ -176,11 +213,18 @@ impl World {
     /// The faults stop: everything is repaired, and everybody is as they should be.
     pub(crate) fn calm(&mut self) {
         self.note(|| "the faults stop".to_owned());
+        self.calm_since = Some(self.now.instant);
         self.plan.conflicts = 0;
         self.plan.loss = 0;
         self.plan.unanswered = 0;
         self.control.is_full = false;
         self.network.heal();
+        self.set_clocks();
+        for member in 0..self.plan.controllers {
+            self.isolate(member, false);
+            self.start_controller(member);
+        }
+        self.gather();
         for index in 0..self.plan.devices {
             let who = Who::Device(index);
             self.back(who, None);
@@ -201,6 +245,25 @@ impl World {
         }
     }
 
+    /// Everybody comes to the first controller: the others are stopped for as long as it takes to
+    /// find it. Only there can both ends of a grant be sure to meet (ARCHITECTURE, open points).
+    fn gather(&mut self) {
+        for member in 1..self.plan.controllers {
+            self.stop_controller(member);
+            let away = self.now.instant + GATHERING;
+            self.schedule.at(away, Event::Start { member });
+        }
+    }
+
+    /// A controller starts again, unless it is away for the gathering.
+    pub(crate) fn started(&mut self, member: usize) {
+        let now = self.now.instant;
+        let is_away = |since| member > 0 && now < since + GATHERING;
+        if !self.calm_since.is_some_and(is_away) {
+            self.start_controller(member);
+        }
+    }
+
     /// A node's network is gone.
     pub(crate) fn cut(&mut self, who: Who) {
         self.network.cut(who, true);
@@ -209,14 +272,41 @@ impl World {
         }
     }
 
-    /// A node cannot reach the controller; tunnels that are open go on.
-    fn deafen(&mut self, who: Who, time: Duration) {
-        self.network.deafen(who, true);
-        if let Some(channel) = self.channel_of(who) {
+    /// A node cannot reach a controller, or any; tunnels that are open go on.
+    fn deafen(&mut self, who: Who, member: Option<usize>, time: Duration) {
+        let all = 0..self.plan.controllers;
+        let unreached: BTreeSet<usize> = member.map_or(all.collect(), |one| [one].into());
+        let channel = self.channel_of(who);
+        let channel = channel.filter(|channel| {
+            let known = self.control.channels.get(channel);
+            known.is_some_and(|known| unreached.contains(&known.member))
+        });
+        self.network.deafen(who, unreached);
+        if let Some(channel) = channel {
             self.sever(channel, false);
         }
         self.schedule
             .at(self.now.instant + time, Event::Heard { who });
+    }
+
+    /// Nothing passes over a node's link in one direction; its channel dies when an end notices.
+    fn halve(&mut self, who: Who, way: Way, time: Duration) {
+        self.network.halve(who, Some(way));
+        if let Some(channel) = self.channel_of(who) {
+            if let (Way::In, Who::Site(index)) = (way, who)
+                && let Some(site) = self.sites.get(index)
+            {
+                self.model.cut_off(site.id);
+            }
+            if let Some(known) = self.control.channels.get_mut(&channel) {
+                known.stalled = Some(way);
+            }
+            let patience = self.dice.millis(100, 4_000);
+            let event = Event::Noticed { channel };
+            self.schedule.at(self.now.instant + patience, event);
+        }
+        self.schedule
+            .at(self.now.instant + time, Event::Mended { who });
     }
 
     fn set_rule(&mut self, rule: Link, is_wanted: bool) {

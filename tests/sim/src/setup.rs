@@ -21,15 +21,17 @@ use cardea_relay::{Relay, Settings};
 use cardea_store::MemoryStore;
 
 use crate::{
+    clock::skew,
     control::Control,
-    device::{Condition, Device, Skew},
+    device::{Condition, Device},
     dice::Dice,
     founding::{Domain, name, user},
     model::{Bounds, Model},
     network::Network,
-    plan::Plan,
+    plan::{Plan, TTL},
     schedule::{Event, Schedule, Who},
-    site::{SKEW_MAX, Site},
+    site::Site,
+    stranger::Stranger,
     user::User,
     villain::Villain,
     world::{Admin, Log, World},
@@ -53,8 +55,13 @@ impl World {
         let bounds = Bounds {
             push: plan.push(),
             commit: plan.commit.1,
+            lag: plan.lag,
+            poll: plan.poll,
+            ttl: TTL,
         };
-        let (control, entries) = Control::new(seed, domain, store)?;
+        let skews = (0..plan.controllers).map(|_| skew(&mut dice)).collect();
+        let stranger = Stranger::new(&mut dice, now.unix)?;
+        let (control, entries) = Control::new(seed, domain, store, skews)?;
         let mut world = Self {
             now,
             begun: now.instant,
@@ -69,16 +76,24 @@ impl World {
             admin: Admin::default(),
             codes: Vec::new(),
             log: Log::default(),
+            calm_since: None,
+            stranger,
             plan,
         };
         for entry in entries {
             world.model.committed(now, &entry);
         }
-        world.control(cardea_core::Input::Timeout);
+        for member in 0..world.plan.controllers {
+            world.start_controller(member);
+        }
+        if world.plan.controllers > 1 {
+            world.schedule.at(now.instant, Event::Poll);
+        }
         // Who enrolls asks once here; the faults of the store begin behind it.
         let unanswered = std::mem::take(&mut world.plan.unanswered);
         world.populate()?;
         world.plan.unanswered = unanswered;
+        world.schedule.at(world.now.instant, Event::Stranger);
         Ok(world)
     }
 
@@ -91,7 +106,7 @@ impl World {
             let NodeId::Connector(id) = disk.node else {
                 return Err("a connector became something else".to_owned());
             };
-            let skew = self.skew();
+            let skew = skew(&mut self.dice);
             self.sites.push(Site {
                 id,
                 key,
@@ -100,7 +115,11 @@ impl World {
                 skew,
                 serving: None,
                 life: 0,
+                answer: None,
             });
+            if self.plan.liar == Some(index) {
+                self.model.beware_connector(id);
+            }
             self.back(Who::Site(index), None);
         }
         for index in 0..self.plan.devices {
@@ -128,7 +147,10 @@ impl World {
             return Err("a device became something else".to_owned());
         };
         let is_villain = index == self.plan.villain();
-        let skew = self.skew();
+        if is_villain {
+            self.model.beware_device(id);
+        }
+        let skew = skew(&mut self.dice);
         self.devices.push(Device {
             id,
             key,
@@ -200,7 +222,7 @@ impl World {
         self.enroll(villain, request, exporter);
     }
 
-    fn request(
+    pub(crate) fn request(
         &self,
         role: Role,
         secret: [u8; 32],
@@ -243,12 +265,5 @@ impl World {
         SoftwareKey::from_seed(&self.dice.bytes())
             .map(Arc::new)
             .map_err(|error| error.to_string())
-    }
-
-    fn skew(&mut self) -> Skew {
-        Skew {
-            offset: self.dice.between(Duration::ZERO, SKEW_MAX),
-            is_ahead: self.dice.chance(500),
-        }
     }
 }

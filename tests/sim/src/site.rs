@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use cardea_credential::{key::SoftwareKey, trust::Trust};
 use cardea_ledger::checkpoint::Verifier;
 use cardea_node::{Connector, ConnectorInput, ConnectorOutbox, ConnectorSettings};
 use cardea_proto::{
+    access::Signed,
     app::Target,
     enroll::Enrolled,
     id::{ConnectorId, DeviceId, GrantId},
@@ -22,7 +23,7 @@ use cardea_tunnel::{
 };
 
 use crate::{
-    device::Skew,
+    clock::Skew,
     founding::{app_name, name},
     model::Arrival,
     schedule::{Event, Who},
@@ -43,6 +44,8 @@ pub(crate) struct Site {
     pub(crate) skew: Skew,
     pub(crate) serving: Option<Box<Serving>>,
     pub(crate) life: u64,
+    /// What a liar answered before.
+    pub(crate) answer: Option<Signed>,
 }
 
 /// The daemon's two halves, and the apps beside it.
@@ -136,6 +139,7 @@ impl World {
         let mut out = Outbox::default();
         turn(&mut serving.tunnels, now, &mut out);
         for transmit in &out.transmits {
+            self.goes_to_relay(transmit.to);
             for datagram in transmit.datagrams() {
                 self.send(Who::Site(index), datagram.to_vec());
             }
@@ -186,14 +190,18 @@ impl World {
                     .egress
                     .extend(egress.map(|egress| (install.grant, egress)));
             }
-            self.serve(index, |tunnels, now, out| {
-                tunnels.handle(now, Input::Command(command), out);
-            });
+            if let Some(command) = self.cling(index, command) {
+                self.serve(index, |tunnels, now, out| {
+                    tunnels.handle(now, Input::Command(command), out);
+                });
+            }
         }
         let channel = self.serving(index).and_then(|serving| serving.channel);
         for message in node.messages {
-            if let Some(channel) = channel {
-                self.say(channel, message);
+            for message in self.lie(index, message) {
+                if let Some(channel) = channel {
+                    self.say(channel, message);
+                }
             }
         }
         if node.disconnect {
@@ -206,7 +214,7 @@ impl World {
             }
         }
         if let Some(connect) = node.connect {
-            self.dial_site(index, connect.purpose);
+            self.dial_site(index, &connect);
         }
     }
 
@@ -379,9 +387,6 @@ impl World {
             target,
             sender,
         };
-        self.model.reached(self.now, &arrival);
+        self.model.reached(self.slowest(), &arrival);
     }
 }
-
-/// How far the wall clocks of nodes may be off here; more is a warning, not an access.
-pub(crate) const SKEW_MAX: Duration = Duration::from_secs(60);

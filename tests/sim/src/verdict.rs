@@ -23,6 +23,8 @@ pub struct Summary {
     pub entries: u64,
     /// Virtual time that passed.
     pub time: Duration,
+    /// Everything that happened, as one number: the same when the seed is run again.
+    pub digest: u64,
 }
 
 /// A run in which a property did not hold.
@@ -34,6 +36,8 @@ pub struct Failure {
     pub violations: Vec<(Duration, Violation)>,
     /// What happened before.
     pub notes: Vec<String>,
+    /// Everything that happened, as one number: the same when the seed is run again.
+    pub digest: u64,
 }
 
 impl fmt::Display for Failure {
@@ -46,8 +50,8 @@ impl fmt::Display for Failure {
         }
         write!(
             f,
-            "seed {0} failed; replay it: tests/sim/run --seed {0}",
-            self.seed
+            "seed {0} failed (trace {1:016x}); replay it: tests/sim/run --seed {0}",
+            self.seed, self.digest
         )
     }
 }
@@ -64,6 +68,7 @@ pub fn run(seed: u64) -> Result<Summary, Box<Failure>> {
             seed,
             violations: vec![(Duration::ZERO, violation)],
             notes: Vec::new(),
+            digest: 0,
         })
     };
     let mut world = World::new(seed).map_err(setup)?;
@@ -75,12 +80,14 @@ pub fn run(seed: u64) -> Result<Summary, Box<Failure>> {
             grants: model.grants_seen(),
             entries: model.entries_seen(),
             time: world.now.instant - world.begun,
+            digest: log.trace.digest(),
         })
     } else {
         Err(Box::new(Failure {
             seed,
             violations: log.failures.clone(),
             notes: log.notes.iter().cloned().collect(),
+            digest: log.trace.digest(),
         }))
     }
 }

@@ -91,6 +91,9 @@ impl World {
     /// Everybody's datagrams can be heard.
     pub(crate) fn heard(&mut self, bytes: &[u8]) {
         let is_kept = self.dice.chance(100);
+        if is_kept {
+            self.stranger.hear(bytes);
+        }
         if let Some(villain) = self.villain().filter(|_| is_kept) {
             keep(&mut villain.heard, bytes.to_vec());
         }
@@ -100,6 +103,7 @@ impl World {
     pub(crate) fn villain_acts(&mut self) {
         let pause = self.dice.millis(100, 700);
         self.schedule.at(self.now.instant + pause, Event::Villain);
+        self.liar_acts();
         let index = self.plan.villain();
         let is_away = self
             .devices

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cardea_core::{ChannelId, Input};
+use cardea_core::Input;
 use cardea_node::{AgentInput, ConnectorInput};
-use cardea_proto::{codec::Blob, id::NodeId, identity::Role, message::ToNode, time::Now};
+use cardea_proto::{identity::Role, time::Now};
 use cardea_relay::{Relay, Verdict};
 
 use crate::{
@@ -16,11 +16,14 @@ use crate::{
     device::Device,
     dice::Dice,
     founding::RELAY,
+    member::Member,
     model::{Model, Violation},
-    network::Network,
+    network::{Network, Way},
     plan::Plan,
     schedule::{Event, Schedule, Who},
     site::Site,
+    stranger::{Stranger, is_stranger},
+    trace::Trace,
 };
 
 /// Turns that may pass while hardly any time does: more is a loop that never ends.
@@ -49,6 +52,9 @@ pub(crate) struct World {
     /// The codes that have admitted the nodes of this world.
     pub(crate) codes: Vec<(Role, [u8; 32])>,
     pub(crate) log: Log,
+    /// When the faults stopped, if they have.
+    pub(crate) calm_since: Option<Instant>,
+    pub(crate) stranger: Stranger,
 }
 
 /// What admins did that they may undo.
@@ -71,6 +77,8 @@ pub(crate) struct Log {
     pub(crate) failures: Vec<(Duration, Violation)>,
     /// What happened lately.
     pub(crate) notes: VecDeque<String>,
+    /// Everything that happened, as one number.
+    pub(crate) trace: Trace,
 }
 
 impl Default for Admin {
@@ -107,7 +115,10 @@ impl World {
                 self.fail(0, "the world turns without time passing".to_owned());
                 return;
             }
-            match self.schedule.take(self.now.instant) {
+            let event = self.schedule.take(self.now.instant);
+            let at = self.now.instant - self.begun;
+            self.log.trace.happens(at, event.as_ref());
+            match event {
                 Some(event) => self.happen(event),
                 None => self.wake(),
             }
@@ -145,34 +156,17 @@ impl World {
         let Some(from) = self.network.address(who) else {
             return;
         };
-        for at in self.network.datagram(self.now.instant, who, bytes.len()) {
+        let sent = (who, Way::Out);
+        for at in self.network.datagram(self.now.instant, sent, bytes.len()) {
             let bytes = bytes.clone();
             self.schedule.at(at, Event::AtRelay { from, bytes });
         }
     }
 
-    /// The channel that a node has, or thinks it has.
-    pub(crate) fn channel_of(&self, who: Who) -> Option<ChannelId> {
-        let mut channels = self.control.channels.iter();
-        channels
-            .find(|(_, channel)| channel.who == who && !channel.is_dead)
-            .map(|(id, _)| *id)
-    }
-
-    /// The certificate that a node presents, when this attempt is still its latest.
-    pub(crate) fn presented(&mut self, who: Who, attempt: u64) -> Option<(Vec<Blob>, NodeId)> {
-        if self.attempt(who) != Some(attempt) {
-            return None;
-        }
-        match who {
-            Who::Device(index) => self.devices.get(index).map(|device| {
-                let chain = device.disk.certificate.chain.clone();
-                (chain, NodeId::Device(device.id))
-            }),
-            Who::Site(index) => self.sites.get(index).map(|site| {
-                let chain = site.disk.certificate.chain.clone();
-                (chain, NodeId::Connector(site.id))
-            }),
+    /// A node speaks to its relay alone: whoever else sent it something gets nothing.
+    pub(crate) fn goes_to_relay(&mut self, to: SocketAddr) {
+        if RELAY.parse() != Ok(to) {
+            self.fail(4, format!("a node sends to {to}, which is no relay"));
         }
     }
 
@@ -215,10 +209,11 @@ impl World {
     fn next(&self) -> Option<Instant> {
         let devices = self.devices.iter().filter_map(Device::deadline);
         let sites = self.sites.iter().filter_map(Site::deadline);
+        let controllers = self.control.members.iter().filter_map(Member::deadline);
         devices
             .chain(sites)
             .chain(self.schedule.next())
-            .chain(self.control.controller.deadline())
+            .chain(controllers)
             .chain(self.relay.deadline())
             .min()
     }
@@ -227,8 +222,10 @@ impl World {
     fn wake(&mut self) {
         let now = self.now.instant;
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|due| due <= now);
-        if is_due(self.control.controller.deadline()) {
-            self.control(Input::Timeout);
+        for member in 0..self.control.members.len() {
+            if is_due(self.control.members.get(member).and_then(Member::deadline)) {
+                self.control(member, Input::Timeout);
+            }
         }
         if is_due(self.relay.deadline()) {
             self.relay.expire(self.now);
@@ -254,33 +251,55 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::AtRelay { from, bytes } => self.at_relay(from, bytes),
-            Event::AtNode { who, to, bytes } => self.at_node(who, to, &bytes),
-            Event::Dialed {
+            Event::AtNode {
                 who,
-                attempt,
-                purpose,
-            } => self.dialed(who, attempt, purpose),
+                to,
+                from,
+                bytes,
+            } => self.at_node((who, to), from, &bytes),
+            Event::Dialed(dial) => self.dialed(dial),
             Event::ChannelUp { channel } => self.channel_up(channel),
             Event::ChannelDown { who, attempt, why } => self.channel_down(who, attempt, why),
+            Event::Noticed { channel } => self.sever(channel, false),
             Event::Disconnected { channel } => self.disconnected(channel),
             Event::Said { channel, message } => self.said(channel, *message),
             Event::Told { channel, message } => self.told(channel, *message),
-            Event::Written => self.written(),
+            Event::Written { member, life } => self.written(member, life),
+            Event::Look { member } => self.look(member),
+            Event::Poll => self.poll(),
+            Event::Start { member } => self.started(member),
+            Event::ClockSet { clock, skew } => {
+                if self.calm_since.is_none() {
+                    self.set_clock(clock, skew);
+                }
+            }
+            Event::Joined { member } => self.isolate(member, false),
             Event::Dial { site, flow } => self.dialed_app(site, flow),
             Event::User { device } => self.user(device),
             Event::Villain => self.villain_acts(),
+            Event::Stranger => self.stranger_acts(),
             Event::Act(act) => self.act(act),
             Event::Back { who, life } => self.back(who, Some(life)),
             Event::Mended { who } => {
                 let is_asleep = matches!(who, Who::Device(index)
                     if self.devices.get(index).is_some_and(|device| device.is_asleep));
+                self.network.halve(who, None);
                 if !is_asleep {
                     self.network.cut(who, false);
                 }
             }
-            Event::Heard { who } => self.network.deafen(who, false),
+            Event::Heard { who } => self.network.deafen(who, BTreeSet::new()),
             Event::Room => self.control.is_full = false,
         }
+    }
+
+    /// Controllers that are not alone ask the store what there is.
+    fn poll(&mut self) {
+        for member in 0..self.control.members.len() {
+            self.look(member);
+        }
+        self.schedule
+            .at(self.now.instant + self.plan.poll, Event::Poll);
     }
 
     fn at_relay(&mut self, from: SocketAddr, mut bytes: Vec<u8>) {
@@ -292,22 +311,29 @@ impl World {
             }
             Verdict::Drop(_) => return,
         };
-        let Some(who) = self.network.holder(to) else {
+        if is_stranger(to) {
+            self.fail(4, "the relay sends to a stranger".to_owned());
+        }
+        let (Some(who), Ok(from)) = (self.network.holder(to), RELAY.parse()) else {
             return;
         };
-        for at in self.network.datagram(self.now.instant, who, bytes.len()) {
+        let sent = (who, Way::In);
+        for at in self.network.datagram(self.now.instant, sent, bytes.len()) {
             let bytes = bytes.clone();
-            self.schedule.at(at, Event::AtNode { who, to, bytes });
+            let event = Event::AtNode {
+                who,
+                to,
+                from,
+                bytes,
+            };
+            self.schedule.at(at, event);
         }
     }
 
-    fn at_node(&mut self, who: Who, to: SocketAddr, bytes: &[u8]) {
+    fn at_node(&mut self, (who, to): (Who, SocketAddr), from: SocketAddr, bytes: &[u8]) {
         if self.network.address(who) != Some(to) || self.network.is_cut(who) {
             return;
         }
-        let Ok(from) = RELAY.parse() else {
-            return;
-        };
         let input = cardea_tunnel::Input::Datagram { from, bytes };
         match who {
             Who::Device(index) => {
@@ -326,96 +352,6 @@ impl World {
                 tunnels.handle(now, input, out);
                 tunnels.flush(now, out);
             }),
-        }
-    }
-
-    fn channel_up(&mut self, channel: ChannelId) {
-        let Some(known) = self.control.channels.get(&channel) else {
-            return;
-        };
-        let (who, attempt, exporter) = (known.who, known.attempt, known.exporter);
-        if known.is_dead || self.attempt(who) != Some(attempt) {
-            return;
-        }
-        let address = "ztna.corp.example:7443".to_owned();
-        match who {
-            Who::Device(index) => {
-                if let Some(running) = self.running(index) {
-                    running.channel = Some(channel);
-                }
-                self.agent(index, AgentInput::ChannelUp { exporter, address });
-            }
-            Who::Site(index) => {
-                if let Some(serving) = self.serving(index) {
-                    serving.channel = Some(channel);
-                }
-                self.connector(index, ConnectorInput::ChannelUp { exporter, address });
-            }
-        }
-    }
-
-    fn channel_down(&mut self, who: Who, attempt: u64, why: &'static str) {
-        if self.attempt(who) != Some(attempt) {
-            return;
-        }
-        let text = why.to_owned();
-        match who {
-            Who::Device(index) => {
-                if self
-                    .devices
-                    .get(index)
-                    .is_some_and(|device| device.is_asleep)
-                {
-                    let event = Event::ChannelDown { who, attempt, why };
-                    let later = self.now.instant + Duration::from_secs(1);
-                    return self.schedule.at(later, event);
-                }
-                if let Some(running) = self.running(index) {
-                    running.channel = None;
-                    running.attempt += 1;
-                }
-                self.agent(index, AgentInput::ChannelDown { why: text });
-            }
-            Who::Site(index) => {
-                if let Some(serving) = self.serving(index) {
-                    serving.channel = None;
-                    serving.attempt += 1;
-                }
-                self.connector(index, ConnectorInput::ChannelDown { why: text });
-            }
-        }
-    }
-
-    fn told(&mut self, channel: ChannelId, message: ToNode) {
-        let Some(known) = self.control.channels.get(&channel) else {
-            return;
-        };
-        let (who, node) = (known.who, known.node);
-        if known.is_dead {
-            return;
-        }
-        match who {
-            Who::Device(index) => {
-                if self.running(index).and_then(|running| running.channel) == Some(channel) {
-                    self.agent(index, AgentInput::Message(message));
-                }
-            }
-            Who::Site(index) => {
-                if self.serving(index).and_then(|serving| serving.channel) == Some(channel) {
-                    if let NodeId::Connector(connector) = node {
-                        self.model
-                            .reaches_connector(self.now.instant, connector, &message);
-                    }
-                    self.connector(index, ConnectorInput::Message(message));
-                }
-            }
-        }
-    }
-
-    fn attempt(&mut self, who: Who) -> Option<u64> {
-        match who {
-            Who::Device(index) => self.running(index).map(|running| running.attempt),
-            Who::Site(index) => self.serving(index).map(|serving| serving.attempt),
         }
     }
 }

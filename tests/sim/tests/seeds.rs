@@ -9,12 +9,20 @@ use std::{
 const SEEDS: u64 = 50;
 
 /// Seeds that failed once, each with what was wrong.
-const FAILED: [u64; 2] = [
+const FAILED: [u64; 6] = [
     // The model wanted an order of entries that the controller had not seen yet.
     635,
     // An extension was lost with its channel, the connector let the grant go, and the controller went
     // on extending it.
     1110,
+    // A controller that had not yet seen the offer of a grant withdrew it from the connector that named it.
+    107,
+    // A certificate whose renewal was planned by a clock that was behind ended on an open channel.
+    87,
+    // A device that was blocked paused for minutes between the addresses of two controllers.
+    181,
+    // A certificate from a controller whose clock was ahead had not begun when the clock was right.
+    229,
 ];
 
 #[test]
@@ -45,6 +53,9 @@ fn every_seed_that_failed_once_and_fifty_more_hold_every_property() {
 
 #[test]
 fn a_seed_tells_the_same_story_twice() {
+    // The trace's digest is part of what is compared.
     let story = |seed| cardea_sim::run(seed).map_err(|failure| failure.to_string());
-    assert_eq!(story(7), story(7));
+    for seed in [7, 8, 9] {
+        assert_eq!(story(seed), story(seed));
+    }
 }

@@ -274,6 +274,24 @@ fn without_a_controller_open_tunnels_go_on_and_new_ones_are_refused_with_the_rea
 }
 
 #[test]
+fn who_loses_a_channel_that_held_begins_again_with_the_first_controller() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["c:7443", "d:7443"]);
+    let first = world.turn(&mut agent, AgentInput::Timeout);
+    assert_eq!(first.node.connect.unwrap().address, "c:7443");
+    // One that dies at once is passed over.
+    for (held, address) in [(1, "d:7443"), (60, "c:7443"), (60, "c:7443")] {
+        world.greet(&mut agent);
+        world.pass(Duration::from_secs(held));
+        world.turn(&mut agent, down());
+        let due = agent.deadline().unwrap();
+        world.pass(due - world.now.instant);
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert_eq!(out.node.connect.unwrap().address, address);
+    }
+}
+
+#[test]
 fn a_request_that_waits_for_a_channel_is_sent_with_it_or_refused_within_three_seconds() {
     let mut world = World::new();
     let mut agent = world.agent(&["c:7443"]);
@@ -561,6 +579,59 @@ fn a_device_that_is_refused_for_good_says_what_to_do_and_asks_rarely() {
         (Duration::from_secs(60)..=Duration::from_secs(120)).contains(&pause),
         "{pause:?}"
     );
+}
+
+#[test]
+fn who_is_refused_for_good_asks_every_controller_before_it_pauses() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["c:7443", "d:7443"]);
+    for (address, is_patient) in [("c:7443", false), ("d:7443", true), ("c:7443", false)] {
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert_eq!(out.node.connect.unwrap().address, address);
+        world.greet(&mut agent);
+        let goodbye = ToNode::Goodbye(Refusal::new(RefusalCode::Blocked, "blocked"));
+        world.turn(&mut agent, AgentInput::Message(goodbye));
+        let pause = agent.deadline().unwrap() - world.now.instant;
+        assert_eq!(pause >= Duration::from_secs(60), is_patient, "{pause:?}");
+        world.pass(pause);
+    }
+}
+
+#[test]
+fn a_certificate_lifts_what_a_device_was_turned_away_for_before() {
+    let mut world = World::new();
+    let mut agent = renewing_agent(&mut world);
+    let goodbye = ToNode::Goodbye(Refusal::new(RefusalCode::Blocked, "blocked"));
+    world.turn(&mut agent, AgentInput::Message(goodbye));
+    let pause = agent.deadline().unwrap() - world.now.instant;
+    world.pass(pause);
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert_eq!(out.node.connect.unwrap().purpose, Purpose::Renewal);
+    world.greet(&mut agent);
+    let next = world.next_certificate(&world.device);
+    let out = world.turn(&mut agent, AgentInput::Message(ToNode::Certificate(next)));
+    assert_eq!(out.node.connect.unwrap().purpose, Purpose::Channel);
+    world.turn(&mut agent, down());
+    let pause = agent.deadline().unwrap() - world.now.instant;
+    assert!(pause < Duration::from_secs(5), "{pause:?}");
+}
+
+#[test]
+fn a_certificate_that_has_not_begun_is_renewed_once_every_controller_has_refused_it() {
+    let mut world = World::new();
+    let ahead = world.now;
+    world.now = Now {
+        unix: UnixMillis(ahead.unix.0 - 3_600_000),
+        ..ahead
+    };
+    let mut agent = Agent::new(world.settings_at(ahead, &["c:7443", "d:7443"]), [5; 32]);
+    for purpose in [Purpose::Channel, Purpose::Channel, Purpose::Renewal] {
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert_eq!(out.node.connect.unwrap().purpose, purpose);
+        world.turn(&mut agent, down());
+        let pause = agent.deadline().unwrap() - world.now.instant;
+        world.pass(pause);
+    }
 }
 
 #[test]

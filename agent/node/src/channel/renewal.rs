@@ -20,9 +20,9 @@ const RETRY_MIN: Duration = Duration::from_secs(2);
 ///
 /// ```text
 ///            due (half of its life, with jitter)
-///  Waiting ───────────────────────────────────▶ Asked ── refused, no answer ──▶ Waiting (retry)
-///     ▲                                           │
-///     └──────────────── certificate ──────────────┘
+///  Waiting ───────────────────────────────────▶ Asked ── refused, no answer ──▶ Paused
+///     ▲                                          │ ▲                              │
+///     └──────────────── certificate ─────────────┘ └──────────────────────────────┘
 /// ```
 #[derive(Debug)]
 pub(super) struct Renewal {
@@ -35,8 +35,10 @@ pub(super) struct Renewal {
 enum Stage {
     /// Nothing is known about the clocks yet.
     Unscheduled,
-    /// Asks at `due`.
+    /// Asks at `due`, or sooner when the wall clock says that there is hardly any life left.
     Waiting { due: Instant },
+    /// Was refused, and asks again at `due`.
+    Paused { due: Instant },
     /// Has asked, and waits until `until`.
     Asked { until: Instant },
 }
@@ -81,7 +83,7 @@ impl Renewal {
     pub(super) fn resume(&mut self, now: Now, rng: &mut ChaCha20Rng) {
         match self.stage {
             Stage::Unscheduled | Stage::Asked { .. } => self.schedule(now, rng),
-            Stage::Waiting { .. } => {}
+            Stage::Waiting { .. } | Stage::Paused { .. } => {}
         }
     }
 
@@ -98,12 +100,20 @@ impl Renewal {
     }
 
     /// Whether the next certificate should be asked for.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
+    ///
+    /// When it is due was counted by a wall clock that may have been wrong at that moment and may be
+    /// right by now.
+    pub(super) fn is_due(&self, now: Now) -> bool {
         match self.stage {
             Stage::Unscheduled => false,
-            Stage::Waiting { due } => due <= now,
-            Stage::Asked { until } => until <= now,
+            Stage::Waiting { due } => due <= now.instant || self.is_late(now),
+            Stage::Paused { due } | Stage::Asked { until: due } => due <= now.instant,
         }
+    }
+
+    /// Whether an eighth of the certificate's life is left, or less.
+    fn is_late(&self, now: Now) -> bool {
+        self.certificate.not_after.since(now.unix) < self.life() / 8
     }
 
     pub(super) fn asked(&mut self, now: Instant) {
@@ -116,14 +126,14 @@ impl Renewal {
     pub(super) fn refuse(&mut self, now: Instant, refusal: Refusal, rng: &mut ChaCha20Rng) {
         self.refused = Some(refusal);
         let ceiling = (self.life() / 10).clamp(RETRY_MIN, RETRY_MAX);
-        self.stage = Stage::Waiting {
+        self.stage = Stage::Paused {
             due: now + ceiling / 2 + full_jitter(rng, ceiling / 2),
         };
     }
 
     /// What stood in the way is gone: asks at once, if it was refused.
     pub(super) fn retry(&mut self, now: Instant) {
-        if self.refused.is_some() && matches!(self.stage, Stage::Waiting { .. }) {
+        if matches!(self.stage, Stage::Paused { .. }) {
             self.stage = Stage::Waiting { due: now };
         }
     }
@@ -132,7 +142,7 @@ impl Renewal {
     pub(super) const fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Unscheduled => None,
-            Stage::Waiting { due } => Some(due),
+            Stage::Waiting { due } | Stage::Paused { due } => Some(due),
             Stage::Asked { until } => Some(until),
         }
     }
@@ -191,8 +201,26 @@ mod tests {
         let received = now.plus(LIFE * 3 / 4);
         let certificate = renewal.certificate().clone();
         renewal.renewed(received, certificate, &mut rng);
-        assert!(!renewal.is_due(received.instant + LIFE / 8 - Duration::from_secs(1)));
-        assert!(renewal.is_due(received.instant + LIFE / 4));
+        assert!(!renewal.is_due(received.plus(LIFE / 8 - Duration::from_secs(1))));
+        assert!(renewal.is_due(received.plus(LIFE / 4)));
+    }
+
+    #[test]
+    fn a_certificate_planned_by_a_clock_that_was_behind_is_due_when_the_clock_is_right() {
+        let now = testing::start();
+        let (mut renewal, mut rng) = renewal(now);
+        let certificate = renewal.certificate().clone();
+        let behind = Now {
+            unix: cardea_proto::time::UnixMillis(now.unix.0 - 3_600_000),
+            ..now
+        };
+        renewal.renewed(behind, certificate, &mut rng);
+        let later = Duration::from_secs(3_500);
+        assert!(!renewal.is_due(behind.plus(later)));
+        assert!(renewal.is_due(now.plus(later)));
+        let refusal = Refusal::new(RefusalCode::PostureFailed, "no");
+        renewal.refuse(now.plus(later).instant, refusal, &mut rng);
+        assert!(!renewal.is_due(now.plus(later)));
     }
 
     #[test]
@@ -201,7 +229,7 @@ mod tests {
         let (mut renewal, mut rng) = renewal(now);
         let later = now.plus(LIFE * 2);
         renewal.schedule(later, &mut rng);
-        assert!(renewal.is_due(later.instant));
+        assert!(renewal.is_due(later));
     }
 
     #[test]
@@ -209,13 +237,13 @@ mod tests {
         let now = testing::start();
         let (mut renewal, mut rng) = renewal(now);
         renewal.asked(now.instant);
-        assert!(!renewal.is_due(now.instant));
-        assert!(renewal.is_due(now.instant + ANSWER_TIMEOUT));
+        assert!(!renewal.is_due(now));
+        assert!(renewal.is_due(now.plus(ANSWER_TIMEOUT)));
         let refusal = Refusal::new(RefusalCode::PostureFailed, "no");
         renewal.refuse(now.instant, refusal, &mut rng);
-        assert!(!renewal.is_due(now.instant + RETRY_MIN / 2));
-        assert!(renewal.is_due(now.instant + RETRY_MAX));
+        assert!(!renewal.is_due(now.plus(RETRY_MIN / 2)));
+        assert!(renewal.is_due(now.plus(RETRY_MAX)));
         renewal.retry(now.instant);
-        assert!(renewal.is_due(now.instant));
+        assert!(renewal.is_due(now));
     }
 }

@@ -148,6 +148,9 @@ fn a_leaf_that_has_ended_is_known_again_as_long_as_its_intermediate_lives() {
             Err(ChainError::NotYetValid { .. })
         ));
         assert!(trust.verify(&chain, NOW.plus(LEAF_LIFE * 2)).is_err());
+        let early = domain.node(device(), NOW.plus(HOUR)).chain;
+        assert!(trust.verify_lapsed(&early, NOW).is_ok());
+        assert!(trust.verify(&early, NOW).is_err());
     }
     let other = TestDomain::new("corp.example", NOW);
     let result = other.trust.verify_lapsed(&chain, NOW.plus(LEAF_LIFE * 2));

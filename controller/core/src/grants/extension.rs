@@ -8,8 +8,10 @@ use cardea_proto::{
     id::{DeviceId, GrantId, NodeId},
     message::ToNode,
     relay::Side,
+    time::Now,
 };
 
+use super::request::TTL_WORTH;
 use crate::{
     controller::{Controller, Turn},
     timers::Timer,
@@ -32,6 +34,21 @@ impl Controller {
         let open = self.live.open_mut(&grant);
         if open.is_some_and(|open| open.is_held() && open.extend_at <= turn.now.instant) {
             self.extend(turn, grant);
+        }
+    }
+
+    /// For how long something may be on record that is not known here.
+    ///
+    /// An extension that is shorter by as much never outlives a revocation by more than its ttl,
+    /// however long this controller has been cut off from its store.
+    fn ignorance(&self, now: Now) -> Duration {
+        if self.world.settings.shared {
+            let known = self.health.caught_up;
+            known.map_or(Duration::MAX, |at| {
+                now.instant.saturating_duration_since(at)
+            })
+        } else {
+            Duration::ZERO
         }
     }
 
@@ -68,7 +85,12 @@ impl Controller {
                 return;
             }
         };
-        let ttl = self.ttl(&allowed);
+        let Some(ttl) = self.ttl(&allowed).checked_sub(self.ignorance(turn.now)) else {
+            return;
+        };
+        if ttl < TTL_WORTH {
+            return;
+        }
         let extend = |side| {
             Some(ToNode::Extend(Extend {
                 grant: id,

@@ -41,6 +41,7 @@ pub(crate) use self::{
 };
 use crate::{
     api::ChannelId,
+    channels::Named,
     controller::{Controller, Turn},
     timers::Timer,
 };
@@ -165,6 +166,11 @@ impl Controller {
             .map(|record| (record.grant.clone(), record.admitted))
             .collect();
         for (grant, admitted) in records {
+            if !admitted && self.world.settings.shared {
+                // It may be another controller's, which waits for the answer.
+                self.watch_certificate(grant.device, turn.now);
+                continue;
+            }
             if !admitted {
                 lost.push((grant.id, EndReason::ControllerRestarted));
                 continue;
@@ -188,26 +194,42 @@ impl Controller {
         self.end_grants(turn, &actor, lost);
     }
 
+    /// Everything is known here that was recorded up to a moment: what nodes said before can be held
+    /// against it.
+    pub(crate) fn caught_up(&mut self, turn: &mut Turn<'_>, asked: Instant) {
+        self.health.caught_up = Some(asked);
+        for (channel, named) in self.channels.take_named(asked) {
+            self.held(turn, channel, &named);
+        }
+    }
+
     /// A node says which grants it holds: what ended is withdrawn, what it lost is ended.
-    pub(crate) fn held(&mut self, turn: &mut Turn<'_>, channel: ChannelId, named: &[GrantId]) {
+    pub(crate) fn held(&mut self, turn: &mut Turn<'_>, channel: ChannelId, named: &Named) {
         let Some(node) = self.channels.get(channel).map(|open| open.node) else {
             return;
         };
-        let mine: BTreeSet<GrantId> = match node {
+        let mut mine: BTreeSet<GrantId> = match node {
             NodeId::Device(device) => self.world.state.grants_of_device(device).collect(),
             NodeId::Connector(connector) => {
                 self.world.state.grants_of_connector(connector).collect()
             }
         };
-        for grant in named {
+        for grant in &named.grants {
             if !mine.contains(grant) {
                 turn.send(channel, withdraw(*grant, EndReason::Expired));
             }
         }
-        let named: BTreeSet<GrantId> = named.iter().copied().collect();
+        let seen = named.seen;
+        let named: BTreeSet<GrantId> = named.grants.iter().copied().collect();
+        // What was offered since it spoke, it could not name.
+        mine.retain(|grant| {
+            let record = self.world.state.grant(grant);
+            named.contains(grant) || record.is_some_and(|record| record.revision <= seen)
+        });
         let mut lost = Vec::new();
         for grant in mine {
             let holds = named.contains(&grant);
+            self.take_over(turn, grant);
             let Some(open) = self.live.open_mut(&grant) else {
                 let admitting = self.live.tunnels.get(&grant);
                 let admitting =
@@ -239,6 +261,39 @@ impl Controller {
         self.end_grants(turn, &cardea_proto::ledger::Actor::Node(node), lost);
     }
 
+    /// Takes a grant over that another controller had until one of its ends came here.
+    ///
+    /// It is extended once the other end is here too, and ends by itself if that does not come.
+    fn take_over(&mut self, turn: &mut Turn<'_>, id: GrantId) {
+        let record = self.world.state.grant(&id);
+        let is_foreign = self.world.settings.shared && !self.live.tunnels.contains_key(&id);
+        let Some(record) = record.filter(|record| record.admitted && is_foreign) else {
+            return;
+        };
+        let ttl = std::time::Duration::from_millis(record.grant.ttl_ms);
+        let open = Open {
+            expires: turn.now.instant + ttl,
+            extend_at: turn.now.instant,
+            device_holds: false,
+            connector_holds: false,
+        };
+        self.live.insert(id, Stage::Open(open));
+        self.timers.set(Timer::Grant(id), open.expires);
+    }
+
+    /// Whether it is for this controller to say that a grant has run out.
+    ///
+    /// Extensions are no records, so that among several controllers only the one that the connector
+    /// is connected to can know of none. Where there is no such one, the connector says what it
+    /// holds when it comes back, and the certificate's end ends the grant everywhere.
+    fn keeps(&self, grant: GrantId) -> bool {
+        let record = self.world.state.grant(&grant);
+        record.is_some_and(|record| {
+            let connector = self.channels.of_connector(record.grant.connector);
+            !self.world.settings.shared || connector.is_some()
+        })
+    }
+
     /// A timer of a grant has come.
     pub(crate) fn grant_due(&mut self, turn: &mut Turn<'_>, grant: GrantId) {
         if let Some(Ending::Wanted(reason)) = self.live.endings.get(&grant).copied() {
@@ -252,8 +307,10 @@ impl Controller {
         match &tunnel.stage {
             Stage::Offered(_) => self.ask_another(turn, grant, "did not answer in time"),
             Stage::Open(open) if open.expires <= turn.now.instant => {
-                let actor = self.world.itself();
-                self.end_grants(turn, &actor, [(grant, EndReason::Expired)]);
+                if self.keeps(grant) {
+                    let actor = self.world.itself();
+                    self.end_grants(turn, &actor, [(grant, EndReason::Expired)]);
+                }
             }
             Stage::Open(_) => self.extend(turn, grant),
             // Its commit comes back, or fails; nothing is due before.

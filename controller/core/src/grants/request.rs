@@ -55,7 +55,7 @@ pub(crate) struct Offering {
 }
 
 /// Shortest ttl worth granting: less than a person would wait.
-const TTL_WORTH: Duration = Duration::from_secs(1);
+pub(super) const TTL_WORTH: Duration = Duration::from_secs(1);
 
 impl Offering {
     /// The connector that was asked has not admitted `grant`.
@@ -224,7 +224,6 @@ impl Controller {
             return;
         };
         let grant = committed.fact();
-        self.watch_certificate(grant.device, turn.now);
         if self.channels.get(offering.channel).is_none() {
             self.live.insert(grant.id, Stage::Abandoned);
             let actor = self.world.itself();

@@ -1,4 +1,5 @@
 mod denials;
+mod group;
 mod lives;
 mod silence;
 mod table;

@@ -86,6 +86,15 @@ impl Happened {
         }
     }
 
+    /// The device and its appraisal, if this is one.
+    pub(crate) const fn appraised(&self) -> Option<(DeviceId, bool)> {
+        if let Self::Appraised(committed) = self {
+            Some(*committed.fact())
+        } else {
+            None
+        }
+    }
+
     /// The grant that a connector is to be asked for, if this is one.
     pub(crate) const fn offered(&self) -> Option<&Committed<Grant>> {
         if let Self::Offered(committed) = self {

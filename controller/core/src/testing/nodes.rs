@@ -20,8 +20,8 @@ use cardea_proto::{
     posture::{Fact, Report},
 };
 
-use super::{Bench, EXPORTER, TestNode, app, name, sane_facts};
-use crate::{ChannelId, Heard, Input, Peer};
+use super::{Bench, EXPORTER, TestNode, app, name, sane_facts, settings};
+use crate::{ChannelId, Heard, Input, Peer, Settings};
 
 impl Bench {
     /// Makes a code; its secret.
@@ -136,7 +136,12 @@ impl Bench {
 
     /// A connected device, a connected connector, and the app `wiki` for the device's group.
     pub(crate) fn office() -> (Self, TestNode, TestNode) {
-        let mut bench = Self::new();
+        Self::office_with(settings())
+    }
+
+    /// The same under a controller that is set otherwise.
+    pub(crate) fn office_with(settings: Settings) -> (Self, TestNode, TestNode) {
+        let mut bench = Self::with(settings);
         bench.publish("wiki");
         let connector = bench.connector("gate");
         let device = bench.device("laptop");

@@ -3,12 +3,14 @@
 
 use std::time::Instant;
 
-use cardea_credential::authority::serial_text;
+use cardea_credential::{authority::serial_text, signed::offer_digest};
 use cardea_proto::{
+    access::{Answer, Granted},
+    codec,
     enroll::{Certificate, EnrollAnswer},
     id::{ConnectorId, DeviceId, NodeId},
-    ledger::CertificateRecord,
-    message::ToNode,
+    ledger::{CertificateRecord, Revision},
+    message::{FromNode, ToNode},
     posture::{Reading, Report, Value},
     time::Now,
 };
@@ -48,8 +50,11 @@ impl Model {
         self.judge_reports(now);
     }
 
-    /// The controller says something to a node.
-    pub(crate) fn says(&mut self, now: Now, node: NodeId, message: &ToNode) {
+    /// A controller that has seen the entries up to `seen` says something to a node.
+    ///
+    /// What another controller has recorded since is not held against it: the bounds of property 2
+    /// say for how long it may not know.
+    pub(crate) fn says(&mut self, now: Now, (node, seen): (NodeId, Revision), message: &ToNode) {
         match message {
             ToNode::Certificate(certificate) => self.certifies(now, node, certificate),
             ToNode::Admit(admit) => {
@@ -59,7 +64,7 @@ impl Model {
                         && known.grant.app == admit.app
                         && known.grant.carrier == admit.carrier
                         && known.spec.targets == admit.targets
-                        && known.ended.is_none()
+                        && known.lives_at(seen)
                 });
                 self.require(is_offered, || format!("{} to be admitted", admit.grant));
             }
@@ -67,8 +72,9 @@ impl Model {
                 let is_admitted = self.grants.get(&granted.grant).is_some_and(|known| {
                     NodeId::Device(known.grant.device) == node
                         && known.is_admitted
-                        && known.ended.is_none()
+                        && known.lives_at(seen)
                         && known.grant.connector == granted.connector
+                        && self.is_answer(known.grant.device, granted)
                 });
                 self.require(is_admitted, || format!("{} granted", granted.grant));
             }
@@ -76,14 +82,14 @@ impl Model {
                 let is_live = self
                     .grants
                     .get(&extend.grant)
-                    .is_some_and(|known| known.is_admitted && known.ended.is_none());
+                    .is_some_and(|known| known.is_admitted && known.lives_at(seen));
                 self.require(is_live, || format!("{} extended", extend.grant));
             }
             ToNode::Withdraw { grant, .. } => {
                 let is_ended = self
                     .grants
                     .get(grant)
-                    .is_none_or(|known| known.ended.is_some() || !self.is_party(node, *grant));
+                    .is_none_or(|known| !known.lives_at(seen) || !self.is_party(node, *grant));
                 self.require(is_ended, || format!("{grant} withdrawn from {node}"));
             }
             ToNode::Welcome(_)
@@ -94,6 +100,13 @@ impl Model {
             | ToNode::Explained { .. }
             | ToNode::Checkpoint(_)
             | ToNode::Goodbye(_) => {}
+        }
+    }
+
+    /// A device asks for an app with an offer.
+    pub(crate) fn requested(&mut self, device: DeviceId, message: &FromNode) {
+        if let FromNode::Request { request, offer, .. } = message {
+            self.offers.insert((device, *request), offer_digest(offer));
         }
     }
 
@@ -121,11 +134,14 @@ impl Model {
             ToNode::Admit(admit) => (admit.grant, admit.ttl_ms),
             ToNode::Extend(extend) => (extend.grant, extend.ttl_ms),
             ToNode::Welcome(_) => {
-                self.sites.entry(connector).or_default().up_since = Some(now);
+                // What it holds is compared when its controller has asked the store again.
+                self.sites.entry(connector).or_default().up_since = Some(now + self.bounds.poll);
                 return;
             }
             ToNode::Withdraw { grant, .. } => {
-                if let Some(known) = self.grants.get_mut(grant) {
+                // A liar names grants of others, and is told that it has none.
+                let known = self.grants.get_mut(grant);
+                if let Some(known) = known.filter(|known| known.grant.connector == connector) {
                     known.until = known.until.map(|until| until.min(now));
                 }
                 return;
@@ -148,7 +164,12 @@ impl Model {
         }
     }
 
-    /// A connector's channel is gone, at either end.
+    /// A connector's controller sees everything again.
+    pub(crate) fn informed(&mut self, now: Instant, connector: ConnectorId) {
+        self.sites.entry(connector).or_default().up_since = Some(now);
+    }
+
+    /// A connector's channel is gone, at either end, or its controller does not see what is recorded.
     pub(crate) fn cut_off(&mut self, connector: ConnectorId) {
         self.sites.entry(connector).or_default().up_since = None;
     }
@@ -173,10 +194,22 @@ impl Model {
         self.serials.contains(&(node, certificate.serial.clone()))
     }
 
-    fn is_party(&self, node: NodeId, grant: cardea_proto::id::GrantId) -> bool {
+    pub(super) fn is_party(&self, node: NodeId, grant: cardea_proto::id::GrantId) -> bool {
         self.grants.get(&grant).is_some_and(|known| match node {
             NodeId::Device(device) => known.grant.device == device,
             NodeId::Connector(connector) => known.grant.connector == connector,
+        })
+    }
+
+    /// Whether the answer is by the connector of the grant, to the offer that the device made for it.
+    fn is_answer(&self, device: DeviceId, granted: &Granted) -> bool {
+        let offer = self.offers.get(&(device, granted.request));
+        let body = granted.answer.body.as_ref();
+        let answer: Option<Answer> = codec::decode(body, body.len()).ok();
+        answer.is_some_and(|answer| {
+            answer.connector == granted.connector
+                && answer.grant == granted.grant
+                && Some(&answer.offer) == offer
         })
     }
 

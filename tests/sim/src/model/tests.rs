@@ -1,10 +1,12 @@
 //! The model objects to exactly what must not happen.
 
+use cardea_core::CallId;
 use cardea_proto::{
     access::Extend,
+    admin::{AdminAnswer, SignedChange},
     app::{Carrier, Target},
     codec::Bytes,
-    id::ControllerId,
+    id::{AdminKeyId, ControllerId},
     ledger::{Actor, CertificateRecord, Draft, EndReason, Node},
     message::ToNode,
     time::testing,
@@ -31,6 +33,9 @@ impl Story {
         let bounds = Bounds {
             push: PUSH,
             commit: Duration::from_millis(10),
+            lag: Duration::ZERO,
+            poll: Duration::ZERO,
+            ttl: Duration::from_secs(30),
         };
         let mut story = Self {
             now: testing::start(),
@@ -71,18 +76,24 @@ impl Story {
     }
 
     fn commit(&mut self, changes: Vec<Change>) {
-        let entry = Entry {
+        let controller = Actor::Controller(ControllerId::from_bytes([9; 10]));
+        let entry = self.entry(controller, changes);
+        self.model.committed(self.now, &entry);
+    }
+
+    /// What would be the next entry.
+    fn entry(&self, actor: Actor, changes: Vec<Change>) -> Entry {
+        Entry {
             revision: self.model.head.next(),
             previous: Bytes([0; 32]),
             draft: Draft {
                 at: self.now.unix,
-                actor: Actor::Controller(ControllerId::from_bytes([9; 10])),
+                actor,
                 changes,
                 decision: None,
                 signed: None,
             },
-        };
-        self.model.committed(self.now, &entry);
+        }
     }
 
     fn tell_welcome(&mut self) {
@@ -221,9 +232,10 @@ fn effects_without_an_entry_are_named() {
         grant: GRANT,
         reason: EndReason::Revoked,
     };
+    let seen = story.model.head;
     story
         .model
-        .says(story.now, NodeId::Connector(CONNECTOR), &withdraw);
+        .says(story.now, (NodeId::Connector(CONNECTOR), seen), &withdraw);
     assert_eq!(story.objection(), Some(5));
     story.commit(vec![Change::GrantAdmitted(GrantId::from_bytes([8; 10]))]);
     assert_eq!(story.objection(), Some(5));
@@ -250,4 +262,116 @@ fn a_grant_that_no_rule_allows_is_objected_to_when_it_is_offered() {
     };
     story.commit(vec![Change::GrantOffered(again)]);
     assert_eq!(story.objection(), Some(1));
+}
+
+#[test]
+fn whatever_is_extended_delivery_stops_a_ttl_after_the_end() {
+    let mut story = Story::new();
+    story.model.cut_off(CONNECTOR);
+    story.commit(vec![Change::GrantEnded {
+        grant: GRANT,
+        reason: EndReason::Revoked,
+    }]);
+    // Its controller does not see what is recorded, and goes on extending.
+    story.pass(Duration::from_secs(20));
+    story.tell_ttl(Duration::from_secs(30));
+    story.pass(Duration::from_secs(10));
+    assert_eq!(story.arrives(), None);
+    story.pass(PUSH + Duration::from_millis(1));
+    assert_eq!(story.arrives(), Some(2));
+}
+
+#[test]
+fn a_controller_is_held_to_what_it_has_seen() {
+    let mut story = Story::new();
+    let extend = ToNode::Extend(Extend {
+        grant: GRANT,
+        ttl_ms: 30_000,
+        ticket: Vec::new().into(),
+    });
+    let before = story.model.head;
+    story.commit(vec![Change::GrantEnded {
+        grant: GRANT,
+        reason: EndReason::Revoked,
+    }]);
+    let connector = NodeId::Connector(CONNECTOR);
+    story.model.says(story.now, (connector, before), &extend);
+    assert_eq!(story.objection(), None);
+    let after = story.model.head;
+    story.model.says(story.now, (connector, after), &extend);
+    assert_eq!(story.objection(), Some(5));
+}
+
+#[test]
+fn a_node_ends_no_grant_of_others() {
+    let ended = |story: &mut Story, by| {
+        let entry = story.entry(
+            Actor::Node(by),
+            vec![Change::GrantEnded {
+                grant: GRANT,
+                reason: EndReason::Closed,
+            }],
+        );
+        story.model.committed(story.now, &entry);
+        story.objection()
+    };
+    let other = NodeId::Device(OTHER);
+    assert_eq!(ended(&mut Story::new(), other), Some(5));
+    let its_own = NodeId::Connector(CONNECTOR);
+    assert_eq!(ended(&mut Story::new(), its_own), None);
+}
+
+#[test]
+fn an_honest_device_sends_to_a_liar_no_longer_than_its_own_ttl() {
+    let mut story = Story::new();
+    story.model.beware_connector(CONNECTOR);
+    story.commit(vec![Change::GrantEnded {
+        grant: GRANT,
+        reason: EndReason::Revoked,
+    }]);
+    story.pass(Duration::from_secs(30) + PUSH * 2);
+    assert_eq!(story.arrives(), None);
+    story.pass(Duration::from_millis(1));
+    assert_eq!(story.arrives(), Some(2));
+    story.model.beware_device(DEVICE);
+    assert_eq!(story.arrives(), None);
+    assert_eq!(story.arrive(&target(1, 0, "80/tcp"), OTHER, 1), Some(1));
+}
+
+#[test]
+fn what_was_acknowledged_is_there_then_and_after_every_start() {
+    let mut story = Story::new();
+    let controller = Actor::Controller(ControllerId::from_bytes([9; 10]));
+    let entry = story.entry(controller, vec![Change::AppRemoved(app_name(1))]);
+    story.model.acknowledged(&entry, Some(&entry));
+    story.model.survived(std::slice::from_ref(&entry));
+    assert_eq!(story.objection(), None);
+    story.model.survived(&[]);
+    assert_eq!(story.objection(), Some(7));
+    story.model.acknowledged(&entry, None);
+    assert_eq!(story.objection(), Some(7));
+}
+
+#[test]
+fn an_admin_is_told_done_only_of_what_is_on_record_as_they_signed_it() {
+    let mut story = Story::new();
+    let order = |byte: u8| SignedChange {
+        body: vec![byte].into(),
+        key: AdminKeyId::from_bytes([1; 10]),
+        signature: vec![byte; 64].into(),
+    };
+    let controller = Actor::Controller(ControllerId::from_bytes([9; 10]));
+    let mut entry = story.entry(controller, vec![Change::AppRemoved(app_name(1))]);
+    entry.draft.signed = Some(order(1));
+    story.model.acknowledged(&entry, Some(&entry));
+    let done = AdminAnswer::Done {
+        revision: entry.revision,
+        message: String::new(),
+        closed: 0,
+    };
+    for (signed, objection) in [(order(1), None), (order(2), Some(7))] {
+        story.model.ordered(CallId(1), signed);
+        story.model.answered(CallId(1), &done);
+        assert_eq!(story.objection(), objection);
+    }
 }
