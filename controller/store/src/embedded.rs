@@ -142,7 +142,6 @@ impl Open {
                 "a write that was never acknowledged was cut off the ledger"
             );
         }
-        fold.state.pack();
         let agreed = index.filter(|index| index.agree(&fold.places).map_err(report).is_ok());
         let mut open = Self {
             recorded: fold.state.revisions().clone(),

@@ -11,7 +11,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use super::{nodes::remove_from, pack, pairs::Pairs};
+use super::{nodes::remove_from, packed, pairs::Pairs};
 
 /// A grant that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,20 +28,40 @@ pub struct GrantRecord {
     pub rules: Vec<String>,
 }
 
+/// The records, and indexes that are made from them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Saved")]
 pub(super) struct Grants {
     live: BTreeMap<GrantId, GrantRecord>,
+    #[serde(skip_serializing)]
     by_device: Pairs<DeviceId, GrantId>,
+    #[serde(skip_serializing)]
     by_app: BTreeMap<Name, BTreeSet<GrantId>>,
+    #[serde(skip_serializing)]
     by_connector: BTreeMap<ConnectorId, BTreeSet<GrantId>>,
 }
 
-impl Grants {
-    pub(super) fn pack(&mut self) {
-        pack(&mut self.live);
-        self.by_device.pack();
-    }
+/// What a snapshot has of them.
+#[derive(Deserialize)]
+struct Saved {
+    #[serde(deserialize_with = "packed::map")]
+    live: BTreeMap<GrantId, GrantRecord>,
+}
 
+impl From<Saved> for Grants {
+    fn from(saved: Saved) -> Self {
+        let mut this = Self::default();
+        for record in saved.live.values() {
+            this.index(&record.grant);
+        }
+        Self {
+            live: saved.live,
+            ..this
+        }
+    }
+}
+
+impl Grants {
     pub(super) fn iter(&self) -> impl Iterator<Item = &GrantRecord> {
         self.live.values()
     }
@@ -84,7 +104,11 @@ impl Grants {
     }
 
     pub(super) fn insert(&mut self, record: GrantRecord) {
-        let grant = &record.grant;
+        self.index(&record.grant);
+        self.live.insert(record.grant.id, record);
+    }
+
+    fn index(&mut self, grant: &Grant) {
         self.by_device.insert(&grant.device, grant.id);
         self.by_app
             .entry(grant.app.clone())
@@ -94,7 +118,6 @@ impl Grants {
             .entry(grant.connector)
             .or_default()
             .insert(grant.id);
-        self.live.insert(grant.id, record);
     }
 
     pub(super) fn remove(&mut self, id: &GrantId) -> Option<GrantRecord> {

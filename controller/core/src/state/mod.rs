@@ -5,6 +5,7 @@ mod committed;
 mod grants;
 mod invites;
 mod nodes;
+mod packed;
 mod pairs;
 mod revisions;
 
@@ -35,6 +36,7 @@ pub struct State {
     invites: Invites,
     nodes: Nodes,
     sites: BTreeSet<Name>,
+    #[serde(deserialize_with = "packed::map")]
     users: BTreeMap<Name, User>,
     apps: BTreeMap<Name, AppRecord>,
     apps_numbered: u32,
@@ -251,25 +253,11 @@ impl State {
         self.epoch
     }
 
-    /// Packs the large tables. What grew entry by entry stands in nodes that are half full; a state that
-    /// was just loaded takes a third less memory packed, and what it gains later is the same as before.
-    pub fn pack(&mut self) {
-        self.nodes.pack();
-        self.grants.pack();
-        self.revisions.pack();
-        pack(&mut self.users);
-    }
-
     /// How many live grants a connector serves.
     #[must_use]
     pub fn connector_load(&self, connector: ConnectorId) -> usize {
         self.grants.load(connector)
     }
-}
-
-/// A map of the same pairs in full nodes.
-fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
-    *map = std::mem::take(map).into_iter().collect();
 }
 
 #[cfg(test)]

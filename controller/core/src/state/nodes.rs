@@ -12,7 +12,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use super::{pack, pairs::Pairs};
+use super::{packed, pairs::Pairs};
 
 /// A node and what is on record about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,25 +31,47 @@ pub struct NodeRecord {
     pub certificate: Option<CertificateRecord>,
 }
 
+/// The records, and indexes that are made from them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Saved")]
 pub(super) struct Nodes {
     by_id: BTreeMap<NodeId, NodeRecord>,
     numbered: u32,
+    #[serde(skip_serializing)]
     devices: BTreeMap<Name, DeviceId>,
+    #[serde(skip_serializing)]
     connectors: BTreeMap<Name, ConnectorId>,
+    #[serde(skip_serializing)]
     keys: BTreeMap<Digest, NodeId>,
+    #[serde(skip_serializing)]
     owned: Pairs<Name, DeviceId>,
+    #[serde(skip_serializing)]
     serving: BTreeMap<Name, BTreeSet<ConnectorId>>,
 }
 
-impl Nodes {
-    pub(super) fn pack(&mut self) {
-        pack(&mut self.by_id);
-        pack(&mut self.devices);
-        pack(&mut self.keys);
-        self.owned.pack();
-    }
+/// What a snapshot has of them.
+#[derive(Deserialize)]
+struct Saved {
+    #[serde(deserialize_with = "packed::map")]
+    by_id: BTreeMap<NodeId, NodeRecord>,
+    numbered: u32,
+}
 
+impl From<Saved> for Nodes {
+    fn from(saved: Saved) -> Self {
+        let Saved { by_id, numbered } = saved;
+        let mut this = Self {
+            numbered,
+            ..Self::default()
+        };
+        for record in by_id.values() {
+            this.index(&record.node);
+        }
+        Self { by_id, ..this }
+    }
+}
+
+impl Nodes {
     pub(super) fn iter(&self) -> impl Iterator<Item = &NodeRecord> {
         self.by_id.values()
     }
@@ -84,6 +106,19 @@ impl Nodes {
 
     pub(super) fn insert(&mut self, node: Node, at: UnixMillis) {
         self.numbered = self.numbered.saturating_add(1);
+        self.index(&node);
+        let record = NodeRecord {
+            number: self.numbered,
+            enrolled_at: at,
+            blocked: false,
+            compliant: None,
+            certificate: None,
+            node,
+        };
+        self.by_id.insert(record.node.id, record);
+    }
+
+    fn index(&mut self, node: &Node) {
         self.keys.insert(node.key, node.id);
         match node.id {
             NodeId::Device(id) => {
@@ -99,15 +134,6 @@ impl Nodes {
                 }
             }
         }
-        let record = NodeRecord {
-            number: self.numbered,
-            enrolled_at: at,
-            blocked: false,
-            compliant: None,
-            certificate: None,
-            node,
-        };
-        self.by_id.insert(record.node.id, record);
     }
 
     /// Forgets a node; answers whether there was one.

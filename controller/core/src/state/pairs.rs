@@ -5,11 +5,9 @@
 use std::collections::BTreeSet;
 
 use cardea_proto::id::{DeviceId, GrantId, ID_BYTES};
-use serde::{Deserialize, Serialize};
 
 /// Pairs of an owner and one of what it owns, by owner.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pairs<K: Ord, V: Ord>(BTreeSet<(K, V)>);
 
 /// Something that may be owned: an id, of which there is a least one.
@@ -33,10 +31,6 @@ impl<K: Ord, V: Ord> Default for Pairs<K, V> {
 }
 
 impl<K: Clone + Ord, V: Owned> Pairs<K, V> {
-    pub(super) fn pack(&mut self) {
-        self.0 = std::mem::take(&mut self.0).into_iter().collect();
-    }
-
     pub(super) fn insert(&mut self, owner: &K, owned: V) {
         self.0.insert((owner.clone(), owned));
     }

@@ -12,17 +12,15 @@ use cardea_proto::{
 /// The revision of each record that exists. A store keeps them without the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Revisions(BTreeMap<RecordKey, Revision>);
+pub struct Revisions(
+    #[serde(deserialize_with = "super::packed::map")] BTreeMap<RecordKey, Revision>,
+);
 
 impl Revisions {
     /// The entry that last moved a record; `Revision(0)` for a record that does not exist.
     #[must_use]
     pub fn of(&self, key: &RecordKey) -> Revision {
         self.0.get(key).copied().unwrap_or_default()
-    }
-
-    pub(super) fn pack(&mut self) {
-        super::pack(&mut self.0);
     }
 
     /// How many records there are.
