@@ -38,7 +38,8 @@ const OPENERS: [&[u8]; 6] = [
 ];
 
 /// Messages whose content is another enum, in which a second key is a second variant.
-const ENUM_IN_ENUM: [&str; 4] = [
+const ENUM_IN_ENUM: [&str; 5] = [
+    "actor.node",
     "admin_query.impact",
     "change.node_removed",
     "record_key.certificate",

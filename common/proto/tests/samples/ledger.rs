@@ -40,6 +40,13 @@ names!(Change {
     Change::RollbackAcknowledged => "rollback_acknowledged",
 });
 
+names!(Actor {
+    Actor::Admin(_) => "admin",
+    Actor::Node(_) => "node",
+    Actor::Controller(_) => "controller",
+    Actor::Stranger(_) => "stranger",
+});
+
 names!(RecordKey {
     RecordKey::Domain => "domain",
     RecordKey::Invite(_) => "invite",
@@ -159,6 +166,15 @@ pub(super) fn entry() -> Entry {
             signed: Some(admin::signed()),
         },
     }
+}
+
+pub(super) fn actors() -> Vec<Actor> {
+    vec![
+        Actor::Admin(parts::admin()),
+        Actor::Node(parts::node()),
+        Actor::Controller(cardea_proto::id::ControllerId::from_bytes([23; 10])),
+        Actor::Stranger("198.51.100.7:4000".to_owned()),
+    ]
 }
 
 pub(super) fn keys() -> Vec<RecordKey> {

@@ -11,7 +11,7 @@ use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
     codec,
     enroll::{EnrollAnswer, EnrollRequest},
-    ledger::{Change, Entry, RecordKey},
+    ledger::{Actor, Change, Entry, RecordKey},
     local::{LocalAnswer, LocalRequest},
     message::{FromNode, ToNode},
 };
@@ -79,6 +79,7 @@ pub(crate) fn all() -> Vec<Sample> {
         variants::<LocalAnswer>("local_answer", &local::answers()),
         variants::<Change>("change", &ledger::changes()),
         one::<Entry>("entry", &ledger::entry()),
+        variants::<Actor>("actor", &ledger::actors()),
         variants::<RecordKey>("record_key", &ledger::keys()),
     ]
     .into_iter()
