@@ -92,22 +92,42 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// One-time codes that admit a device or a connector
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  cardeactl invite connector
+  cardeactl invite ls"
+    )]
     Invite(InviteCommand),
     /// Places with applications and connectors
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  cardeactl site add office
+  cardeactl site ls"
+    )]
     Site(SiteCommand),
     /// The hidden ends beside the applications
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: cardeactl connector ls")]
     Connector(ConnectorCommand),
     /// Machines with an agent
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  cardeactl device ls
+  cardeactl device block laptop"
+    )]
     Device(DeviceCommand),
     /// People and their groups
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: cardeactl user ls")]
     User(UserCommand),
     /// Published applications
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  cardeactl app add wiki --target 10.9.0.10:80 --allow group:staff
+  cardeactl app ls"
+    )]
     App(AppCommand),
     /// Lets somebody open an application
     #[command(after_help = "Examples:
@@ -121,7 +141,12 @@ pub enum Command {
   cardeactl disallow everyone status-page --yes")]
     Disallow(Rule),
     /// Cedar policies with their tests, as a folder
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  cardeactl policy show --dir policy
+  cardeactl policy apply policy"
+    )]
     Policy(PolicyCommand),
     /// The decision now, and why
     #[command(after_help = "Examples:
@@ -129,13 +154,18 @@ pub enum Command {
   cardeactl explain --user alice@corp.example --device laptop --app wiki -o json")]
     Explain(Explain),
     /// Who may reach what at this moment
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: cardeactl grant ls")]
     Grant(GrantCommand),
     /// Tunnels and their traffic
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: cardeactl tunnel ls")]
     Tunnel(TunnelCommand),
     /// The ledger: everything that was changed, granted and refused
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  cardeactl audit tail --follow
+  cardeactl audit search --user alice@corp.example"
+    )]
     Audit(AuditCommand),
     /// How the controller is
     #[command(after_help = "Examples:
