@@ -103,6 +103,7 @@ impl Posture {
                 let observed = Observed {
                     name,
                     reading: Reading::Error("reading it took too long".to_owned()),
+                    at_most: self.grade,
                 };
                 facts.insert((*name).to_owned(), self.collected(observed, started));
             }
@@ -124,7 +125,7 @@ impl Posture {
         Collected {
             name: observed.name.to_owned(),
             reading: observed.reading,
-            grade: self.grade,
+            grade: self.grade.min(observed.at_most),
             at,
         }
     }
@@ -202,7 +203,7 @@ fn bounded(reading: Reading) -> Reading {
     }
 }
 
-/// How good our evidence is: `os` from root of the machine itself, `self` from anybody else.
+/// How good our evidence is where its source is the system's own: `os` from root of the machine itself, `self` from anybody else.
 ///
 /// Root of a user namespace is anybody else, and a tree made for a test is no machine.
 fn grade(system: &System) -> Grade {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cardea_proto::posture::{Reading, Value};
+use cardea_proto::posture::{Grade, Reading, Value};
 
 use super::{Observed, Probe, Subject};
 use crate::system::{Missing, System};
@@ -70,6 +70,7 @@ fn read(subject: &Subject) -> Vec<Observed> {
         Observed {
             name: "disk.encrypted",
             reading: encrypted,
+            at_most: Grade::Os,
         },
         Observed::of("disk.unencrypted", Ok(Value::List(open))),
     ]

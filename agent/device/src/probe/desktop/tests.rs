@@ -3,7 +3,7 @@
 use cardea_proto::posture::Reading;
 
 use super::*;
-use crate::probe::testing::{Tree, found};
+use crate::probe::testing::{Tree, best_grade, found};
 
 #[test]
 fn a_machine_without_a_screen_has_no_lock() {
@@ -57,6 +57,16 @@ fn an_unknown_desktop_has_no_known_lock() {
         Reading::Absent,
         Reading::Absent,
     );
+}
+
+#[test]
+fn what_people_may_set_themselves_is_their_own_word() {
+    let best = |tree: Tree, fact: &str| best_grade(&PROBE, &tree.subject(), fact);
+    let plasma = || session(Tree::new(), "plasma", "user");
+    assert_eq!(best(plasma(), "screen.lock"), Grade::Own);
+    assert_eq!(best(plasma(), "screen.lock_delay_s"), Grade::Own);
+    assert_eq!(best(plasma(), "autologin"), Grade::Os);
+    assert_eq!(best(Tree::new(), "screen.lock"), Grade::Os);
 }
 
 #[test]
