@@ -43,6 +43,36 @@ pub(crate) struct System {
     tool_timeout: Duration,
 }
 
+/// What the kernel says of a file or a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Which it is: the number of the device and of the inode on it.
+    pub(crate) id: (u64, u64),
+    pub(crate) owner: u32,
+    /// Type and permissions.
+    pub(crate) mode: u32,
+}
+
+impl From<&std::fs::Metadata> for Entry {
+    fn from(data: &std::fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self {
+            id: (data.dev(), data.ino()),
+            owner: data.uid(),
+            mode: data.mode(),
+        }
+    }
+}
+
+impl Entry {
+    /// Whether root alone may change it: a link is neither file nor directory and never is.
+    pub(crate) const fn is_roots(self) -> bool {
+        let kind = self.mode & 0o170_000;
+        let is_link = kind == 0o120_000;
+        self.owner == 0 && self.mode & 0o022 == 0 && !is_link
+    }
+}
+
 /// Why something could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
@@ -135,6 +165,18 @@ impl System {
         std::fs::canonicalize(self.path(path))
             .map(|path| self.absolute(&path))
             .map_err(Missing::from)
+    }
+
+    /// What a path is, its last part not followed when it is a link.
+    pub(crate) fn entry(&self, path: impl AsRef<Path>) -> Result<Entry, Missing> {
+        let data = std::fs::symlink_metadata(self.path(path)).map_err(Missing::from)?;
+        Ok(Entry::from(&data))
+    }
+
+    /// What a path leads to.
+    pub(crate) fn target(&self, path: impl AsRef<Path>) -> Result<Entry, Missing> {
+        let data = std::fs::metadata(self.path(path)).map_err(Missing::from)?;
+        Ok(Entry::from(&data))
     }
 
     pub(crate) fn exists(&self, path: impl AsRef<Path>) -> bool {
