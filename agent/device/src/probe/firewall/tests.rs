@@ -84,6 +84,31 @@ fn a_rule_for_some_packets_and_a_policy_elsewhere_are_not() {
 }
 
 #[test]
+fn a_dormant_table_keeps_nothing_out() {
+    let flagged = |flags: &str| NFT_DROP.replacen("{\n", &format!("{{\n\tflags {flags}\n\n"), 1);
+    for off in ["dormant", "owner,dormant", "dormant, owner", "dormant;"] {
+        check(nft(&flagged(off)), Reading::Value(Value::Bool(false)));
+    }
+    check(nft(&flagged("owner")), Reading::Value(Value::Bool(true)));
+    let both = format!(
+        "{}{}",
+        flagged("dormant"),
+        NFT_DROP.replace("filter {", "other {")
+    );
+    check(nft(&both), Reading::Value(Value::Bool(true)));
+}
+
+#[test]
+fn a_table_with_an_owner_is_read_like_any_other() {
+    let owned = NFT_FIREWALLD.replacen(
+        "{\n",
+        "{ # progname firewalld\n\tflags owner,persist\n\n",
+        1,
+    );
+    check(nft(&owned), Reading::Value(Value::Bool(true)));
+}
+
+#[test]
 fn a_last_rule_that_rejects_all_is_on() {
     check(nft(NFT_FIREWALLD), Reading::Value(Value::Bool(true)));
 }
