@@ -108,6 +108,8 @@ impl Place {
                     "no state directory is known. Name one: --state DIR",
                 )
             })?;
+        // Where a probe looks at a machine by its root, a relative path would mean another place.
+        let state = std::path::absolute(&state).map_err(|error| unreadable(&state, &error))?;
         Ok(Settings {
             state,
             config: self.config.clone(),
@@ -214,6 +216,23 @@ mod tests {
         std::fs::write(&path, "state = \"/x\"\n").unwrap();
         let settings = arguments.settle("cardea").unwrap();
         assert_eq!(settings.state, Path::new("/x"));
+    }
+
+    #[test]
+    fn a_relative_state_directory_is_settled_where_the_program_was_started() {
+        let here = std::env::current_dir().unwrap();
+        for (given, meant) in [
+            ("x/y", here.join("x/y")),
+            ("./x", here.join("x")),
+            ("/x", "/x".into()),
+        ] {
+            let arguments = Place {
+                state: Some(given.into()),
+                config: None,
+                verbose: 0,
+            };
+            assert_eq!(arguments.settle("cardea").unwrap().state, meant, "{given}");
+        }
     }
 
     #[test]
