@@ -80,7 +80,12 @@ fn screen_lock(system: &System, sessions: &[Session]) -> Result<Lock, Missing> {
 
 fn lock_of(system: &System, session: &Session) -> Result<Lock, Missing> {
     match session.desktop(system) {
-        Desktop::Gsettings { lock, delay, idle } => {
+        Desktop::Gsettings {
+            lock,
+            delay,
+            idle,
+            unit_s,
+        } => {
             let ask = |(schema, key): (&str, &str)| {
                 let said = gsettings(system, session, schema, key)?;
                 parse(&said).ok_or_else(|| {
@@ -88,12 +93,10 @@ fn lock_of(system: &System, session: &Session) -> Result<Lock, Missing> {
                     Missing::Error(format!("{schema} {key} is {said:?}"))
                 })
             };
-            let (lock, idle) = (ask(lock)?, ask(idle)?);
-            // A delay that a desktop does not have is none.
-            let delay = ask(delay).unwrap_or(0);
+            let (lock, idle, delay) = (ask(lock)?, ask(idle)?, ask(delay)?);
             Ok(Lock {
                 enabled: lock != 0 && idle > 0,
-                delay_s: idle.saturating_add(delay),
+                delay_s: idle.saturating_add(delay).saturating_mul(unit_s),
             })
         }
         Desktop::Plasma => plasma(system, session),

@@ -34,6 +34,23 @@ fn gnome_is_asked_by_key() {
 }
 
 #[test]
+fn a_delay_that_cannot_be_read_is_not_none() {
+    let script = "#!/bin/sh\ncase $3 in\nlock-enabled) echo true;;\nidle-delay) echo 60;;\n*) exit 1;;\nesac\n";
+    let tree = executable(session(Tree::new(), "gnome", "user").file(GSETTINGS, script));
+    let facts = found(&PROBE, &tree);
+    assert!(matches!(facts["screen.lock_delay_s"], Reading::Error(_)));
+    assert!(matches!(facts["screen.lock"], Reading::Error(_)));
+}
+
+#[test]
+fn mate_counts_minutes() {
+    let script = "#!/bin/sh\ncase $3 in\nlock-enabled) echo true;;\nidle-delay) echo 5;;\n*) echo 2;;\nesac\n";
+    let tree = executable(session(Tree::new(), "mate", "user").file(GSETTINGS, script));
+    let on = Reading::Value(Value::Bool(true));
+    lock(tree, on, Reading::Value(Value::Integer(420)));
+}
+
+#[test]
 fn plasma_locks_unless_it_was_told_not_to() {
     let plasma = |text: &str| {
         session(Tree::new(), "KDE", "user").file("/home/a/.config/kscreenlockerrc", text)
