@@ -86,7 +86,7 @@ fn a_probe_lowers_the_grade_of_its_fact_and_never_raises_it() {
             at_most,
         };
         let now = Clock::system().now().instant;
-        assert_eq!(posture.collected(observed, now).grade, expected);
+        assert_eq!(posture.collected(&observed, now).grade, expected);
     }
 }
 
@@ -152,11 +152,10 @@ fn a_probe_that_hangs_is_an_error_and_is_not_started_again() {
             .unwrap();
         assert_eq!(
             firewall.reading,
-            Reading::Error("reading it took too long".to_owned())
+            Reading::Error(readings::TOO_LONG.to_owned())
         );
         let uptime = facts.iter().find(|fact| fact.name == "uptime_s").unwrap();
         assert_eq!(uptime.reading, Reading::Absent);
-        assert_eq!(posture.late.len(), 1);
     }
 }
 
