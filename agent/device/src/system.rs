@@ -1,21 +1,22 @@
 //! The file system and the tools of the machine that is looked at, below a root that tests choose.
 
 use std::{
-    fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use cardea_host::clock::Clock;
+use cardea_host::{
+    clock::Clock,
+    files::{ReadError, read_named},
+};
 use cardea_proto::{
     posture::{Reading, Value},
     time::UnixMillis,
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{Mode, OFlags},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
@@ -127,21 +128,12 @@ impl System {
 
     /// The bytes of a regular file; a pipe or device in its place is an error and blocks nothing.
     pub(crate) fn bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Missing> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = rustix::fs::open(self.path(path), flags, Mode::empty())
-            .map_err(|error| Missing::from(io::Error::from(error)))?;
-        let file = File::from(file);
-        if !file.metadata().map_err(Missing::from)?.is_file() {
-            return Err(Missing::Error("not a regular file".to_owned()));
-        }
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(Missing::from)?;
-        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
-            return Err(Missing::Error("file is too large".to_owned()));
-        }
-        Ok(bytes)
+        read_named(&self.path(path), FILE_BYTES_MAX).map_err(|error| match error {
+            ReadError::Io(error) => error.into(),
+            ReadError::NotAFile(_) | ReadError::TooLarge(_) | ReadError::NotText => {
+                Missing::Error(error.to_string())
+            }
+        })
     }
 
     /// Names in a directory, sorted.
