@@ -37,7 +37,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// A flat JSON object whose facts take the place of those that are read, graded `simulated`.
     pub facts_from: Option<PathBuf>,
-    /// Programs, by name or absolute path, whose running `process.running` reports.
+    /// Programs, by name or absolute path and either with a digest (`clamd sha256:HEX`), whose running
+    /// `process.running` reports.
     pub watched_processes: Vec<String>,
     /// Root of the file system that is looked at: `/`, but for tests.
     pub root: PathBuf,

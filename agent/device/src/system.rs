@@ -7,11 +7,13 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use cardea_credential::key::digest_of;
 use cardea_host::{
     clock::Clock,
-    files::{ReadError, read_named},
+    files::{ReadError, open_named, read_named},
 };
 use cardea_proto::{
+    codec::Digest,
     posture::{Reading, Value},
     time::UnixMillis,
 };
@@ -128,12 +130,14 @@ impl System {
 
     /// The bytes of a regular file; a pipe or device in its place is an error and blocks nothing.
     pub(crate) fn bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Missing> {
-        read_named(&self.path(path), FILE_BYTES_MAX).map_err(|error| match error {
-            ReadError::Io(error) => error.into(),
-            ReadError::NotAFile(_) | ReadError::TooLarge(_) | ReadError::NotText => {
-                Missing::Error(error.to_string())
-            }
-        })
+        read_named(&self.path(path), FILE_BYTES_MAX).map_err(Missing::from)
+    }
+
+    /// SHA-256 of a regular file, of `most` bytes at most.
+    pub(crate) fn digest(&self, path: impl AsRef<Path>, most: u64) -> Result<Digest, Missing> {
+        let file = open_named(&self.path(path), most).map_err(Missing::from)?;
+        // No longer than it may be: it may grow meanwhile.
+        digest_of(file.take(most)).map_err(Missing::from)
     }
 
     /// Names in a directory, sorted.
@@ -347,6 +351,17 @@ impl From<io::Error> for Missing {
             Self::Denied
         } else {
             Self::Error(error.to_string())
+        }
+    }
+}
+
+impl From<ReadError> for Missing {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => error.into(),
+            ReadError::NotAFile(_) | ReadError::TooLarge(_) | ReadError::NotText => {
+                Self::Error(error.to_string())
+            }
         }
     }
 }

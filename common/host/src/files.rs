@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
 };
 
-pub use named::{CONFIG_BYTES_MAX, ReadError, read_named, read_named_text};
+pub use named::{CONFIG_BYTES_MAX, ReadError, open_named, read_named, read_named_text};
 
 mod named;
 

@@ -3,7 +3,8 @@
 //! Anybody may give a file any name, and root of a user namespace may mount it at any path that it
 //! sees. So a name or a path alone is a process's own word. It is the system's when the process
 //! lives where we do, and what it executes is the very file that this machine has at that path, which
-//! only root could have put there. That the program does its work is not claimed.
+//! only root could have put there. Who asks for a program with a digest, `NAME sha256:HEX`, hears of it
+//! only when what it executes has that. That the program does its work is not claimed.
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +24,12 @@ pub(super) const PROBE: Probe = Probe {
 
 /// Most programs that are looked for.
 const PROGRAMS_MAX: usize = 256;
+
+/// Largest executable of which a digest is made, in bytes: the largest agents have a tenth of it.
+const EXECUTABLE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What stands between a program and the digest that it must have.
+const SHA256: &str = " sha256:";
 
 /// What the kernel appends to the path of a program whose file was replaced while it runs.
 const REPLACED: &str = " (deleted)";
@@ -59,11 +66,7 @@ fn running<'a>(system: &System, asked: &[&'a str]) -> Result<BTreeMap<&'a str, G
             continue;
         }
         let program = program(system, &pid);
-        let named: Vec<&str> = asked
-            .iter()
-            .copied()
-            .filter(|asked| program.is(asked))
-            .collect();
+        let named = named(system, &pid, &program, asked);
         if named.is_empty() {
             continue;
         }
@@ -80,6 +83,31 @@ fn running<'a>(system: &System, asked: &[&'a str]) -> Result<BTreeMap<&'a str, G
     Ok(found)
 }
 
+/// Those of the asked programs that this process is. A digest is made once, and only when it is asked for.
+fn named<'a>(system: &System, pid: &str, program: &Program, asked: &[&'a str]) -> Vec<&'a str> {
+    let mut digest = None;
+    let mut has = |wanted: &str| {
+        let digest = digest.get_or_insert_with(|| {
+            let executes = Path::new("/proc").join(pid).join("exe");
+            system.digest(executes, EXECUTABLE_BYTES_MAX).ok()
+        });
+        digest.is_some_and(|digest| format!("{digest:?}").eq_ignore_ascii_case(wanted))
+    };
+    let is_asked = |text: &&str| {
+        let (name, wanted) = split(text);
+        program.is(name) && wanted.is_none_or(&mut has)
+    };
+    asked.iter().copied().filter(is_asked).collect()
+}
+
+/// A program as it is asked for, and the digest that it must have.
+fn split(asked: &str) -> (&str, Option<&str>) {
+    match asked.split_once(SHA256) {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (asked, None),
+    }
+}
+
 /// The processes that run one of `programs`.
 pub(super) fn pids(system: &System, programs: &[String]) -> Vec<u32> {
     system
@@ -89,7 +117,7 @@ pub(super) fn pids(system: &System, programs: &[String]) -> Vec<u32> {
         .filter_map(|name| Some((name.parse::<u32>().ok()?, name)))
         .filter(|(_, name)| {
             let program = program(system, name);
-            programs.iter().any(|asked| program.is(asked))
+            programs.iter().any(|asked| program.is(split(asked).0))
         })
         .map(|(pid, _)| pid)
         .collect()
@@ -214,203 +242,4 @@ impl Program {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::{Command, Stdio};
-
-    use cardea_host::clock::Clock;
-    use cardea_proto::posture::Reading;
-
-    use super::*;
-    use crate::probe::testing::{Tree, best_grade, found, found_by};
-
-    #[test]
-    fn programs_are_found_by_path_and_by_name() {
-        let tree = Tree::new()
-            .link("/proc/1/exe", "/usr/lib/systemd/systemd")
-            .link("/proc/20/exe", "/usr/sbin/clamd (deleted)")
-            .link("/proc/self/exe", "/usr/bin/falcon-sensor")
-            .dir("/proc/21");
-        check(&tree, &["clamd", "falcon-sensor"], &["clamd"]);
-        check(&tree, &["/usr/sbin/clamd"], &["/usr/sbin/clamd"]);
-        check(&tree, &["/tmp/clamd", "system"], &[]);
-    }
-
-    #[test]
-    fn a_name_on_the_command_line_is_not_the_program_that_runs() {
-        let tree = Tree::new()
-            .link("/proc/1/exe", "/usr/bin/sleep")
-            .file("/proc/1/cmdline", "/usr/sbin/clamd\0")
-            .file("/proc/1/comm", "clamd\n");
-        check(&tree, &["clamd", "/usr/sbin/clamd"], &[]);
-    }
-
-    #[test]
-    fn without_a_question_there_is_an_empty_answer() {
-        let facts = found(&PROBE, &Tree::new());
-        assert_eq!(
-            facts["process.running"],
-            Reading::Value(Value::List(Vec::new()))
-        );
-    }
-
-    #[test]
-    fn only_what_root_alone_could_arrange_is_the_systems_word() {
-        let ours = namespaces("mnt:[1]", "user:[2]");
-        let entry = |inode, mode| Entry {
-            id: (8, inode),
-            owner: 0,
-            mode,
-        };
-        let genuine = Sighting {
-            namespaces: ours.clone(),
-            executes: entry(7, 0o100_755),
-            file: entry(7, 0o100_755),
-            above: vec![entry(3, 0o40_755), entry(2, 0o40_755)],
-        };
-        assert_eq!(genuine.grade(&ours), Grade::Os);
-        type Forgery = (&'static str, fn(&mut Sighting));
-        let forgeries: &[Forgery] = &[
-            ("other mounts", |seen| {
-                seen.namespaces.mounts = "mnt:[9]".into()
-            }),
-            ("other users", |seen| {
-                seen.namespaces.users = "user:[9]".into()
-            }),
-            ("another file", |seen| seen.executes.id.1 = 8),
-            ("another disk", |seen| seen.executes.id.0 = 9),
-            ("somebody's file", |seen| seen.file.owner = 1000),
-            ("the group's file", |seen| seen.file.mode = 0o100_775),
-            ("anybody's file", |seen| seen.file.mode = 0o100_757),
-            ("a link", |seen| seen.file.mode = 0o120_755),
-            ("somebody's directory", |seen| seen.above[1].owner = 1000),
-            ("the group's directory", |seen| {
-                seen.above[0].mode = 0o40_775
-            }),
-            ("anybody's directory", |seen| seen.above[0].mode = 0o41_777),
-            ("a linked directory", |seen| seen.above[0].mode = 0o120_755),
-        ];
-        for (what, forge) in forgeries {
-            let mut seen = genuine.clone();
-            forge(&mut seen);
-            assert_eq!(seen.grade(&ours), Grade::Own, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_copy_under_the_right_name_runs_by_its_own_word() {
-        let place = tempfile::tempdir().unwrap();
-        let copy = place.path().join("cardea-test-daemon");
-        // By another process: a file that we wrote ourselves may still be open in a fork of ours.
-        let copied = Command::new("/bin/cp")
-            .arg("/bin/sleep")
-            .arg(&copy)
-            .status();
-        assert!(copied.unwrap().success());
-        let running = Running::start(&copy);
-        let subject = on_this_machine("cardea-test-daemon");
-        assert_eq!(
-            found_by(&PROBE, &subject)["process.running"],
-            Reading::Value(Value::List(vec!["cardea-test-daemon".to_owned()]))
-        );
-        assert_eq!(best_grade(&PROBE, &subject, "process.running"), Grade::Own);
-        drop(running);
-    }
-
-    #[test]
-    fn a_program_of_this_machine_runs_by_the_systems_word() {
-        let running = Running::start(Path::new("/bin/sleep"));
-        let path = std::fs::read_link(format!("/proc/{}/exe", running.0.id())).unwrap();
-        let subject = on_this_machine(path.to_str().unwrap());
-        // Where the tests run in a user namespace, root's files may belong to nobody.
-        let expected = match subject.system.entry(&path).unwrap().owner {
-            0 => Grade::Os,
-            _ => Grade::Own,
-        };
-        assert_eq!(best_grade(&PROBE, &subject, "process.running"), expected);
-        drop(running);
-    }
-
-    #[test]
-    fn one_program_that_is_known_badly_lowers_the_list() {
-        let tree = Tree::new().link("/proc/1/exe", "/usr/sbin/clamd");
-        let mut subject = tree.subject();
-        assert_eq!(best_grade(&PROBE, &subject, "process.running"), Grade::Os);
-        subject.watched_processes = vec!["clamd".to_owned(), "auditd".to_owned()];
-        assert_eq!(best_grade(&PROBE, &subject, "process.running"), Grade::Own);
-        subject.watched_processes = vec!["auditd".to_owned()];
-        assert_eq!(best_grade(&PROBE, &subject, "process.running"), Grade::Os);
-    }
-
-    #[test]
-    fn where_the_path_may_not_be_read_a_process_is_taken_at_its_word() {
-        use std::os::unix::process::CommandExt;
-
-        const NOBODY: u32 = 65_534;
-        if cardea_host::process::effective_user() == 0 {
-            // Root may read everything: this test again, as somebody who may not.
-            let again = Command::new("/proc/self/exe")
-                .args(["--exact", "probe::process::tests::where_the_path_may_not_be_read_a_process_is_taken_at_its_word"])
-                .uid(NOBODY)
-                .gid(NOBODY)
-                .stdout(Stdio::null())
-                .status();
-            assert!(again.unwrap().success());
-            return;
-        }
-        let system = System::new("/".into(), Clock::system());
-        let others = system.entries("/proc").unwrap().into_iter().find(|pid| {
-            system.link(format!("/proc/{pid}/exe")) == Err(Missing::Denied)
-                && system
-                    .bytes(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|line| line.starts_with(b"/"))
-        });
-        // A container with one user hides nothing from it.
-        let Some(pid) = others else { return };
-        let program = program(&system, &pid);
-        let word = system.text(format!("/proc/{pid}/comm")).unwrap();
-        assert!(program.is(word.trim_end()));
-        assert!(program.path.as_deref().is_some_and(|path| program.is(path)));
-        assert!(!program.is("/opt/no-such-program"));
-        assert!(Sighting::of(&system, &pid, &program).is_err());
-    }
-
-    struct Running(std::process::Child);
-
-    impl Running {
-        fn start(program: &Path) -> Self {
-            Self(Command::new(program).arg("60").spawn().unwrap())
-        }
-    }
-
-    impl Drop for Running {
-        fn drop(&mut self) {
-            self.0.kill().unwrap();
-            self.0.wait().unwrap();
-        }
-    }
-
-    fn namespaces(mounts: &str, users: &str) -> Namespaces {
-        Namespaces {
-            mounts: mounts.into(),
-            users: users.into(),
-        }
-    }
-
-    fn on_this_machine(program: &str) -> Subject {
-        Subject {
-            system: System::new("/".into(), Clock::system()),
-            state_dir: "/tmp".into(),
-            watched_processes: vec![program.to_owned()],
-        }
-    }
-
-    fn check(tree: &Tree, asked: &[&str], expected: &[&str]) {
-        let mut subject = tree.subject();
-        subject.watched_processes = asked.iter().map(|name| (*name).to_owned()).collect();
-        let expected = expected.iter().map(|name| (*name).to_owned()).collect();
-        assert_eq!(
-            found_by(&PROBE, &subject)["process.running"],
-            Reading::Value(Value::List(expected))
-        );
-    }
-}
+mod tests;

@@ -63,6 +63,21 @@ impl ReadError {
 /// # Errors
 /// [`ReadError`]; nothing is waited for, and no more than `most` bytes and one are held.
 pub fn read_named(path: &Path, most: u64) -> Result<Vec<u8>, ReadError> {
+    let file = open_named(path, most)?;
+    let mut bytes = Vec::new();
+    // It may grow meanwhile, and files of the kernel have no length.
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most {
+        return Err(ReadError::TooLarge(most));
+    }
+    Ok(bytes)
+}
+
+/// The regular file at `path`, which has no more than `most` bytes when it is opened.
+///
+/// # Errors
+/// As [`read_named`].
+pub fn open_named(path: &Path, most: u64) -> Result<File, ReadError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(io::Error::from)?.st_mode);
@@ -72,13 +87,7 @@ pub fn read_named(path: &Path, most: u64) -> Result<Vec<u8>, ReadError> {
     if file.metadata()?.len() > most {
         return Err(ReadError::TooLarge(most));
     }
-    let mut bytes = Vec::new();
-    // It may grow meanwhile, and files of the kernel have no length.
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most {
-        return Err(ReadError::TooLarge(most));
-    }
-    Ok(bytes)
+    Ok(file)
 }
 
 /// The same as text.
