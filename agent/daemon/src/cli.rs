@@ -16,7 +16,7 @@ use std::{
 
 use cardea_host::{
     exit::{Code, Failure},
-    files,
+    files::{self, ReadError},
     telemetry::{self, Level},
 };
 use cardea_proto::{
@@ -97,8 +97,8 @@ impl Place {
         let file = match &self.config {
             None => File::default(),
             Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+                let text = files::read_named_text(path, files::CONFIG_BYTES_MAX)
+                    .map_err(|error| error.failure(path))?;
                 toml::from_str(&text).map_err(|error| {
                     Failure::new(Code::Usage, format!("{}: {error}", path.display()))
                 })?
@@ -115,6 +115,8 @@ impl Place {
                     "no state directory is known. Name one: --state DIR",
                 )
             })?;
+        // Where a probe looks at a machine by its root, a relative path would mean another place.
+        let state = std::path::absolute(&state).map_err(|error| unreadable(&state, &error))?;
         Ok(Settings {
             state,
             config: self.config.clone(),
@@ -128,11 +130,12 @@ impl CodeArgument {
     /// The code, if one was given in any of the three ways.
     fn read(&self) -> Result<Option<InviteCode>, Failure> {
         let text = match (self.code.as_deref(), &self.code_file) {
-            (Some("-"), _) => Some(read_capped(std::io::stdin(), Path::new("stdin"))?),
+            (Some("-"), _) => Some(read_stdin()?),
             (Some(code), _) => Some(code.to_owned()),
             (None, Some(path)) => {
-                let file = std::fs::File::open(path).map_err(|error| unreadable(path, &error))?;
-                Some(read_capped(file, path)?)
+                let text = files::read_named_text(path, code_bytes_max())
+                    .map_err(|error| code_failure(path, &error))?;
+                Some(text)
             }
             (None, None) => None,
         };
@@ -169,13 +172,27 @@ fn fit(text: &str) -> Name {
         .unwrap_or_else(|_| "node".parse().expect("a name"))
 }
 
-fn read_capped(from: impl std::io::Read, path: &Path) -> Result<String, Failure> {
-    let limit = u64::try_from(CODE_BYTES_MAX).unwrap_or(u64::MAX) + 2;
+/// A code and a line break.
+fn code_bytes_max() -> u64 {
+    u64::try_from(CODE_BYTES_MAX).unwrap_or(u64::MAX) + 2
+}
+
+fn read_stdin() -> Result<String, Failure> {
     let mut text = String::new();
-    from.take(limit)
+    std::io::stdin()
+        .take(code_bytes_max())
         .read_to_string(&mut text)
-        .map_err(|error| unreadable(path, &error))?;
+        .map_err(|error| unreadable(Path::new("stdin"), &error))?;
     Ok(text)
+}
+
+/// A pipe has a way of its own.
+fn code_failure(path: &Path, error: &ReadError) -> Failure {
+    let next = match error {
+        ReadError::NotAFile(_) => "Give the code on stdin instead: -",
+        ReadError::Io(_) | ReadError::TooLarge(_) | ReadError::NotText => error.next(),
+    };
+    Failure::of(Code::Failed, &path.display().to_string(), error, next)
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
@@ -221,6 +238,47 @@ mod tests {
         std::fs::write(&path, "state = \"/x\"\n").unwrap();
         let settings = arguments.settle("cardea").unwrap();
         assert_eq!(settings.state, Path::new("/x"));
+    }
+
+    #[test]
+    fn a_relative_state_directory_is_settled_where_the_program_was_started() {
+        let here = std::env::current_dir().unwrap();
+        for (given, meant) in [
+            ("x/y", here.join("x/y")),
+            ("./x", here.join("x")),
+            ("/x", "/x".into()),
+        ] {
+            let arguments = Place {
+                state: Some(given.into()),
+                config: None,
+                verbose: 0,
+            };
+            assert_eq!(arguments.settle("cardea").unwrap().state, meant, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_with_what_to_type_next() {
+        let arguments = Place {
+            state: Some("/x".into()),
+            config: Some("/dev/zero".into()),
+            verbose: 0,
+        };
+        let failure = arguments.settle("cardea").unwrap_err();
+        assert!(
+            failure.message.starts_with("/dev/zero: is a device"),
+            "{failure}"
+        );
+        let argument = CodeArgument {
+            code: None,
+            code_file: Some("/dev/zero".into()),
+            name: None,
+        };
+        let failure = argument.read().unwrap_err();
+        assert!(
+            failure.message.ends_with("on stdin instead: -"),
+            "{failure}"
+        );
     }
 
     #[test]

@@ -25,6 +25,10 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// change is still told well within a second.
 const SPACING: Duration = Duration::from_millis(400);
 
+/// How long a reading waits for the probes: what has answered by then is delivered, and with it what
+/// the others said before. Far more than they take, and a change is still told within a second.
+const GATHER: Duration = Duration::from_millis(200);
+
 /// Shortest poll that is accepted.
 const POLL_MIN: Duration = Duration::from_secs(1);
 
@@ -45,7 +49,8 @@ struct Control {
 }
 
 impl Collector {
-    /// Starts; `deliver` gets all facts at once at the start, and again after every reading.
+    /// Starts; `deliver` gets all facts at the start, and again after every reading and whenever a slow
+    /// probe has answered.
     ///
     /// # Errors
     /// When there is no thread or no timer to be had.
@@ -67,7 +72,11 @@ impl Collector {
         };
         let thread = Thread {
             processes: settings.watched_processes.clone(),
-            posture: Posture::new(settings),
+            posture: {
+                let mut posture = Posture::new(settings);
+                posture.wake(watch.waker());
+                posture
+            },
             watch,
             control,
             clock: Clock::system(),
@@ -109,65 +118,92 @@ struct Thread {
     clock: Clock,
 }
 
+/// What is to be done after a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Read the facts anew.
+    Read,
+    /// A probe that was slow has answered, or is too slow.
+    Deliver,
+    /// End.
+    Stop,
+}
+
 impl Thread {
     fn run(mut self, mut deliver: impl FnMut(Vec<Collected>)) {
+        // Nothing is known yet, so the first reading waits for all of them.
+        let mut facts = self.posture.collect();
+        let mut read = self.clock.now().instant;
+        let mut next = Next::Read;
         loop {
-            let facts = self.posture.collect();
-            if !self.processes.is_empty() {
+            if next == Next::Read && !self.processes.is_empty() {
                 self.watch.follow(&self.processes);
             }
             deliver(facts);
-            let read = self.clock.now().instant;
-            match self.until_next(read) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    // Without facts the controller ends access, which is what must happen.
-                    tracing::error!(%error, "posture is no longer collected");
-                    return;
+            next = self.until_next(read).unwrap_or_else(|error| {
+                // Without facts the controller ends access, which is what must happen.
+                tracing::error!(%error, "posture is no longer collected");
+                Next::Stop
+            });
+            match next {
+                Next::Stop => return,
+                Next::Deliver => {}
+                Next::Read => {
+                    self.posture.ask();
+                    self.posture.gather(GATHER);
+                    read = self.clock.now().instant;
                 }
             }
+            facts = self.posture.facts();
         }
     }
 
-    /// Waits until facts must be read again; false when there is nothing to do any more.
-    fn until_next(&mut self, read: Instant) -> io::Result<bool> {
+    /// Waits until there is something to do.
+    fn until_next(&mut self, read: Instant) -> io::Result<Next> {
         loop {
             let due = read + jittered(lock(&self.control).poll);
-            match self.watch.wait(due)? {
-                Woken::Due => return Ok(true),
+            let late = self.posture.deadline();
+            match self.watch.wait(late.map_or(due, |late| late.min(due)))? {
                 Woken::Changed => return self.settle(read),
-                Woken::Asked => {
-                    if let Some(go_on) = self.asked() {
-                        return Ok(go_on);
+                Woken::Due => {
+                    if self.clock.now().instant >= due {
+                        return Ok(Next::Read);
                     }
                 }
+                Woken::Asked => {
+                    if let Some(next) = self.asked() {
+                        return Ok(next);
+                    }
+                }
+            }
+            if self.posture.take() {
+                return Ok(Next::Deliver);
             }
         }
     }
 
     /// Lets a burst of changes end.
-    fn settle(&mut self, read: Instant) -> io::Result<bool> {
+    fn settle(&mut self, read: Instant) -> io::Result<Next> {
         let quiet = self.clock.now().instant + SETTLE;
         let due = quiet.max(read + SPACING);
         loop {
             match self.watch.wait(due)? {
-                Woken::Due => return Ok(true),
+                Woken::Due => return Ok(Next::Read),
                 Woken::Changed => {}
                 Woken::Asked => {
-                    if let Some(go_on) = self.asked() {
-                        return Ok(go_on);
+                    if let Some(next) = self.asked() {
+                        return Ok(next);
                     }
                 }
             }
         }
     }
 
-    /// Does what was asked: whether to go on with a reading, or `None` to go on waiting.
-    fn asked(&mut self) -> Option<bool> {
+    /// Does what was asked, and says what comes next; `None` to go on waiting.
+    fn asked(&mut self) -> Option<Next> {
         let mut control = lock(&self.control);
         if control.stop {
-            return Some(false);
+            return Some(Next::Stop);
         }
         let mut collect = std::mem::take(&mut control.collect);
         if let Some(processes) = control.processes.take()
@@ -177,7 +213,7 @@ impl Thread {
             self.processes = processes;
             collect = true;
         }
-        collect.then_some(true)
+        collect.then_some(Next::Read)
     }
 }
 
@@ -193,7 +229,7 @@ fn lock(control: &Mutex<Control>) -> MutexGuard<'_, Control> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{io::Write as _, os::unix::fs::PermissionsExt, process::Command, sync::mpsc};
 
     use cardea_proto::posture::{Reading, Value};
 
@@ -237,6 +273,66 @@ mod tests {
             let poll = jittered(POLL);
             assert!(poll >= POLL * 9 / 10 && poll <= POLL * 11 / 10);
         }
+    }
+
+    #[test]
+    fn a_slow_probe_holds_no_change_up_and_keeps_what_it_said() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |path: &str| place.path().join(path);
+        for dir in ["etc", "usr/sbin"] {
+            std::fs::create_dir_all(at(dir)).unwrap();
+        }
+        let (gate, open) = (at("gate"), at("open"));
+        let made = Command::new("/usr/bin/mkfifo").arg(&gate).status();
+        assert!(made.unwrap().success());
+        // A firewall that is on, until there is `open`: then it takes its time, and is off.
+        let script = format!(
+            "#!/bin/sh\nif [ -e {open} ]; then read x < {gate}; p=accept; else p=drop; fi\n\
+             echo 'table ip filter {{\nchain INPUT {{'\n\
+             echo \"type filter hook input priority filter; policy $p;\"\necho '}}\n}}'\n",
+            open = open.display(),
+            gate = gate.display()
+        );
+        let nft = at("usr/sbin/nft");
+        std::fs::write(&nft, script).unwrap();
+        std::fs::set_permissions(&nft, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(at("etc/os-release"), "ID=first\n").unwrap();
+
+        let mut settings = Settings::new("/tmp");
+        settings.root = place.path().to_owned();
+        let (tell, told) = mpsc::channel();
+        let collector =
+            Collector::start(settings, POLL, move |facts| drop(tell.send(facts))).unwrap();
+        let on = Reading::Value(Value::Bool(true));
+        let facts = told.recv_timeout(SOON).unwrap();
+        assert_eq!(reading(&facts, "firewall.enabled"), &on);
+
+        std::fs::write(&open, "").unwrap();
+        std::fs::write(at("etc/os-release"), "ID=second\n").unwrap();
+        let second = Reading::Value(Value::Text("second".to_owned()));
+        loop {
+            let facts = told.recv_timeout(SOON).unwrap();
+            assert_eq!(reading(&facts, "firewall.enabled"), &on);
+            if reading(&facts, "os.name") == &second {
+                break;
+            }
+        }
+
+        let mut opened = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&gate)
+            .unwrap();
+        // One line for each time that it was asked meanwhile.
+        opened.write_all(b"\n\n\n\n").unwrap();
+        let off = Reading::Value(Value::Bool(false));
+        while reading(&told.recv_timeout(SOON).unwrap(), "firewall.enabled") != &off {}
+        drop(collector);
+    }
+
+    fn reading<'a>(facts: &'a [Collected], name: &str) -> &'a Reading {
+        let fact = facts.iter().find(|fact| fact.name == name);
+        &fact.unwrap().reading
     }
 
     fn encrypted(told: &mpsc::Receiver<Vec<Collected>>) -> Value {

@@ -6,13 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cardea_host::files::{ReadError, read_named};
 use cardea_proto::posture::{
     Collected, FACT_LIST_MAX, FACT_TEXT_BYTES_MAX, FACTS_MAX, FactName, Grade, Reading, Value,
 };
 use serde_json::Value as Json;
 
 /// Largest file, in bytes.
-const FILE_BYTES_MAX: usize = 256 * 1024;
+const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Longest name of a fact, in bytes.
 const NAME_BYTES_MAX: usize = 64;
@@ -33,17 +34,14 @@ pub(crate) struct FactsFile {
 #[derive(Debug, thiserror::Error)]
 enum FactsFileError {
     #[error("facts file {}: {source}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: ReadError },
     #[error("facts file {}: {source}", path.display())]
     NotJson {
         path: PathBuf,
         source: serde_json::Error,
     },
-    #[error("facts file {}: larger than {FILE_BYTES_MAX} bytes or more than {FACTS_MAX} facts", path.display())]
-    TooLarge { path: PathBuf },
+    #[error("facts file {}: more than {} facts", path.display(), FACTS_MAX / 2)]
+    TooMany { path: PathBuf },
     #[error("facts file {}: {name:?} is no name of a fact", path.display())]
     Name { path: PathBuf, name: String },
 }
@@ -91,23 +89,19 @@ impl FactsFile {
 }
 
 fn parse(path: &Path) -> Result<BTreeMap<FactName, Reading>, FactsFileError> {
-    let bytes = std::fs::read(path).map_err(|source| FactsFileError::Unreadable {
+    let bytes = read_named(path, FILE_BYTES_MAX).map_err(|source| FactsFileError::Unreadable {
         path: path.to_owned(),
         source,
     })?;
-    let too_large = || FactsFileError::TooLarge {
-        path: path.to_owned(),
-    };
-    if bytes.len() > FILE_BYTES_MAX {
-        return Err(too_large());
-    }
     let object: BTreeMap<String, Json> =
         serde_json::from_slice(&bytes).map_err(|source| FactsFileError::NotJson {
             path: path.to_owned(),
             source,
         })?;
     if object.len() > FACTS_MAX / 2 {
-        return Err(too_large());
+        return Err(FactsFileError::TooMany {
+            path: path.to_owned(),
+        });
     }
     if let Some(name) = object.keys().find(|name| !is_fact_name(name)) {
         return Err(FactsFileError::Name {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -13,9 +13,14 @@ use cardea_proto::posture::{FACT_LIST_MAX, FACT_TEXT_BYTES_MAX, FactName, Grade,
 
 use crate::{
     facts_file::FactsFile,
-    probe::{Observed, PROBES, Probe, Subject},
+    probe::{Observed, PROBES, Subject},
     system::System,
+    watch::Waker,
 };
+
+use readings::Readings;
+
+mod readings;
 
 /// How long one probe may take before its facts are reported as errors.
 ///
@@ -32,7 +37,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// A flat JSON object whose facts take the place of those that are read, graded `simulated`.
     pub facts_from: Option<PathBuf>,
-    /// Programs, by name or absolute path, whose running `process.running` reports.
+    /// Programs, by name or absolute path and either with a digest (`clamd sha256:HEX`), whose running
+    /// `process.running` reports.
     pub watched_processes: Vec<String>,
     /// Root of the file system that is looked at: `/`, but for tests.
     pub root: PathBuf,
@@ -54,7 +60,7 @@ impl Settings {
     }
 }
 
-/// Reads facts. Blocks for as long as the slowest probe takes, and never longer than its timeout.
+/// Reads facts, every probe on a thread of its own.
 #[derive(Debug)]
 pub struct Posture {
     system: System,
@@ -63,8 +69,10 @@ pub struct Posture {
     facts_from: Option<FactsFile>,
     probe_timeout: Duration,
     grade: Grade,
-    /// Probes that did not answer in time: they are asked again when they have.
-    late: BTreeMap<usize, mpsc::Receiver<Vec<Observed>>>,
+    readings: Readings,
+    answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
+    /// Woken by every answer.
+    waker: Option<Waker>,
 }
 
 impl Posture {
@@ -80,7 +88,9 @@ impl Posture {
             watched_processes: settings.watched_processes,
             facts_from: settings.facts_from.map(FactsFile::new),
             probe_timeout: settings.probe_timeout,
-            late: BTreeMap::new(),
+            readings: Readings::new(PROBES.len(), settings.probe_timeout),
+            answers: mpsc::channel(),
+            waker: None,
         }
     }
 
@@ -89,27 +99,85 @@ impl Posture {
         self.watched_processes = programs;
     }
 
+    /// Has every answer of a probe wake somebody.
+    pub(crate) fn wake(&mut self, waker: Waker) {
+        self.waker = Some(waker);
+    }
+
     /// Reads every fact, one of each name, in order of their names.
+    ///
+    /// Blocks for as long as the slowest probe takes, and never longer than its timeout.
     pub fn collect(&mut self) -> Vec<Collected> {
-        let started = self.system.clock().now().instant;
-        let mut facts: BTreeMap<FactName, Collected> = BTreeMap::new();
-        let (answered, missed) = self.ask(started);
-        for observed in answered {
-            // The time before the reading, so that no fact looks younger than it is.
-            facts.insert(observed.name.to_owned(), self.collected(observed, started));
+        self.ask();
+        self.gather(self.probe_timeout);
+        self.facts()
+    }
+
+    /// Has all probes read anew, without waiting for them.
+    pub(crate) fn ask(&mut self) {
+        let now = self.system.clock().now().instant;
+        for index in self.readings.ask(now) {
+            self.start(index);
         }
-        for probe in missed {
-            for name in probe.facts {
-                let observed = Observed {
-                    name,
-                    reading: Reading::Error("reading it took too long".to_owned()),
-                };
-                facts.insert((*name).to_owned(), self.collected(observed, started));
+    }
+
+    /// Waits until all have answered, but no longer than `time`.
+    pub(crate) fn gather(&mut self, time: Duration) {
+        let clock = self.system.clock();
+        let end = clock.now().instant + time;
+        while let Some(late) = self.readings.deadline() {
+            let until = late.min(end);
+            if let Ok(answer) = self.answers.1.recv_timeout(clock.until(until)) {
+                self.answered(answer);
+            } else {
+                self.readings.expire(clock.now().instant);
+                if until == end {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes the answers that came, and gives up those that are late; whether a fact may have changed.
+    pub(crate) fn take(&mut self) -> bool {
+        let mut is_news = false;
+        while let Ok(answer) = self.answers.1.try_recv() {
+            is_news |= self.answered(answer);
+        }
+        self.readings.expire(self.system.clock().now().instant) || is_news
+    }
+
+    /// When a probe that is asked is late.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.readings.deadline()
+    }
+
+    /// Every fact as it was last read, in order of their names.
+    pub(crate) fn facts(&self) -> Vec<Collected> {
+        let mut facts: BTreeMap<FactName, Collected> = BTreeMap::new();
+        for (index, last) in self.readings.last() {
+            match &last.found {
+                Ok(found) => {
+                    facts.extend(found.iter().map(|observed| {
+                        (observed.name.to_owned(), self.collected(observed, last.at))
+                    }))
+                }
+                Err(why) => {
+                    let names = PROBES.get(index).map(|probe| probe.facts);
+                    for name in names.into_iter().flatten() {
+                        let observed = Observed {
+                            name,
+                            reading: Reading::Error((*why).to_owned()),
+                            at_most: self.grade,
+                        };
+                        facts.insert((*name).to_owned(), self.collected(&observed, last.at));
+                    }
+                }
             }
         }
         if let Some(file) = &self.facts_from {
             let names = facts.keys().cloned().collect();
-            facts.extend(file.read(names, started));
+            facts.extend(file.read(names, self.system.clock().now().instant));
         }
         facts
             .into_values()
@@ -120,68 +188,81 @@ impl Posture {
             .collect()
     }
 
-    fn collected(&self, observed: Observed, at: Instant) -> Collected {
+    fn collected(&self, observed: &Observed, at: Instant) -> Collected {
         Collected {
             name: observed.name.to_owned(),
-            reading: observed.reading,
-            grade: self.grade,
+            reading: observed.reading.clone(),
+            grade: self.grade.min(observed.at_most),
             at,
         }
     }
 
-    /// Runs all probes side by side; gives what they found, and those that did not answer in time.
-    fn ask(&mut self, started: Instant) -> (Vec<Observed>, Vec<&'static Probe>) {
-        let subject = Arc::new(Subject {
+    /// Takes an answer; whether a fact may have changed.
+    fn answered(&mut self, answer: Answer) -> bool {
+        let now = self.system.clock().now().instant;
+        let after = self.readings.answered(now, answer.probe, answer.found);
+        if after.is_asked {
+            self.start(answer.probe);
+        }
+        after.is_news
+    }
+
+    /// Starts a probe on a thread of its own. One of each hangs at most: it is asked again only after
+    /// it has answered.
+    fn start(&self, index: usize) {
+        let Some(probe) = PROBES.get(index) else {
+            return;
+        };
+        let subject = Subject {
             system: self.system.clone(),
             state_dir: self.state_dir.clone(),
             watched_processes: self.watched_processes.clone(),
+        };
+        // It answers when it is dropped, so also when the probe fails or there is no thread for it.
+        let reply = Reply {
+            probe: index,
+            found: None,
+            to: self.answers.0.clone(),
+            waker: self.waker.clone(),
+        };
+        let thread = std::thread::Builder::new().name(format!("probe {}", probe.name));
+        let started = thread.spawn(move || {
+            let mut reply = reply;
+            reply.found = Some((probe.read)(&subject));
         });
-        let mut waiting: Vec<(usize, &'static Probe, mpsc::Receiver<Vec<Observed>>)> = Vec::new();
-        let mut missed = Vec::new();
-        for (index, probe) in PROBES.iter().enumerate() {
-            if let Some(late) = self.late.remove(&index)
-                && late.try_recv() == Err(mpsc::TryRecvError::Empty)
-            {
-                // One hanging thread for each probe at most; its late answer is not a fact.
-                self.late.insert(index, late);
-                missed.push(probe);
-                continue;
-            }
-            match start(probe, Arc::clone(&subject)) {
-                Some(answer) => waiting.push((index, probe, answer)),
-                None => missed.push(probe),
-            }
+        if let Err(error) = started {
+            tracing::warn!(probe.name, %error, "no thread for a posture probe");
         }
-        let clock = self.system.clock();
-        let deadline = started + self.probe_timeout;
-        let mut found = Vec::new();
-        for (index, probe, answer) in waiting {
-            match answer.recv_timeout(clock.until(deadline)) {
-                Ok(observed) => found.extend(observed),
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    tracing::warn!(probe.name, "a posture probe did not answer in time");
-                    self.late.insert(index, answer);
-                    missed.push(probe);
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => missed.push(probe),
-            }
-        }
-        (found, missed)
     }
 }
 
-/// Starts a probe on a thread of its own; `None` when there is no thread to be had.
-fn start(probe: &'static Probe, subject: Arc<Subject>) -> Option<mpsc::Receiver<Vec<Observed>>> {
-    let (answer, answered) = mpsc::sync_channel(1);
-    std::thread::Builder::new()
-        .name(format!("probe {}", probe.name))
-        .spawn(move || {
-            // Nobody waits any more when this fails, which is what being late means.
-            answer.send((probe.read)(&subject)).ok();
-        })
-        .inspect_err(|error| tracing::warn!(probe.name, %error, "no thread for a posture probe"))
-        .ok()?;
-    Some(answered)
+/// What a probe said: nothing when it failed.
+#[derive(Debug)]
+struct Answer {
+    probe: usize,
+    found: Option<Vec<Observed>>,
+}
+
+/// Sends a probe's answer at the end of its thread, however that ends.
+struct Reply {
+    probe: usize,
+    found: Option<Vec<Observed>>,
+    to: mpsc::Sender<Answer>,
+    waker: Option<Waker>,
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let answer = Answer {
+            probe: self.probe,
+            found: self.found.take(),
+        };
+        // Nobody waits any more when this fails.
+        self.to.send(answer).ok();
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
 }
 
 /// What a report may carry: a fact that is too large is an error, so that the others arrive.
@@ -202,7 +283,7 @@ fn bounded(reading: Reading) -> Reading {
     }
 }
 
-/// How good our evidence is: `os` from root of the machine itself, `self` from anybody else.
+/// How good our evidence is where its source is the system's own: `os` from root of the machine itself, `self` from anybody else.
 ///
 /// Root of a user namespace is anybody else, and a tree made for a test is no machine.
 fn grade(system: &System) -> Grade {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cardea_proto::posture::{Reading, Value};
+use cardea_proto::posture::{Grade, Reading, Value};
 
 use crate::system::{Missing, System, reading};
 
@@ -27,6 +27,8 @@ pub(crate) struct Subject {
 pub(crate) struct Observed {
     pub(crate) name: &'static str,
     pub(crate) reading: Reading,
+    /// The best that this evidence can be, whoever reads it.
+    pub(crate) at_most: Grade,
 }
 
 /// Something that reads facts and may take its time.
@@ -66,6 +68,15 @@ impl Observed {
         Self {
             name,
             reading: reading(result),
+            at_most: Grade::Os,
+        }
+    }
+
+    /// The same, from a source that is no better than `grade`.
+    fn at_most(self, grade: Grade) -> Self {
+        Self {
+            at_most: self.at_most.min(grade),
+            ..self
         }
     }
 }
@@ -196,5 +207,15 @@ pub(crate) mod testing {
         };
         assert_eq!(facts.keys().copied().collect::<Vec<_>>(), announced);
         facts
+    }
+
+    /// The best grade that a fact can have.
+    pub(crate) fn best_grade(probe: &Probe, subject: &Subject, fact: &str) -> Grade {
+        let found = (probe.read)(subject);
+        found
+            .iter()
+            .find(|found| found.name == fact)
+            .unwrap()
+            .at_most
     }
 }

@@ -1,21 +1,24 @@
 //! The file system and the tools of the machine that is looked at, below a root that tests choose.
 
 use std::{
-    fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use cardea_host::clock::Clock;
+use cardea_credential::key::digest_of;
+use cardea_host::{
+    clock::Clock,
+    files::{ReadError, open_named, read_named},
+};
 use cardea_proto::{
+    codec::Digest,
     posture::{Reading, Value},
     time::UnixMillis,
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{Mode, OFlags},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
@@ -41,6 +44,36 @@ pub(crate) struct System {
     root: PathBuf,
     clock: Clock,
     tool_timeout: Duration,
+}
+
+/// What the kernel says of a file or a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Which it is: the number of the device and of the inode on it.
+    pub(crate) id: (u64, u64),
+    pub(crate) owner: u32,
+    /// Type and permissions.
+    pub(crate) mode: u32,
+}
+
+impl From<&std::fs::Metadata> for Entry {
+    fn from(data: &std::fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self {
+            id: (data.dev(), data.ino()),
+            owner: data.uid(),
+            mode: data.mode(),
+        }
+    }
+}
+
+impl Entry {
+    /// Whether root alone may change it: a link is neither file nor directory and never is.
+    pub(crate) const fn is_roots(self) -> bool {
+        let kind = self.mode & 0o170_000;
+        let is_link = kind == 0o120_000;
+        self.owner == 0 && self.mode & 0o022 == 0 && !is_link
+    }
 }
 
 /// Why something could not be read.
@@ -97,21 +130,14 @@ impl System {
 
     /// The bytes of a regular file; a pipe or device in its place is an error and blocks nothing.
     pub(crate) fn bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Missing> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = rustix::fs::open(self.path(path), flags, Mode::empty())
-            .map_err(|error| Missing::from(io::Error::from(error)))?;
-        let file = File::from(file);
-        if !file.metadata().map_err(Missing::from)?.is_file() {
-            return Err(Missing::Error("not a regular file".to_owned()));
-        }
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(Missing::from)?;
-        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
-            return Err(Missing::Error("file is too large".to_owned()));
-        }
-        Ok(bytes)
+        read_named(&self.path(path), FILE_BYTES_MAX).map_err(Missing::from)
+    }
+
+    /// SHA-256 of a regular file, of `most` bytes at most.
+    pub(crate) fn digest(&self, path: impl AsRef<Path>, most: u64) -> Result<Digest, Missing> {
+        let file = open_named(&self.path(path), most).map_err(Missing::from)?;
+        // No longer than it may be: it may grow meanwhile.
+        digest_of(file.take(most)).map_err(Missing::from)
     }
 
     /// Names in a directory, sorted.
@@ -135,6 +161,18 @@ impl System {
         std::fs::canonicalize(self.path(path))
             .map(|path| self.absolute(&path))
             .map_err(Missing::from)
+    }
+
+    /// What a path is, its last part not followed when it is a link.
+    pub(crate) fn entry(&self, path: impl AsRef<Path>) -> Result<Entry, Missing> {
+        let data = std::fs::symlink_metadata(self.path(path)).map_err(Missing::from)?;
+        Ok(Entry::from(&data))
+    }
+
+    /// What a path leads to.
+    pub(crate) fn target(&self, path: impl AsRef<Path>) -> Result<Entry, Missing> {
+        let data = std::fs::metadata(self.path(path)).map_err(Missing::from)?;
+        Ok(Entry::from(&data))
     }
 
     pub(crate) fn exists(&self, path: impl AsRef<Path>) -> bool {
@@ -313,6 +351,17 @@ impl From<io::Error> for Missing {
             Self::Denied
         } else {
             Self::Error(error.to_string())
+        }
+    }
+}
+
+impl From<ReadError> for Missing {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => error.into(),
+            ReadError::NotAFile(_) | ReadError::TooLarge(_) | ReadError::NotText => {
+                Self::Error(error.to_string())
+            }
         }
     }
 }

@@ -257,6 +257,26 @@ pub fn digest(bytes: &[u8]) -> Digest {
     Bytes(digest)
 }
 
+/// SHA-256 of all that a reader gives, which is never held whole.
+///
+/// # Errors
+/// Those of the reader.
+pub fn digest_of(mut from: impl std::io::Read) -> std::io::Result<Digest> {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => context.update(chunk.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    Ok(Bytes(digest))
+}
+
 /// Compares in a time that depends on the lengths alone.
 #[must_use]
 pub fn equal_secrets(a: &[u8], b: &[u8]) -> bool {

@@ -11,6 +11,10 @@ use rustix::{
     io::Errno,
 };
 
+pub use named::{CONFIG_BYTES_MAX, ReadError, open_named, read_named, read_named_text};
+
+mod named;
+
 /// Largest file that is read whole, in bytes: four of the largest messages.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cardea_host::{
     exit::{Code, Failure},
-    files::default_state,
+    files::{CONFIG_BYTES_MAX, default_state, read_named_text},
 };
 use serde::Deserialize;
 
@@ -82,8 +82,7 @@ impl Settings {
 
 fn read(path: &Path) -> Result<Config, Failure> {
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::of(Code::Failed, &shown, error, ""))?;
+    let text = read_named_text(path, CONFIG_BYTES_MAX).map_err(|error| error.failure(path))?;
     toml::from_str(&text).map_err(|error| Failure::of(Code::Usage, &shown, error, ""))
 }
 
@@ -120,6 +119,15 @@ mod tests {
         let settings = settings(Some("unix:/x/admin.sock"), None, None);
         assert_eq!(settings.socket, Path::new("/x/admin.sock"));
         assert_eq!(settings.key, Path::new("/x/keys/admin.key"));
+    }
+
+    #[test]
+    fn a_device_is_no_configuration() {
+        let failure = read(Path::new("/dev/zero")).unwrap_err();
+        assert!(
+            failure.message.starts_with("/dev/zero: is a device"),
+            "{failure}"
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use cardea_credential::{admin::sign_change, key::SoftwareKey, pem};
 use cardea_host::{
     clock::Clock,
     exit::{Code, Failure},
+    files::read_named,
     frame::{self, FrameError},
     unix::connect_sync,
 };
@@ -269,11 +270,9 @@ fn read_key(path: &Path) -> Result<SoftwareKey, Failure> {
         let next = format!("Run: chmod 600 {}", path.display());
         return Err(fail(format!("others may read it (mode {mode:o})"), &next));
     }
-    if data.len() > KEY_BYTES_MAX {
-        return Err(fail("too large for a key".to_owned(), other));
-    }
-    let bytes =
-        Zeroizing::new(std::fs::read(path).map_err(|error| fail(error.to_string(), other))?);
+    let bytes = Zeroizing::new(
+        read_named(path, KEY_BYTES_MAX).map_err(|error| fail(error.to_string(), other))?,
+    );
     let not_a_key = || fail("is no private key".to_owned(), other);
     match std::str::from_utf8(&bytes) {
         Ok(text) if text.contains("-----BEGIN") => {

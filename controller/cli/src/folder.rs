@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cardea_host::exit::{Code, Failure};
+use cardea_host::{
+    exit::{Code, Failure},
+    files::read_named_text,
+};
 use cardea_proto::policy::{POLICY_FILE_BYTES_MAX, POLICY_FILES_MAX, PolicyFile};
 
 /// Deepest folder within a folder.
@@ -63,15 +66,11 @@ fn walk(dir: &Path, prefix: &str, depth: u32, files: &mut Vec<PolicyFile>) -> Re
                 walk(&path, &format!("{shown}/"), depth, files)?;
             }
         } else if name.ends_with(".cedar") || name.ends_with(".test.toml") {
-            let length = usize::try_from(kind.len()).unwrap_or(usize::MAX);
-            if length > POLICY_FILE_BYTES_MAX {
-                return Err(failure(&path, "larger than 1 MiB"));
-            }
             if files.len() == POLICY_FILES_MAX {
                 return Err(failure(dir, &format!("more than {POLICY_FILES_MAX} files")));
             }
-            let text =
-                fs::read_to_string(&path).map_err(|error| failure(&path, &error.to_string()))?;
+            let most = u64::try_from(POLICY_FILE_BYTES_MAX).unwrap_or(u64::MAX);
+            let text = read_named_text(&path, most).map_err(|error| error.failure(&path))?;
             files.push(PolicyFile { path: shown, text });
         }
     }
@@ -92,6 +91,22 @@ fn failure(path: &Path, why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_or_a_large_file_is_no_policy() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("base.cedar");
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let failure = read(place.path()).unwrap_err();
+        assert!(failure.message.contains("is a device"), "{failure}");
+        fs::remove_file(&path).unwrap();
+        let large = fs::File::create(&path).unwrap();
+        large
+            .set_len(u64::try_from(POLICY_FILE_BYTES_MAX).unwrap() + 1)
+            .unwrap();
+        let failure = read(place.path()).unwrap_err();
+        assert!(failure.message.contains("is larger than"), "{failure}");
+    }
 
     #[test]
     fn a_folder_reads_back_as_it_was_written() {

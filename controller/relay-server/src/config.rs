@@ -8,6 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
+use cardea_host::files::{CONFIG_BYTES_MAX, read_named_text};
 use cardea_proto::PORT_RELAY;
 use cardea_relay::Settings;
 
@@ -132,15 +133,8 @@ fn key(text: &str) -> Option<[u8; 32]> {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    let failed =
-        |error: &dyn std::fmt::Display| ConfigError(format!("{}: {error}", path.display()));
-    let size = std::fs::metadata(path)
-        .map_err(|error| failed(&error))?
-        .len();
-    if size > CONFIG_BYTES_MAX {
-        return Err(failed(&"too large"));
-    }
-    std::fs::read_to_string(path).map_err(|error| failed(&error))
+    read_named_text(path, CONFIG_BYTES_MAX)
+        .map_err(|error| ConfigError(error.failure(path).message))
 }
 
 fn duration<'de, D: serde::Deserializer<'de>>(
@@ -152,9 +146,6 @@ fn duration<'de, D: serde::Deserializer<'de>>(
         .map_err(serde::de::Error::custom)
 }
 
-/// Largest configuration or key file, in bytes.
-pub const CONFIG_BYTES_MAX: u64 = 64 * 1024;
-
 /// Longest duration that makes sense here: a day.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -163,6 +154,22 @@ mod tests {
     use super::*;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+    #[test]
+    fn a_device_is_neither_a_configuration_nor_a_key() {
+        let zero = Path::new("/dev/zero");
+        let error = Config::load(zero).unwrap_err();
+        assert!(
+            error.to_string().starts_with("/dev/zero: is a device"),
+            "{error}"
+        );
+        let config = Config {
+            ticket_key: Some("/dev/zero".to_owned()),
+            ..Config::default()
+        };
+        let error = config.key().unwrap_err().to_string();
+        assert!(error.contains("/dev/zero: is a device"), "{error}");
+    }
 
     #[test]
     fn a_file_becomes_settings_and_flags_go_before_it() {

@@ -9,6 +9,7 @@ use std::{
 use cardea_core::{CERTIFICATE_LIFE_MAX, CERTIFICATE_LIFE_MIN, TTL_MAX, TTL_MIN};
 use cardea_host::{
     exit::{Code, Failure},
+    files::{CONFIG_BYTES_MAX, ReadError, read_named_text},
     unlock::Unlock,
 };
 use cardea_proto::{PORT_CHANNEL, PORT_RELAY, name::Name};
@@ -86,10 +87,12 @@ impl Config {
     /// A message that names the line.
     pub fn read(path: &Path) -> Result<Option<Self>, Failure> {
         let place = path.display().to_string();
-        let text = match std::fs::read_to_string(path) {
+        let text = match read_named_text(path, CONFIG_BYTES_MAX) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failure::of(Code::Failed, &place, error, "")),
+            Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.failure(path)),
         };
         let config = toml::from_str(&text)
             .map_err(|error| Failure::of(Code::Usage, &place, error.to_string().trim_end(), ""))?;
@@ -225,6 +228,16 @@ embedded = true
 listen = "[::]:7444"
 addresses = ["ztna.corp.example:7444"]
 "#;
+
+    #[test]
+    fn a_device_is_no_configuration_and_nothing_is_none() {
+        let failure = Config::read(Path::new("/dev/zero")).unwrap_err();
+        assert!(
+            failure.message.starts_with("/dev/zero: is a device"),
+            "{failure}"
+        );
+        assert_eq!(Config::read(Path::new("/nonexistent/x")).unwrap(), None);
+    }
 
     #[test]
     fn a_configuration_reads_back_as_itself() {

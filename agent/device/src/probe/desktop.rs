@@ -1,6 +1,6 @@
 //! Whether the screens of this machine lock themselves.
 
-use cardea_proto::posture::Value;
+use cardea_proto::posture::{Grade, Value};
 
 use super::{Observed, Probe, Subject, ini_values};
 use crate::system::{Missing, System};
@@ -28,7 +28,13 @@ struct Lock {
 
 fn read(subject: &Subject) -> Vec<Observed> {
     let system = &subject.system;
-    let lock = screen_lock(system);
+    let sessions = sessions::graphical(system);
+    // People may change the settings of their own screen, so these are their word, whoever reads them.
+    let grade = match &sessions {
+        Ok(sessions) if !sessions.is_empty() => Grade::Own,
+        Ok(_) | Err(_) => Grade::Os,
+    };
+    let lock = sessions.and_then(|sessions| screen_lock(system, &sessions));
     let (enabled, delay) = match lock {
         Ok(lock) => (
             Ok(Value::Bool(lock.enabled)),
@@ -41,8 +47,8 @@ fn read(subject: &Subject) -> Vec<Observed> {
         Err(missing) => (Err(missing.clone()), Err(missing)),
     };
     vec![
-        Observed::of("screen.lock", enabled),
-        Observed::of("screen.lock_delay_s", delay),
+        Observed::of("screen.lock", enabled).at_most(grade),
+        Observed::of("screen.lock_delay_s", delay).at_most(grade),
         Observed::of("autologin", autologin::enabled(system).map(Value::Bool)),
     ]
 }
@@ -57,10 +63,10 @@ pub(super) fn homes(system: &System) -> Vec<std::path::PathBuf> {
 }
 
 /// The weakest of all graphical sessions; absent where nobody has a screen.
-fn screen_lock(system: &System) -> Result<Lock, Missing> {
+fn screen_lock(system: &System, sessions: &[Session]) -> Result<Lock, Missing> {
     let mut weakest: Option<Lock> = None;
-    for session in sessions::graphical(system)? {
-        let lock = lock_of(system, &session)?;
+    for session in sessions {
+        let lock = lock_of(system, session)?;
         weakest = Some(match weakest {
             None => lock,
             Some(other) => Lock {
@@ -74,7 +80,12 @@ fn screen_lock(system: &System) -> Result<Lock, Missing> {
 
 fn lock_of(system: &System, session: &Session) -> Result<Lock, Missing> {
     match session.desktop(system) {
-        Desktop::Gsettings { lock, delay, idle } => {
+        Desktop::Gsettings {
+            lock,
+            delay,
+            idle,
+            unit_s,
+        } => {
             let ask = |(schema, key): (&str, &str)| {
                 let said = gsettings(system, session, schema, key)?;
                 parse(&said).ok_or_else(|| {
@@ -82,12 +93,10 @@ fn lock_of(system: &System, session: &Session) -> Result<Lock, Missing> {
                     Missing::Error(format!("{schema} {key} is {said:?}"))
                 })
             };
-            let (lock, idle) = (ask(lock)?, ask(idle)?);
-            // A delay that a desktop does not have is none.
-            let delay = ask(delay).unwrap_or(0);
+            let (lock, idle, delay) = (ask(lock)?, ask(idle)?, ask(delay)?);
             Ok(Lock {
                 enabled: lock != 0 && idle > 0,
-                delay_s: idle.saturating_add(delay),
+                delay_s: idle.saturating_add(delay).saturating_mul(unit_s),
             })
         }
         Desktop::Plasma => plasma(system, session),

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cardea_proto::posture::{Reading, Value};
+use cardea_proto::posture::{Grade, Reading, Value};
 
 use super::{Observed, Probe, Subject};
 use crate::system::{Missing, System};
@@ -70,6 +70,7 @@ fn read(subject: &Subject) -> Vec<Observed> {
         Observed {
             name: "disk.encrypted",
             reading: encrypted,
+            at_most: Grade::Os,
         },
         Observed::of("disk.unencrypted", Ok(Value::List(open))),
     ]
@@ -90,7 +91,16 @@ fn places(subject: &Subject) -> Result<Vec<Place>, Missing> {
     let mut places = Vec::new();
     let mut seen: Vec<PathBuf> = Vec::new();
     for path in [Path::new("/"), Path::new("/home"), &subject.state_dir] {
-        let path = system.resolved(path).unwrap_or_else(|_| path.to_owned());
+        let path = match walk.resolved(path) {
+            Ok(path) => path,
+            Err(missing) => {
+                places.push(Place {
+                    name: path.display().to_string(),
+                    encrypted: Err(missing),
+                });
+                continue;
+            }
+        };
         let mount = walk.mount_of(&path).ok_or(Missing::Absent)?;
         if !seen.contains(&mount.point) {
             seen.push(mount.point.clone());
@@ -135,12 +145,17 @@ impl Walk<'_> {
             .max_by_key(|mount| mount.point.components().count())
     }
 
+    /// Where a path leads; one that is not there yet leads to itself.
+    fn resolved(&self, path: &Path) -> Result<PathBuf, Missing> {
+        match self.system.resolved(path) {
+            Err(Missing::Absent) => Ok(path.to_owned()),
+            other => other,
+        }
+    }
+
     fn file(&self, path: &Path, layers: u8) -> Result<bool, Missing> {
         let layers = below(layers)?;
-        let path = self
-            .system
-            .resolved(path)
-            .unwrap_or_else(|_| path.to_owned());
+        let path = self.resolved(path)?;
         let mount = self.mount_of(&path).ok_or(Missing::Absent)?;
         self.mount(mount, layers)
     }
@@ -168,21 +183,33 @@ impl Walk<'_> {
     fn btrfs(&self, mount: &Mount, layers: u8) -> Result<bool, Missing> {
         let number = self.number(Path::new(&mount.source))?;
         let base = Path::new("/sys/fs/btrfs");
-        for name in self.system.entries(base).unwrap_or_default() {
-            let devices = base.join(name).join("devices");
-            let members: Vec<String> = self
-                .system
-                .entries(&devices)
-                .unwrap_or_default()
-                .iter()
-                .filter_map(|member| self.system.text(devices.join(member).join("dev")).ok())
-                .map(|text| text.trim().to_owned())
-                .collect();
-            if members.contains(&number) {
-                return self.all(&members, layers);
+        let mut unread = None;
+        for name in self.entries(base)? {
+            match self.members(&base.join(name).join("devices")) {
+                Ok(members) if members.contains(&number) => return self.all(&members, layers),
+                Ok(_) => {}
+                Err(missing) => unread = Some(missing),
             }
         }
-        self.device(&number, layers)
+        // Where the members of one could not be read, it may be this one.
+        unread.map_or_else(|| self.device(&number, layers), Err)
+    }
+
+    /// The numbers of all devices below a directory of them: every one, or none.
+    fn members(&self, dir: &Path) -> Result<Vec<String>, Missing> {
+        self.entries(dir)?
+            .iter()
+            .map(|member| self.system.text(dir.join(member).join("dev")))
+            .map(|text| text.map(|number| number.trim().to_owned()))
+            .collect()
+    }
+
+    /// The names in a directory that need not exist.
+    fn entries(&self, dir: &Path) -> Result<Vec<String>, Missing> {
+        match self.system.entries(dir) {
+            Err(Missing::Absent) => Ok(Vec::new()),
+            other => other,
+        }
     }
 
     fn zfs(&self, dataset: &str) -> Result<bool, Missing> {
@@ -210,10 +237,7 @@ impl Walk<'_> {
 
     /// `MAJOR:MINOR` of a node in `/dev`, through links such as those in `/dev/mapper`.
     fn number(&self, path: &Path) -> Result<String, Missing> {
-        let node = self
-            .system
-            .resolved(path)
-            .unwrap_or_else(|_| path.to_owned());
+        let node = self.resolved(path)?;
         let class = Path::new("/sys/class/block");
         let name = node.file_name().ok_or(Missing::Absent)?;
         if let Ok(number) = self.system.text(class.join(name).join("dev")) {
@@ -255,17 +279,13 @@ impl Walk<'_> {
         if name.starts_with("zram") {
             return match system.text(dir.join("backing_dev")) {
                 Ok(path) if path.trim() != "none" => self.node(Path::new(path.trim()), layers),
-                Ok(_) | Err(_) => Ok(true),
+                // In memory alone, or of a kernel that cannot do otherwise.
+                Ok(_) | Err(Missing::Absent) => Ok(true),
+                Err(missing) => Err(missing),
             };
         }
-        let slaves = dir.join("slaves");
-        let names = system.entries(&slaves).unwrap_or_default();
-        if !names.is_empty() {
-            let numbers = names
-                .iter()
-                .map(|slave| system.text(slaves.join(slave).join("dev")))
-                .map(|text| text.map(|number| number.trim().to_owned()))
-                .collect::<Result<Vec<String>, Missing>>()?;
+        let numbers = self.members(&dir.join("slaves"))?;
+        if !numbers.is_empty() {
             return self.all(&numbers, layers);
         }
         if system.exists(dir.join("partition")) {

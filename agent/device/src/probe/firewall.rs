@@ -1,7 +1,7 @@
 //! Whether something stands before this machine's ports: the live rules where we may see them, else
 //! what the firewall's own configuration says.
 
-use cardea_proto::posture::Value;
+use cardea_proto::posture::{Grade, Value};
 
 use super::{Observed, Probe, Subject, ini_values};
 use crate::system::{Missing, System};
@@ -20,16 +20,16 @@ const NFT: &[&str] = &["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
 
 fn read(subject: &Subject) -> Vec<Observed> {
     let system = &subject.system;
-    let enabled = match live(system) {
-        Ok(enabled) => Ok(enabled),
-        // Without the right to look, what was configured is the best that there is.
-        Err(missing) if configured(system) => {
+    let (enabled, grade) = match live(system) {
+        // Without the right to look, or without a tool, what was configured is the best that there is:
+        // a file says what was meant, whoever reads it.
+        Err(missing @ (Missing::Denied | Missing::Absent)) if configured(system) => {
             tracing::trace!(?missing, "the firewall's live rules cannot be read");
-            Ok(true)
+            (Ok(true), Grade::Own)
         }
-        Err(missing) => Err(missing),
+        live => (live, Grade::Os),
     };
-    vec![Observed::of("firewall.enabled", enabled.map(Value::Bool))]
+    vec![Observed::of("firewall.enabled", enabled.map(Value::Bool)).at_most(grade)]
 }
 
 /// Whether the rules in the kernel close the input of every address family in use.
@@ -74,16 +74,19 @@ fn live(system: &System) -> Result<bool, Missing> {
     if !asked {
         return Err(Missing::Absent);
     }
-    Ok(ruleset.closes(Family::V4) && (ruleset.closes(Family::V6) || !speaks_ipv6(system)))
+    Ok(ruleset.closes(Family::V4) && (ruleset.closes(Family::V6) || !speaks_ipv6(system)?))
 }
 
 /// Whether any interface but the loopback has an IPv6 address.
-fn speaks_ipv6(system: &System) -> bool {
-    system
-        .text("/proc/net/if_inet6")
-        .unwrap_or_default()
+fn speaks_ipv6(system: &System) -> Result<bool, Missing> {
+    let interfaces = match system.text("/proc/net/if_inet6") {
+        // A kernel without IPv6 has no such file.
+        Err(Missing::Absent) => return Ok(false),
+        other => other?,
+    };
+    Ok(interfaces
         .lines()
-        .any(|line| line.split_whitespace().next_back() != Some("lo"))
+        .any(|line| line.split_whitespace().next_back() != Some("lo")))
 }
 
 /// Whether ufw is switched on or firewalld runs.

@@ -1,11 +1,20 @@
-//! Which of the asked programs run.
+//! Which of the asked programs run, and how well we know it.
+//!
+//! Anybody may give a file any name, and root of a user namespace may mount it at any path that it
+//! sees. So a name or a path alone is a process's own word. It is the system's when the process
+//! lives where we do, and what it executes is the very file that this machine has at that path, which
+//! only root could have put there. Who asks for a program with a digest, `NAME sha256:HEX`, hears of it
+//! only when what it executes has that. That the program does its work is not claimed.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use cardea_proto::posture::Value;
+use cardea_proto::posture::{Grade, Value};
 
 use super::{Observed, Probe, Subject};
-use crate::system::{Missing, System};
+use crate::system::{Entry, Missing, System};
 
 pub(super) const PROBE: Probe = Probe {
     name: "process",
@@ -15,6 +24,12 @@ pub(super) const PROBE: Probe = Probe {
 
 /// Most programs that are looked for.
 const PROGRAMS_MAX: usize = 256;
+
+/// Largest executable of which a digest is made, in bytes: the largest agents have a tenth of it.
+const EXECUTABLE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What stands between a program and the digest that it must have.
+const SHA256: &str = " sha256:";
 
 /// What the kernel appends to the path of a program whose file was replaced while it runs.
 const REPLACED: &str = " (deleted)";
@@ -27,22 +42,70 @@ fn read(subject: &Subject) -> Vec<Observed> {
         .take(PROGRAMS_MAX)
         .collect();
     let running = if asked.is_empty() {
-        Ok(Vec::new())
+        Ok(BTreeMap::new())
     } else {
         running(&subject.system, &asked)
     };
-    vec![Observed::of("process.running", running.map(Value::List))]
+    // One grade for the whole list: that of the program we know least well.
+    let grade = running
+        .as_ref()
+        .ok()
+        .and_then(|found| found.values().min())
+        .copied()
+        .unwrap_or(Grade::Os);
+    let names = running.map(|found| found.into_keys().map(str::to_owned).collect());
+    vec![Observed::of("process.running", names.map(Value::List)).at_most(grade)]
 }
 
-fn running(system: &System, asked: &[&str]) -> Result<Vec<String>, Missing> {
-    let mut found: BTreeSet<&str> = BTreeSet::new();
+/// Those of the asked programs that run, each with the grade of the best evidence for it.
+fn running<'a>(system: &System, asked: &[&'a str]) -> Result<BTreeMap<&'a str, Grade>, Missing> {
+    let ours = Namespaces::of(system, "self");
+    let mut found: BTreeMap<&str, Grade> = BTreeMap::new();
     for pid in system.entries("/proc")? {
-        if pid.bytes().all(|byte| byte.is_ascii_digit()) {
-            let program = program(system, &pid);
-            found.extend(asked.iter().copied().filter(|asked| program.is(asked)));
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let program = program(system, &pid);
+        let named = named(system, &pid, &program, asked);
+        if named.is_empty() {
+            continue;
+        }
+        let sighting = Sighting::of(system, &pid, &program);
+        let grade = match (&ours, &sighting) {
+            (Ok(ours), Ok(sighting)) => sighting.grade(ours),
+            (Ok(_) | Err(_), Ok(_) | Err(_)) => Grade::Own,
+        };
+        for name in named {
+            let best = found.entry(name).or_insert(grade);
+            *best = grade.max(*best);
         }
     }
-    Ok(found.into_iter().map(str::to_owned).collect())
+    Ok(found)
+}
+
+/// Those of the asked programs that this process is. A digest is made once, and only when it is asked for.
+fn named<'a>(system: &System, pid: &str, program: &Program, asked: &[&'a str]) -> Vec<&'a str> {
+    let mut digest = None;
+    let mut has = |wanted: &str| {
+        let digest = digest.get_or_insert_with(|| {
+            let executes = Path::new("/proc").join(pid).join("exe");
+            system.digest(executes, EXECUTABLE_BYTES_MAX).ok()
+        });
+        digest.is_some_and(|digest| format!("{digest:?}").eq_ignore_ascii_case(wanted))
+    };
+    let is_asked = |text: &&str| {
+        let (name, wanted) = split(text);
+        program.is(name) && wanted.is_none_or(&mut has)
+    };
+    asked.iter().copied().filter(is_asked).collect()
+}
+
+/// A program as it is asked for, and the digest that it must have.
+fn split(asked: &str) -> (&str, Option<&str>) {
+    match asked.split_once(SHA256) {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (asked, None),
+    }
 }
 
 /// The processes that run one of `programs`.
@@ -54,10 +117,71 @@ pub(super) fn pids(system: &System, programs: &[String]) -> Vec<u32> {
         .filter_map(|name| Some((name.parse::<u32>().ok()?, name)))
         .filter(|(_, name)| {
             let program = program(system, name);
-            programs.iter().any(|asked| program.is(asked))
+            programs.iter().any(|asked| program.is(split(asked).0))
         })
         .map(|(pid, _)| pid)
         .collect()
+}
+
+/// Where a process lives: what paths mean to it, and what its root may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Namespaces {
+    mounts: PathBuf,
+    users: PathBuf,
+}
+
+impl Namespaces {
+    /// Source: namespaces(7): two processes are in one namespace when these links read the same.
+    fn of(system: &System, pid: &str) -> Result<Self, Missing> {
+        let dir = Path::new("/proc").join(pid).join("ns");
+        Ok(Self {
+            mounts: system.link(dir.join("mnt"))?,
+            users: system.link(dir.join("user"))?,
+        })
+    }
+}
+
+/// What we see of a process that bears the right name.
+#[derive(Clone, Debug)]
+struct Sighting {
+    namespaces: Namespaces,
+    /// What it executes.
+    executes: Entry,
+    /// The file that this machine has at the path of that.
+    file: Entry,
+    /// Every directory above the file, up to the root.
+    above: Vec<Entry>,
+}
+
+impl Sighting {
+    fn of(system: &System, pid: &str, program: &Program) -> Result<Self, Missing> {
+        let path = program
+            .path
+            .as_deref()
+            .map(Path::new)
+            .ok_or(Missing::Absent)?;
+        Ok(Self {
+            namespaces: Namespaces::of(system, pid)?,
+            executes: system.target(Path::new("/proc").join(pid).join("exe"))?,
+            file: system.entry(path)?,
+            above: path
+                .ancestors()
+                .skip(1)
+                .map(|dir| system.entry(dir))
+                .collect::<Result<Vec<Entry>, Missing>>()?,
+        })
+    }
+
+    /// The system's word when only root could have made it look like this, else the process's own.
+    fn grade(&self, ours: &Namespaces) -> Grade {
+        let is_the_file = self.executes.id == self.file.id;
+        let is_roots = self.file.is_roots() && self.above.iter().all(|dir| dir.is_roots());
+        if self.namespaces == *ours && is_the_file && is_roots {
+            Grade::Os
+        } else {
+            Grade::Own
+        }
+    }
 }
 
 /// What a process runs, as well as we may know it.
@@ -118,59 +242,4 @@ impl Program {
 }
 
 #[cfg(test)]
-mod tests {
-    use cardea_proto::posture::Reading;
-
-    use super::*;
-    use crate::probe::testing::{Tree, found, found_by};
-
-    #[test]
-    fn programs_are_found_by_path_and_by_name() {
-        let tree = Tree::new()
-            .link("/proc/1/exe", "/usr/lib/systemd/systemd")
-            .link("/proc/20/exe", "/usr/sbin/clamd (deleted)")
-            .link("/proc/self/exe", "/usr/bin/falcon-sensor")
-            .dir("/proc/21");
-        check(&tree, &["clamd", "falcon-sensor"], &["clamd"]);
-        check(&tree, &["/usr/sbin/clamd"], &["/usr/sbin/clamd"]);
-        check(&tree, &["/tmp/clamd", "system"], &[]);
-    }
-
-    #[test]
-    fn a_name_on_the_command_line_is_not_the_program_that_runs() {
-        let tree = Tree::new()
-            .link("/proc/1/exe", "/usr/bin/sleep")
-            .file("/proc/1/cmdline", "/usr/sbin/clamd\0")
-            .file("/proc/1/comm", "clamd\n");
-        check(&tree, &["clamd", "/usr/sbin/clamd"], &[]);
-    }
-
-    #[test]
-    fn without_a_question_there_is_an_empty_answer() {
-        let facts = found(&PROBE, &Tree::new());
-        assert_eq!(
-            facts["process.running"],
-            Reading::Value(Value::List(Vec::new()))
-        );
-    }
-
-    #[test]
-    fn where_the_path_may_not_be_read_a_process_is_taken_at_its_word() {
-        let own = Program {
-            path: Some("/usr/sbin/clamd".to_owned()),
-            word: Some("clamd".to_owned()),
-        };
-        assert!(own.is("clamd") && own.is("/usr/sbin/clamd"));
-        assert!(!own.is("/opt/clamd"));
-    }
-
-    fn check(tree: &Tree, asked: &[&str], expected: &[&str]) {
-        let mut subject = tree.subject();
-        subject.watched_processes = asked.iter().map(|name| (*name).to_owned()).collect();
-        let expected = expected.iter().map(|name| (*name).to_owned()).collect();
-        assert_eq!(
-            found_by(&PROBE, &subject)["process.running"],
-            Reading::Value(Value::List(expected))
-        );
-    }
-}
+mod tests;

@@ -19,8 +19,9 @@ const FILES: &[&str] = &[
     "/etc/ufw/ufw.conf",
     "/run/firewalld.pid",
     "/run/reboot-required",
-    "/var/lib/apt/periodic/update-success-stamp",
     "/var/lib/apt/periodic/upgrade-stamp",
+    "/var/lib/apt/periodic/unattended-upgrades-stamp",
+    "/var/lib/dpkg/status",
     "/etc/gdm3/custom.conf",
     "/etc/gdm3/daemon.conf",
     "/etc/gdm/custom.conf",
@@ -38,6 +39,8 @@ const DIRECTORIES: &[&str] = &[
     "/etc/dconf/db",
     "/run/systemd/sessions",
     "/sys/firmware/efi/efivars",
+    "/usr/lib/modules",
+    "/boot",
 ];
 
 /// Settings of the desktops, below each home of a person before a screen.

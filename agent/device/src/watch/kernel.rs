@@ -161,6 +161,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn everything_that_this_process_may_hear_is_listened_to() {
+        let mut heard = [0; 4];
+        for source in sources() {
+            let kind = match source {
+                Source::Proc(_) => 0,
+                Source::Devices(_) => 1,
+                Source::Firewall(_) => 2,
+                Source::Clock(_) => 3,
+            };
+            heard[kind] += 1;
+        }
+        let files = ["/proc/self/mountinfo", "/proc/swaps"];
+        let may = [
+            files.iter().filter(|path| File::open(path).is_ok()).count(),
+            usize::from(listener(KOBJECT_UEVENT, GROUP_UEVENT).is_some()),
+            usize::from(listener(NETFILTER, GROUP_NFTABLES).is_some()),
+            1,
+        ];
+        assert_eq!(heard, may);
+        assert!(may[0] > 0);
+    }
+
+    #[test]
     fn only_block_devices_and_tpms_matter() {
         assert!(is_device(b"add@/devices/x\0ACTION=add\0SUBSYSTEM=block\0"));
         assert!(!is_device(b"add@/devices/x\0ACTION=add\0SUBSYSTEM=usb\0"));

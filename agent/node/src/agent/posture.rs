@@ -8,7 +8,7 @@ use std::{
 use cardea_proto::{
     codec::Bytes,
     message::Welcome,
-    posture::{FACTS_MAX, Fact, FactName, Grade, PostureVerdict, Reading, Report},
+    posture::{FACTS_MAX, Fact, FactName, Grade, PostureVerdict, Reading, Report, Value},
     time::Now,
 };
 use rand_chacha::ChaCha20Rng;
@@ -17,6 +17,9 @@ use crate::entropy::full_jitter;
 
 /// Shortest and longest interval between two polls that a controller may ask for.
 const POLL_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
+
+/// Facts whose value only counts time: that it went on is no news, and the next report carries it.
+const COUNT_TIME: &[&str] = &["uptime_s"];
 
 /// One fact as the shell read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +94,9 @@ impl Posture {
                 .values()
                 .zip(&self.reported)
                 .any(|(fact, (name, (reading, grade)))| {
-                    fact.name != *name || fact.reading != *reading || fact.grade != *grade
+                    fact.name != *name
+                        || fact.grade != *grade
+                        || differs(name, reading, &fact.reading)
                 })
     }
 
@@ -159,9 +164,22 @@ impl Posture {
     }
 }
 
+/// Whether a reading tells more than that time went on.
+fn differs(name: &str, known: &Reading, read: &Reading) -> bool {
+    match (known, read) {
+        // One that counts from the start again has been started again.
+        (Reading::Value(Value::Integer(known)), Reading::Value(Value::Integer(read)))
+            if COUNT_TIME.contains(&name) =>
+        {
+            read < known
+        }
+        (known, read) => known != read,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use cardea_proto::{posture::Value, time::testing};
+    use cardea_proto::time::testing;
     use rand_core::SeedableRng;
 
     use super::*;
@@ -213,6 +231,35 @@ mod tests {
             );
             posture.report(later);
         }
+    }
+
+    #[test]
+    fn time_that_goes_on_is_no_change() {
+        let now = testing::start();
+        let mut posture = Posture::new();
+        let mut changed = |reading: Reading, grade: Grade| {
+            let changed = posture.collected(vec![Collected {
+                name: "uptime_s".to_owned(),
+                reading,
+                grade,
+                at: now.instant,
+            }]);
+            posture.report(now);
+            changed
+        };
+        let seconds = |count| Reading::Value(Value::Integer(count));
+        assert!(changed(seconds(100), Grade::Own));
+        assert!(!changed(seconds(160), Grade::Own));
+        assert!(changed(seconds(161), Grade::Os));
+        assert!(changed(seconds(3), Grade::Os));
+        assert!(changed(Reading::Denied, Grade::Os));
+        assert!(changed(seconds(4), Grade::Os));
+        let mut posture = Posture::new();
+        posture.collected(facts(now, &[("a", true)]));
+        posture.report(now);
+        let mut other = facts(now, &[("a", true)]);
+        other[0].reading = seconds(1);
+        assert!(posture.collected(other));
     }
 
     #[test]

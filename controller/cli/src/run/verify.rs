@@ -10,6 +10,7 @@ use std::{
 
 use cardea_host::{
     exit::{Code, Failure},
+    files::{ReadError, read_named_text},
     unlock::Unlock,
 };
 use cardea_ledger::{
@@ -97,9 +98,13 @@ pub(super) fn state(
 
 /// A public key as text, or the file that holds it.
 fn verifier(key: &str) -> Result<Verifier, Failure> {
-    let text = match std::fs::read_to_string(key) {
+    let path = Path::new(key);
+    let text = match read_named_text(path, TEXT_BYTES_MAX) {
         Ok(text) => text,
-        Err(_) => key.to_owned(),
+        Err(ReadError::Io(_)) => key.to_owned(),
+        Err(error @ (ReadError::NotAFile(_) | ReadError::TooLarge(_) | ReadError::NotText)) => {
+            return Err(error.failure(path));
+        }
     };
     text.parse().map_err(|error| {
         let next = "init printed it; it is keys/ledger.pub of the controller's state directory";
@@ -107,11 +112,13 @@ fn verifier(key: &str) -> Result<Verifier, Failure> {
     })
 }
 
+/// Largest public key or checkpoint in a file, in bytes; a checkpoint with its signatures is a few lines.
+const TEXT_BYTES_MAX: u64 = 64 * 1024;
+
 /// The checkpoint of `--since`.
 fn known(path: &Path, verifier: &Verifier) -> Result<Checkpoint, Failure> {
     let shown = path.display().to_string();
-    let note = std::fs::read_to_string(path)
-        .map_err(|error| Failure::of(Code::Failed, &shown, error, ""))?;
+    let note = read_named_text(path, TEXT_BYTES_MAX).map_err(|error| error.failure(path))?;
     // What copied it may have left out the last line break.
     verifier
         .verify(&format!("{}\n", note.trim_end()))

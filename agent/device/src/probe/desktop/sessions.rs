@@ -24,6 +24,8 @@ pub(super) enum Desktop {
         lock: (&'static str, &'static str),
         delay: (&'static str, &'static str),
         idle: (&'static str, &'static str),
+        /// What it counts time in, in seconds.
+        unit_s: i64,
     },
     /// By a file.
     Plasma,
@@ -35,18 +37,22 @@ const GNOME: Desktop = Desktop::Gsettings {
     lock: ("org.gnome.desktop.screensaver", "lock-enabled"),
     delay: ("org.gnome.desktop.screensaver", "lock-delay"),
     idle: ("org.gnome.desktop.session", "idle-delay"),
+    unit_s: 1,
 };
 
 const CINNAMON: Desktop = Desktop::Gsettings {
     lock: ("org.cinnamon.desktop.screensaver", "lock-enabled"),
     delay: ("org.cinnamon.desktop.screensaver", "lock-delay"),
     idle: ("org.cinnamon.desktop.session", "idle-delay"),
+    unit_s: 1,
 };
 
+/// Source: MATE's `org.mate.session.gschema.xml` and `org.mate.screensaver.gschema.xml`: minutes.
 const MATE: Desktop = Desktop::Gsettings {
     lock: ("org.mate.screensaver", "lock-enabled"),
     delay: ("org.mate.screensaver", "lock-delay"),
     idle: ("org.mate.session", "idle-delay"),
+    unit_s: 60,
 };
 
 /// The graphical sessions that logind knows; none where there is no logind.

@@ -3,7 +3,7 @@
 use cardea_proto::posture::Reading;
 
 use super::*;
-use crate::probe::testing::{Tree, found};
+use crate::probe::testing::{Tree, best_grade, found};
 
 #[test]
 fn a_machine_without_a_screen_has_no_lock() {
@@ -34,6 +34,23 @@ fn gnome_is_asked_by_key() {
 }
 
 #[test]
+fn a_delay_that_cannot_be_read_is_not_none() {
+    let script = "#!/bin/sh\ncase $3 in\nlock-enabled) echo true;;\nidle-delay) echo 60;;\n*) exit 1;;\nesac\n";
+    let tree = executable(session(Tree::new(), "gnome", "user").file(GSETTINGS, script));
+    let facts = found(&PROBE, &tree);
+    assert!(matches!(facts["screen.lock_delay_s"], Reading::Error(_)));
+    assert!(matches!(facts["screen.lock"], Reading::Error(_)));
+}
+
+#[test]
+fn mate_counts_minutes() {
+    let script = "#!/bin/sh\ncase $3 in\nlock-enabled) echo true;;\nidle-delay) echo 5;;\n*) echo 2;;\nesac\n";
+    let tree = executable(session(Tree::new(), "mate", "user").file(GSETTINGS, script));
+    let on = Reading::Value(Value::Bool(true));
+    lock(tree, on, Reading::Value(Value::Integer(420)));
+}
+
+#[test]
 fn plasma_locks_unless_it_was_told_not_to() {
     let plasma = |text: &str| {
         session(Tree::new(), "KDE", "user").file("/home/a/.config/kscreenlockerrc", text)
@@ -57,6 +74,16 @@ fn an_unknown_desktop_has_no_known_lock() {
         Reading::Absent,
         Reading::Absent,
     );
+}
+
+#[test]
+fn what_people_may_set_themselves_is_their_own_word() {
+    let best = |tree: Tree, fact: &str| best_grade(&PROBE, &tree.subject(), fact);
+    let plasma = || session(Tree::new(), "plasma", "user");
+    assert_eq!(best(plasma(), "screen.lock"), Grade::Own);
+    assert_eq!(best(plasma(), "screen.lock_delay_s"), Grade::Own);
+    assert_eq!(best(plasma(), "autologin"), Grade::Os);
+    assert_eq!(best(Tree::new(), "screen.lock"), Grade::Os);
 }
 
 #[test]

@@ -207,6 +207,40 @@ fn what_cannot_be_told_is_an_error_and_never_a_yes() {
 }
 
 #[test]
+fn what_cannot_be_read_is_not_encrypted_for_that() {
+    let error = |tree: Tree| {
+        let facts = found(&PROBE, &tree);
+        assert!(
+            matches!(facts["disk.encrypted"], Reading::Error(_)),
+            "{facts:?}"
+        );
+    };
+    let crypt = || {
+        let tree = disk(Tree::new(), "sda", "8:0", &[]);
+        layer(tree, "dm-0", "253:0", LUKS, &[("sda", "8:0")])
+    };
+    let root = || mounted(crypt(), &["253:0 / /dev/mapper/root"]);
+    // A directory where a file is expected, and links to themselves, are read by nobody.
+    let zram = disk(root(), "zram0", "252:0", &[]).dir("/sys/devices/zram0/backing_dev");
+    error(swapped(zram, "/dev/zram0 partition"));
+    error(root().link("/home", "home"));
+    error(swapped(root().link("/swap", "swap"), "/swap file"));
+
+    let btrfs = |member: &str| {
+        let devices = "/sys/fs/btrfs/0001/devices";
+        let tree = crypt()
+            .file(&format!("{devices}/dm-0/dev"), "253:0\n")
+            .file("/dev/dm-0", "")
+            .dir(&format!("{devices}/{member}"));
+        mounted(tree, &["0:30 / /dev/dm-0 btrfs"])
+    };
+    check(btrfs("dm-0"), true, &[]);
+    error(btrfs("sdb"));
+    let other = btrfs("dm-0").link("/sys/fs/btrfs/0002/devices", "devices");
+    check(other, true, &[]);
+}
+
+#[test]
 fn a_ring_of_devices_ends() {
     let tree = layer(Tree::new(), "dm-0", "253:0", LVM, &[("dm-1", "253:1")]);
     let tree = layer(tree, "dm-1", "253:1", LVM, &[("dm-0", "253:0")]);

@@ -18,6 +18,8 @@ pub(super) struct Ruleset {
 #[derive(Debug, Default)]
 struct Table {
     families: Vec<Family>,
+    /// Whether it is loaded and switched off: no packet meets it.
+    dormant: bool,
     chains: BTreeMap<String, Chain>,
 }
 
@@ -56,7 +58,7 @@ impl Ruleset {
     pub(super) fn closes(&self, family: Family) -> bool {
         self.tables
             .iter()
-            .filter(|table| table.families.contains(&family))
+            .filter(|table| !table.dormant && table.families.contains(&family))
             .flat_map(|table| table.chains.values().map(move |chain| (table, chain)))
             .filter(|(_, chain)| chain.input)
             .any(|(table, chain)| match table.fate(chain, JUMPS_MAX) {
@@ -92,7 +94,8 @@ impl Ruleset {
                 depth,
                 line.split_whitespace().collect::<Vec<&str>>().as_slice(),
             ) {
-                (0, ["table", family, _, "{"]) => {
+                // Behind the brace a table with an owner names it: `# progname firewalld`.
+                (0, ["table", family, _, "{", ..]) => {
                     table.families = match *family {
                         "inet" => vec![Family::V4, Family::V6],
                         "ip" => vec![Family::V4],
@@ -100,6 +103,12 @@ impl Ruleset {
                         _ => Vec::new(),
                     };
                     depth = 1;
+                }
+                (1, ["flags", flags @ ..]) => {
+                    table.dormant |= flags
+                        .iter()
+                        .flat_map(|word| word.split([',', ';']))
+                        .any(|flag| flag == "dormant");
                 }
                 (1, ["chain", name, "{"]) => chain = Some(((*name).to_owned(), Chain::default())),
                 (1, ["}"]) => {

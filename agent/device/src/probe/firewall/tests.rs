@@ -3,7 +3,7 @@
 use cardea_proto::posture::Reading;
 
 use super::*;
-use crate::probe::testing::{Tree, found};
+use crate::probe::testing::{Tree, best_grade, found};
 
 const NFT_DROP: &str = "table inet filter {
 	chain input {
@@ -84,6 +84,31 @@ fn a_rule_for_some_packets_and_a_policy_elsewhere_are_not() {
 }
 
 #[test]
+fn a_dormant_table_keeps_nothing_out() {
+    let flagged = |flags: &str| NFT_DROP.replacen("{\n", &format!("{{\n\tflags {flags}\n\n"), 1);
+    for off in ["dormant", "owner,dormant", "dormant, owner", "dormant;"] {
+        check(nft(&flagged(off)), Reading::Value(Value::Bool(false)));
+    }
+    check(nft(&flagged("owner")), Reading::Value(Value::Bool(true)));
+    let both = format!(
+        "{}{}",
+        flagged("dormant"),
+        NFT_DROP.replace("filter {", "other {")
+    );
+    check(nft(&both), Reading::Value(Value::Bool(true)));
+}
+
+#[test]
+fn a_table_with_an_owner_is_read_like_any_other() {
+    let owned = NFT_FIREWALLD.replacen(
+        "{\n",
+        "{ # progname firewalld\n\tflags owner,persist\n\n",
+        1,
+    );
+    check(nft(&owned), Reading::Value(Value::Bool(true)));
+}
+
+#[test]
 fn a_last_rule_that_rejects_all_is_on() {
     check(nft(NFT_FIREWALLD), Reading::Value(Value::Bool(true)));
 }
@@ -161,6 +186,37 @@ fn who_may_not_look_reads_what_is_configured() {
     let on = "/usr/bin/python3\0-s\0/usr/sbin/firewalld\0--nofork\0";
     check(firewalld(on), Reading::Value(Value::Bool(true)));
     check(firewalld("/usr/bin/cat\0"), Reading::Denied);
+}
+
+#[test]
+fn a_file_is_no_evidence_of_rules() {
+    let configured = |tree: Tree| tree.file("/etc/ufw/ufw.conf", "ENABLED=yes\n");
+    let best = |tree: Tree| best_grade(&PROBE, &tree.subject(), "firewall.enabled");
+    let denied = || Tree::new().tool("/usr/sbin/nft", "", 1, "Operation not permitted");
+    assert_eq!(best(configured(denied())), Grade::Own);
+    assert_eq!(best(configured(Tree::new())), Grade::Own);
+    assert_eq!(best(denied()), Grade::Os);
+    assert_eq!(best(configured(nft(NFT_DROP))), Grade::Os);
+    let broken = configured(Tree::new().tool(
+        "/usr/sbin/nft",
+        "",
+        1,
+        "netlink: cache initialization failed",
+    ));
+    let facts = found(&PROBE, &broken);
+    assert!(
+        matches!(facts["firewall.enabled"], Reading::Error(_)),
+        "{facts:?}"
+    );
+}
+
+#[test]
+fn addresses_that_cannot_be_read_may_be_there() {
+    let facts = found(&PROBE, &nft(NFT_UFW_V4).dir("/proc/net/if_inet6"));
+    assert!(
+        matches!(facts["firewall.enabled"], Reading::Error(_)),
+        "{facts:?}"
+    );
 }
 
 #[test]
