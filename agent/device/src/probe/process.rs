@@ -2,7 +2,7 @@
 //!
 //! Anybody may give a file any name, and root of a user namespace may mount it at any path that it
 //! sees. So a name or a path alone is a process's own word. It is the system's when the process
-//! lives where we do, and what it executes is the very file that this machine has at that path, which
+//! lives in our user namespace, and what it executes is the very file that this machine has at that path, which
 //! only root could have put there. Who asks for a program with a digest, `NAME sha256:HEX`, hears of it
 //! only when what it executes has that. That the program does its work is not claimed.
 
@@ -59,7 +59,7 @@ fn read(subject: &Subject) -> Vec<Observed> {
 
 /// Those of the asked programs that run, each with the grade of the best evidence for it.
 fn running<'a>(system: &System, asked: &[&'a str]) -> Result<BTreeMap<&'a str, Grade>, Missing> {
-    let ours = Namespaces::of(system, "self");
+    let ours = users_of(system, "self");
     let mut found: BTreeMap<&str, Grade> = BTreeMap::new();
     for pid in system.entries("/proc")? {
         if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -123,28 +123,20 @@ pub(super) fn pids(system: &System, programs: &[String]) -> Vec<u32> {
         .collect()
 }
 
-/// Where a process lives: what paths mean to it, and what its root may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Namespaces {
-    mounts: PathBuf,
-    users: PathBuf,
-}
-
-impl Namespaces {
-    /// Source: namespaces(7): two processes are in one namespace when these links read the same.
-    fn of(system: &System, pid: &str) -> Result<Self, Missing> {
-        let dir = Path::new("/proc").join(pid).join("ns");
-        Ok(Self {
-            mounts: system.link(dir.join("mnt"))?,
-            users: system.link(dir.join("user"))?,
-        })
-    }
+/// The user namespace in which a process lives: what its root may do.
+///
+/// Its mounts may be its own, as a supervisor arranges for many a service; which file it executes is
+/// asked for apart. Source: namespaces(7): two processes are in one namespace when these links read
+/// the same.
+fn users_of(system: &System, pid: &str) -> Result<PathBuf, Missing> {
+    system.link(Path::new("/proc").join(pid).join("ns/user"))
 }
 
 /// What we see of a process that bears the right name.
 #[derive(Clone, Debug)]
 struct Sighting {
-    namespaces: Namespaces,
+    /// Its user namespace.
+    users: PathBuf,
     /// What it executes.
     executes: Entry,
     /// The file that this machine has at the path of that.
@@ -161,7 +153,7 @@ impl Sighting {
             .map(Path::new)
             .ok_or(Missing::Absent)?;
         Ok(Self {
-            namespaces: Namespaces::of(system, pid)?,
+            users: users_of(system, pid)?,
             executes: system.target(Path::new("/proc").join(pid).join("exe"))?,
             file: system.entry(path)?,
             above: path
@@ -173,10 +165,10 @@ impl Sighting {
     }
 
     /// The system's word when only root could have made it look like this, else the process's own.
-    fn grade(&self, ours: &Namespaces) -> Grade {
+    fn grade(&self, ours: &Path) -> Grade {
         let is_the_file = self.executes.id == self.file.id;
         let is_roots = self.file.is_roots() && self.above.iter().all(|dir| dir.is_roots());
-        if self.namespaces == *ours && is_the_file && is_roots {
+        if self.users == ours && is_the_file && is_roots {
             Grade::Os
         } else {
             Grade::Own

@@ -43,14 +43,14 @@ fn without_a_question_there_is_an_empty_answer() {
 
 #[test]
 fn only_what_root_alone_could_arrange_is_the_systems_word() {
-    let ours = namespaces("mnt:[1]", "user:[2]");
+    let ours = PathBuf::from("user:[2]");
     let entry = |inode, mode| Entry {
         id: (8, inode),
         owner: 0,
         mode,
     };
     let genuine = Sighting {
-        namespaces: ours.clone(),
+        users: ours.clone(),
         executes: entry(7, 0o100_755),
         file: entry(7, 0o100_755),
         above: vec![entry(3, 0o40_755), entry(2, 0o40_755)],
@@ -58,12 +58,7 @@ fn only_what_root_alone_could_arrange_is_the_systems_word() {
     assert_eq!(genuine.grade(&ours), Grade::Os);
     type Forgery = (&'static str, fn(&mut Sighting));
     let forgeries: &[Forgery] = &[
-        ("other mounts", |seen| {
-            seen.namespaces.mounts = "mnt:[9]".into()
-        }),
-        ("other users", |seen| {
-            seen.namespaces.users = "user:[9]".into()
-        }),
+        ("other users", |seen| seen.users = "user:[9]".into()),
         ("another file", |seen| seen.executes.id.1 = 8),
         ("another disk", |seen| seen.executes.id.0 = 9),
         ("somebody's file", |seen| seen.file.owner = 1000),
@@ -227,13 +222,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
-    }
-}
-
-fn namespaces(mounts: &str, users: &str) -> Namespaces {
-    Namespaces {
-        mounts: mounts.into(),
-        users: users.into(),
     }
 }
 
