@@ -29,7 +29,7 @@ use std::{fmt, time::Duration};
 
 use aws_lc_rs::hmac;
 use cardea_proto::{
-    codec::{Bytes, Digest, Secret32},
+    codec::{Digest, Secret32},
     id::NodeId,
     time::UnixMillis,
 };
@@ -39,7 +39,7 @@ pub use self::{
     door::{Answer, Counters, Door, DoorChange, Knocker, Stay, WINDOW},
     ids::{CONNECTION_ID_BYTES, ConnectionIds},
 };
-use crate::key;
+use crate::{authority, key};
 
 /// Bytes of a knock: the longest connection id of QUIC version 1. Source: RFC 9000 §17.2.
 pub const KNOCK_BYTES: usize = 20;
@@ -47,6 +47,12 @@ pub const KNOCK_BYTES: usize = 20;
 /// How long a knocker's id stays the same. An observer can tell by it that two knocks are of one
 /// certificate, which the address tells as well; ids of three epochs are known at a time.
 pub const EPOCH: Duration = Duration::from_secs(2 * 3_600);
+
+/// How long the seeds that nodes are given stay the same.
+///
+/// As long as an intermediate certificate lives, which bounds how long a node may be away and still
+/// renew: what it was given is then of this period or of the one before.
+const SEED_PERIOD: Duration = authority::INTERMEDIATE_LIFE;
 
 /// Bytes of the rotating id.
 const ID_BYTES: usize = 6;
@@ -181,12 +187,30 @@ impl SeedMaster {
         )))
     }
 
-    /// The seed that a node is given with the certificate of this serial number.
+    /// The seed that a node is given at this moment, with whatever certificate it is issued.
+    ///
+    /// It follows from who the node is and when that was, and not from the certificate: a controller
+    /// that was restored from an old backup has no record of the certificates since, and must open
+    /// to their holders all the same.
     #[must_use]
-    pub fn node_seed(&self, node: NodeId, serial: &Bytes<16>) -> Secret32 {
+    pub fn node_seed(&self, node: NodeId, at: UnixMillis) -> Secret32 {
+        self.seed_of(node, period_of(at))
+    }
+
+    /// All seeds that a node may have at this moment: of this period, of the one before, in which it
+    /// was last seen perhaps, and of the next, where our own clock was ahead when it was given.
+    #[must_use]
+    pub fn node_seeds(&self, node: NodeId, at: UnixMillis) -> [Secret32; 3] {
+        let period = period_of(at);
+        [period, period.saturating_sub(1), period.saturating_add(1)]
+            .map(|period| self.seed_of(node, period))
+    }
+
+    fn seed_of(&self, node: NodeId, period: u32) -> Secret32 {
+        let node = node.to_string();
         Secret32(mac(
             &self.0,
-            &[node.to_string().as_bytes(), b"|", &serial.0],
+            &[node.as_bytes(), b"|", &period.to_be_bytes()],
         ))
     }
 }
@@ -230,6 +254,11 @@ fn xor<const N: usize>(mut left: [u8; N], right: [u8; N]) -> [u8; N] {
 /// Whole seconds; four bytes of them last until 2106.
 pub(crate) fn secs_of(at: UnixMillis) -> u32 {
     u32::try_from(at.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn period_of(at: UnixMillis) -> u32 {
+    let period = at.as_secs() / SEED_PERIOD.as_secs();
+    u32::try_from(period).unwrap_or(u32::MAX)
 }
 
 pub(crate) fn epoch_of(secs: u32) -> u32 {

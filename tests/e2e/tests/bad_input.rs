@@ -61,7 +61,7 @@ fn codes() -> Result<()> {
     another_controller(&mut world)
 }
 
-/// A code of a controller whose address now belongs to another one.
+/// A code of a controller whose address now belongs to another one, which is silent to it.
 fn another_controller(world: &mut Deployment) -> Result<()> {
     let address = listening_port(world)?;
     let code = world.ctl("invite connector")?;
@@ -73,8 +73,8 @@ fn another_controller(world: &mut Deployment) -> Result<()> {
     })?;
     expect(
         &enroll(world, "cardea-connector", "lost", &code)?,
-        4,
-        "another controller",
+        5,
+        "no answer",
     )
 }
 

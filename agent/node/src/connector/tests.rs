@@ -284,6 +284,11 @@ fn a_connector_whose_certificate_has_ended_renews_it_first_and_admits_nobody_mea
     let message = ConnectorInput::Message(ToNode::Certificate(next.clone()));
     let out = world.serve(&mut connector, message);
     assert!(out.disconnect);
-    assert_eq!(out.connect.unwrap().purpose, Purpose::Channel);
+    let connect = out.connect.unwrap();
+    assert_eq!(connect.purpose, Purpose::Channel);
+    // The next seed opens the next channel, by the clock that the controller has shown.
+    assert_eq!(connect.knock, next.knock);
+    let theirs = connect.clock.theirs(world.now.unix);
+    assert!(matches!(world.welcome(), ToNode::Welcome(welcome) if welcome.clock == theirs));
     assert_eq!(out.save, Some(next));
 }

@@ -16,7 +16,7 @@
 //! its time has come, and after a restart one that a clock ahead of ours had made.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::SocketAddr,
     time::Duration,
 };
@@ -194,7 +194,7 @@ impl Door {
             if record.is_over(now.unix) {
                 continue;
             }
-            let Some(moment) = record.keys.iter().find_map(|keys| keys.open(knock)) else {
+            let Some(moment) = record.keys().iter().find_map(|keys| keys.open(knock)) else {
                 found = Answer::Forged;
                 continue;
             };
@@ -236,14 +236,16 @@ impl Door {
             .map(|seed| KnockKeys::new(seed, &self.root))
             .collect();
         self.forget_ids(who);
-        for (epoch, ids) in &mut self.ids {
-            ids.extend(keys.iter().map(|keys| (keys.id(*epoch), who)));
-        }
-        match self.knockers.get_mut(&who) {
-            Some(record) => record.renew(keys, stay),
-            None => {
-                self.knockers.insert(who, Record::new(keys, stay));
+        let record = match self.knockers.entry(who) {
+            Entry::Occupied(known) => {
+                let record = known.into_mut();
+                record.renew(keys, stay);
+                record
             }
+            Entry::Vacant(new) => new.insert(Record::new(keys, stay)),
+        };
+        for (epoch, ids) in &mut self.ids {
+            ids.extend(record.keys().iter().map(|keys| (keys.id(*epoch), who)));
         }
     }
 
@@ -257,7 +259,7 @@ impl Door {
             return;
         };
         for (epoch, ids) in &mut self.ids {
-            for keys in &record.keys {
+            for keys in record.keys() {
                 ids.remove(&(keys.id(*epoch), who));
             }
         }
@@ -285,7 +287,7 @@ impl Door {
             self.ids.entry(missing).or_insert_with(|| {
                 knockers
                     .iter()
-                    .flat_map(|(who, record)| record.keys.iter().map(|keys| (keys, *who)))
+                    .flat_map(|(who, record)| record.keys().iter().map(|keys| (keys, *who)))
                     .map(|(keys, who)| (keys.id(missing), who))
                     .collect()
             });

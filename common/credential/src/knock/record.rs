@@ -30,8 +30,8 @@ const MOMENTS_MAX: usize = 1_024;
 /// One knocker.
 #[derive(Debug)]
 pub(super) struct Record {
-    pub(super) keys: Vec<KnockKeys>,
-    pub(super) stay: Stay,
+    keys: Vec<KnockKeys>,
+    stay: Stay,
     is_dismissed: bool,
     /// Knocks of the window that were heard.
     heard: BTreeSet<Moment>,
@@ -58,6 +58,11 @@ impl Record {
         self.keys = keys;
         self.stay = stay;
         self.is_dismissed = false;
+    }
+
+    /// All keys that open.
+    pub(super) fn keys(&self) -> &[KnockKeys] {
+        &self.keys
     }
 
     /// It leaves, in its time.

@@ -1,6 +1,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use cardea_proto::{
+    codec::Bytes,
     id::{DeviceId, InviteId},
     time::{Now, testing::start},
 };
@@ -141,7 +142,7 @@ fn what_was_made_before_the_door_was_opened_is_late() {
 }
 
 #[test]
-fn the_next_seed_opens_beside_the_one_before_and_the_one_after_in_its_place() {
+fn seeds_open_that_were_admitted_last_and_no_others() {
     let mut bench = Bench::new();
     let seeds = [1, 2, 3].map(|number| Secret32([number; 32]));
     let keys = seeds.clone().map(|seed| KnockKeys::new(&seed, &ROOT));
@@ -239,13 +240,25 @@ fn two_knocks_of_one_second_share_their_id_and_nothing_else() {
 }
 
 #[test]
-fn every_node_and_every_certificate_has_a_seed_of_its_own() {
+fn a_node_that_was_away_for_as_long_as_it_may_is_known_by_its_seed_and_no_other_node_is() {
     let master = SeedMaster::of(&[7; 32]);
-    let seed = |number, serial| master.node_seed(node(number), &Bytes([serial; 16]));
-    assert!(seed(1, 1) == SeedMaster::of(&[7; 32]).node_seed(node(1), &Bytes([1; 16])));
-    assert!(seed(1, 1) != seed(1, 2));
-    assert!(seed(1, 1) != seed(2, 1));
-    assert!(seed(1, 1) != SeedMaster::of(&[8; 32]).node_seed(node(1), &Bytes([1; 16])));
+    let begin = start().unix;
+    for days in 0..90 {
+        let given = begin.plus(24 * HOUR * days);
+        let seed = master.node_seed(node(1), given);
+        // A clock that was ahead when it was given, and the longest that a node may be away.
+        for back in [given.0 - 86_400_000, given.0, given.plus(SEED_PERIOD).0] {
+            let known = |master: &SeedMaster, who| {
+                let seeds = master.node_seeds(who, UnixMillis(back));
+                seeds.contains(&seed)
+            };
+            assert!(known(&master, node(1)), "day {days}");
+            assert!(!known(&master, node(2)));
+            assert!(!known(&SeedMaster::of(&[8; 32]), node(1)));
+        }
+        let years = given.plus(365 * 24 * HOUR);
+        assert!(!master.node_seeds(node(1), years).contains(&seed));
+    }
 }
 
 #[test]
