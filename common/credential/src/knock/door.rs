@@ -18,7 +18,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::SocketAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cardea_proto::{
@@ -122,7 +122,8 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Door {
     root: Digest,
-    opened_at: u32,
+    /// When it was opened, by the clock that nobody sets.
+    opened_at: Instant,
     knockers: BTreeMap<Knocker, Record>,
     /// The ids of the epochs around this moment.
     ids: BTreeMap<u32, BTreeSet<(Id, Knocker)>>,
@@ -136,13 +137,13 @@ impl Door {
     pub fn new(root: Digest, now: Now) -> Self {
         let mut this = Self {
             root,
-            opened_at: secs_of(now.unix),
+            opened_at: now.instant,
             knockers: BTreeMap::new(),
             ids: BTreeMap::new(),
             attempts: Attempts::default(),
             counters: Counters::default(),
         };
-        this.turn_to(epoch_of(this.opened_at), now.unix);
+        this.turn_to(epoch_of(secs_of(now.unix)), now.unix);
         this
     }
 
@@ -187,6 +188,7 @@ impl Door {
 
     fn answer(&mut self, knock: &Knock, now: Now) -> Answer {
         let mut found = Answer::Unknown;
+        let opened = self.opened(now);
         for who in self.candidates(knock) {
             let Some(record) = self.knockers.get_mut(&who) else {
                 continue;
@@ -202,7 +204,7 @@ impl Door {
             if moment.secs > at.saturating_add(window) {
                 return Answer::Early;
             }
-            if moment.secs < at.saturating_sub(window).max(self.opened_at) {
+            if moment.secs < at.saturating_sub(window).max(opened) {
                 return Answer::Late;
             }
             if !record.hear(moment, now.unix) {
@@ -215,6 +217,14 @@ impl Door {
             return Answer::Open;
         }
         found
+    }
+
+    /// The second in which the door was opened, as the wall clock has it by now: one that was wrong
+    /// then and has been set must not keep everybody waiting.
+    fn opened(&self, now: Now) -> u32 {
+        let since = now.instant.saturating_duration_since(self.opened_at);
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        secs_of(UnixMillis(now.unix.0.saturating_sub(since)))
     }
 
     /// Whose id a knock has. Two may have the same one, once in 2^48.

@@ -142,6 +142,29 @@ fn what_was_made_before_the_door_was_opened_is_late() {
 }
 
 #[test]
+fn a_door_whose_own_clock_is_set_lets_in_what_is_made_from_then_on() {
+    for set_back in [true, false] {
+        let mut bench = Bench::new();
+        let before = bench.knock();
+        bench.now = bench.now.plus(Duration::from_millis(1_500));
+        bench.door = Door::new(ROOT, bench.now);
+        bench.admit(WHO, &[SEED]);
+        let millis = bench.now.unix.0;
+        let hour = 3_600_000;
+        bench.now.unix.0 = if set_back {
+            millis - hour
+        } else {
+            millis + hour
+        };
+        let knock = bench.knock();
+        assert_eq!(bench.answer(&knock), Answer::Open);
+        if !set_back {
+            assert_eq!(bench.answer_to(&before, "192.0.2.2:9"), Answer::Late);
+        }
+    }
+}
+
+#[test]
 fn seeds_open_that_were_admitted_last_and_no_others() {
     let mut bench = Bench::new();
     let seeds = [1, 2, 3].map(|number| Secret32([number; 32]));

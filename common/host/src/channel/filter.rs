@@ -214,6 +214,7 @@ mod tests {
     use cardea_proto::codec::Bytes;
 
     use super::*;
+    use crate::channel::tests::{caller, gate};
 
     #[test]
     fn what_is_kept_of_a_coalesced_buffer_is_closed_up() {
@@ -311,5 +312,22 @@ mod tests {
         let server = Filter::new(Some(Gate::new(Bytes([0; 32]))));
         let id = server.ids.issue([1; 8]);
         assert!(!server.passes(&initial(&id), from), "nobody has knocked");
+    }
+
+    #[test]
+    fn a_knock_opens_with_a_whole_packet_and_is_not_spent_on_any_other() {
+        let server = Filter::new(Some(gate()));
+        let from = "192.0.2.1:9".parse().unwrap();
+        let knock = caller().knock();
+        let initial = |token: &[u8], size: usize| {
+            let length = [u8::try_from(token.len()).unwrap()];
+            let head = [&[0xc0, 0, 0, 0, 1, 20][..], &knock, &[0], &length, token].concat();
+            [&head[..], &vec![0; size - head.len()]].concat()
+        };
+        assert!(!server.passes(&initial(&[], FIRST_BYTES_MIN - 1), from));
+        assert!(!server.passes(&initial(&[7; 16], FIRST_BYTES_MIN), from));
+        let elsewhere = "192.0.2.2:9".parse().unwrap();
+        assert!(server.passes(&initial(&[], FIRST_BYTES_MIN), elsewhere));
+        assert!(!server.passes(&initial(&[], FIRST_BYTES_MIN), from));
     }
 }

@@ -114,6 +114,10 @@ impl Server {
     /// Closes every connection and takes no more.
     pub async fn close(&self, reason: &str) {
         self.filter.close();
+        tracing::debug!(
+            datagrams.dropped = self.dropped(),
+            "no more knocks are heard"
+        );
         let code = quinn::VarInt::from_u32(CloseCode::Leaving.number());
         self.endpoint.close(code, reason.as_bytes());
         let farewells = self.endpoint.wait_idle();
