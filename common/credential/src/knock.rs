@@ -27,7 +27,6 @@ mod record;
 
 use std::{fmt, time::Duration};
 
-use aws_lc_rs::hmac;
 use cardea_proto::{
     codec::{Digest, Secret32},
     id::NodeId,
@@ -39,7 +38,10 @@ pub use self::{
     door::{Answer, Counters, Door, DoorChange, Knocker, Stay, WINDOW},
     ids::{CONNECTION_ID_BYTES, ConnectionIds},
 };
-use crate::{authority, key};
+use crate::{
+    authority, key,
+    mac::{self, MacKey},
+};
 
 /// Bytes of a knock: the longest connection id of QUIC version 1. Source: RFC 9000 §17.2.
 pub const KNOCK_BYTES: usize = 20;
@@ -230,13 +232,9 @@ pub fn invite_seed(secret_hash: &Digest) -> Secret32 {
     Secret32(mac(&Secret32(secret_hash.0), &[b"cardea knock invite"]))
 }
 
-/// HMAC-SHA256 over some parts. Source: RFC 2104.
-fn mac(key: &Secret32, parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &key.0));
-    for part in parts {
-        context.update(part);
-    }
-    first(context.sign().as_ref())
+/// A tag over some parts, of which at most one has no fixed length.
+fn mac(key: &Secret32, parts: &[&[u8]]) -> [u8; mac::TAG_BYTES] {
+    MacKey::from_seed(&key.0).tag(parts)
 }
 
 /// The first bytes of a longer output.

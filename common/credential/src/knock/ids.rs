@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use aws_lc_rs::hmac;
-
 use super::first;
-use crate::key;
+use crate::{key, mac::MacKey};
 
 /// Bytes of a connection id of ours: eight random ones and eight of a MAC over them.
 pub const CONNECTION_ID_BYTES: usize = 16;
@@ -17,7 +15,7 @@ const HALF: usize = CONNECTION_ID_BYTES / 2;
 ///
 /// Whoever sends to an id that was never issued is told apart before QUIC sees the packet. Ids that
 /// were issued may be known to whoever saw them pass, so a valid one earns no answer by itself.
-pub struct ConnectionIds(hmac::Key);
+pub struct ConnectionIds(MacKey);
 
 impl ConnectionIds {
     /// Ids under this key, which is random and nobody else's.
@@ -26,7 +24,7 @@ impl ConnectionIds {
     /// before (RFC 9000 §10.3 would reset it), so its ids need not be known.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+        Self(MacKey::from_seed(key))
     }
 
     /// The id of eight random bytes.
@@ -50,7 +48,7 @@ impl ConnectionIds {
     }
 
     fn mac(&self, random: &[u8; HALF]) -> [u8; HALF] {
-        first(hmac::sign(&self.0, random).as_ref())
+        first(&self.0.tag(&[random]))
     }
 }
 
