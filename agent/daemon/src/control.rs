@@ -54,10 +54,12 @@ impl Common {
 
     /// Does what the core asks of its shell, in the order in which it must be done.
     fn flush(&mut self, out: &mut NodeOutbox) {
-        if let Some(certificate) = out.save.take()
-            && let Err(error) = state::save_certificate(&self.dir, &certificate)
-        {
-            tracing::error!(%error, "the new certificate is not on disk: it is lost with this process");
+        if let Some(certificate) = out.save.take() {
+            if let Err(error) = state::save_certificate(&self.dir, &certificate) {
+                tracing::error!(%error, "the new certificate is not on disk: it is lost with this process");
+            }
+            // The whole node is written again when its controllers move.
+            self.node.certificate = certificate;
         }
         if let Some(note) = out.checkpoint.take()
             && let Err(error) = state::save_checkpoint(&self.dir, &note)

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use cardea_host::channel::{ChannelError, Client, Connected};
+use cardea_host::channel::{Caller, ChannelError, Client, Connected};
 use tokio::task::JoinSet;
 
 /// Addresses of one name that are tried.
@@ -32,11 +32,15 @@ pub enum DialError {
     Channel(#[from] ChannelError),
 }
 
-/// Connects to one of the addresses of `address`, the first that answers.
+/// Connects as `caller` to one of the addresses of `address`, the first that answers.
 ///
 /// # Errors
 /// [`DialError`].
-pub async fn dial(address: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Connected, DialError> {
+pub async fn dial(
+    address: &str,
+    tls: &Arc<rustls::ClientConfig>,
+    caller: &Caller,
+) -> Result<Connected, DialError> {
     let not_resolved = |why: String| DialError::NotResolved {
         address: address.to_owned(),
         why,
@@ -47,10 +51,10 @@ pub async fn dial(address: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Conn
     let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
     let mut attempts = JoinSet::new();
     for (place, address) in (0_u32..).zip(addresses) {
-        let tls = Arc::clone(tls);
+        let (tls, caller) = (Arc::clone(tls), caller.clone());
         attempts.spawn(async move {
             tokio::time::sleep(HEAD_START * place).await;
-            Client::connect(address, tls, CONNECT_TIME).await
+            Client::connect(address, tls, &caller, CONNECT_TIME).await
         });
     }
     let mut last = None;

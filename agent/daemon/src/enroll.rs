@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cardea_credential::{
     key::{self, KeyAlgorithm},
+    knock::invite_seed,
     proof::proof_message,
     tls,
     trust::Trust,
@@ -13,7 +14,7 @@ use cardea_device::{
     posture::{Posture, Settings},
 };
 use cardea_host::{
-    channel::{ChannelError, CloseCode, Connected},
+    channel::{Caller, ChannelError, CloseCode, Connected},
     clock::Clock,
     exit::{Code, Failure},
     files::Dir,
@@ -26,6 +27,7 @@ use cardea_proto::{
     invite::InviteCode,
     name::Name,
     posture::Report,
+    time::ClockOffset,
 };
 
 use crate::{
@@ -108,9 +110,11 @@ impl Applicant<'_> {
         code: &InviteCode,
         tls: &std::sync::Arc<rustls::ClientConfig>,
     ) -> Result<Connected, Failure> {
+        let seed = invite_seed(&key::digest(&code.secret.0));
+        let caller = Caller::new(&seed, &code.root, ClockOffset::default());
         let mut last = None;
         for address in &code.addresses {
-            match dial(address, tls).await {
+            match dial(address, tls, &caller).await {
                 Ok(connected) => return Ok(connected),
                 Err(error) => last = Some((address, error)),
             }
@@ -227,17 +231,25 @@ fn unreachable_failure(address: &str, tried: usize, error: &DialError) -> Failur
         );
     }
     let noun = if tried == 1 { "address" } else { "addresses" };
-    let why = match error {
-        DialError::Channel(ChannelError::NoAnswer(_)) => "no answer".to_owned(),
-        DialError::Channel(_) | DialError::NotResolved { .. } => text,
+    let (why, next) = match error {
+        DialError::Channel(ChannelError::NoAnswer(_)) => ("no answer".to_owned(), NO_ANSWER_NEXT),
+        DialError::Channel(_) | DialError::NotResolved { .. } => (
+            text,
+            "Check the network and the controller, then try again with the same code",
+        ),
     };
     Failure::of(
         Code::NotReachable,
         &format!("controller {address} not reachable ({tried} {noun} tried, UDP)"),
         why,
-        "Check the network and the controller, then try again with the same code",
+        next,
     )
 }
+
+/// What may be wrong when nothing comes back: a controller does not tell, it is silent to all of them.
+const NO_ANSWER_NEXT: &str = "A controller is silent to whoever has no good code. \
+    Check that this machine's clock is right, that UDP reaches the address, \
+    and with an admin that it is the controller's and that the code was not used, expired or taken back";
 
 #[cfg(test)]
 mod tests {
@@ -251,6 +263,7 @@ mod tests {
         let failure = unreachable_failure("h:1", 1, &other);
         assert_eq!(failure.code, 4);
         assert!(failure.message.contains("another controller"));
+        // It cannot tell itself: everything that it may be stands there.
         let silent = DialError::Channel(ChannelError::NoAnswer(ANSWER_TIME));
         let failure = unreachable_failure("h:1", 1, &silent);
         assert_eq!(failure.code, 5);
@@ -259,5 +272,8 @@ mod tests {
                 .message
                 .contains("h:1 not reachable (1 address tried, UDP): no answer")
         );
+        for cause in ["clock", "UDP", "address", "used", "expired"] {
+            assert!(failure.message.contains(cause), "{}", failure.message);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cardea_credential::{key::Signer, tls, trust::Trust};
 use cardea_host::{
-    channel::{CloseCode, Sender},
+    channel::{Caller, CloseCode, Sender},
     clock::Clock,
 };
 use cardea_node::Connect;
@@ -94,11 +94,13 @@ impl Line {
             Arc::clone(&self.signer),
             Arc::new(self.clock),
         );
+        let root = self.trust.root_digest();
+        let caller = Caller::new(&connect.knock, &root, connect.clock);
         let attempt = Attempt {
             number: self.number,
             tell: self.tell.clone(),
         };
-        let task = tokio::spawn(attempt.run(connect.address, tls));
+        let task = tokio::spawn(attempt.run(connect.address, tls, caller));
         self.task = Some(task.abort_handle());
     }
 
@@ -164,8 +166,8 @@ struct Attempt {
 }
 
 impl Attempt {
-    async fn run(self, address: String, tls: Arc<rustls::ClientConfig>) {
-        let connected = match dial(&address, &tls).await {
+    async fn run(self, address: String, tls: Arc<rustls::ClientConfig>, caller: Caller) {
+        let connected = match dial(&address, &tls, &caller).await {
             Ok(connected) => connected,
             Err(error) => return self.tell(RawEvent::Down(error.to_string())).await,
         };

@@ -5,7 +5,7 @@ use cardea_device::key::{KeyStore, KeyStoreError};
 use cardea_host::files::{Dir, StateError};
 use cardea_ledger::checkpoint::{Verifier, origin};
 use cardea_proto::{
-    codec::Blob,
+    codec::{Blob, Secret32},
     enroll::{Certificate, Enrolled},
     id::NodeId,
     name::Name,
@@ -13,6 +13,7 @@ use cardea_proto::{
 };
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, sync::Arc};
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Who the node is; written once, and again when controllers move.
 const NODE_FILE: &str = "node.json";
@@ -89,6 +90,8 @@ struct CertificateFile {
     serial: String,
     not_before: UnixMillis,
     not_after: UnixMillis,
+    /// A secret: the file is its owner's alone.
+    knock: String,
 }
 
 impl Node {
@@ -122,6 +125,12 @@ impl Node {
             .map(|text| from_text(text).map(Blob))
             .collect::<Option<Vec<Blob>>>()
             .ok_or_else(|| damaged(CERTIFICATE_FILE, "the chain is not base64"))?;
+        let knock = Zeroizing::new(certificate.knock);
+        let knock = from_text(&knock)
+            .map(Zeroizing::new)
+            .and_then(|seed| <[u8; 32]>::try_from(seed.as_slice()).ok())
+            .map(Secret32)
+            .ok_or_else(|| damaged(CERTIFICATE_FILE, "the seed of its knock is not 32 bytes"))?;
         Ok(Some(Self {
             id: node.node,
             name: node.name,
@@ -133,6 +142,7 @@ impl Node {
                 serial: certificate.serial,
                 not_before: certificate.not_before,
                 not_after: certificate.not_after,
+                knock,
             },
             signer,
             addresses: node.addresses,
@@ -195,7 +205,7 @@ impl Node {
 /// # Errors
 /// [`StateError`]; the one before is still there then.
 pub fn save_certificate(dir: &Dir, certificate: &Certificate) -> Result<(), StateError> {
-    let file = CertificateFile {
+    let mut file = CertificateFile {
         version: VERSION,
         chain: certificate
             .chain
@@ -205,8 +215,11 @@ pub fn save_certificate(dir: &Dir, certificate: &Certificate) -> Result<(), Stat
         serial: certificate.serial.clone(),
         not_before: certificate.not_before,
         not_after: certificate.not_after,
+        knock: to_text(&certificate.knock.0),
     };
-    write(dir, CERTIFICATE_FILE, &file)
+    let written = write(dir, CERTIFICATE_FILE, &file);
+    file.knock.zeroize();
+    written
 }
 
 /// Keeps the ledger's checkpoint.
@@ -224,7 +237,7 @@ pub fn is_enrolled(dir: &Dir) -> bool {
 }
 
 fn read<T: for<'a> Deserialize<'a>>(dir: &Dir, name: &str) -> Result<Option<T>, LoadError> {
-    let Some(bytes) = dir.read(name)? else {
+    let Some(bytes) = dir.read(name)?.map(Zeroizing::new) else {
         return Ok(None);
     };
     serde_json::from_slice(&bytes)
@@ -236,10 +249,11 @@ fn read<T: for<'a> Deserialize<'a>>(dir: &Dir, name: &str) -> Result<Option<T>, 
 }
 
 fn write<T: Serialize>(dir: &Dir, name: &str, value: &T) -> Result<(), StateError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| StateError::Io {
+    let bytes = serde_json::to_vec_pretty(value).map_err(|error| StateError::Io {
         path: dir.join(name),
         source: error.into(),
     })?;
+    let mut bytes = Zeroizing::new(bytes);
     bytes.push(b'\n');
     dir.write_atomic(name, &bytes)
 }
@@ -318,6 +332,7 @@ mod tests {
                 serial: "0a".to_owned(),
                 not_before: now,
                 not_after: now,
+                knock: Secret32([7; 32]),
             },
             signer,
             addresses: vec!["ztna.corp.example:7443".to_owned()],

@@ -27,7 +27,7 @@ use cardea_proto::{
     message::{Checkpointed, FromNode, Hello, Purpose, Welcome},
     name::Name,
     refusal::{Refusal, RefusalCode},
-    time::{Now, UnixMillis},
+    time::{ClockOffset, Now, UnixMillis},
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -37,7 +37,7 @@ pub(crate) use self::witness::Doubt;
 use self::{
     connection::{Connection, Effect, Step},
     renewal::Renewal,
-    view::{CLOCK_SKEW_MAX, Skew},
+    view::{CLOCK_SKEW_MAX, NO_ANSWER, Skew},
     witness::Witness,
 };
 use crate::{
@@ -101,6 +101,8 @@ pub(crate) struct Channel {
     renewal: Renewal,
     witness: Witness,
     skew: Option<Skew>,
+    /// What the controller's clock showed at a moment that no step of ours moves.
+    clock: Option<(Instant, UnixMillis)>,
     rng: ChaCha20Rng,
 }
 
@@ -128,6 +130,7 @@ impl Channel {
             shown: (ControllerState::Connecting, UnixMillis(0)),
             renewal,
             skew: None,
+            clock: None,
             rng: ChaCha20Rng::from_seed(entropy),
         }
     }
@@ -187,6 +190,7 @@ impl Channel {
             return self.refuse(now, refusal, out);
         }
         self.skew = Skew::between(now.unix, welcome.clock);
+        self.clock = Some((now.instant, welcome.clock));
         if !welcome.addresses.is_empty() && welcome.addresses != self.settings.addresses {
             self.settings.addresses = welcome
                 .addresses
@@ -285,7 +289,7 @@ impl Channel {
                 self.connection,
                 Connection::Connecting { .. } | Connection::Greeting { .. }
             ) {
-                self.outage.why = Some("no answer".to_owned());
+                self.outage.why = Some(NO_ANSWER.to_owned());
             }
             let address = self.next_address();
             let purpose = self.purpose(now);
@@ -388,6 +392,8 @@ impl Channel {
                     address: self.address().to_owned(),
                     purpose: self.connection.purpose(),
                     chain: self.chain().to_vec(),
+                    knock: self.renewal.certificate().knock.clone(),
+                    clock: self.offset(now),
                 });
             }
             Effect::Disconnect => {
@@ -418,6 +424,19 @@ impl Channel {
             self.shown = (state, now.unix);
         }
         effect
+    }
+
+    /// How far the controller's clock is believed to be from ours: by what it showed last in one round
+    /// of addresses, and not at all in the next, because it may have been set since.
+    fn offset(&self, now: Now) -> ClockOffset {
+        let round = self.tries.saturating_sub(1) / self.count();
+        match self.clock {
+            Some((at, shown)) if round.is_multiple_of(2) => {
+                let shows = shown.plus(now.instant.saturating_duration_since(at));
+                ClockOffset::between(now.unix, shows)
+            }
+            Some(_) | None => ClockOffset::default(),
+        }
     }
 
     fn renew(&mut self, now: Now, out: &mut NodeOutbox) {

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use cardea_proto::{
-    codec::Blob,
+    codec::{Blob, Secret32},
     enroll::Certificate,
     message::{FromNode, Purpose},
+    time::ClockOffset,
 };
 use cardea_tunnel::Command;
 
@@ -38,4 +39,8 @@ pub struct Connect {
     pub purpose: Purpose,
     /// Leaf, then intermediate; DER.
     pub chain: Vec<Blob>,
+    /// The seed of the knock that the controller answers.
+    pub knock: Secret32,
+    /// How far the controller's clock, by which a knock is timed, was from ours when it last said.
+    pub clock: ClockOffset,
 }

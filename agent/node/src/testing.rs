@@ -10,7 +10,7 @@ use cardea_ledger::checkpoint::LedgerKey;
 use cardea_proto::{
     access::{Admit, Granted, InnerAddresses, Rendezvous, Signed},
     app::{Carrier, Protocol, Service},
-    codec::{Blob, Bytes},
+    codec::{Blob, Bytes, Secret32},
     enroll::Certificate,
     id::{ConnectorId, DeviceId, GrantId},
     identity::Holder,
@@ -80,6 +80,7 @@ impl World {
         let leaf = self.domain.trust.verify(&node.chain, at.unix).unwrap();
         Certificate {
             chain: node.chain.clone(),
+            knock: Secret32(key::digest(leaf.serial.as_bytes()).0),
             serial: leaf.serial,
             not_before: leaf.not_before,
             not_after: leaf.not_after,

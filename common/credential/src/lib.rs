@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod authority;
 pub mod key;
+pub mod knock;
 pub mod mac;
 pub mod pem;
 pub mod proof;

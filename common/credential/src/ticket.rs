@@ -4,10 +4,16 @@ use std::fmt;
 
 use cardea_proto::relay::{TICKET_BODY_BYTES, TICKET_BYTES, TICKET_CONTEXT, Ticket};
 
-use crate::key::{self, ParseKeyError, SignError, Signer, SoftwareKey};
+use crate::{
+    key::{self, ParseKeyError, SignError, Signer, SoftwareKey},
+    knock::SeedMaster,
+};
 
 /// The Ed25519 key with which a controller signs tickets. Relays hold its public half alone.
-pub struct TicketKey(SoftwareKey);
+pub struct TicketKey {
+    key: SoftwareKey,
+    seeds: SeedMaster,
+}
 
 impl TicketKey {
     /// The key of a 32-byte seed.
@@ -15,13 +21,22 @@ impl TicketKey {
     /// # Errors
     /// [`ParseKeyError`] when the library refuses it.
     pub fn from_seed(seed: &[u8; 32]) -> Result<Self, ParseKeyError> {
-        SoftwareKey::from_seed(seed).map(Self)
+        Ok(Self {
+            key: SoftwareKey::from_seed(seed)?,
+            seeds: SeedMaster::of(seed),
+        })
+    }
+
+    /// What the seeds of knocks are made from, which follows from the same 32 bytes.
+    #[must_use]
+    pub const fn seeds(&self) -> &SeedMaster {
+        &self.seeds
     }
 
     /// The public half, 32 bytes.
     #[must_use]
     pub fn public(&self) -> [u8; 32] {
-        self.0
+        self.key
             .public_key()
             .last_chunk()
             .copied()
@@ -34,7 +49,7 @@ impl TicketKey {
     /// [`SignError`] when the library refuses.
     pub fn sign(&self, ticket: &Ticket) -> Result<[u8; TICKET_BYTES], SignError> {
         let body = ticket.body();
-        let signature = self.0.sign(&[TICKET_CONTEXT, &body].concat())?;
+        let signature = self.key.sign(&[TICKET_CONTEXT, &body].concat())?;
         [body.as_slice(), &signature]
             .concat()
             .try_into()

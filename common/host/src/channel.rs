@@ -7,10 +7,15 @@
 //!   Receiver        ◀───────────────────── Sender
 //! ```
 //!
+//! A server stands behind a [`Gate`]: below QUIC, every datagram of somebody who has not knocked is
+//! dropped unread, so that nothing is ever sent to a stranger.
+//!
 //! A peer that breaks a rule is cut off with a [`CloseCode`] and a reason; nothing it sends can
 //! make this side allocate more than a message or wait longer than a deadline.
 
 mod client;
+mod filter;
+mod gate;
 mod link;
 mod server;
 mod socket;
@@ -23,7 +28,8 @@ use quinn::VarInt;
 use rustls::pki_types::CertificateDer;
 
 pub use self::{
-    client::{Client, Connected},
+    client::{Caller, Client, Connected},
+    gate::Gate,
     link::{Link, Receiver, Sender},
     server::{Accepted, Server},
 };
@@ -210,5 +216,7 @@ fn close(connection: &quinn::Connection, error: &ChannelError) {
     connection.close(code, error.to_string().as_bytes());
 }
 
+#[cfg(test)]
+mod darkness;
 #[cfg(test)]
 mod tests;

@@ -79,4 +79,6 @@ pub struct Certificate {
     pub not_before: UnixMillis,
     /// When it ends.
     pub not_after: UnixMillis,
+    /// The seed of the knocks that the controller answers, from this certificate on.
+    pub knock: Secret32,
 }

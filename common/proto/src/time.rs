@@ -88,6 +88,30 @@ impl UnixMillis {
     }
 }
 
+/// How far another machine's wall clock is from ours, as the last look at it showed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockOffset {
+    /// Milliseconds that it is ahead; negative when it is behind.
+    ahead_ms: i64,
+}
+
+impl ClockOffset {
+    /// The offset of a clock that shows `theirs` when ours shows `ours`.
+    #[must_use]
+    pub fn between(ours: UnixMillis, theirs: UnixMillis) -> Self {
+        let millis = |at: UnixMillis| i64::try_from(at.0).unwrap_or(i64::MAX);
+        Self {
+            ahead_ms: millis(theirs).saturating_sub(millis(ours)),
+        }
+    }
+
+    /// What the other clock shows when ours shows `ours`.
+    #[must_use]
+    pub const fn theirs(self, ours: UnixMillis) -> UnixMillis {
+        UnixMillis(ours.0.saturating_add_signed(self.ahead_ms))
+    }
+}
+
 impl Now {
     /// Both clocks, `duration` later.
     #[must_use]
@@ -120,6 +144,18 @@ pub mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_leads_from_one_clock_to_the_other_and_never_wraps() {
+        for (ours, theirs) in [(5_000, 2_000), (2_000, 5_000), (7, 7)] {
+            let offset = ClockOffset::between(UnixMillis(ours), UnixMillis(theirs));
+            assert_eq!(offset.theirs(UnixMillis(ours)), UnixMillis(theirs));
+        }
+        let ahead = ClockOffset::between(UnixMillis(0), UnixMillis(u64::MAX));
+        assert_eq!(ahead.theirs(UnixMillis(u64::MAX)), UnixMillis(u64::MAX));
+        let behind = ClockOffset::between(UnixMillis(u64::MAX), UnixMillis(0));
+        assert_eq!(behind.theirs(UnixMillis(1)), UnixMillis(0));
+    }
 
     #[test]
     fn a_moment_reads_back_as_itself_from_its_text() {

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
-use cardea_credential::trust::VerifiedLeaf;
+use cardea_credential::{knock::DoorChange, trust::VerifiedLeaf};
 use cardea_ledger::checkpoint::Checkpoint;
 use cardea_proto::{
     admin::{AdminAnswer, AdminRequest},
@@ -173,6 +173,9 @@ pub struct Proposal {
 /// What must follow from the inputs so far, in order within each queue. The shell owns and empties it.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    /// Changes to who may knock, before anybody is told anything: a node may use its next seed as
+    /// soon as it has it.
+    pub door: VecDeque<DoorChange>,
     /// Messages to nodes.
     pub messages: VecDeque<(ChannelId, ToNode)>,
     /// Answers to strangers; the connection ends after its answer.

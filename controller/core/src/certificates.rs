@@ -80,6 +80,7 @@ impl World {
         &self,
         committed: &Committed<CertificateRecord>,
         _basis: &Basis,
+        now: Now,
     ) -> Option<Certificate> {
         let record = committed.fact();
         let leaf = Leaf {
@@ -98,6 +99,7 @@ impl World {
                 serial: serial_text(&record.serial),
                 not_before: record.not_before,
                 not_after: record.not_after,
+                knock: self.knock_seed(record.node, now),
             }),
             Err(error) => {
                 tracing::error!(node.id = %record.node, %error, "certificate not issued");
@@ -199,7 +201,7 @@ impl Controller {
         for committed in issued {
             // A report may have come since this was planned.
             let message = match self.basis(turn.now, renewing.node) {
-                Ok(basis) => self.world.issue(committed, &basis).map_or_else(
+                Ok(basis) => self.world.issue(committed, &basis, turn.now).map_or_else(
                     || ToNode::CertificateRefused(no_life_left()),
                     ToNode::Certificate,
                 ),

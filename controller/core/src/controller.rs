@@ -22,6 +22,7 @@ use crate::{
     dice::Dice,
     grants::Live,
     judge::Judge,
+    knocks::{admit_invite, dismiss, forget_invite},
     policy::Prepared,
     posture::Postures,
     proposals::{Intent, Pending, Proposals, TRIES_MAX},
@@ -154,6 +155,7 @@ impl Controller {
         let turn = &mut Turn { now, out };
         if self.health.started.is_none() {
             self.health.started = Some(now);
+            self.admit_all(turn);
             self.adopt_grants(turn);
         }
         match input {
@@ -340,10 +342,16 @@ impl Controller {
         match happened {
             Happened::Admitted(_) => {}
             Happened::Offered(grant) => self.watch_certificate(grant.fact().device, turn.now),
+            Happened::Invited(invite) => admit_invite(turn, invite.fact()),
+            Happened::Uninvited(invite) => forget_invite(turn, *invite),
             Happened::Unblocked(device) => self.review(turn, *device.fact()),
             Happened::Blocked(device) => self.blocked(turn, *device.fact()),
-            Happened::Removed(node) => self.removed(turn, *node.fact()),
+            Happened::Removed(node) => {
+                dismiss(turn, *node.fact());
+                self.removed(turn, *node.fact());
+            }
             Happened::Issued(record) => {
+                self.admit_node(turn, record.fact().node);
                 if let cardea_proto::id::NodeId::Device(device) = record.fact().node {
                     self.watch_certificate(device, turn.now);
                 }

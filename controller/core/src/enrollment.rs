@@ -146,7 +146,7 @@ impl Controller {
             .iter()
             .filter_map(Happened::issued)
             .find(|committed| committed.fact().node == node.id)
-            .and_then(|committed| self.world.issue(committed, &basis));
+            .and_then(|committed| self.world.issue(committed, &basis, turn.now));
         let answer = match certificate {
             Some(certificate) => EnrollAnswer::Enrolled(Box::new(Enrolled {
                 version: PROTOCOL_VERSION,

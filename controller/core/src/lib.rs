@@ -27,6 +27,7 @@ mod explain;
 mod grants;
 mod heard;
 mod judge;
+mod knocks;
 mod nodes;
 pub mod policy;
 mod posture;

@@ -12,7 +12,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, task::Poll, thread::Joi
 use cardea_core::{Controller, Keys, State};
 use cardea_credential::trust::Trust;
 use cardea_host::{
-    channel::Server,
+    channel::{Gate, Server},
     entropy,
     exit::{Code, Failure},
     files::StateDir,
@@ -74,7 +74,8 @@ impl Service {
         let trust = Trust::new(founded.domain.clone(), keys.root_der.clone())
             .map_err(|error| Failure::of(Code::Storage, "root certificate", error, ""))?;
         let (identity, tls) = own_identity(&keys, &trust, &founded, settings)?;
-        let Sockets { server, relay } = Sockets::bind(settings, &tls, keys.ticket.public())?;
+        let gate = Gate::new(founded.root);
+        let Sockets { server, relay } = Sockets::bind(settings, &tls, &gate, keys.ticket.public())?;
         let relay_address = relay.as_ref().map(RelayServer::local_address);
         let reach = Reach::of(settings, server.local_address(), relay_address)?;
         if reach.relays.is_empty() {
@@ -117,7 +118,7 @@ impl Service {
             server,
             nodes: Nodes::new(trust, sender),
             identity,
-            turn: Turn::new(controller, ledger, head),
+            turn: Turn::new(controller, ledger, head, gate),
             events,
             outcomes,
             admin,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cardea_host::{
-    channel::{ChannelError, Server},
+    channel::{ChannelError, Gate, Server},
     exit::{Code, Failure},
 };
 use cardea_relay_server::{Server as RelayServer, config::Config as RelayConfig};
@@ -25,14 +25,15 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds all of them.
+    /// Binds all of them; channels stand behind `gate`.
     pub(crate) fn bind(
         settings: &Settings,
         tls: &Arc<ServerConfig>,
+        gate: &Gate,
         ticket_key: [u8; 32],
     ) -> Result<Self, Failure> {
         let server = bind(settings.listen, "--listen", |listen| {
-            Server::bind(listen, Arc::clone(tls)).map_err(into_io)
+            Server::bind(listen, Arc::clone(tls), gate.clone()).map_err(into_io)
         })?;
         let limits = RelayConfig::default().settings();
         let relay = settings.relay_listen.map(|listen| {

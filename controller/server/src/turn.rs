@@ -1,13 +1,17 @@
 //! The one loop that owns the controller: collect what is ready, handle it, do what must follow.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use cardea_core::{
     AdminSession, CallId, ChannelId, CommitError, Controller, Heard, Input, Outbox, Peer,
     ProposalId, policy::Prepared,
 };
+use cardea_credential::knock::Counters;
 use cardea_host::{
-    channel::{CloseCode, Sender},
+    channel::{CloseCode, Gate, Sender},
     clock::Clock,
 };
 use cardea_proto::{
@@ -31,6 +35,9 @@ const PROPOSALS_MAX: usize = 65_536;
 
 /// Longest sleep: timers do not count suspended time, deadlines do.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
+
+/// How often the log says what was knocked.
+const KNOCKS_TOLD: Duration = Duration::from_secs(60);
 
 /// Something that a connection brings.
 #[derive(Debug)]
@@ -77,6 +84,9 @@ pub(crate) struct Turn {
     channels: BTreeMap<ChannelId, Sender>,
     calls: BTreeMap<CallId, oneshot::Sender<AdminAnswer>>,
     head: watch::Sender<Revision>,
+    gate: Gate,
+    /// What had been knocked when it was last told, and when.
+    knocked: (Counters, Option<Instant>),
 }
 
 /// Why the loop ended without being asked to.
@@ -85,13 +95,15 @@ pub(crate) struct Turn {
 pub(crate) struct StoreEnded;
 
 impl Turn {
-    /// A loop for a controller. `head` shows the last committed revision to those who follow.
+    /// A loop for a controller. `head` shows the last committed revision to those who follow; `gate`
+    /// opens to those who may knock before this returns.
     pub(crate) fn new(
         controller: Controller,
         ledger: Ledger,
         head: watch::Sender<Revision>,
+        gate: Gate,
     ) -> Self {
-        Self {
+        let mut this = Self {
             controller,
             outbox: Outbox::default(),
             clock: Clock::system(),
@@ -100,7 +112,12 @@ impl Turn {
             channels: BTreeMap::new(),
             calls: BTreeMap::new(),
             head,
-        }
+            gate,
+            knocked: (Counters::default(), None),
+        };
+        this.handle(Input::Timeout);
+        this.gate.change(this.outbox.door.drain(..));
+        this
     }
 
     /// Runs until `events` ends.
@@ -111,7 +128,6 @@ impl Turn {
     ) -> Result<(), StoreEnded> {
         let mut brought = Vec::with_capacity(TURN_MAX);
         let mut committed = Vec::with_capacity(TURN_MAX);
-        self.handle(Input::Timeout);
         self.flush()?;
         loop {
             let sleep = self.sleep();
@@ -142,6 +158,7 @@ impl Turn {
                 self.handle(Input::Timeout);
             }
             self.flush()?;
+            self.tell_knocks();
         }
     }
 
@@ -243,6 +260,9 @@ impl Turn {
 
     /// Does what must follow, until nothing more does.
     fn flush(&mut self) -> Result<(), StoreEnded> {
+        if !self.outbox.door.is_empty() {
+            self.gate.change(self.outbox.door.drain(..));
+        }
         while let Some(proposal) = self.outbox.proposals.pop_front() {
             if self.proposed >= PROPOSALS_MAX {
                 self.refuse(proposal.id);
@@ -271,6 +291,30 @@ impl Turn {
             }
         }
         Ok(())
+    }
+
+    /// Says what was knocked since the last time, at most once in a while: each of them may be a
+    /// stranger's doing.
+    fn tell_knocks(&mut self) {
+        let now = self.clock.now().instant;
+        let (told, at) = self.knocked;
+        if at.is_some_and(|at| now < at + KNOCKS_TOLD) {
+            return;
+        }
+        let counters = self.gate.counters();
+        self.knocked = (counters, Some(now));
+        if counters != told {
+            tracing::debug!(
+                knock.opened = counters.opened,
+                knock.unknown = counters.unknown,
+                knock.forged = counters.forged,
+                knock.early = counters.early,
+                knock.late = counters.late,
+                knock.replayed = counters.replayed,
+                knock.too_many = counters.too_many,
+                "knocks"
+            );
+        }
     }
 
     fn refuse(&mut self, proposal: ProposalId) {

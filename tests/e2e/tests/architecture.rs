@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cardea-credential", &["cardea-proto"]),
     ("cardea-tunnel", &["cardea-proto"]),
     ("cardea-ledger", &["cardea-proto", "cardea-credential"]),
-    ("cardea-host", &["cardea-proto"]),
+    ("cardea-host", &["cardea-proto", "cardea-credential"]),
     ("cardea-relay", &["cardea-proto", "cardea-credential"]),
     (
         "cardea-core",

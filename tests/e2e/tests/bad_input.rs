@@ -7,9 +7,11 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     net::UdpSocket,
     os::unix::fs::{PermissionsExt, chown},
     process::Output,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -61,7 +63,7 @@ fn codes() -> Result<()> {
     another_controller(&mut world)
 }
 
-/// A code of a controller whose address now belongs to another one.
+/// A code of a controller whose address now belongs to another one, which is silent to it.
 fn another_controller(world: &mut Deployment) -> Result<()> {
     let address = listening_port(world)?;
     let code = world.ctl("invite connector")?;
@@ -73,8 +75,8 @@ fn another_controller(world: &mut Deployment) -> Result<()> {
     })?;
     expect(
         &enroll(world, "cardea-connector", "lost", &code)?,
-        4,
-        "another controller",
+        5,
+        "no answer",
     )
 }
 
@@ -275,9 +277,35 @@ fn datagrams() -> Result<()> {
         fetch(&address)? == "page\n",
         "the tunnel does not carry any more"
     );
+    let port = listening_port(&mut world)?;
+    stays_dark(&stranger, port)?;
     let (_second, fresh) = world.forward(None, "laptop", "wiki")?;
     ensure!(fetch(&fresh)? == "page\n");
     world.ctl("status").map(drop)
+}
+
+/// The controller has not answered the stranger, and does not for the packets that QUIC would answer.
+fn stays_dark(stranger: &UdpSocket, port: u16) -> Result<()> {
+    for version in [1, 2, 0x0a0a_0a0a_u32] {
+        for id in [0, 8, 16, 20_u8] {
+            let head = [&[0xc3][..], &version.to_be_bytes(), &[id]].concat();
+            let bait = [head, vec![7; usize::from(id)], vec![0; 1_300]].concat();
+            stranger.send_to(&bait, ("127.0.0.1", port))?;
+        }
+    }
+    stranger.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let mut answer = [0; 2_048];
+    loop {
+        match stranger.recv_from(&mut answer) {
+            Ok((length, from)) => ensure!(
+                from.port() != port,
+                "the controller answers with {length} bytes"
+            ),
+            // Ports that are closed say so once for each datagram that was sent to them.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Err(_) => return Ok(()),
+        }
+    }
 }
 
 /// A controller on loopback.

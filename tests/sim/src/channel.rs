@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use cardea_core::{ChannelId, Heard, Input, Peer};
+use cardea_credential::knock::{Answer, Knock, WINDOW};
 use cardea_node::{AgentInput, ConnectorInput};
 use cardea_proto::{
     codec::Blob,
     id::NodeId,
     ledger::Revision,
     message::{FromNode, Purpose, ToNode},
+    time::{Now, UnixMillis},
 };
 
 use crate::{
@@ -18,6 +20,9 @@ use crate::{
     stranger::is_strange,
     world::World,
 };
+
+/// How long a node waits for a controller that does not answer.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A channel as both ends and the wire have it.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub(crate) struct Dial {
     pub(crate) attempt: u64,
     pub(crate) purpose: Purpose,
     pub(crate) member: usize,
+    /// With what it knocks, and when that was made by its maker's idea of the controller's clock.
+    pub(crate) knock: (Knock, UnixMillis),
 }
 
 impl Channel {
@@ -79,17 +86,24 @@ impl World {
         }
     }
 
-    /// A node's attempt arrives: it is let in when its certificate holds, as TLS would have it.
+    /// A node's attempt arrives: it is heard when its knock opens, and let in when its certificate
+    /// holds, as TLS would have it.
     pub(crate) fn dialed(&mut self, dial: Dial) {
         let Dial {
             who,
             attempt,
             purpose,
             member,
+            knock,
         } = dial;
         let Some((chain, node)) = self.presented(who, attempt) else {
             return;
         };
+        if self.network.reaches(who, member) && !self.opens(who, node, member, knock) {
+            let why = "no answer";
+            let event = Event::ChannelDown { who, attempt, why };
+            return self.schedule.at(self.now.instant + SILENCE, event);
+        }
         let is_there = self.acting(member).is_some();
         let at = self.control.unix(member, self.now);
         let leaf = at.map(|at| match purpose {
@@ -128,6 +142,45 @@ impl World {
             address,
         };
         self.control(member, Input::Connected { channel, peer });
+    }
+
+    /// Whether a controller's door opens to a node's knock.
+    ///
+    /// It must, for every node that this controller knows and that has the time about right. One that
+    /// was behind when the controller started waits, and so does one that knocks too often.
+    fn opens(
+        &mut self,
+        who: Who,
+        node: NodeId,
+        member: usize,
+        (knock, at): (Knock, UnixMillis),
+    ) -> bool {
+        let (Some(source), Some(theirs)) = (
+            self.network.address(who),
+            self.control.unix(member, self.now),
+        ) else {
+            return true;
+        };
+        let now = Now {
+            unix: theirs,
+            ..self.now
+        };
+        let Some(acting) = self.acting(member) else {
+            return true;
+        };
+        let answer = acting.door.knock(&knock, source, now);
+        let is_known = acting.controller.state().node(node).is_some();
+        let apart = at.since(theirs).max(theirs.since(at));
+        match answer {
+            Answer::Open => true,
+            Answer::Late | Answer::TooMany => false,
+            Answer::Unknown | Answer::Forged | Answer::Early | Answer::Replayed => {
+                if is_known && apart < WINDOW {
+                    self.fail(0, format!("{node} is enrolled and its knock is {answer:?}"));
+                }
+                false
+            }
+        }
     }
 
     pub(crate) fn channel_up(&mut self, channel: ChannelId) {

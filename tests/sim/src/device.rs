@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use cardea_credential::{key::SoftwareKey, trust::Trust};
+use cardea_credential::{key::SoftwareKey, knock::KnockKeys, trust::Trust};
 use cardea_ledger::checkpoint::Verifier;
 use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings, Collected, Connect};
 use cardea_proto::{
@@ -259,12 +259,21 @@ impl World {
                 serving.attempt
             }),
         };
-        if let (Some(attempt), Some(member)) = (attempt, member_at(&connect.address)) {
+        let skew = match who {
+            Who::Device(index) => self.devices.get(index).map(|device| device.skew),
+            Who::Site(index) => self.sites.get(index).map(|site| site.skew),
+        };
+        let member = member_at(&connect.address);
+        if let (Some(attempt), Some(skew), Some(member)) = (attempt, skew, member) {
+            let keys = KnockKeys::new(&connect.knock, &self.control.domain.trust.root_digest());
+            let at = connect.clock.theirs(skew.show(self.now).unix);
+            let [.., a, b] = attempt.to_be_bytes();
             let dial = Dial {
                 who,
                 attempt,
                 purpose: connect.purpose,
                 member,
+                knock: (keys.knock(at, [a, b]), at),
             };
             self.schedule
                 .at(self.now.instant + delay, Event::Dialed(dial));

@@ -9,7 +9,8 @@ use std::{
 };
 
 use cardea_core::{Contradicted, Controller, Input, Outbox, ProofRequest, Proposal, ProposalId};
-use cardea_proto::{admin::AdminAnswer, codec::Bytes, ledger::Revision};
+use cardea_credential::knock::Door;
+use cardea_proto::{admin::AdminAnswer, codec::Bytes, ledger::Revision, time::Now};
 use cardea_store::{Notary, ShowError, Store};
 
 use crate::{clock::Skew, control::Control, dice::Dice, founding::settings, world::World};
@@ -29,6 +30,7 @@ pub(crate) struct Member {
 /// The running program.
 pub(crate) struct Acting {
     pub(crate) controller: Controller,
+    pub(crate) door: Door,
     pub(crate) session: Session,
     pub(crate) notary: Notary,
     pub(crate) waiting: VecDeque<Proposal>,
@@ -62,7 +64,7 @@ impl Member {
 
 impl Acting {
     /// The program of the member `index`, on what is durable.
-    pub(crate) fn start(control: &mut Control, index: usize) -> Result<Self, String> {
+    pub(crate) fn start(control: &mut Control, index: usize, now: Now) -> Result<Self, String> {
         let loaded = control.store.load().map_err(|error| error.to_string())?;
         let key = control.domain.ledger_key();
         let notary =
@@ -73,6 +75,7 @@ impl Acting {
             .map_err(|error| error.to_string())?;
         Ok(Self {
             controller,
+            door: Door::new(control.domain.trust.root_digest(), now),
             session: Session::new(&mut control.dice),
             notary,
             waiting: VecDeque::new(),
@@ -103,6 +106,9 @@ impl World {
         };
         let mut out = Outbox::default();
         acting.controller.handle(now, input, &mut out);
+        for change in out.door {
+            acting.door.change(change);
+        }
         let seen = acting.head();
         acting.waiting.extend(out.proposals);
         self.write(member);
@@ -160,7 +166,11 @@ impl World {
         if self.acting(member).is_some() {
             return;
         }
-        match Acting::start(&mut self.control, member) {
+        let Some(stopped) = self.control.members.get(member) else {
+            return;
+        };
+        let now = stopped.skew.show(self.now);
+        match Acting::start(&mut self.control, member, now) {
             Ok(acting) => {
                 let stored = self.control.store.tail(Revision(0), usize::MAX);
                 self.model.survived(&stored.unwrap_or_default());
@@ -203,7 +213,7 @@ impl World {
         self.control(member, input);
     }
 
-    fn acting_now(&mut self, member: usize) -> Option<(&mut Acting, cardea_proto::time::Now)> {
+    fn acting_now(&mut self, member: usize) -> Option<(&mut Acting, Now)> {
         let now = self.now;
         let member = self.control.members.get_mut(member)?;
         let now = member.skew.show(now);

@@ -170,6 +170,7 @@ mod tests {
             serial: "01".to_owned(),
             not_before: now.unix,
             not_after: now.unix.plus(LIFE),
+            knock: cardea_proto::codec::Secret32([1; 32]),
         };
         (Renewal::new(certificate), ChaCha20Rng::from_seed([4; 32]))
     }

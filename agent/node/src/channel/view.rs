@@ -15,6 +15,13 @@ use super::{Channel, connection::Connection};
 /// Clocks that differ by five minutes still work together.
 pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 
+/// How the reason begins when an attempt ended without a word from the other side.
+pub(super) const NO_ANSWER: &str = "no answer";
+
+/// What may be wrong then: a controller that does not know a node is as silent as one that is off.
+const NO_ANSWER_NEXT: &str = "Check that UDP reaches that address and that the clock is right; \
+    if both are so, ask an admin whether this node is still enrolled";
+
 /// How far the controller's wall clock is from ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Skew {
@@ -39,7 +46,7 @@ impl Channel {
         }
         let since = self.outage.since.unwrap_or(self.shown.1).to_rfc3339();
         let tried = self.tried();
-        Refusal::new(
+        let refusal = Refusal::new(
             RefusalCode::Unreachable,
             format!(
                 "controller {} not reachable since {} ({tried} {} tried, UDP{})",
@@ -52,7 +59,13 @@ impl Channel {
                     .map(|why| format!(": {why}"))
                     .unwrap_or_default(),
             ),
-        )
+        );
+        let why = self.outage.why.as_deref().unwrap_or_default();
+        if why.starts_with(NO_ANSWER) {
+            refusal.with_next(NO_ANSWER_NEXT)
+        } else {
+            refusal
+        }
     }
 
     pub(crate) fn controller_view(&self) -> ControllerView {

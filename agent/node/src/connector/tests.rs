@@ -261,6 +261,37 @@ fn what_only_an_agent_is_told_ends_the_channel() {
 }
 
 #[test]
+fn knocks_are_timed_by_the_controllers_clock_whatever_becomes_of_ours_and_by_ours_in_other_rounds()
+{
+    let mut world = World::new();
+    let mut connector = world.ready_connector();
+    let ToNode::Welcome(mut welcome) = world.welcome() else {
+        panic!("no welcome");
+    };
+    let ahead = Duration::from_secs(600);
+    welcome.clock = welcome.clock.plus(ahead);
+    let again = |world: &mut World, connector: &mut Connector| {
+        let why = "no answer".to_owned();
+        world.serve(connector, ConnectorInput::ChannelDown { why });
+        world.pass(Duration::from_secs(60));
+        let connect = world.serve(connector, ConnectorInput::Timeout).connect;
+        connect.unwrap().clock.theirs(world.now.unix)
+    };
+    world.serve(
+        &mut connector,
+        ConnectorInput::Message(ToNode::Welcome(welcome)),
+    );
+    world.pass(Duration::from_secs(60));
+    let theirs = world.now.unix.plus(Duration::from_secs(60)).plus(ahead);
+    // Somebody sets our clock back by an hour; the moment goes on.
+    world.now.unix.0 -= 3_600_000;
+    assert_eq!(again(&mut world, &mut connector), theirs);
+    assert_eq!(again(&mut world, &mut connector), world.now.unix);
+    let theirs = theirs.plus(Duration::from_secs(120));
+    assert_eq!(again(&mut world, &mut connector), theirs);
+}
+
+#[test]
 fn a_connector_whose_certificate_has_ended_renews_it_first_and_admits_nobody_meanwhile() {
     let mut world = World::new();
     let mut connector = world.connector();
@@ -284,6 +315,11 @@ fn a_connector_whose_certificate_has_ended_renews_it_first_and_admits_nobody_mea
     let message = ConnectorInput::Message(ToNode::Certificate(next.clone()));
     let out = world.serve(&mut connector, message);
     assert!(out.disconnect);
-    assert_eq!(out.connect.unwrap().purpose, Purpose::Channel);
+    let connect = out.connect.unwrap();
+    assert_eq!(connect.purpose, Purpose::Channel);
+    // The next seed opens the next channel, by the clock that the controller has shown.
+    assert_eq!(connect.knock, next.knock);
+    let theirs = connect.clock.theirs(world.now.unix);
+    assert!(matches!(world.welcome(), ToNode::Welcome(welcome) if welcome.clock == theirs));
     assert_eq!(out.save, Some(next));
 }

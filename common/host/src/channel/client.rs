@@ -2,10 +2,19 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use quinn::crypto::rustls::QuicClientConfig;
+use cardea_credential::knock::KnockKeys;
+use cardea_proto::{
+    codec::{Digest, Secret32},
+    time::ClockOffset,
+};
+use quinn::{ConnectionId, crypto::rustls::QuicClientConfig};
 use rustls::pki_types::CertificateDer;
 
-use super::{ChannelError, Handshake, KEEPALIVE, Kind, Link, socket::ConnectedSocket, transport};
+use super::{
+    ChannelError, Handshake, KEEPALIVE, Kind, Link, filter::Filter, socket::FilteredSocket,
+    transport,
+};
+use crate::{clock::Clock, entropy};
 
 /// Server name that every client asks for: names play no part in our certificates.
 const SERVER_NAME: &str = "cardea.invalid";
@@ -18,6 +27,33 @@ const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Opens channels.
 #[derive(Debug)]
 pub struct Client;
+
+/// Somebody who may knock at a server.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    keys: KnockKeys,
+    clock: Clock,
+    offset: ClockOffset,
+}
+
+impl Caller {
+    /// The holder of a seed in the trust domain whose root certificate has this digest. `offset` is
+    /// what it knows of the server's clock.
+    #[must_use]
+    pub fn new(seed: &Secret32, root: &Digest, offset: ClockOffset) -> Self {
+        Self {
+            keys: KnockKeys::new(seed, root),
+            clock: Clock::system(),
+            offset,
+        }
+    }
+
+    /// A knock of this moment: the connection id to which a connection's first packets go.
+    pub(super) fn knock(&self) -> ConnectionId {
+        let at = self.offset.theirs(self.clock.now().unix);
+        ConnectionId::new(&self.keys.knock(at, entropy::bytes()).0)
+    }
+}
 
 /// A channel that is up, as the node sees it.
 #[derive(Debug)]
@@ -35,7 +71,7 @@ pub struct Connected {
 }
 
 impl Client {
-    /// Connects to one address. Must be called within a tokio runtime.
+    /// Connects to one address as `caller`. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ChannelError`]: [`ChannelError::NoAnswer`] after `time`, [`ChannelError::Refused`] when the
@@ -43,14 +79,20 @@ impl Client {
     pub async fn connect(
         server: SocketAddr,
         tls: Arc<rustls::ClientConfig>,
+        caller: &Caller,
         time: Duration,
     ) -> Result<Connected, ChannelError> {
         let crypto = QuicClientConfig::try_from(tls).map_err(|_| ChannelError::Tls)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(transport(0, Some(KEEPALIVE))));
-        let (socket, refused) = ConnectedSocket::open(server).map_err(ChannelError::Socket)?;
+        let caller = caller.clone();
+        config
+            .transport_config(Arc::new(transport(0, Some(KEEPALIVE))))
+            .initial_dst_cid_provider(Arc::new(move || caller.knock()));
+        let filter = Filter::new(None);
+        let (socket, refused) =
+            FilteredSocket::connect(server, &filter).map_err(ChannelError::Socket)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
-            quinn::EndpointConfig::default(),
+            filter.endpoint(),
             None,
             socket,
             Arc::new(quinn::TokioRuntime),

@@ -7,30 +7,31 @@ use quinn::crypto::rustls::QuicServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
 
-use super::{ChannelError, CloseCode, Handshake, Kind, Link, TIME_BEFORE_TRUST, close, transport};
+use super::{
+    ChannelError, CloseCode, Gate, Handshake, Kind, Link, TIME_BEFORE_TRUST, close, filter::Filter,
+    socket::FilteredSocket, transport,
+};
 use crate::places::Places;
 
-/// Handshakes at one time; more strangers than that hear nothing and try again.
+/// Handshakes at one time; whoever knocks past that hears nothing and tries again.
 ///
-/// Each costs a millisecond of one core: as many as finish within [`TIME_BEFORE_TRUST`].
+/// Each costs a millisecond of one core: as many as finish within [`TIME_BEFORE_TRUST`]. Nobody is
+/// asked to show that it can receive first (RFC 9000 §8.1): who forges a source cannot knock.
 const HANDSHAKES_MAX: usize = 4_096;
 
 /// Handshakes of one address or IPv6 /64; a quarter, because thousands of nodes may be behind one.
 ///
-/// Nobody takes the places of another by writing his address on datagrams: that works for the
-/// [`HANDSHAKES_UNPROVEN_MAX`] first ones alone.
+/// Nobody takes the places of another by writing his address on datagrams: each takes a knock.
 const HANDSHAKES_PER_SOURCE_MAX: usize = HANDSHAKES_MAX / 4;
-
-/// Handshakes from which on an address must first show that it can receive (RFC 9000 §8.1).
-const HANDSHAKES_UNPROVEN_MAX: usize = 256;
 
 /// Accepted connections that wait for the controller's loop.
 const ACCEPTED_MAX: usize = 1_024;
 
-/// Listens for nodes.
+/// Listens for nodes. To whoever has not knocked, it is not there.
 #[derive(Debug)]
 pub struct Server {
     endpoint: quinn::Endpoint,
+    filter: Arc<Filter>,
     accepted: mpsc::Receiver<Accepted>,
     address: SocketAddr,
 }
@@ -51,22 +52,28 @@ pub struct Accepted {
 }
 
 impl Server {
-    /// Listens at `listen` with `tls`, which names the ALPNs. Must be called within a tokio runtime.
+    /// Listens at `listen` behind `gate` with `tls`, which names the ALPNs. Must be called within a
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`ChannelError::Socket`] when the port is in use or not ours to take, [`ChannelError::Tls`].
-    pub fn bind(listen: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Self, ChannelError> {
+    pub fn bind(
+        listen: SocketAddr,
+        tls: Arc<rustls::ServerConfig>,
+        gate: Gate,
+    ) -> Result<Self, ChannelError> {
         let crypto = QuicServerConfig::try_from(tls).map_err(|_| ChannelError::Tls)?;
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         config
             .transport_config(Arc::new(transport(1, None)))
             .max_incoming(HANDSHAKES_MAX)
             .migration(true);
-        let socket = crate::udp::socket(listen).map_err(ChannelError::Socket)?;
-        let endpoint = quinn::Endpoint::new(
-            quinn::EndpointConfig::default(),
+        let filter = Filter::new(Some(gate));
+        let socket = FilteredSocket::bind(listen, &filter).map_err(ChannelError::Socket)?;
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            filter.endpoint(),
             Some(config),
-            socket.into(),
+            socket,
             Arc::new(quinn::TokioRuntime),
         )
         .map_err(ChannelError::Socket)?;
@@ -75,9 +82,22 @@ impl Server {
         tokio::spawn(accept(endpoint.clone(), sender));
         Ok(Self {
             endpoint,
+            filter,
             accepted,
             address,
         })
+    }
+
+    /// Waits until no connection is left, not even one that only listens for its peer's last words.
+    #[cfg(test)]
+    pub(super) async fn idle(&self) {
+        self.endpoint.wait_idle().await;
+    }
+
+    /// How many datagrams were dropped unanswered, among them each whose knock did not open.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.filter.dropped()
     }
 
     /// Where it listens.
@@ -93,6 +113,11 @@ impl Server {
 
     /// Closes every connection and takes no more.
     pub async fn close(&self, reason: &str) {
+        self.filter.close();
+        tracing::debug!(
+            datagrams.dropped = self.dropped(),
+            "no more knocks are heard"
+        );
         let code = quinn::VarInt::from_u32(CloseCode::Leaving.number());
         self.endpoint.close(code, reason.as_bytes());
         let farewells = self.endpoint.wait_idle();
@@ -113,13 +138,6 @@ async fn accept(endpoint: quinn::Endpoint, accepted: mpsc::Sender<Accepted>) {
             incoming.ignore();
             continue;
         };
-        let busy = handshakes.taken() > HANDSHAKES_UNPROVEN_MAX;
-        if busy && incoming.may_retry() && !incoming.remote_address_validated() {
-            if incoming.retry().is_err() {
-                tracing::debug!("an address could not be asked to prove itself");
-            }
-            continue;
-        }
         let accepted = accepted.clone();
         tokio::spawn(async move {
             match shake_hands(incoming).await {

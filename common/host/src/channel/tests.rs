@@ -1,9 +1,11 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
+use cardea_credential::knock::{DoorChange, Knocker, Stay};
 use cardea_proto::{
-    codec::{self, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_STRANGER},
-    id::GrantId,
+    codec::{self, Bytes, Digest, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_STRANGER, Secret32},
+    id::{GrantId, InviteId},
     message::FromNode,
+    time::{ClockOffset, UnixMillis},
 };
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
@@ -13,18 +15,18 @@ use rustls::{
 
 use super::*;
 
-const TIME: Duration = Duration::from_secs(5);
+pub(super) const TIME: Duration = Duration::from_secs(5);
+
+const ROOT: Digest = Bytes([9; 32]);
+
+const SEED: Secret32 = Secret32([1; 32]);
 
 #[tokio::test]
 async fn messages_pass_both_ways_and_both_ends_export_the_same_bytes() {
     let mut server = server();
-    let client = Client::connect(
-        server.local_address(),
-        client_tls(cardea_proto::ALPN_CHANNEL),
-        TIME,
-    )
-    .await
-    .unwrap();
+    let client = connect(&server, client_tls(cardea_proto::ALPN_CHANNEL))
+        .await
+        .unwrap();
     assert_eq!(client.kind, Kind::Channel);
     let mut near = client.link;
     near.sender.send(&closed(1)).unwrap();
@@ -115,9 +117,7 @@ async fn a_slow_reader_is_cut_off_and_never_grows_the_queue() {
 async fn a_channel_that_falls_silent_after_two_answered_messages_stays() {
     let mut server = server();
     let tls = client_tls(cardea_proto::ALPN_CHANNEL);
-    let client = Client::connect(server.local_address(), tls, TIME)
-        .await
-        .unwrap();
+    let client = connect(&server, tls).await.unwrap();
     let mut near = client.link;
     near.sender.send(&closed(1)).unwrap();
     let mut far = server.accept().await.unwrap().link;
@@ -138,9 +138,7 @@ async fn a_channel_that_falls_silent_after_two_answered_messages_stays() {
 async fn a_connector_that_answers_for_a_thousand_tunnels_one_by_one_is_not_cut_off() {
     let mut server = server();
     let tls = client_tls(cardea_proto::ALPN_CHANNEL);
-    let client = Client::connect(server.local_address(), tls, TIME)
-        .await
-        .unwrap();
+    let client = connect(&server, tls).await.unwrap();
     // Nothing yields in between, so that all of them wait at once.
     for _ in 0..1_000 {
         client.link.sender.send(&closed(1)).unwrap();
@@ -171,7 +169,7 @@ async fn ten_thousand_messages_of_one_turn_reach_a_prompt_reader() {
 #[tokio::test]
 async fn another_protocol_does_not_get_in() {
     let server = server();
-    let result = Client::connect(server.local_address(), client_tls(b"h3"), TIME).await;
+    let result = connect(&server, client_tls(b"h3")).await;
     assert!(matches!(result, Err(ChannelError::Closed(_))));
 }
 
@@ -180,7 +178,8 @@ async fn a_host_where_nobody_listens_is_known_at_once() {
     let free = crate::udp::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let address = free.local_address();
     drop(free);
-    let result = Client::connect(address, client_tls(cardea_proto::ALPN_CHANNEL), TIME).await;
+    let tls = client_tls(cardea_proto::ALPN_CHANNEL);
+    let result = Client::connect(address, tls, &caller(), TIME).await;
     assert!(matches!(result, Err(ChannelError::Refused)), "{result:?}");
 }
 
@@ -199,7 +198,7 @@ async fn a_server_that_dies_is_noticed_when_something_is_said() {
         std::future::pending::<()>().await;
     });
     let tls = client_tls(cardea_proto::ALPN_CHANNEL);
-    let client = Client::connect(told.await.unwrap(), tls, TIME)
+    let client = Client::connect(told.await.unwrap(), tls, &caller(), TIME)
         .await
         .unwrap();
     let mut near = client.link;
@@ -215,7 +214,7 @@ async fn a_server_that_dies_is_noticed_when_something_is_said() {
 #[tokio::test]
 async fn a_port_in_use_is_an_error_of_the_socket() {
     let server = server();
-    let result = Server::bind(server.local_address(), server_tls());
+    let result = Server::bind(server.local_address(), server_tls(), gate());
     assert!(
         matches!(result, Err(ChannelError::Socket(error)) if error.kind() == std::io::ErrorKind::AddrInUse)
     );
@@ -238,7 +237,7 @@ async fn datagrams_of_every_size_do_not_end_the_receive_loop() {
             }
         }
     }
-    let client = Client::connect(to, client_tls(cardea_proto::ALPN_CHANNEL), TIME)
+    let client = connect(&server, client_tls(cardea_proto::ALPN_CHANNEL))
         .await
         .unwrap();
     client.link.sender.send(&closed(1)).unwrap();
@@ -274,20 +273,46 @@ fn closed_with(reason: &quinn::ConnectionError, code: CloseCode) -> bool {
         if close.error_code == VarInt::from_u32(code.number()) && !close.reason.is_empty())
 }
 
-fn closed(number: u8) -> FromNode {
+pub(super) fn closed(number: u8) -> FromNode {
     FromNode::Closed {
         grant: GrantId::from_bytes([number; 10]),
     }
 }
 
-fn server() -> Server {
-    Server::bind((Ipv4Addr::LOCALHOST, 0).into(), server_tls()).unwrap()
+pub(super) fn server() -> Server {
+    Server::bind((Ipv4Addr::LOCALHOST, 0).into(), server_tls(), gate()).unwrap()
 }
 
-async fn raw_client(to: SocketAddr, alpn: &[u8]) -> (quinn::Endpoint, quinn::Connection) {
+/// A gate that opens to [`caller`].
+pub(super) fn gate() -> Gate {
+    let gate = Gate::new(ROOT);
+    gate.change([DoorChange::Admit {
+        who: Knocker::Invite(InviteId::from_bytes([1; 10])),
+        seeds: vec![SEED],
+        stay: Stay::Until(UnixMillis(u64::MAX)),
+    }]);
+    gate
+}
+
+pub(super) fn caller() -> Caller {
+    Caller::new(&SEED, &ROOT, ClockOffset::default())
+}
+
+pub(super) async fn connect(
+    server: &Server,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<Connected, ChannelError> {
+    Client::connect(server.local_address(), tls, &caller(), TIME).await
+}
+
+pub(super) async fn raw_client(
+    to: SocketAddr,
+    alpn: &[u8],
+) -> (quinn::Endpoint, quinn::Connection) {
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(client_tls(alpn)).unwrap();
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.initial_dst_cid_provider(Arc::new(|| caller().knock()));
     let connection = endpoint
         .connect_with(config, to, "test")
         .unwrap()
@@ -296,7 +321,7 @@ async fn raw_client(to: SocketAddr, alpn: &[u8]) -> (quinn::Endpoint, quinn::Con
     (endpoint, connection)
 }
 
-fn server_tls() -> Arc<rustls::ServerConfig> {
+pub(super) fn server_tls() -> Arc<rustls::ServerConfig> {
     let made = rcgen::generate_simple_self_signed(vec!["test".to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
@@ -312,7 +337,7 @@ fn server_tls() -> Arc<rustls::ServerConfig> {
     Arc::new(tls)
 }
 
-fn client_tls(alpn: &[u8]) -> Arc<rustls::ClientConfig> {
+pub(super) fn client_tls(alpn: &[u8]) -> Arc<rustls::ClientConfig> {
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()

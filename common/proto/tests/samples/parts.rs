@@ -3,7 +3,7 @@
 use cardea_proto::{
     access::{Admit, Answer, Granted, InnerAddresses, Offer, Rendezvous, Signed},
     app::{AppSpec, Principal, Protocol, Service, Transport},
-    codec::{Blob, Bytes},
+    codec::{Blob, Bytes, Secret32},
     decision::{Check, Decision, Reason},
     enroll::Certificate,
     id::{AdminKeyId, ConnectorId, ControllerId, DeviceId, GrantId, InviteId, NodeId},
@@ -151,6 +151,7 @@ pub(crate) fn certificate() -> Certificate {
         serial: "0102".to_owned(),
         not_before: at(),
         not_after: UnixMillis(1_767_229_200_000),
+        knock: Secret32([9; 32]),
     }
 }
 

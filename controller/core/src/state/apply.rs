@@ -60,7 +60,7 @@ impl State {
             Change::InviteCreated(invite) => self.invite_created(invite, at),
             Change::InviteRemoved(id) => {
                 self.invites.remove(id);
-                None
+                Some(Happened::Uninvited(*id))
             }
             Change::InviteUsed { invite, by } => {
                 self.invites.used(invite, *by);
@@ -132,7 +132,7 @@ impl State {
         for forgotten in self.invites.insert(invite.clone(), at.time) {
             self.revisions.gone(&RecordKey::Invite(forgotten));
         }
-        None
+        Some(Happened::Invited(at.proof(invite.clone())))
     }
 
     fn node_removed(&mut self, id: NodeId, at: At<'_>) -> Option<Happened> {

@@ -1,8 +1,8 @@
 //! Proof that a fact is durable: only the fold makes these, so only committed facts have effects.
 
 use cardea_proto::{
-    id::{DeviceId, NodeId},
-    ledger::{CertificateRecord, EndReason, Grant, Revision},
+    id::{DeviceId, InviteId, NodeId},
+    ledger::{CertificateRecord, EndReason, Grant, Invite, Revision},
     name::Name,
 };
 
@@ -46,6 +46,10 @@ pub(crate) struct Ended {
 /// What one change of an entry did to the state. A change that moved nothing happens not at all.
 #[derive(Clone, Debug)]
 pub(crate) enum Happened {
+    /// A code may be used.
+    Invited(Committed<Invite>),
+    /// An admin took a code back.
+    Uninvited(InviteId),
     /// A device was blocked.
     Blocked(Committed<DeviceId>),
     /// A block was lifted.

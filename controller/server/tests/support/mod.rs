@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 use cardea_credential::{
     admin::sign_change,
     key::{self, KeyAlgorithm, Signer, SoftwareKey},
+    knock::invite_seed,
     pem,
     proof::proof_message,
     tls::{channel_client, enroll_client},
     trust::Trust,
 };
 use cardea_host::{
-    channel::{ChannelError, Client, Connected},
+    channel::{Caller, ChannelError, Client, Connected},
     clock::Clock,
     entropy,
     files::StateDir,
@@ -28,6 +29,7 @@ use cardea_proto::{
     ledger::{Admits, Entry, Revision},
     message::{FromNode, Hello, ToNode},
     posture::{Fact, Grade, Reading, Report, Value},
+    time::ClockOffset,
 };
 use cardea_server::{
     config::{Config, Settings},
@@ -214,11 +216,30 @@ pub(crate) async fn enroll(
     code: &Code,
     name: &str,
 ) -> Result<Node, EnrollAnswer> {
-    let key = Arc::new(SoftwareKey::generate(KeyAlgorithm::P256).unwrap());
+    let connected = knock(address, code, TIME).await.unwrap();
+    enroll_over(connected, code, name).await
+}
+
+/// Connects as the holder of a code.
+pub(crate) async fn knock(
+    address: SocketAddr,
+    code: &Code,
+    time: Duration,
+) -> Result<Connected, ChannelError> {
     let (tls, _) = enroll_client(code.root, Arc::new(Clock::system()));
+    Client::connect(address, tls, &holder(code), time).await
+}
+
+/// Enrolls a node under a fresh key over a connection that is up.
+pub(crate) async fn enroll_over(
+    connected: Connected,
+    code: &Code,
+    name: &str,
+) -> Result<Node, EnrollAnswer> {
+    let key = Arc::new(SoftwareKey::generate(KeyAlgorithm::P256).unwrap());
     let Connected {
         exporter, mut link, ..
-    } = Client::connect(address, tls, TIME).await.unwrap();
+    } = connected;
     let request = EnrollRequest {
         version: PROTOCOL_VERSION,
         program: PROGRAM_VERSION.to_owned(),
@@ -247,6 +268,12 @@ pub(crate) async fn enroll(
         }),
         refused @ EnrollAnswer::Refused(_) => Err(refused),
     }
+}
+
+/// What whoever holds a code knocks with.
+pub(crate) fn holder(code: &Code) -> Caller {
+    let seed = invite_seed(&key::digest(&code.secret));
+    Caller::new(&seed, &code.root, ClockOffset::default())
 }
 
 /// The report of a device that the default policy certifies.
@@ -285,8 +312,13 @@ pub(crate) async fn hello(
     } = &node.enrolled;
     let trust = Trust::new(domain.clone(), root.0.clone()).unwrap();
     let signer: Arc<dyn Signer> = Arc::<SoftwareKey>::clone(&node.key);
+    let caller = Caller::new(
+        &certificate.knock,
+        &trust.root_digest(),
+        ClockOffset::default(),
+    );
     let tls = channel_client(trust, &certificate.chain, signer, Arc::new(Clock::system()));
-    let mut connected = Client::connect(address, tls, TIME).await?;
+    let mut connected = Client::connect(address, tls, &caller, TIME).await?;
     let hello = FromNode::Hello(Hello {
         version: PROTOCOL_VERSION,
         program: PROGRAM_VERSION.to_owned(),

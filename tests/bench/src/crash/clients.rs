@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use cardea_credential::{
     admin::sign_change,
     key::{self, KeyAlgorithm, Signer, SoftwareKey},
+    knock::invite_seed,
     pem,
     proof::proof_message,
     signed::{offer_digest, sign_answer, sign_offer},
@@ -19,7 +20,7 @@ use cardea_credential::{
     trust::Trust,
 };
 use cardea_host::{
-    channel::{Client, Connected},
+    channel::{Caller, Client, Connected},
     clock::Clock,
     entropy, frame,
     unix::UnixStream,
@@ -35,6 +36,7 @@ use cardea_proto::{
     ledger::Admits,
     message::{FromNode, Hello, ToNode},
     posture::{Fact, Grade, Reading, Report, Value},
+    time::ClockOffset,
 };
 
 use super::facts::{self, Facts};
@@ -224,7 +226,7 @@ async fn enroll(
     let (tls, _) = enroll_client(code.root, Arc::new(Clock::system()));
     let Connected {
         exporter, mut link, ..
-    } = Client::connect(address, tls, TIME).await?;
+    } = Client::connect(address, tls, &holder(code), TIME).await?;
     let [nonce @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = exporter;
     let request = EnrollRequest {
         version: PROTOCOL_VERSION,
@@ -248,6 +250,12 @@ async fn enroll(
         })),
         refused @ EnrollAnswer::Refused(_) => Ok(Err(refused)),
     }
+}
+
+/// What whoever holds a code knocks with.
+fn holder(code: &Code) -> Caller {
+    let seed = invite_seed(&key::digest(&code.secret));
+    Caller::new(&seed, &code.root, ClockOffset::default())
 }
 
 /// The report of a device that the default policy certifies.
@@ -285,8 +293,13 @@ impl Node {
         } = &self.enrolled;
         let trust = Trust::new(domain.clone(), root.0.clone())?;
         let signer: Arc<dyn Signer> = Arc::<SoftwareKey>::clone(&self.key);
+        let caller = Caller::new(
+            &certificate.knock,
+            &trust.root_digest(),
+            ClockOffset::default(),
+        );
         let tls = channel_client(trust, &certificate.chain, signer, Arc::new(Clock::system()));
-        let connected = Client::connect(address, tls, TIME).await?;
+        let connected = Client::connect(address, tls, &caller, TIME).await?;
         let mut link = Link { connected };
         link.say(&FromNode::Hello(Hello {
             version: PROTOCOL_VERSION,

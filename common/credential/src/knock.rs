@@ -1,0 +1,267 @@
+//! The knock: how somebody who may talk to a controller shows it in the first bytes of all.
+//!
+//! A controller's port is silent. What opens it is the destination connection id of a QUIC
+//! connection's first packet, which its client chooses freely (RFC 9000 §7.2, §17.2.2). Twenty bytes
+//! in the place of twenty random ones tell a server that holds the same seed who knocks and when:
+//!
+//! ```text
+//!  0               6               12                      20
+//!  ├── id ─────────┼── masked ─────┼── tag ────────────────┤
+//!  id     = HMAC(id key, epoch)[..6]         rotates, so that the server finds the key at once
+//!  tag    = HMAC(tag key, id | time | nonce)[..8]
+//!  masked = (time | nonce) ^ HMAC(mask key, id | tag)[..6]
+//! ```
+//!
+//! The three keys come from a seed of 32 bytes and the digest of the trust domain's root, so that a
+//! knock opens no door of another domain. They are not bound to an address or a port, because a port
+//! that somebody forwards is reached under another one than it has.
+//!
+//! A knock is a filter and never an authorization: whoever passes has been promised an answer, and
+//! nothing else. It is not bound to the rest of the packet either; who takes one off the wire before
+//! it arrives may use it once, from its own address.
+
+mod attempts;
+mod door;
+mod ids;
+mod record;
+
+use std::{fmt, time::Duration};
+
+use cardea_proto::{
+    codec::{Digest, Secret32},
+    id::NodeId,
+    time::UnixMillis,
+};
+
+pub use self::{
+    attempts::ATTEMPT_TIME,
+    door::{Answer, Counters, Door, DoorChange, Knocker, Stay, WINDOW},
+    ids::{CONNECTION_ID_BYTES, ConnectionIds},
+};
+use crate::{
+    authority, key,
+    mac::{self, MacKey},
+};
+
+/// Bytes of a knock: the longest connection id of QUIC version 1. Source: RFC 9000 §17.2.
+pub const KNOCK_BYTES: usize = 20;
+
+/// How long a knocker's id stays the same. An observer can tell by it that two knocks are of one
+/// certificate, which the address tells as well; ids of three epochs are known at a time.
+pub const EPOCH: Duration = Duration::from_secs(2 * 3_600);
+
+/// How long the seeds that nodes are given stay the same.
+///
+/// As long as an intermediate certificate lives, which bounds how long a node may be away and still
+/// renew: what it was given is then of this period or of the one before.
+const SEED_PERIOD: Duration = authority::INTERMEDIATE_LIFE;
+
+/// Bytes of the rotating id.
+const ID_BYTES: usize = 6;
+
+/// Bytes of time and nonce.
+const MOMENT_BYTES: usize = 6;
+
+/// Bytes of the tag: one forgery in 2^64 passes, and each try costs its sender a datagram.
+const TAG_BYTES: usize = 8;
+
+/// A rotating id.
+pub(crate) type Id = [u8; ID_BYTES];
+
+/// A knock, as it stands in a packet. It is not secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Knock(pub [u8; KNOCK_BYTES]);
+
+/// When a knock was made: seconds since 1970, and a nonce to tell those of one second apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment {
+    pub(crate) secs: u32,
+    pub(crate) nonce: u16,
+}
+
+/// The keys of a seed in a trust domain: what makes knocks, and what opens them.
+#[derive(Clone)]
+pub struct KnockKeys {
+    id: Secret32,
+    tag: Secret32,
+    mask: Secret32,
+}
+
+impl KnockKeys {
+    /// The keys of `seed` in the domain whose root certificate has this digest.
+    #[must_use]
+    pub fn new(seed: &Secret32, root: &Digest) -> Self {
+        let derive = |label: &[u8]| Secret32(mac(seed, &[label, &root.0]));
+        Self {
+            id: derive(b"cardea knock id"),
+            tag: derive(b"cardea knock tag"),
+            mask: derive(b"cardea knock mask"),
+        }
+    }
+
+    /// A knock of this moment. `nonce` is random: it tells apart what one second brings.
+    #[must_use]
+    pub fn knock(&self, at: UnixMillis, nonce: [u8; 2]) -> Knock {
+        let moment = Moment {
+            secs: secs_of(at),
+            nonce: u16::from_be_bytes(nonce),
+        };
+        let id = self.id(epoch_of(moment.secs));
+        let tag = self.tag(&id, moment);
+        let masked = xor(moment.to_bytes(), self.mask(&id, &tag));
+        let mut bytes = [0; KNOCK_BYTES];
+        for (to, from) in bytes.iter_mut().zip(id.iter().chain(&masked).chain(&tag)) {
+            *to = *from;
+        }
+        Knock(bytes)
+    }
+
+    /// The id of an epoch.
+    pub(crate) fn id(&self, epoch: u32) -> Id {
+        first(&mac(&self.id, &[&epoch.to_be_bytes()]))
+    }
+
+    /// When a knock of these keys was made; `None` when it is of others. Takes the same time for
+    /// every tag.
+    pub(crate) fn open(&self, knock: &Knock) -> Option<Moment> {
+        let (id, masked, tag) = knock.parts();
+        let moment = Moment::from_bytes(xor(masked, self.mask(&id, &tag)));
+        let is_ours = key::equal_secrets(&self.tag(&id, moment), &tag)
+            && key::equal_secrets(&self.id(epoch_of(moment.secs)), &id);
+        is_ours.then_some(moment)
+    }
+
+    fn tag(&self, id: &Id, moment: Moment) -> [u8; TAG_BYTES] {
+        first(&mac(&self.tag, &[id, &moment.to_bytes()]))
+    }
+
+    fn mask(&self, id: &Id, tag: &[u8; TAG_BYTES]) -> [u8; MOMENT_BYTES] {
+        first(&mac(&self.mask, &[id, tag]))
+    }
+}
+
+impl fmt::Debug for KnockKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KnockKeys(…)")
+    }
+}
+
+impl Knock {
+    /// The knock that a connection id would be; `None` when it has another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    pub(crate) fn parts(&self) -> (Id, [u8; MOMENT_BYTES], [u8; TAG_BYTES]) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, tag @ ..] = self.0;
+        ([a, b, c, d, e, f], [g, h, i, j, k, l], tag)
+    }
+}
+
+impl Moment {
+    fn to_bytes(self) -> [u8; MOMENT_BYTES] {
+        let [a, b, c, d] = self.secs.to_be_bytes();
+        let [e, f] = self.nonce.to_be_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    const fn from_bytes([a, b, c, d, e, f]: [u8; MOMENT_BYTES]) -> Self {
+        Self {
+            secs: u32::from_be_bytes([a, b, c, d]),
+            nonce: u16::from_be_bytes([e, f]),
+        }
+    }
+}
+
+/// What a controller makes the seeds of its nodes from.
+///
+/// It follows from the ticket key's seed, which every state folder has and every backup keeps, so
+/// that a controller that comes back from its backup still knows its nodes.
+#[derive(Clone)]
+pub struct SeedMaster(Secret32);
+
+impl SeedMaster {
+    pub(crate) fn of(ticket_seed: &[u8; 32]) -> Self {
+        Self(Secret32(mac(
+            &Secret32(*ticket_seed),
+            &[b"cardea knock seeds"],
+        )))
+    }
+
+    /// The seed that a node is given at this moment, with whatever certificate it is issued.
+    ///
+    /// It follows from who the node is and when that was, and not from the certificate: a controller
+    /// that was restored from an old backup has no record of the certificates since, and must open
+    /// to their holders all the same.
+    #[must_use]
+    pub fn node_seed(&self, node: NodeId, at: UnixMillis) -> Secret32 {
+        self.seed_of(node, period_of(at))
+    }
+
+    /// All seeds that a node may have at this moment: of this period, of the one before, in which it
+    /// was last seen perhaps, and of the next, where our own clock was ahead when it was given.
+    #[must_use]
+    pub fn node_seeds(&self, node: NodeId, at: UnixMillis) -> [Secret32; 3] {
+        let period = period_of(at);
+        [period, period.saturating_sub(1), period.saturating_add(1)]
+            .map(|period| self.seed_of(node, period))
+    }
+
+    fn seed_of(&self, node: NodeId, period: u32) -> Secret32 {
+        let node = node.to_string();
+        Secret32(mac(
+            &self.0,
+            &[node.as_bytes(), b"|", &period.to_be_bytes()],
+        ))
+    }
+}
+
+impl fmt::Debug for SeedMaster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SeedMaster(…)")
+    }
+}
+
+/// The seed of an invite, from the SHA-256 of its secret.
+///
+/// Who holds the code and the ledger both have that hash, so the code need not grow. Whoever reads
+/// the ledger could knock with it, and would be asked for the secret then.
+#[must_use]
+pub fn invite_seed(secret_hash: &Digest) -> Secret32 {
+    Secret32(mac(&Secret32(secret_hash.0), &[b"cardea knock invite"]))
+}
+
+/// A tag over some parts, of which at most one has no fixed length.
+fn mac(key: &Secret32, parts: &[&[u8]]) -> [u8; mac::TAG_BYTES] {
+    MacKey::from_seed(&key.0).tag(parts)
+}
+
+/// The first bytes of a longer output.
+fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.first_chunk().copied().unwrap_or([0; N])
+}
+
+fn xor<const N: usize>(mut left: [u8; N], right: [u8; N]) -> [u8; N] {
+    for (left, right) in left.iter_mut().zip(right) {
+        *left ^= right;
+    }
+    left
+}
+
+/// Whole seconds; four bytes of them last until 2106.
+pub(crate) fn secs_of(at: UnixMillis) -> u32 {
+    u32::try_from(at.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn period_of(at: UnixMillis) -> u32 {
+    let period = at.as_secs() / SEED_PERIOD.as_secs();
+    u32::try_from(period).unwrap_or(u32::MAX)
+}
+
+pub(crate) fn epoch_of(secs: u32) -> u32 {
+    secs / u32::try_from(EPOCH.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

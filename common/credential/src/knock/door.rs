@@ -1,0 +1,328 @@
+//! The door: who may knock, and what each knock comes to.
+//!
+//! ```text
+//!  knock ─▶ of a handshake that is open here? ─▶ Open
+//!        ─▶ id of nobody                      ─▶ Unknown
+//!        ─▶ tag of nobody                     ─▶ Forged
+//!        ─▶ clock more than a window off      ─▶ Early, Late
+//!        ─▶ heard before                      ─▶ Replayed
+//!        ─▶ bucket of its knocker is empty    ─▶ TooMany
+//!        ─▶                                      Open, from this address, for some seconds
+//! ```
+//!
+//! Nothing but `Open` is ever answered. The door reads no clock and keeps nothing on disk: what was
+//! made before it was opened is late, so that a restart lets in no knock of the process before. Two
+//! kinds are not remembered, and could be used once by who saw them pass: one that came early, when
+//! its time has come, and after a restart one that a clock ahead of ours had made.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use cardea_proto::{
+    codec::{Digest, Secret32},
+    id::{InviteId, NodeId},
+    time::{Now, UnixMillis},
+};
+
+use super::{
+    Id, Knock, KnockKeys,
+    attempts::Attempts,
+    epoch_of,
+    record::{Record, window_secs},
+    secs_of,
+};
+
+/// How far a knocker's clock may be from ours.
+///
+/// An hour, which is what a wrong time zone or a missed change of it makes, and some minutes: such a
+/// node must still be told by the controller itself that its clock is wrong.
+pub const WINDOW: Duration = Duration::from_secs(70 * 60);
+
+/// Somebody who may knock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Knocker {
+    /// A node, with the seed of its certificate.
+    Node(NodeId),
+    /// Whoever holds a code.
+    Invite(InviteId),
+}
+
+/// How long somebody may knock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stay {
+    /// Until this moment.
+    Until(UnixMillis),
+    /// For as long as nobody dismisses it, and after that until `then`, so that it can be told.
+    UntilDismissed {
+        /// The end of a dismissed knocker.
+        then: UnixMillis,
+    },
+}
+
+/// A change to who may knock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DoorChange {
+    /// Somebody may knock, with any of these seeds and no others.
+    Admit {
+        /// Who.
+        who: Knocker,
+        /// The seeds.
+        seeds: Vec<Secret32>,
+        /// For how long.
+        stay: Stay,
+    },
+    /// Somebody is gone, and may knock for as long as [`Stay`] says.
+    Dismiss(Knocker),
+    /// Somebody may not knock from this moment.
+    Forget(Knocker),
+}
+
+/// What a knock comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The datagram may pass.
+    Open,
+    /// The id is nobody's.
+    Unknown,
+    /// The id is somebody's, the tag is not.
+    Forged,
+    /// It was made too far ahead of our clock.
+    Early,
+    /// It was made too long ago, or before this door was opened.
+    Late,
+    /// It was heard before.
+    Replayed,
+    /// Its knocker knocks too often.
+    TooMany,
+}
+
+/// How often each answer was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Handshakes that were let in.
+    pub opened: u64,
+    /// [`Answer::Unknown`].
+    pub unknown: u64,
+    /// [`Answer::Forged`].
+    pub forged: u64,
+    /// [`Answer::Early`].
+    pub early: u64,
+    /// [`Answer::Late`].
+    pub late: u64,
+    /// [`Answer::Replayed`].
+    pub replayed: u64,
+    /// [`Answer::TooMany`].
+    pub too_many: u64,
+}
+
+/// Who may knock at one server, and what was heard.
+#[derive(Debug)]
+pub struct Door {
+    root: Digest,
+    /// When it was opened, by the clock that nobody sets.
+    opened_at: Instant,
+    knockers: BTreeMap<Knocker, Record>,
+    /// The ids of the epochs around this moment.
+    ids: BTreeMap<u32, BTreeSet<(Id, Knocker)>>,
+    attempts: Attempts,
+    counters: Counters,
+}
+
+impl Door {
+    /// The door of the trust domain whose root certificate has this digest, which nobody opens yet.
+    #[must_use]
+    pub fn new(root: Digest, now: Now) -> Self {
+        let mut this = Self {
+            root,
+            opened_at: now.instant,
+            knockers: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            attempts: Attempts::default(),
+            counters: Counters::default(),
+        };
+        this.turn_to(epoch_of(secs_of(now.unix)), now.unix);
+        this
+    }
+
+    /// Changes who may knock.
+    pub fn change(&mut self, change: DoorChange) {
+        match change {
+            DoorChange::Admit { who, seeds, stay } => self.admit(who, &seeds, stay),
+            DoorChange::Dismiss(who) => {
+                if let Some(record) = self.knockers.get_mut(&who) {
+                    record.dismiss();
+                }
+            }
+            DoorChange::Forget(who) => self.forget(who),
+        }
+    }
+
+    /// What a knock from `source` comes to.
+    pub fn knock(&mut self, knock: &Knock, source: SocketAddr, now: Now) -> Answer {
+        if self.attempts.has(*knock, source, now.instant) {
+            return Answer::Open;
+        }
+        self.turn_to(epoch_of(secs_of(now.unix)), now.unix);
+        let answer = self.answer(knock, now);
+        if answer == Answer::Open {
+            self.attempts.open(*knock, source, now.instant);
+        }
+        self.counters.count(answer);
+        answer
+    }
+
+    /// Whether somebody at `source` has knocked within the last seconds.
+    #[must_use]
+    pub fn has_opened(&self, source: SocketAddr, now: Now) -> bool {
+        self.attempts.has_any(source, now.instant)
+    }
+
+    /// How often each answer was given.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn answer(&mut self, knock: &Knock, now: Now) -> Answer {
+        let mut found = Answer::Unknown;
+        let opened = self.opened(now);
+        for who in self.candidates(knock) {
+            let Some(record) = self.knockers.get_mut(&who) else {
+                continue;
+            };
+            if record.is_over(now.unix) {
+                continue;
+            }
+            let Some(moment) = record.keys().iter().find_map(|keys| keys.open(knock)) else {
+                found = Answer::Forged;
+                continue;
+            };
+            let (at, window) = (secs_of(now.unix), window_secs());
+            if moment.secs > at.saturating_add(window) {
+                return Answer::Early;
+            }
+            if moment.secs < at.saturating_sub(window).max(opened) {
+                return Answer::Late;
+            }
+            if !record.hear(moment, now.unix) {
+                return Answer::Replayed;
+            }
+            // It is heard by now: refused or not, nobody can use it again.
+            if !record.spend(now.instant) {
+                return Answer::TooMany;
+            }
+            return Answer::Open;
+        }
+        found
+    }
+
+    /// The second in which the door was opened, as the wall clock has it by now: one that was wrong
+    /// then and has been set must not keep everybody waiting.
+    fn opened(&self, now: Now) -> u32 {
+        let since = now.instant.saturating_duration_since(self.opened_at);
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        secs_of(UnixMillis(now.unix.0.saturating_sub(since)))
+    }
+
+    /// Whose id a knock has. Two may have the same one, once in 2^48.
+    fn candidates(&self, knock: &Knock) -> Vec<Knocker> {
+        let (id, _, _) = knock.parts();
+        let first = Knocker::Node(NodeId::Device(cardea_proto::id::DeviceId::from_bytes(
+            [0; 10],
+        )));
+        self.ids
+            .values()
+            .flat_map(|ids| ids.range((id, first)..).take_while(|(of, _)| *of == id))
+            .map(|(_, who)| *who)
+            .collect()
+    }
+
+    fn admit(&mut self, who: Knocker, seeds: &[Secret32], stay: Stay) {
+        let keys: Vec<KnockKeys> = seeds
+            .iter()
+            .map(|seed| KnockKeys::new(seed, &self.root))
+            .collect();
+        self.forget_ids(who);
+        let record = match self.knockers.entry(who) {
+            Entry::Occupied(known) => {
+                let record = known.into_mut();
+                record.renew(keys, stay);
+                record
+            }
+            Entry::Vacant(new) => new.insert(Record::new(keys, stay)),
+        };
+        for (epoch, ids) in &mut self.ids {
+            ids.extend(record.keys().iter().map(|keys| (keys.id(*epoch), who)));
+        }
+    }
+
+    fn forget(&mut self, who: Knocker) {
+        self.forget_ids(who);
+        self.knockers.remove(&who);
+    }
+
+    fn forget_ids(&mut self, who: Knocker) {
+        let Some(record) = self.knockers.get(&who) else {
+            return;
+        };
+        for (epoch, ids) in &mut self.ids {
+            for keys in record.keys() {
+                ids.remove(&(keys.id(*epoch), who));
+            }
+        }
+    }
+
+    /// Knows the ids of the epochs around this one. Who may no longer knock is forgotten with the
+    /// turn: a few microseconds for each knocker, every two hours.
+    fn turn_to(&mut self, epoch: u32, now: UnixMillis) {
+        let around = epoch.saturating_sub(1)..=epoch.saturating_add(1);
+        if self.ids.keys().copied().eq(around.clone()) {
+            return;
+        }
+        let over: Vec<Knocker> = self
+            .knockers
+            .iter()
+            .filter(|(_, record)| record.is_over(now))
+            .map(|(who, _)| *who)
+            .collect();
+        for who in over {
+            self.forget(who);
+        }
+        self.ids.retain(|known, _| around.contains(known));
+        for missing in around {
+            let knockers = &self.knockers;
+            self.ids.entry(missing).or_insert_with(|| {
+                knockers
+                    .iter()
+                    .flat_map(|(who, record)| record.keys().iter().map(|keys| (keys, *who)))
+                    .map(|(keys, who)| (keys.id(missing), who))
+                    .collect()
+            });
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        let remembered = self.knockers.values().map(Record::remembered).sum();
+        let ids = self.ids.values().map(BTreeSet::len).sum();
+        (ids, remembered, self.attempts.len())
+    }
+}
+
+impl Counters {
+    const fn count(&mut self, answer: Answer) {
+        let counter = match answer {
+            Answer::Open => &mut self.opened,
+            Answer::Unknown => &mut self.unknown,
+            Answer::Forged => &mut self.forged,
+            Answer::Early => &mut self.early,
+            Answer::Late => &mut self.late,
+            Answer::Replayed => &mut self.replayed,
+            Answer::TooMany => &mut self.too_many,
+        };
+        *counter = counter.saturating_add(1);
+    }
+}

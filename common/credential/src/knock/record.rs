@@ -1,0 +1,121 @@
+//! What a door remembers of one knocker.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use cardea_proto::time::UnixMillis;
+
+use super::{
+    KnockKeys, Moment,
+    door::{Stay, WINDOW},
+    secs_of,
+};
+
+/// Knocks that a knocker may make at once.
+///
+/// An address of each of a name's four is tried at the same time, so this is seven rounds of it.
+const BURST: u32 = 30;
+
+/// Time after which one more is allowed: what the longest backoff of a node comes to on average.
+const KNOCK_TIME: Duration = Duration::from_secs(10);
+
+/// Moments that are remembered of each knocker.
+///
+/// More than the bucket lets in during a whole window, so that nobody who keeps to it ever meets the
+/// floor; 8 bytes each.
+const MOMENTS_MAX: usize = 1_024;
+
+/// One knocker.
+#[derive(Debug)]
+pub(super) struct Record {
+    keys: Vec<KnockKeys>,
+    stay: Stay,
+    is_dismissed: bool,
+    /// Knocks of the window that were heard.
+    heard: BTreeSet<Moment>,
+    /// All up to here counts as heard.
+    floor: Option<Moment>,
+    /// When the bucket would be full again.
+    full_at: Option<Instant>,
+}
+
+impl Record {
+    pub(super) const fn new(keys: Vec<KnockKeys>, stay: Stay) -> Self {
+        Self {
+            keys,
+            stay,
+            is_dismissed: false,
+            heard: BTreeSet::new(),
+            floor: None,
+            full_at: None,
+        }
+    }
+
+    /// Takes other keys and another end; what was heard stays heard.
+    pub(super) fn renew(&mut self, keys: Vec<KnockKeys>, stay: Stay) {
+        self.keys = keys;
+        self.stay = stay;
+        self.is_dismissed = false;
+    }
+
+    /// All keys that open.
+    pub(super) fn keys(&self) -> &[KnockKeys] {
+        &self.keys
+    }
+
+    /// It leaves, in its time.
+    pub(super) const fn dismiss(&mut self) {
+        self.is_dismissed = true;
+    }
+
+    /// Whether it may no longer knock.
+    pub(super) fn is_over(&self, now: UnixMillis) -> bool {
+        match self.stay {
+            Stay::Until(end) => end <= now,
+            Stay::UntilDismissed { then } => self.is_dismissed && then <= now,
+        }
+    }
+
+    /// Notes a knock; `false` when it was heard before.
+    pub(super) fn hear(&mut self, moment: Moment, now: UnixMillis) -> bool {
+        let is_old = self.floor.is_some_and(|floor| moment <= floor);
+        if is_old || !self.heard.insert(moment) {
+            return false;
+        }
+        let late = secs_of(now).saturating_sub(window_secs());
+        while let Some(oldest) = self.heard.first().copied() {
+            let is_late = oldest.secs < late;
+            if !is_late && self.heard.len() <= MOMENTS_MAX {
+                break;
+            }
+            self.heard.pop_first();
+            // What is late is refused for that; what still is not must not be taken again.
+            if !is_late {
+                self.floor = Some(oldest);
+            }
+        }
+        true
+    }
+
+    /// Takes one handshake out of the bucket; `false` when it is empty.
+    pub(super) fn spend(&mut self, now: Instant) -> bool {
+        let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + KNOCK_TIME;
+        let is_allowed = full_at <= now + KNOCK_TIME * BURST;
+        if is_allowed {
+            self.full_at = Some(full_at);
+        }
+        is_allowed
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.heard.len()
+    }
+}
+
+/// The window, in seconds.
+pub(super) fn window_secs() -> u32 {
+    u32::try_from(WINDOW.as_secs()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,61 @@
+//! The door of a server's port, as its shell and its socket share it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cardea_credential::knock::{Answer, Counters, Door, DoorChange, Knock};
+use cardea_proto::codec::Digest;
+
+use crate::clock::Clock;
+
+/// Who may knock at a server. Copies of it lead to the same door.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    door: Arc<Mutex<Door>>,
+    clock: Clock,
+}
+
+impl Gate {
+    /// The gate of the trust domain whose root certificate has this digest; it opens to nobody yet.
+    #[must_use]
+    pub fn new(root: Digest) -> Self {
+        let clock = Clock::system();
+        Self {
+            door: Arc::new(Mutex::new(Door::new(root, clock.now()))),
+            clock,
+        }
+    }
+
+    /// Changes who may knock, from this moment.
+    pub fn change(&self, changes: impl IntoIterator<Item = DoorChange>) {
+        let mut door = self.door();
+        for change in changes {
+            door.change(change);
+        }
+    }
+
+    /// What has been knocked so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.door().counters()
+    }
+
+    /// Whether a datagram with this knock may pass.
+    pub(super) fn opens(&self, knock: &Knock, source: SocketAddr) -> bool {
+        let now = self.clock.now();
+        let answer = self.door().knock(knock, source, now);
+        answer == Answer::Open
+    }
+
+    /// Whether somebody at `source` has knocked within the last seconds.
+    pub(super) fn has_opened(&self, source: SocketAddr) -> bool {
+        let now = self.clock.now();
+        self.door().has_opened(source, now)
+    }
+
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,113 @@
+//! A stranger who probes the controller's port without a pause, from before its first start to after
+//! its last: not one packet comes back.
+#![expect(
+    clippy::disallowed_types,
+    reason = "a stranger uses sockets as he likes"
+)]
+
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment},
+    program::{PATIENCE, free_port, now},
+};
+use rustix::process::Signal;
+
+/// Datagrams that are sent at once, before it is listened again.
+const BURST: u64 = 64;
+
+#[test]
+fn a_stranger_hears_nothing_from_the_first_moment_of_a_controller_to_its_last() {
+    in_every_phase().unwrap();
+}
+
+fn in_every_phase() -> Result<()> {
+    let mut world = Deployment::new()?;
+    let port = free_port()?;
+    let stranger = UdpSocket::bind("127.0.0.1:0")?;
+    stranger.set_read_timeout(Some(Duration::from_millis(1)))?;
+    let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let probing = scope.spawn(|| probe(&stranger, port, &is_over, &sent));
+        let lived = live(&mut world, port, &sent);
+        is_over.store(true, Ordering::Relaxed);
+        let answers = probing.join().ok().context("the stranger panicked")??;
+        lived?;
+        ensure!(answers == 0, "{answers} answers to a stranger");
+        Ok(())
+    })
+}
+
+/// A controller starts, serves a node, is killed and starts again, and leaves in order while a node is
+/// connected; the stranger gets through with its probes in each of these.
+fn live(world: &mut Deployment, port: u16, sent: &AtomicU64) -> Result<()> {
+    let options = ControllerOptions {
+        port,
+        ..Default::default()
+    };
+    world.start_controller(&options)?;
+    let _first = world.start_connector(None, "first", "default")?;
+    probed(sent)?;
+    world.controller()?.signal(Signal::KILL)?;
+    world.controller()?.wait()?;
+    probed(sent)?;
+    world.start_controller(&options)?;
+    let _second = world.start_connector(None, "second", "default")?;
+    probed(sent)?;
+    world.stop_controller()
+}
+
+/// Waits until the stranger has sent all of its probes some times more.
+fn probed(sent: &AtomicU64) -> Result<()> {
+    let until = sent.load(Ordering::Relaxed) + 40 * BURST;
+    let deadline = now() + PATIENCE;
+    while sent.load(Ordering::Relaxed) < until {
+        ensure!(now() < deadline, "the stranger is stuck");
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Sends what QUIC would answer, and garbage, and counts what comes back.
+fn probe(stranger: &UdpSocket, port: u16, is_over: &AtomicBool, sent: &AtomicU64) -> Result<u64> {
+    let mut answers = 0;
+    let mut buffer = [0; 2_048];
+    while !is_over.load(Ordering::Relaxed) {
+        for _ in 0..BURST {
+            let number = sent.fetch_add(1, Ordering::Relaxed);
+            // A port where nobody listens says so once in a while.
+            drop(stranger.send_to(&bait(number), ("127.0.0.1", port)));
+        }
+        while stranger.recv_from(&mut buffer).is_ok() {
+            answers += 1;
+        }
+    }
+    Ok(answers)
+}
+
+/// One of many: long and short headers, versions, lengths of ids, tokens and sizes.
+fn bait(number: u64) -> Vec<u8> {
+    let pick = |values: &[u8], by: u64| {
+        let index = usize::try_from(number / by).unwrap_or(0) % values.len();
+        values.get(index).copied().unwrap_or_default()
+    };
+    let first = pick(&[0xc0, 0xc3, 0x40, 0xd0, 0xe0, 0xf0], 1);
+    let version = pick(&[1, 1, 2, 0, 0xff], 6);
+    let length = pick(&[20, 8, 0, 16, 5], 30);
+    let token = pick(&[0, 16], 150);
+    let fill = u8::try_from(number % 251).unwrap_or(0);
+    let mut bytes = vec![first, 0, 0, 0, version, length];
+    bytes.extend(std::iter::repeat_n(fill, usize::from(length)));
+    bytes.extend([0, token]);
+    bytes.extend(std::iter::repeat_n(fill, usize::from(token)));
+    bytes.extend([0x44, 0x7e]);
+    let size = if number.is_multiple_of(7) { 60 } else { 1_250 };
+    bytes.resize(bytes.len().max(size), fill);
+    bytes
+}
