@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment},
-    program::{free_port, now, run_ok},
+    program::{free_port, now},
 };
 use rand_core::{OsRng, RngCore};
 use rustix::process::Signal;
@@ -59,20 +59,20 @@ pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
             campaign.start(0)?;
             campaign.deployment.controller()?.signal(Signal::KILL)?;
             campaign.deployment.controller()?.wait()?;
-            campaign.verify()?;
+            campaign.deployment.verify_ledger()?;
             deaths += 1;
             continue;
         }
         slowest = slowest.max(now().duration_since(begin).as_secs_f64());
         let life = Duration::from_millis(OsRng.next_u64() % LIFE_MS);
         runtime.block_on(campaign.live(life))?;
-        campaign.verify()?;
+        campaign.deployment.verify_ledger()?;
         deaths += 1;
     }
     campaign.start(0)?;
     runtime.block_on(campaign.check())?;
     campaign.deployment.stop_controller()?;
-    campaign.verify()?;
+    campaign.deployment.verify_ledger()?;
     let facts = &campaign.shared.facts;
     for (case, ours, floor, unit) in [
         ("kills", f64::from(deaths), None, ""),
@@ -178,19 +178,5 @@ impl Campaign {
         self.shared.facts.read(&mut admin).await?;
         clients::try_used_codes(&self.shared).await;
         Ok(())
-    }
-
-    /// Has an auditor check the ledger as it lies there, also when the last write of it is torn.
-    fn verify(&self) -> Result<()> {
-        let state = &self.shared.state;
-        let arguments = [
-            "audit".into(),
-            "verify".into(),
-            "--ledger".into(),
-            state.clone().into_os_string(),
-            "--key".into(),
-            state.join("keys/ledger.pub").into_os_string(),
-        ];
-        run_ok(self.deployment.program(None, "cardeactl", arguments)).map(drop)
     }
 }

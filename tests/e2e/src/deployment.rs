@@ -87,6 +87,23 @@ impl Deployment {
         self.folder.path().to_owned()
     }
 
+    /// Has an auditor check the controller's ledger as it lies there, also when its last write is torn.
+    ///
+    /// # Errors
+    /// When it does not verify.
+    pub fn verify_ledger(&self) -> Result<()> {
+        let state = self.path("controller");
+        let arguments = [
+            "audit".into(),
+            "verify".into(),
+            "--ledger".into(),
+            state.clone().into_os_string(),
+            "--key".into(),
+            state.join("keys/ledger.pub").into_os_string(),
+        ];
+        crate::program::run_ok(self.program(None, "cardeactl", arguments)).map(drop)
+    }
+
     /// One of our programs with its arguments, in a namespace or not.
     pub fn program<S: Into<OsString>>(
         &self,

@@ -88,7 +88,7 @@ fn full() -> Result<()> {
     ensure!(fetch(&local)? == PAGE, "another page");
     drop(bulk);
     world.stop_controller()?;
-    verify(&world)?;
+    world.verify_ledger()?;
     // And it starts on what it wrote.
     world.start_controller(&ControllerOptions {
         more: &["--allow-simulated-posture"],
@@ -138,19 +138,6 @@ fn change(world: &Deployment, number: u32, bytes: usize) -> Result<Output> {
 
 fn remark(number: u32, bytes: usize) -> String {
     format!("// remark {number} {}", "x".repeat(bytes))
-}
-
-fn verify(world: &Deployment) -> Result<()> {
-    let state = world.path("controller");
-    let arguments = [
-        "audit".into(),
-        "verify".into(),
-        "--ledger".into(),
-        state.clone().into_os_string(),
-        "--key".into(),
-        state.join("keys/ledger.pub").into_os_string(),
-    ];
-    run_ok(world.program(None, "cardeactl", arguments)).map(drop)
 }
 
 /// A small file system of its own, in memory.
