@@ -33,6 +33,8 @@ pub(crate) struct Channel {
     pub(crate) member: usize,
     pub(crate) attempt: u64,
     pub(crate) exporter: [u8; 32],
+    /// What the node dialed for: on a renewal it hears of no grant.
+    pub(crate) purpose: Purpose,
     /// Nothing passes any longer.
     pub(crate) is_dead: bool,
     /// A direction in which something was lost, so that nothing behind it arrives either.
@@ -54,6 +56,11 @@ pub(crate) struct Dial {
 }
 
 impl Channel {
+    /// Whether its node hears of every end of its grants.
+    pub(crate) fn carries_grants(&self) -> bool {
+        !self.is_dead && self.stalled.is_none() && self.purpose == Purpose::Channel
+    }
+
     /// Whether what is said in one direction does not arrive.
     fn loses(&self, network: &Network, way: Way) -> bool {
         self.is_dead || self.stalled == Some(way) || network.is_deaf(self.who, self.member, way)
@@ -128,6 +135,7 @@ impl World {
             member,
             attempt,
             exporter,
+            purpose,
             is_dead: false,
             stalled: None,
             to_controller: self.now.instant,
@@ -286,6 +294,7 @@ impl World {
             return;
         };
         let (who, node, member) = (known.who, known.node, known.member);
+        let purpose = known.purpose;
         if known.is_dead {
             return;
         }
@@ -300,8 +309,9 @@ impl World {
                     if let NodeId::Connector(connector) = node {
                         self.model
                             .reaches_connector(self.now.instant, connector, &message);
-                        if self.is_isolated(member) {
-                            // It is told what its controller knows, which is not all there is.
+                        if purpose == Purpose::Renewal || self.is_isolated(member) {
+                            // It is told what its controller knows, which is not all there is; and on
+                            // a renewal nothing of grants.
                             self.model.cut_off(connector);
                         }
                     }

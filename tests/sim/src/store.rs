@@ -161,8 +161,7 @@ impl World {
         self.look(member);
         for channel in self.control.channels_at(member) {
             let known = self.control.channels.get(&channel);
-            let Some(known) = known.filter(|known| !known.is_dead && known.stalled.is_none())
-            else {
+            let Some(known) = known.filter(|known| known.carries_grants()) else {
                 continue;
             };
             if let NodeId::Connector(connector) = known.node {
