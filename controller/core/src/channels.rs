@@ -36,7 +36,12 @@ pub(crate) struct Channel {
     pub(crate) known: Option<Checkpoint>,
     /// What the node said it holds, until everything is known here that was recorded before.
     pub(crate) named: Option<Named>,
+    /// Grants that a connector answered for and that are unknown here, until the same.
+    answered: Vec<(GrantId, Instant)>,
 }
+
+/// Answers for unknown grants that are remembered: as many as a connector may give at once.
+const ANSWERED_MAX: usize = 2_048;
 
 /// The grants that a node named in its hello.
 #[derive(Debug)]
@@ -87,6 +92,7 @@ impl Channels {
             renewing: false,
             known: None,
             named: None,
+            answered: Vec::new(),
         };
         self.by_id.insert(id, channel);
         match peer.purpose {
@@ -150,6 +156,25 @@ impl Channels {
                     .take_if(|named| named.at <= until)
                     .map(|named| (*id, named)),
             );
+        }
+        taken
+    }
+
+    /// Remembers that a connector answered for a grant which is not known here yet.
+    pub(crate) fn answered(&mut self, id: ChannelId, grant: GrantId, now: Instant) {
+        let channel = self.by_id.get_mut(&id);
+        if let Some(channel) = channel.filter(|channel| channel.answered.len() < ANSWERED_MAX) {
+            channel.answered.push((grant, now));
+        }
+    }
+
+    /// Takes the unknown grants that connectors answered for up to a moment.
+    pub(crate) fn take_answered(&mut self, until: Instant) -> Vec<(ChannelId, NodeId, GrantId)> {
+        let mut taken = Vec::new();
+        for (id, channel) in &mut self.by_id {
+            let node = channel.node;
+            let due = channel.answered.extract_if(.., |(_, at)| *at <= until);
+            taken.extend(due.map(|(grant, _)| (*id, node, grant)));
         }
         taken
     }

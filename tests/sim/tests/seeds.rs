@@ -9,7 +9,7 @@ use std::{
 const SEEDS: u64 = 50;
 
 /// Seeds that failed once, each with what was wrong.
-const FAILED: [u64; 6] = [
+const FAILED: [u64; 12] = [
     // The model wanted an order of entries that the controller had not seen yet.
     635,
     // An extension was lost with its channel, the connector let the grant go, and the controller went
@@ -23,6 +23,10 @@ const FAILED: [u64; 6] = [
     181,
     // A certificate from a controller whose clock was ahead had not begun when the clock was right.
     229,
+    // A controller withdrew a grant that another one had offered in an entry that it had not seen.
+    368, 3_514,
+    // The model took a connector that only renewed for one that hears of its grants.
+    597, 3_915, 5_299, 5_985,
 ];
 
 #[test]

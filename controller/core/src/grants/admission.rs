@@ -53,7 +53,12 @@ impl Controller {
     ) {
         let node = NodeId::Connector(connector);
         if !self.owns(node, &grant) {
-            turn.send(channel, withdraw(grant, EndReason::Expired));
+            if self.world.settings.shared {
+                // Another controller may have offered it, in an entry that was not seen here yet.
+                self.channels.answered(channel, grant, turn.now.instant);
+            } else {
+                turn.send(channel, withdraw(grant, EndReason::Expired));
+            }
             return;
         }
         let Some(Stage::Offered(offering)) = self.live.tunnels.get(&grant).map(|t| &t.stage) else {

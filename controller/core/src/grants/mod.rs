@@ -201,6 +201,11 @@ impl Controller {
         for (channel, named) in self.channels.take_named(asked) {
             self.held(turn, channel, &named);
         }
+        for (channel, node, grant) in self.channels.take_answered(asked) {
+            if !self.owns(node, &grant) {
+                turn.send(channel, withdraw(grant, EndReason::Expired));
+            }
+        }
     }
 
     /// A node says which grants it holds: what ended is withdrawn, what it lost is ended.

@@ -52,6 +52,33 @@ fn a_grant_that_is_not_known_yet_is_not_withdrawn() {
 }
 
 #[test]
+fn an_answer_for_a_grant_that_is_not_known_yet_withdraws_it_only_when_it_has_ended() {
+    for has_ended in [false, true] {
+        let (mut bench, device, mut connector) = office();
+        bench.request(&device, 1, "wiki");
+        bench.settle();
+        let admit = bench.admit_at(&connector);
+        let known = bench.entries.len() - 1;
+        if has_ended {
+            bench.must(AdminChange::GrantRevoke(admit.grant));
+        }
+        bench.restart_behind(shared(), known);
+        bench.connect(&mut connector, &[]);
+        bench.take(&connector);
+        bench.admit(&connector, &admit);
+        assert_eq!(bench.heard(&connector), Vec::<String>::new());
+        bench.see_from(known);
+        catch_up(&mut bench);
+        let heard = bench.heard(&connector);
+        assert_eq!(
+            heard.contains(&"withdraw: expired".to_owned()),
+            has_ended,
+            "{heard:?}"
+        );
+    }
+}
+
+#[test]
 fn what_is_held_and_has_ended_is_withdrawn_once_the_ledger_is_known() {
     let (mut bench, device, mut connector) = office();
     let granted = bench.open(&device, &connector, "wiki");
