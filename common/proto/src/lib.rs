@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod local;
 pub mod message;
 pub mod name;
+pub mod path;
 pub mod policy;
 pub mod posture;
 pub mod refusal;

@@ -9,14 +9,20 @@
 //!   Data   own handle, sealed   ──▶     Data  the other end's handle, sealed  ──▶ the other end
 //!   Bind   ticket               ──▶     every 20 s, from where it is bound
 //!          ◀──  Bound      handle
+//!   Ask    ticket               ──▶     from the socket for direct paths; nothing is bound
+//!          ◀──  Seen       handle, address from which it came
 //! ```
 //!
 //! A datagram begins with one byte of [`FrameKind`]. A relay sees the random tunnel id in the
 //! [`Ticket`] and nothing else.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
-use crate::{codec::Bytes, time::UnixMillis};
+use crate::{
+    codec::Bytes,
+    path::{ADDRESS_BYTES, address_bytes, address_of},
+    time::UnixMillis,
+};
 
 /// Bytes before the sealed part of a `Data` datagram: kind (1) and handle (7).
 pub const DATA_HEADER_BYTES: usize = 8;
@@ -45,6 +51,12 @@ pub const CHALLENGE_BYTES: usize = DATA_HEADER_BYTES + COOKIE_BYTES;
 /// Bytes of a `Proof` datagram: kind, ticket and cookie.
 pub const PROOF_BYTES: usize = BIND_BYTES + COOKIE_BYTES;
 
+/// Bytes of an `Ask` datagram: kind and ticket.
+pub const ASK_BYTES: usize = 1 + TICKET_BYTES;
+
+/// Bytes of a `Seen` datagram: kind (1), handle (7) and address; fewer than an `Ask` has.
+pub const SEEN_BYTES: usize = DATA_HEADER_BYTES + ADDRESS_BYTES;
+
 /// Context that the ticket's signature also covers, so that it can be taken for nothing else.
 pub const TICKET_CONTEXT: &[u8] = b"cardea relay ticket v1\0";
 
@@ -63,6 +75,10 @@ pub enum FrameKind {
     Challenge,
     /// Node to relay: the ticket for this socket, and the cookie that was received on it.
     Proof,
+    /// Node to relay: where does this come from, who has this ticket?
+    Ask,
+    /// Relay to node: the address from which an `Ask` came.
+    Seen,
 }
 
 impl FrameKind {
@@ -75,6 +91,8 @@ impl FrameKind {
             Self::Data => 0x32,
             Self::Challenge => 0x33,
             Self::Proof => 0x34,
+            Self::Ask => 0x36,
+            Self::Seen => 0x37,
         }
     }
 
@@ -87,6 +105,8 @@ impl FrameKind {
             0x32 => Some(Self::Data),
             0x33 => Some(Self::Challenge),
             0x34 => Some(Self::Proof),
+            0x36 => Some(Self::Ask),
+            0x37 => Some(Self::Seen),
             _ => None,
         }
     }
@@ -147,6 +167,27 @@ impl Handle {
         let [kind, a, b, c, d, e, f, g] = *header;
         let cookie = Cookie(cookie.try_into().ok()?);
         (kind == FrameKind::Challenge.byte()).then_some((Self([a, b, c, d, e, f, g]), cookie))
+    }
+
+    /// The whole `Seen` datagram for an end with this handle.
+    #[must_use]
+    pub fn seen(self, from: SocketAddr) -> [u8; SEEN_BYTES] {
+        let mut seen = [0; SEEN_BYTES];
+        if let Some((header, rest)) = seen.split_first_chunk_mut::<DATA_HEADER_BYTES>() {
+            *header = self.after(FrameKind::Seen);
+            rest.copy_from_slice(&address_bytes(from));
+        }
+        seen
+    }
+
+    /// The handle and the address of a `Seen` datagram; `None` when it is no such datagram.
+    #[must_use]
+    pub fn of_seen(datagram: &[u8]) -> Option<(Self, SocketAddr)> {
+        let datagram = <&[u8; SEEN_BYTES]>::try_from(datagram).ok()?;
+        let (header, address) = datagram.split_first_chunk::<DATA_HEADER_BYTES>()?;
+        let [kind, a, b, c, d, e, f, g] = *header;
+        let address = address_of(address.first_chunk()?);
+        (kind == FrameKind::Seen.byte()).then_some((Self([a, b, c, d, e, f, g]), address))
     }
 
     /// The handle of a `Data` datagram and its sealed part; `None` when it is no such datagram.
@@ -303,6 +344,19 @@ mod tests {
         }
         assert_eq!(Handle::split_data(&challenge), None);
         assert_eq!(Handle::of_bound(&challenge[..BOUND_BYTES]), None);
+    }
+
+    #[test]
+    fn an_end_learns_where_it_was_seen_with_fewer_bytes_than_it_asked_with() {
+        let handle = Handle([1, 2, 3, 4, 5, 6, 7]);
+        for from in ["192.0.2.7:4711", "[2001:db8::7]:1"] {
+            let from = from.parse().unwrap();
+            let seen = handle.seen(from);
+            assert_eq!(Handle::of_seen(&seen), Some((handle, from)));
+            assert!(seen.len() < ASK_BYTES);
+            assert_eq!(Handle::of_seen(&seen[1..]), None);
+            assert_eq!(Handle::split_data(&seen), None);
+        }
     }
 
     #[test]

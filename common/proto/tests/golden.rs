@@ -24,6 +24,7 @@ use cardea_proto::{
     identity::Role,
     ledger::EndReason,
     local::{AppState, ControllerState},
+    path::PathFrame,
     posture::Grade,
     refusal::RefusalCode,
     relay::{COOKIE_BYTES, Cookie, FrameKind, Handle, Side, TICKET_BYTES, Ticket},
@@ -48,7 +49,7 @@ fn every_variant_is_encoded_as_its_golden_file_says() {
         check(&folder.join(&name), &golden(&sample.name, &sample.bytes));
         expected.insert(name);
     }
-    for (name, bytes) in relay_frames() {
+    for (name, bytes) in relay_frames().into_iter().chain(path_frames()) {
         let name = format!("{name}.hex");
         check(&folder.join(&name), &lines(&bytes));
         expected.insert(name);
@@ -96,11 +97,41 @@ fn relay_frames() -> Vec<(String, Vec<u8>)> {
             FrameKind::Data => [&ticket.handle.data_header()[..], b"sealed"].concat(),
             FrameKind::Challenge => ticket.handle.challenge(&cookie).to_vec(),
             FrameKind::Proof => cookie.proof(&signed).to_vec(),
+            FrameKind::Ask => [&[kind.byte()], &signed[..]].concat(),
+            FrameKind::Seen => ticket
+                .handle
+                .seen("192.0.2.7:4711".parse().unwrap())
+                .to_vec(),
         };
         assert_eq!(frame[0], kind.byte());
         (format!("relay.{kind:?}").to_lowercase(), frame)
     });
     frames.collect()
+}
+
+/// Every statement about paths, before it is sealed.
+fn path_frames() -> Vec<(String, Vec<u8>)> {
+    let frames = [
+        PathFrame::Probe { id: 1 },
+        PathFrame::Answer { of: 1, id: Some(2) },
+        PathFrame::Candidates {
+            version: 3,
+            heard: 4,
+            addresses: vec![
+                "192.0.2.7:4711".parse().unwrap(),
+                "[2001:db8::7]:4711".parse().unwrap(),
+            ],
+        },
+    ];
+    let named = frames.map(|frame| {
+        let name = match frame {
+            PathFrame::Probe { .. } => "probe",
+            PathFrame::Answer { .. } => "answer",
+            PathFrame::Candidates { .. } => "candidates",
+        };
+        (format!("path.{name}"), frame.encode())
+    });
+    named.into()
 }
 
 /// The words that stand in JSON, in the ledger and in scripts.

@@ -60,6 +60,8 @@ pub struct Counters {
     pub bound: u64,
     /// Those that were asked to show that they receive there.
     pub challenged: u64,
+    /// Ends that asked where they are and were told.
+    pub asked: u64,
     /// Datagrams for which nothing was sent, by reason.
     pub dropped: BTreeMap<DropReason, u64>,
 }
@@ -77,7 +79,7 @@ impl Counters {
                 self.forwarded += 1;
                 self.forwarded_bytes += u64::try_from(bytes).unwrap_or(0);
             }
-            // Whoever answers counts, because there are two answers.
+            // Whoever answers counts, because there are three answers.
             Verdict::Answer { .. } => {}
             Verdict::Drop(reason) => *self.dropped.entry(*reason).or_default() += 1,
         }

@@ -12,6 +12,8 @@
 //!   Data from a bound end, at its address, while the other end is bound ──▶ forwarded
 //! ```
 //!
+//! An end may also ask where its datagram came from; that binds nothing and keeps nothing.
+//!
 //! What a stranger can make it do: nothing. It never sends first, answers a valid ticket alone, and
 //! then with fewer bytes than it was sent. A datagram goes to the other end of its own tunnel or
 //! nowhere, and to no address from which nobody has answered: whoever sends a captured ticket again
@@ -32,7 +34,9 @@ use std::{
 
 use cardea_credential::ticket::verify_ticket;
 use cardea_proto::{
-    relay::{BIND_BYTES, Cookie, FrameKind, Handle, TICKET_BODY_BYTES, TICKET_BYTES, Ticket},
+    relay::{
+        ASK_BYTES, BIND_BYTES, Cookie, FrameKind, Handle, TICKET_BODY_BYTES, TICKET_BYTES, Ticket,
+    },
     time::Now,
 };
 
@@ -113,7 +117,10 @@ impl Relay {
         let result = match datagram.first().copied().and_then(FrameKind::of) {
             Some(FrameKind::Data) => self.forward(now.instant, from, datagram),
             Some(FrameKind::Bind | FrameKind::Proof) => self.bind(now, from, datagram),
-            Some(FrameKind::Bound | FrameKind::Challenge) | None => Err(DropReason::NotOurs),
+            Some(FrameKind::Ask) => self.ask(now, from, datagram),
+            Some(FrameKind::Bound | FrameKind::Challenge | FrameKind::Seen) | None => {
+                Err(DropReason::NotOurs)
+            }
         };
         let verdict = result.unwrap_or_else(Verdict::Drop);
         self.counters.count(&verdict, datagram.len());
@@ -196,6 +203,45 @@ impl Relay {
         Ok(Verdict::Answer { len })
     }
 
+    /// Tells an end where its datagram came from. Nothing is kept and nobody is moved: the socket
+    /// that asks is another one than the socket that is bound.
+    fn ask(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        datagram: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let ticket = match <&[u8; ASK_BYTES]>::try_from(&*datagram) {
+            Ok([_, ticket @ ..]) => *ticket,
+            Err(_) => return Err(DropReason::Malformed),
+        };
+        let handle = read(&ticket).ok_or(DropReason::Forged)?.handle;
+        if !self.table.holds(now.instant, handle, &ticket) {
+            self.verify(now, from, &ticket)?;
+        }
+        self.counters.asked += 1;
+        Ok(Verdict::Answer {
+            len: overwrite(datagram, &handle.seen(from)),
+        })
+    }
+
+    /// A ticket that is signed, in time, and within its sender's share of such checks.
+    fn verify(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        bytes: &[u8; TICKET_BYTES],
+    ) -> Result<Ticket, DropReason> {
+        if !self.checks.take(now.instant, from) {
+            return Err(DropReason::Busy);
+        }
+        let ticket = verify_ticket(&self.ticket_key, bytes).ok_or(DropReason::Forged)?;
+        if ticket.not_after.since(now.unix).is_zero() {
+            return Err(DropReason::Expired);
+        }
+        Ok(ticket)
+    }
+
     fn admit(
         &mut self,
         now: Now,
@@ -206,8 +252,7 @@ impl Relay {
         // A cookie was made for these very bytes, behind the check of their signature.
         let ticket = match proven {
             Some(_) => read(bytes),
-            None if self.checks.take(now.instant, from) => verify_ticket(&self.ticket_key, bytes),
-            None => return Err(DropReason::Busy),
+            None => Some(self.verify(now, from, bytes)?),
         };
         let ticket = ticket.ok_or(DropReason::Forged)?;
         let life = ticket.not_after.since(now.unix).min(TICKET_LIFE_MAX);

@@ -153,6 +153,14 @@ impl Table {
             .map_or(0, |end| end.moves)
     }
 
+    /// Whether an end is bound by exactly this ticket, whose signature is known to hold.
+    pub(crate) fn holds(&self, now: Instant, handle: Handle, ticket: &[u8; TICKET_BYTES]) -> bool {
+        self.by_handle
+            .get(&handle)
+            .and_then(|slot| self.slots.get(*slot)?.as_ref())
+            .is_some_and(|end| end.ticket == *ticket && end.is_alive(now, self.idle))
+    }
+
     /// Hears of the end that is bound by exactly this ticket; `None` when none is.
     pub(crate) fn refresh(
         &mut self,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use cardea_credential::ticket::TicketKey;
 use cardea_proto::{
     codec::Bytes,
-    relay::{BOUND_BYTES, CHALLENGE_BYTES, DATA_HEADER_BYTES, Side},
+    relay::{BOUND_BYTES, CHALLENGE_BYTES, DATA_HEADER_BYTES, SEEN_BYTES, Side},
     time::{UnixMillis, testing::start},
 };
 
@@ -130,6 +130,45 @@ fn a_proof_is_worth_no_more_than_its_ticket() {
     let mut proof = relay.proof(&Cookie([1; 32]));
     relay.drops(1, &mut proof, DropReason::Forged);
     assert_eq!(relay.core.ends(), 0);
+}
+
+#[test]
+fn who_asks_is_told_where_he_is_with_fewer_bytes_and_binds_and_moves_nothing() {
+    let mut relay = Bench::new();
+    for bound in [false, true] {
+        let mut ask = relay.ticket_until(0, Side::Agent, relay.ends);
+        ask[0] = FrameKind::Ask.byte();
+        let seen = Verdict::Answer { len: SEEN_BYTES };
+        assert_eq!(relay.handle(5, &mut ask), seen);
+        let told = Handle::of_seen(&ask[..SEEN_BYTES]);
+        assert_eq!(told, Some((handle(0, Side::Agent), address(5))));
+        assert_eq!(relay.core.ends(), if bound { 2 } else { 0 });
+        if bound {
+            relay.forwards(2, Side::Connector, 1);
+        } else {
+            relay.bind(0, Side::Agent, 1);
+            relay.bind(0, Side::Connector, 2);
+        }
+    }
+    assert_eq!(relay.core.counters().asked, 2);
+}
+
+#[test]
+fn a_question_without_a_ticket_of_ours_is_not_answered() {
+    let mut relay = Bench::new();
+    let ask = |relay: &mut Bench| {
+        let mut ask = relay.ticket(0, Side::Agent, LIFE);
+        ask[0] = FrameKind::Ask.byte();
+        ask
+    };
+    let mut forged = ask(&mut relay);
+    *forged.last_mut().unwrap() ^= 1;
+    relay.drops(1, &mut forged, DropReason::Forged);
+    let mut long = [ask(&mut relay), vec![0]].concat();
+    relay.drops(1, &mut long, DropReason::Malformed);
+    let mut late = ask(&mut relay);
+    relay.now = relay.now.plus(LIFE);
+    relay.drops(1, &mut late, DropReason::Expired);
 }
 
 #[test]

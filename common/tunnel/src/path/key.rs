@@ -1,0 +1,257 @@
+//! What seals the statements of two ends about their paths.
+//!
+//! The key follows from the ML-KEM exchange of offer and answer, which both ends have whatever the
+//! carrier is, and of which neither the controller nor a relay knows the secret. Whether a frame
+//! goes through the relay or directly stands under its seal: a relay that hands on from elsewhere
+//! what it was given makes nobody send there.
+
+use aws_lc_rs::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey},
+    hkdf::{HKDF_SHA256, KeyType, Prk, Salt},
+};
+use cardea_proto::{
+    codec::Secret32,
+    path::{PATH_COUNTER_BYTES, PATH_FRAME, PATH_SEAL_BYTES, PATH_TAG_BYTES, PathFrame},
+    relay::{DATA_HEADER_BYTES, Handle},
+};
+
+use crate::{command::End, outbox::Via};
+
+/// Seals what this end says and opens what the other one says.
+#[derive(Debug)]
+pub(crate) struct PathKey {
+    seal: LessSafeKey,
+    open: LessSafeKey,
+    /// Names the other end on direct paths, as the relay's handle does there.
+    outbound: Handle,
+    inbound: Handle,
+    next: u64,
+    heard: Window,
+}
+
+impl PathKey {
+    /// The keys of both directions.
+    ///
+    /// Source: RFC 5869 (HKDF), RFC 8439 (ChaCha20-Poly1305).
+    pub(crate) fn new(end: End, secret: &Secret32) -> Option<Self> {
+        let secret = Salt::new(HKDF_SHA256, CONTEXT).extract(&secret.0);
+        let (to_connector, connector) = direction(&secret, b"agent to connector")?;
+        let (to_agent, agent) = direction(&secret, b"connector to agent")?;
+        let (seal, outbound, open, inbound) = match end {
+            End::Agent => (to_connector, connector, to_agent, agent),
+            End::Connector => (to_agent, agent, to_connector, connector),
+        };
+        Some(Self {
+            seal,
+            open,
+            outbound,
+            inbound,
+            next: 0,
+            heard: Window::default(),
+        })
+    }
+
+    /// What stands before everything that is sent directly.
+    pub(crate) const fn outbound_header(&self) -> [u8; DATA_HEADER_BYTES] {
+        self.outbound.data_header()
+    }
+
+    /// The handle by which the other end names this one on direct paths.
+    pub(crate) const fn inbound(&self) -> Handle {
+        self.inbound
+    }
+
+    /// A whole datagram with `frame`, of `size` bytes when that is more than it needs.
+    pub(crate) fn write(
+        &mut self,
+        header: [u8; DATA_HEADER_BYTES],
+        via: Via,
+        frame: &PathFrame,
+        size: usize,
+    ) -> Option<Vec<u8>> {
+        let mut text = frame.encode();
+        let least = DATA_HEADER_BYTES + PATH_SEAL_BYTES;
+        text.resize(text.len().max(size.saturating_sub(least)), 0);
+        self.next += 1;
+        let counter = self.next.to_be_bytes();
+        let tag = self
+            .seal
+            .seal_in_place_separate_tag(nonce(&counter), about(via), &mut text)
+            .ok()?;
+        Some([&header[..], &[PATH_FRAME], &counter, &text, tag.as_ref()].concat())
+    }
+
+    /// The frame in what followed a header; `None` when it is not the peer's, or not new.
+    pub(crate) fn read(&mut self, via: Via, sealed: &[u8]) -> Option<PathFrame> {
+        let (kind, rest) = sealed.split_first()?;
+        let (counter, rest) = rest.split_first_chunk::<PATH_COUNTER_BYTES>()?;
+        let (text, tag) = rest.split_last_chunk::<PATH_TAG_BYTES>()?;
+        let number = u64::from_be_bytes(*counter);
+        if *kind != PATH_FRAME || !self.heard.is_new(number) {
+            return None;
+        }
+        let mut text = text.to_vec();
+        let tag: Tag = (*tag).into();
+        let opened = self
+            .open
+            .open_in_place_separate_tag(nonce(counter), about(via), tag.as_ref(), &mut text, &mut [])
+            .is_ok();
+        if !opened {
+            return None;
+        }
+        self.heard.note(number);
+        PathFrame::decode(&text)
+    }
+}
+
+/// Which counters have been heard, as far back as datagrams overtake each other.
+#[derive(Debug, Default)]
+struct Window {
+    highest: u64,
+    /// Bit n is for the counter n below the highest.
+    seen: u64,
+}
+
+impl Window {
+    const fn is_new(&self, number: u64) -> bool {
+        if number > self.highest {
+            return true;
+        }
+        let back = self.highest - number;
+        back < WINDOW && self.seen & (1 << back) == 0
+    }
+
+    const fn note(&mut self, number: u64) {
+        if number > self.highest {
+            let ahead = number - self.highest;
+            self.seen = if ahead < WINDOW { self.seen << ahead } else { 0 };
+            self.seen |= 1;
+            self.highest = number;
+        } else {
+            self.seen |= 1 << (self.highest - number);
+        }
+    }
+}
+
+/// What HKDF makes of the secret for one direction: a key, and the handle of its receiver.
+fn direction(secret: &Prk, name: &[u8]) -> Option<(LessSafeKey, Handle)> {
+    let mut bytes = [0; KEY_BYTES + HANDLE_BYTES];
+    secret
+        .expand(&[name], Length)
+        .and_then(|okm| okm.fill(&mut bytes))
+        .ok()?;
+    let (key, handle) = bytes.split_at(KEY_BYTES);
+    let key = UnboundKey::new(&CHACHA20_POLY1305, key).ok()?;
+    Some((
+        LessSafeKey::new(key),
+        Handle::from_bytes(handle.try_into().ok()?),
+    ))
+}
+
+struct Length;
+
+impl KeyType for Length {
+    fn len(&self) -> usize {
+        KEY_BYTES + HANDLE_BYTES
+    }
+}
+
+fn nonce(counter: &[u8; PATH_COUNTER_BYTES]) -> Nonce {
+    let mut bytes = [0; NONCE_LEN];
+    if let Some(end) = bytes.last_chunk_mut::<PATH_COUNTER_BYTES>() {
+        *end = *counter;
+    }
+    Nonce::assume_unique_for_key(bytes)
+}
+
+const fn about(via: Via) -> Aad<[u8; 2]> {
+    Aad::from([
+        PATH_FRAME,
+        match via {
+            Via::Relay => 0,
+            Via::Direct => 1,
+        },
+    ])
+}
+
+/// What the secret is used for besides being a preshared key.
+const CONTEXT: &[u8] = b"cardea path v1\0";
+
+/// Source: RFC 8439 §2.8.
+const KEY_BYTES: usize = 32;
+
+const HANDLE_BYTES: usize = 7;
+
+/// Counters that are told apart below the highest.
+const WINDOW: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROBE: PathFrame = PathFrame::Probe { id: 1 };
+
+    #[test]
+    fn each_end_opens_what_the_other_sealed_once_and_on_its_own_way() {
+        let (mut agent, mut connector) = ends();
+        assert_eq!(agent.outbound, connector.inbound);
+        assert_eq!(agent.inbound, connector.outbound);
+        for (size, expected) in [(0, 42), (1_208, 1_208)] {
+            let datagram = write(&mut agent, size);
+            assert_eq!(datagram.len(), expected);
+            let sealed = &datagram[DATA_HEADER_BYTES..];
+            assert_eq!(connector.read(Via::Relay, sealed), None, "it was sent directly");
+            assert_eq!(agent.read(Via::Direct, sealed), None, "it is its own");
+            assert_eq!(connector.read(Via::Direct, sealed), Some(PROBE));
+            assert_eq!(connector.read(Via::Direct, sealed), None, "it is not new");
+        }
+    }
+
+    #[test]
+    fn a_damaged_frame_is_nobodys_and_takes_no_place_of_a_whole_one() {
+        let (mut agent, mut connector) = ends();
+        let datagram = write(&mut agent, 0);
+        let sealed = &datagram[DATA_HEADER_BYTES..];
+        for at in 0..sealed.len() {
+            let mut damaged = sealed.to_vec();
+            damaged[at] ^= 1;
+            assert_eq!(connector.read(Via::Direct, &damaged), None, "byte {at}");
+            assert_eq!(connector.read(Via::Direct, &sealed[..at]), None);
+        }
+        assert_eq!(connector.read(Via::Direct, sealed), Some(PROBE));
+    }
+
+    #[test]
+    fn frames_may_overtake_each_other_within_the_window() {
+        let (mut agent, mut connector) = ends();
+        let mut frames: Vec<Vec<u8>> = (0..100).map(|_| write(&mut agent, 0)).collect();
+        let first = frames.remove(0);
+        frames.reverse();
+        let mut read = |datagram: &[u8]| {
+            let sealed = &datagram[DATA_HEADER_BYTES..];
+            connector.read(Via::Direct, sealed).is_some()
+        };
+        let opened = frames.iter().filter(|frame| read(frame)).count();
+        assert_eq!(opened, usize::try_from(WINDOW).unwrap());
+        assert!(!read(&first), "too old to be told from one that was heard");
+    }
+
+    #[test]
+    fn another_secret_opens_nothing() {
+        let (mut agent, _) = ends();
+        let mut other = PathKey::new(End::Connector, &Secret32([2; 32])).unwrap();
+        let datagram = write(&mut agent, 0);
+        assert_eq!(other.read(Via::Direct, &datagram[DATA_HEADER_BYTES..]), None);
+        assert_ne!(agent.outbound, other.inbound);
+    }
+
+    fn write(key: &mut PathKey, size: usize) -> Vec<u8> {
+        let header = key.outbound_header();
+        key.write(header, Via::Direct, &PROBE, size).unwrap()
+    }
+
+    fn ends() -> (PathKey, PathKey) {
+        let key = |end| PathKey::new(end, &Secret32([1; 32])).unwrap();
+        (key(End::Agent), key(End::Connector))
+    }
+}
