@@ -53,6 +53,8 @@ pub enum PathFrame {
         version: u32,
         /// The version of the other end's list that was heard last.
         heard: u32,
+        /// Whether the list waits to be heard, so that an answer is due.
+        asks: bool,
         /// At most [`CANDIDATES_MAX`] addresses.
         addresses: Vec<SocketAddr>,
     },
@@ -71,6 +73,7 @@ impl PathFrame {
             Self::Candidates {
                 version,
                 heard,
+                asks,
                 addresses,
             } => {
                 let mut bytes = [
@@ -79,6 +82,7 @@ impl PathFrame {
                     &heard.to_be_bytes(),
                 ]
                 .concat();
+                bytes.push(u8::from(*asks));
                 for address in addresses.iter().take(CANDIDATES_MAX) {
                     bytes.extend_from_slice(&address_bytes(*address));
                 }
@@ -100,8 +104,10 @@ impl PathFrame {
                 id: (second != 0).then_some(second),
             }),
             CANDIDATES => {
+                let (asks, rest) = rest.split_first()?;
                 let chunks = rest.chunks_exact(ADDRESS_BYTES);
-                let fits = chunks.remainder().is_empty() && chunks.len() <= CANDIDATES_MAX;
+                let fits =
+                    *asks <= 1 && chunks.remainder().is_empty() && chunks.len() <= CANDIDATES_MAX;
                 let addresses: Option<Vec<SocketAddr>> = chunks
                     .map(|chunk| Some(address_of(chunk.first_chunk()?)))
                     .collect();
@@ -110,6 +116,7 @@ impl PathFrame {
                     .map(|addresses| Self::Candidates {
                         version: first,
                         heard: second,
+                        asks: *asks == 1,
                         addresses,
                     })
             }
@@ -164,6 +171,7 @@ mod tests {
             PathFrame::Candidates {
                 version: 3,
                 heard: 0,
+                asks: true,
                 addresses,
             },
         ];
@@ -186,7 +194,7 @@ mod tests {
 
     #[test]
     fn more_addresses_than_an_end_may_name_and_parts_of_one_are_refused() {
-        let frame = |bytes: usize| [&[CANDIDATES][..], &[0; 8], &vec![0; bytes]].concat();
+        let frame = |bytes: usize| [&[CANDIDATES][..], &[0; 9], &vec![0; bytes]].concat();
         assert!(PathFrame::decode(&frame(CANDIDATES_MAX * ADDRESS_BYTES)).is_some());
         assert!(PathFrame::decode(&frame((CANDIDATES_MAX + 1) * ADDRESS_BYTES)).is_none());
         assert!(PathFrame::decode(&frame(ADDRESS_BYTES - 1)).is_none());

@@ -117,6 +117,7 @@ fn path_frames() -> Vec<(String, Vec<u8>)> {
         PathFrame::Candidates {
             version: 3,
             heard: 4,
+            asks: true,
             addresses: vec![
                 "192.0.2.7:4711".parse().unwrap(),
                 "[2001:db8::7]:4711".parse().unwrap(),

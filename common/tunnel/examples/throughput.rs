@@ -31,14 +31,14 @@ use bytes::Bytes;
 use cardea_proto::{
     access::InnerAddresses,
     app::{Carrier, Target},
-    codec::{Blob, Bytes as Array},
+    codec::{Blob, Bytes as Array, Secret32},
     id::GrantId,
     relay::{FrameKind, Handle, Side, TICKET_BYTES, Ticket},
     time::{Now, UnixMillis},
 };
 use cardea_tunnel::{
-    CarrierKeys, Command, Egress, End, Event, FlowEvent, FlowId, Input, Install, Outbox, Read,
-    Tunnels,
+    CarrierKeys, Command, Egress, End, Event, FlowEvent, FlowId, Input, Install, Meeting, Outbox,
+    Read, Tunnels, Via,
 };
 
 fn main() {
@@ -239,6 +239,11 @@ impl Node {
                 app_v4: [100, 65, 0, 1].into(),
                 app_v6: "fd00::a".parse().unwrap(),
             },
+            meeting: Meeting {
+                secret: Secret32([9; 32]),
+                peer: Vec::new(),
+                never: Vec::new(),
+            },
             egress: (end == End::Connector).then_some(Egress {
                 targets,
                 host_scoped: false,
@@ -250,6 +255,7 @@ impl Node {
             .handle(now(), Input::Command(command), &mut self.out);
         let input = Input::Datagram {
             from: relay(mtu),
+            via: Via::Relay,
             bytes: &handle(end).bound(),
         };
         self.tunnels.handle(now(), input, &mut self.out);
@@ -279,6 +285,7 @@ fn carry(from: &mut Node, to: &mut Node, end: End, wire: &mut [u8]) -> bool {
             room.get_mut(..8).unwrap().copy_from_slice(&header);
             let input = Input::Datagram {
                 from: relay(mtu),
+                via: Via::Relay,
                 bytes: room,
             };
             to.tunnels.handle(at, input, &mut to.out);

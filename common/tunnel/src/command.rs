@@ -10,7 +10,7 @@ use cardea_proto::{
     name::Name,
 };
 
-use crate::egress::Egress;
+use crate::{egress::Egress, link::Meeting};
 
 /// Which end of its tunnels a [`crate::Tunnels`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct Install {
     pub services: Vec<Service>,
     /// The addresses inside.
     pub inner: InnerAddresses,
+    /// How the two ends find direct paths.
+    pub meeting: Meeting,
     /// Where a connector may dial; `None` at an agent.
     pub egress: Option<Egress>,
 }

@@ -1,6 +1,6 @@
 //! What a carrier may touch besides itself during one call.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use cardea_proto::{id::GrantId, time::Now};
 
@@ -28,6 +28,8 @@ pub(crate) struct Context<'a> {
 pub(crate) struct Shared {
     pub(crate) flows: FlowTable,
     pub(crate) drops: Drops,
+    /// Of the socket for direct paths, if there is one.
+    pub(crate) addresses: Option<Vec<SocketAddr>>,
     /// Where one packet is opened; taken while it is looked at.
     pub(crate) opened: Vec<u8>,
     /// Where one packet is built before it is sealed.

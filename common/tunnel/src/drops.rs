@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// Why something was dropped. Every drop has one of these, and is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropReason {
-    /// A datagram from an address that is not the tunnel's relay.
+    /// A datagram of the relay's socket from an address that is not the tunnel's relay.
     NotFromRelay,
     /// A datagram that is neither `Bound` nor `Data`, or too short.
     NotAFrame,

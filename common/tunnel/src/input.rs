@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use cardea_proto::{app::Service, id::GrantId};
 
-use crate::command::Command;
+use crate::{command::Command, outbox::Via};
 
 /// Names one conversation within a [`crate::Tunnels`].
 ///
@@ -20,13 +20,19 @@ pub enum Input<'a> {
     Command(Command),
     /// A datagram from the network, as it was received.
     Datagram {
-        /// Who sent it; anyone but a tunnel's relay is ignored.
+        /// Who sent it. Of the relay's socket, anyone but the relay is ignored.
         from: SocketAddr,
+        /// Through which socket it came.
+        via: Via,
         /// Its payload.
         bytes: &'a [u8],
     },
     /// [`crate::Tunnels::deadline`] has come.
     Timeout,
+    /// The addresses of the socket for direct paths, from now on; there is one from the first time.
+    Addresses(Vec<SocketAddr>),
+    /// Somebody wants to know which tunnels carry anything: see [`crate::Tunnels::is_checking`].
+    Check,
     /// The local network changed: every relay must learn our new address at once.
     Roamed,
     /// Agent: somebody wants to reach a port of an app.

@@ -23,8 +23,10 @@ pub mod egress;
 mod filter;
 mod input;
 pub mod keys;
+mod life;
 mod link;
 mod outbox;
+mod path;
 mod quic;
 mod schedule;
 mod tunnel;
@@ -36,10 +38,12 @@ pub use command::{CarrierKeys, Command, End, Family, Install};
 pub use drops::{DropReason, Drops};
 pub use egress::{Egress, PermittedAddress};
 pub use input::{DialError, FlowId, Input, Read};
+pub use link::Meeting;
 pub use outbox::{
     CloseReason, Event, FlowEvent, Outbox, ResetReason, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX,
-    Transmit, USED_INTERVAL,
+    Transmit, USED_INTERVAL, Via,
 };
+pub use path::{Path, PathReason, permit::is_reachable};
 pub use tunnel::TunnelStats;
 pub use tunnels::{TUNNELS_MAX, Tunnels};
 pub use wireguard::packet;

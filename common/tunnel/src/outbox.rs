@@ -3,9 +3,12 @@
 use std::{collections::VecDeque, fmt, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use cardea_proto::{app::Target, id::GrantId};
+use cardea_proto::{app::Target, id::GrantId, relay::DATA_HEADER_BYTES};
 
-use crate::input::{DialError, FlowId};
+use crate::{
+    input::{DialError, FlowId},
+    path::{Path, PathReason},
+};
 
 /// Queues that the shell owns and empties after each turn.
 #[derive(Debug, Default)]
@@ -19,11 +22,22 @@ pub struct Outbox {
     spare: Vec<Vec<u8>>,
 }
 
+/// Which of an end's sockets a datagram goes or comes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The one that is connected to the relay.
+    Relay,
+    /// The one for direct paths, which takes datagrams from anybody.
+    Direct,
+}
+
 /// Datagrams to one address, ready for one system call.
 #[derive(Debug)]
 pub struct Transmit {
     /// Where to.
     pub to: SocketAddr,
+    /// Through which socket.
+    pub via: Via,
     /// Length of each datagram but the last, which may be shorter; `None` when there is only one.
     pub segment: Option<usize>,
     /// Their payloads, one after the other.
@@ -64,7 +78,7 @@ impl Outbox {
     /// same address, same length, or a shorter last one. `write` says how long it became.
     pub(crate) fn datagram(
         &mut self,
-        to: SocketAddr,
+        (to, via): (SocketAddr, Via),
         room: Room,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) {
@@ -72,13 +86,13 @@ impl Outbox {
         let joins = self
             .transmits
             .back()
-            .is_some_and(|last| last.takes_another(to, room));
+            .is_some_and(|last| last.takes_another((to, via), room));
         let mut transmit = if joins {
             self.transmits.pop_back()
         } else {
             None
         }
-        .unwrap_or_else(|| Transmit::new(to, self.spare.pop().unwrap_or_default()));
+        .unwrap_or_else(|| Transmit::new((to, via), self.spare.pop().unwrap_or_default()));
         let start = transmit.bytes.len();
         transmit.bytes.resize(start + len_max, 0);
         let len = transmit
@@ -99,7 +113,7 @@ impl Outbox {
         match transmit.append(start, len) {
             None => self.transmits.push_back(transmit),
             Some(next) => {
-                let mut fresh = Transmit::new(to, self.spare.pop().unwrap_or_default());
+                let mut fresh = Transmit::new((to, via), self.spare.pop().unwrap_or_default());
                 fresh.bytes.extend_from_slice(&next);
                 fresh.append(0, next.len());
                 self.transmits.push_back(transmit);
@@ -126,14 +140,23 @@ impl Room {
             expected: len,
         }
     }
+
+    /// The same with room for a header before it.
+    pub(crate) const fn behind_header(self) -> Self {
+        Self {
+            max: DATA_HEADER_BYTES + self.max,
+            expected: DATA_HEADER_BYTES + self.expected,
+        }
+    }
 }
 
 impl Transmit {
-    fn new(to: SocketAddr, mut bytes: Vec<u8>) -> Self {
+    fn new((to, via): (SocketAddr, Via), mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         bytes.reserve(TRANSMIT_BYTES_MAX);
         Self {
             to,
+            via,
             segment: None,
             bytes,
             count: 0,
@@ -141,8 +164,8 @@ impl Transmit {
         }
     }
 
-    fn takes_another(&self, to: SocketAddr, room: Room) -> bool {
-        self.to == to
+    fn takes_another(&self, to: (SocketAddr, Via), room: Room) -> bool {
+        (self.to, self.via) == to
             && !self.closed
             && self.count < TRANSMIT_SEGMENTS_MAX
             && self.bytes.len() + room.max.max(room.expected) <= TRANSMIT_BYTES_MAX
@@ -195,6 +218,25 @@ pub enum Event {
         flows: u32,
         /// Latest round trip between the two ends.
         rtt: Option<Duration>,
+    },
+    /// What this end sends goes another way from now on, or the first one since `Opened`.
+    Path {
+        /// The grant.
+        grant: GrantId,
+        /// Which way.
+        path: Path,
+        /// Why.
+        why: PathReason,
+    },
+    /// An open tunnel's other end does not answer, while something waits for it.
+    Silent {
+        /// The grant.
+        grant: GrantId,
+    },
+    /// It answers again.
+    Answers {
+        /// The grant.
+        grant: GrantId,
     },
 }
 

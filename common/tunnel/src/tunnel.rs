@@ -1,16 +1,22 @@
 //! One tunnel: made from one grant, and gone with it.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use cardea_proto::{app, app::Service, id::GrantId, name::Name, relay::Handle, time::Now};
+use cardea_proto::{
+    app, app::Service, id::GrantId, name::Name, path::PATH_FRAME, relay::Handle, time::Now,
+};
 
 use crate::{
     carrier::{Carrier, Phase},
     command::{CarrierKeys, End, Family, Install},
     context::{Context, Shared, Traffic},
+    drops::DropReason,
     filter::{Filter, Permitted},
     link::Link,
-    outbox::{CloseReason, Event, Outbox, USED_INTERVAL},
+    outbox::{CloseReason, Event, Outbox, USED_INTERVAL, Via},
 };
 
 /// What [`crate::Tunnels::stats`] tells.
@@ -46,6 +52,9 @@ pub(crate) struct Tunnel {
     told: Traffic,
     tell_at: Option<Instant>,
     opened: bool,
+    /// How many changes of the path were told, once it is open.
+    told_path: Option<u32>,
+    told_silent: bool,
     carrier: Carrier,
     /// Whether the tunnel waits in the queue of those to flush.
     pub(crate) queued: bool,
@@ -61,7 +70,11 @@ impl Tunnel {
         shared: &mut Shared,
         out: &mut Outbox,
     ) -> Option<Self> {
-        let mut link = Link::new(now.instant, install.relay, &install.ticket.0)?;
+        let way = (install.relay, install.ticket.0.as_slice());
+        let mut link = Link::new(now.instant, end, way, install.meeting, install.inner)?;
+        if let Some(own) = &shared.addresses {
+            link.set_own(now.instant, own);
+        }
         let mut filter = Filter::new(end, install.services, install.inner, install.egress, family);
         let mut traffic = Traffic::default();
         let keys: CarrierKeys = install.keys;
@@ -88,6 +101,8 @@ impl Tunnel {
             told: Traffic::default(),
             tell_at: None,
             opened: false,
+            told_path: None,
+            told_silent: false,
             carrier,
             queued: false,
         })
@@ -145,18 +160,25 @@ impl Tunnel {
         call(&mut self.carrier, &mut context)
     }
 
-    /// Opens one sealed datagram.
+    /// Opens one sealed datagram, of the carrier or about paths.
     pub(crate) fn datagram(
         &mut self,
         now: Now,
+        from: (SocketAddr, Via),
         sealed: &[u8],
         shared: &mut Shared,
         out: &mut Outbox,
     ) {
+        if sealed.first() == Some(&PATH_FRAME) {
+            if !self.link.frame(now.instant, from, sealed, out) {
+                shared.drops.note(DropReason::NotAuthentic);
+            }
+            return;
+        }
         if self.with(now, shared, out, |carrier, context| {
             carrier.datagram(context, sealed)
         }) {
-            self.link.heard();
+            self.link.heard(now.instant);
         }
     }
 
@@ -177,8 +199,37 @@ impl Tunnel {
             self.opened = true;
             out.events.push_back(Event::Opened { grant: self.grant });
         }
+        if self.opened {
+            self.tell_link(out);
+        }
         if self.tell_at.is_none() && self.traffic != self.told {
             self.tell_at = Some(now.instant + USED_INTERVAL);
+        }
+    }
+
+    fn tell_link(&mut self, out: &mut Outbox) {
+        let grant = self.grant;
+        let changes = self.link.changes();
+        if self.told_path != Some(changes) {
+            self.told_path = Some(changes);
+            let (path, why) = self.link.path();
+            out.events.push_back(Event::Path { grant, path, why });
+        }
+        let is_silent = self.link.is_silent();
+        if self.told_silent != is_silent {
+            self.told_silent = is_silent;
+            out.events.push_back(if is_silent {
+                Event::Silent { grant }
+            } else {
+                Event::Answers { grant }
+            });
+        }
+    }
+
+    /// Finds out whether bytes pass, if they ever did.
+    pub(crate) fn find_out(&mut self, now: Now) {
+        if self.opened {
+            self.link.check(now.instant);
         }
     }
 
@@ -222,9 +273,14 @@ impl Tunnel {
             bytes_in,
             bytes_out,
             flows: self.traffic.flows,
-            rtt: self.carrier.rtt(),
+            rtt: self.rtt(),
             expires: self.expires,
         }
+    }
+
+    /// Of the path in use where a probe has shown it, else as the carrier sees it.
+    fn rtt(&self) -> Option<Duration> {
+        self.link.rtt().or_else(|| self.carrier.rtt())
     }
 
     fn tell_used(&mut self, out: &mut Outbox) {
@@ -236,7 +292,7 @@ impl Tunnel {
             bytes_in,
             bytes_out,
             flows: self.traffic.flows,
-            rtt: self.carrier.rtt(),
+            rtt: self.rtt(),
         });
     }
 

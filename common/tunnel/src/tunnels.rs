@@ -23,8 +23,8 @@ use crate::{
     context::{Context, FlowTable, Shared, TRANSMITS_MAX},
     drops::{DropReason, Drops},
     input::{FlowId, Input, Read},
-    link::NUDGE,
-    outbox::{CloseReason, Event, FlowEvent, Outbox, ResetReason},
+    outbox::{CloseReason, Event, FlowEvent, Outbox, ResetReason, Via},
+    path::relay::NUDGE,
     schedule::Schedule,
     tunnel::{Tunnel, TunnelStats},
 };
@@ -40,6 +40,8 @@ pub struct Tunnels {
     entropy: ChaCha20Rng,
     tunnels: BTreeMap<GrantId, Tunnel>,
     handles: BTreeMap<Handle, GrantId>,
+    /// The same for what comes directly.
+    direct: BTreeMap<Handle, GrantId>,
     schedule: Schedule<GrantId>,
     /// Tunnels that may have something to send, in turn.
     unflushed: VecDeque<GrantId>,
@@ -57,11 +59,13 @@ impl Tunnels {
             entropy: ChaCha20Rng::from_seed(entropy),
             tunnels: BTreeMap::new(),
             handles: BTreeMap::new(),
+            direct: BTreeMap::new(),
             schedule: Schedule::default(),
             unflushed: VecDeque::new(),
             shared: Shared {
                 flows: FlowTable::default(),
                 drops: Drops::default(),
+                addresses: None,
                 opened: vec![0; PACKET_BYTES],
                 built: vec![0; PACKET_BYTES],
             },
@@ -81,7 +85,9 @@ impl Tunnels {
     pub fn handle(&mut self, now: Now, input: Input<'_>, out: &mut Outbox) {
         self.latest = Some(now.instant);
         match input {
-            Input::Datagram { from, bytes } => return self.datagram(now, from, bytes, out),
+            Input::Datagram { from, via, bytes } => {
+                return self.datagram(now, (from, via), bytes, out);
+            }
             Input::Packet { flow, bytes } => {
                 self.with_flow(now, flow, out, |carrier, context| {
                     carrier.packet(context, flow, &bytes);
@@ -90,6 +96,8 @@ impl Tunnels {
             }
             Input::Command(command) => self.command(now, command, out),
             Input::Timeout => self.timeout(now, out),
+            Input::Addresses(addresses) => self.addressed(now, addresses, out),
+            Input::Check => self.check(now, out),
             Input::Roamed => self.roamed(now, out),
             Input::OpenFlow {
                 flow,
@@ -189,6 +197,15 @@ impl Tunnels {
         !self.unflushed.is_empty()
     }
 
+    /// Whether an [`Input::Check`] has not found out yet which tunnels carry anything. What it
+    /// finds stands in the events: a tunnel that does not is [`Event::Silent`].
+    #[must_use]
+    pub fn is_checking(&self) -> bool {
+        self.tunnels
+            .values()
+            .any(|tunnel| tunnel.link().is_checking())
+    }
+
     /// Figures of one tunnel.
     #[must_use]
     pub fn stats(&self, grant: GrantId) -> Option<TunnelStats> {
@@ -211,26 +228,46 @@ impl Tunnels {
         self.shared.drops.note(reason);
     }
 
-    fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8], out: &mut Outbox) {
+    fn datagram(
+        &mut self,
+        now: Now,
+        (from, via): (SocketAddr, Via),
+        bytes: &[u8],
+        out: &mut Outbox,
+    ) {
         let Some((handle, frame)) = Frame::of(bytes) else {
             return self.shared.drops.note(DropReason::NotAFrame);
         };
-        let Some(grant) = self.handles.get(&handle).copied() else {
+        let handles = match (&frame, via) {
+            (Frame::Data(_), Via::Direct) => &self.direct,
+            _ => &self.handles,
+        };
+        let Some(grant) = handles.get(&handle).copied() else {
             return self.shared.drops.note(DropReason::UnknownTunnel);
         };
         let Some(tunnel) = self.tunnels.get_mut(&grant) else {
             return self.shared.drops.note(DropReason::UnknownTunnel);
         };
-        if !is_same(tunnel.link().relay(), from) {
+        let is_relay = is_same(tunnel.link().relay(), from);
+        if !is_relay && !matches!((&frame, via), (Frame::Data(_), Via::Direct)) {
             return self.shared.drops.note(DropReason::NotFromRelay);
         }
         if tunnel.over(now).is_none() {
-            match frame {
-                Frame::Data(NUDGE) => tunnel.link_mut().nudged(now.instant, out),
-                Frame::Data(sealed) => tunnel.datagram(now, sealed, &mut self.shared, out),
-                Frame::Bound => tunnel.link_mut().bound(now.instant, out),
-                Frame::Challenge(cookie) => {
-                    tunnel.link_mut().challenged(now.instant, &cookie, out);
+            let link = tunnel.link_mut();
+            match (frame, via) {
+                (Frame::Data(NUDGE), Via::Relay) => link.nudged(now.instant, out),
+                (Frame::Data(sealed), _) => {
+                    let from = (unmapped(from), via);
+                    tunnel.datagram(now, from, sealed, &mut self.shared, out);
+                }
+                (Frame::Bound, Via::Relay) => link.bound(now.instant, out),
+                (Frame::Challenge(cookie), Via::Relay) => {
+                    link.challenged(now.instant, &cookie, out);
+                }
+                (Frame::Seen(at), Via::Direct) => link.seen(now.instant, at),
+                (Frame::Bound | Frame::Challenge(_), Via::Direct)
+                | (Frame::Seen(_), Via::Relay) => {
+                    self.shared.drops.note(DropReason::NotAFrame);
                 }
             }
             self.queue(grant);
@@ -278,7 +315,8 @@ impl Tunnels {
                 )
             })
             .flatten()
-            .filter(|tunnel| !self.handles.contains_key(&tunnel.handle()));
+            .filter(|tunnel| !self.handles.contains_key(&tunnel.handle()))
+            .filter(|tunnel| !self.direct.contains_key(&tunnel.link().direct_handle()));
         let Some(tunnel) = tunnel else {
             out.events.push_back(Event::Closed {
                 grant,
@@ -287,6 +325,7 @@ impl Tunnels {
             return;
         };
         self.handles.insert(tunnel.handle(), grant);
+        self.direct.insert(tunnel.link().direct_handle(), grant);
         self.tunnels.insert(grant, tunnel);
         self.queue(grant);
         self.settle(now, grant, out);
@@ -314,6 +353,30 @@ impl Tunnels {
             }
             self.settle(now, grant, out);
         }
+    }
+
+    /// Every tunnel's other end learns where this one may be reached.
+    fn addressed(&mut self, now: Now, addresses: Vec<SocketAddr>, out: &mut Outbox) {
+        for tunnel in self.tunnels.values_mut() {
+            tunnel.link_mut().set_own(now.instant, &addresses);
+        }
+        self.shared.addresses = Some(addresses);
+        self.settle_all(now, out);
+    }
+
+    fn check(&mut self, now: Now, out: &mut Outbox) {
+        for tunnel in self.tunnels.values_mut() {
+            tunnel.find_out(now);
+        }
+        self.settle_all(now, out);
+    }
+
+    fn settle_all(&mut self, now: Now, out: &mut Outbox) {
+        let grants: Vec<GrantId> = self.grants().collect();
+        for grant in grants {
+            self.settle(now, grant, out);
+        }
+        self.timeout(now, out);
     }
 
     fn open_flow(
@@ -391,6 +454,7 @@ impl Tunnels {
         };
         self.schedule.set(grant, None);
         self.handles.remove(&tunnel.handle());
+        self.direct.remove(&tunnel.link().direct_handle());
         tunnel.close(now, reason, &mut self.shared, out);
     }
 }
@@ -400,6 +464,7 @@ enum Frame<'a> {
     Data(&'a [u8]),
     Bound,
     Challenge(Cookie),
+    Seen(SocketAddr),
 }
 
 impl<'a> Frame<'a> {
@@ -411,14 +476,19 @@ impl<'a> Frame<'a> {
             FrameKind::Bound => Handle::of_bound(bytes).map(|handle| (handle, Self::Bound)),
             FrameKind::Challenge => Handle::of_challenge(bytes)
                 .map(|(handle, cookie)| (handle, Self::Challenge(cookie))),
-            FrameKind::Bind | FrameKind::Proof => None,
+            FrameKind::Seen => Handle::of_seen(bytes).map(|(handle, at)| (handle, Self::Seen(at))),
+            FrameKind::Bind | FrameKind::Proof | FrameKind::Ask => None,
         }
     }
 }
 
 /// Whether two addresses are one, also when a socket for both families shows IPv4 within IPv6.
 fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
+    unmapped(a) == unmapped(b)
+}
+
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 impl fmt::Debug for Tunnels {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cardea_proto::app::{Carrier, Protocol, Service};
 use cardea_tunnel::{
     CarrierKeys, CloseReason, Command, DropReason, End, Event, FlowEvent, Input, Install, Read,
-    ResetReason,
+    ResetReason, Via,
 };
 use pair::{CARRIERS, GRANT, Pair, TTL, keys, pattern};
 
@@ -237,9 +237,9 @@ fn only_the_relay_is_heard() {
     let agent = &mut pair.agent;
     let from = "198.51.100.1:7444".parse().unwrap();
     let mut hear = |bytes: &[u8]| {
-        agent
-            .tunnels
-            .handle(now, Input::Datagram { from, bytes }, &mut agent.out);
+        let via = Via::Relay;
+        let input = Input::Datagram { from, via, bytes };
+        agent.tunnels.handle(now, input, &mut agent.out);
     };
     hear(&datagram);
     hear(&datagram[..7]);

@@ -6,7 +6,7 @@
 //! what it was given makes nobody send there.
 
 use aws_lc_rs::{
-    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey},
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     hkdf::{HKDF_SHA256, KeyType, Prk, Salt},
 };
 use cardea_proto::{
@@ -90,17 +90,12 @@ impl PathKey {
         if *kind != PATH_FRAME || !self.heard.is_new(number) {
             return None;
         }
-        let mut text = text.to_vec();
-        let tag: Tag = (*tag).into();
-        let opened = self
-            .open
-            .open_in_place_separate_tag(nonce(counter), about(via), tag.as_ref(), &mut text, &mut [])
-            .is_ok();
-        if !opened {
-            return None;
-        }
+        let mut opened = vec![0; text.len()];
+        self.open
+            .open_separate_gather(nonce(counter), about(via), text, tag, &mut opened)
+            .ok()?;
         self.heard.note(number);
-        PathFrame::decode(&text)
+        PathFrame::decode(&opened)
     }
 }
 
@@ -124,7 +119,11 @@ impl Window {
     const fn note(&mut self, number: u64) {
         if number > self.highest {
             let ahead = number - self.highest;
-            self.seen = if ahead < WINDOW { self.seen << ahead } else { 0 };
+            self.seen = if ahead < WINDOW {
+                self.seen << ahead
+            } else {
+                0
+            };
             self.seen |= 1;
             self.highest = number;
         } else {
@@ -164,7 +163,7 @@ fn nonce(counter: &[u8; PATH_COUNTER_BYTES]) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-const fn about(via: Via) -> Aad<[u8; 2]> {
+fn about(via: Via) -> Aad<[u8; 2]> {
     Aad::from([
         PATH_FRAME,
         match via {
@@ -200,7 +199,11 @@ mod tests {
             let datagram = write(&mut agent, size);
             assert_eq!(datagram.len(), expected);
             let sealed = &datagram[DATA_HEADER_BYTES..];
-            assert_eq!(connector.read(Via::Relay, sealed), None, "it was sent directly");
+            assert_eq!(
+                connector.read(Via::Relay, sealed),
+                None,
+                "it was sent directly"
+            );
             assert_eq!(agent.read(Via::Direct, sealed), None, "it is its own");
             assert_eq!(connector.read(Via::Direct, sealed), Some(PROBE));
             assert_eq!(connector.read(Via::Direct, sealed), None, "it is not new");
@@ -241,7 +244,10 @@ mod tests {
         let (mut agent, _) = ends();
         let mut other = PathKey::new(End::Connector, &Secret32([2; 32])).unwrap();
         let datagram = write(&mut agent, 0);
-        assert_eq!(other.read(Via::Direct, &datagram[DATA_HEADER_BYTES..]), None);
+        assert_eq!(
+            other.read(Via::Direct, &datagram[DATA_HEADER_BYTES..]),
+            None
+        );
         assert_ne!(agent.outbound, other.inbound);
     }
 

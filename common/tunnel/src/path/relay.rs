@@ -1,4 +1,4 @@
-//! A tunnel's way to its peer: the relay, and the ticket that makes it forward.
+//! A tunnel's way through its relay, and the ticket that makes it forward.
 //!
 //! ```text
 //!  install, roamed ─▶ Seeking ──────Challenge, answered by a Proof, or Bound──▶ Bound
@@ -21,11 +21,11 @@ use cardea_proto::relay::{
     Cookie, DATA_HEADER_BYTES, FrameKind, Handle, TICKET_BODY_BYTES, TICKET_BYTES, Ticket,
 };
 
-use crate::outbox::{Outbox, Room};
+use crate::outbox::{Outbox, Room, Via};
 
 /// One end of the way through a relay.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct RelayPath {
     relay: SocketAddr,
     ticket: [u8; TICKET_BYTES],
     handle: Handle,
@@ -42,7 +42,7 @@ pub(crate) struct Link {
     silence: Duration,
 }
 
-impl Link {
+impl RelayPath {
     /// A way through `relay`; `None` when the ticket is none.
     pub(crate) fn new(now: Instant, relay: SocketAddr, ticket: &[u8]) -> Option<Self> {
         let (ticket, handle) = parse(ticket)?;
@@ -165,20 +165,36 @@ impl Link {
         seal: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) {
         let header = self.handle.data_header();
-        let room = Room {
-            max: DATA_HEADER_BYTES + room.max,
-            expected: DATA_HEADER_BYTES + room.expected,
-        };
+        let room = room.behind_header();
         if let Some(held) = &mut self.held {
             return held.push(&header, room, seal);
         }
-        out.datagram(self.relay, room, |buffer| {
+        out.datagram((self.relay, Via::Relay), room, |buffer| {
             let (front, sealed) = buffer.split_at_mut_checked(DATA_HEADER_BYTES)?;
             let len = seal(sealed)?;
             front.copy_from_slice(&header);
             Some(DATA_HEADER_BYTES + len)
         });
         self.unheard_since.get_or_insert(now);
+    }
+
+    /// Asks the relay where the socket for direct paths is seen.
+    pub(crate) fn ask(&self, out: &mut Outbox) {
+        self.send_ticket(FrameKind::Ask, Via::Direct, out);
+    }
+
+    /// Whether the relay knows our address, so that what is sent reaches the peer.
+    pub(crate) const fn is_ready(&self) -> bool {
+        self.held.is_none()
+    }
+
+    fn send_ticket(&self, kind: FrameKind, via: Via, out: &mut Outbox) {
+        out.datagram((self.relay, via), Room::exact(1 + TICKET_BYTES), |buffer| {
+            let (first, ticket) = buffer.split_first_mut()?;
+            *first = kind.byte();
+            ticket.copy_from_slice(&self.ticket);
+            Some(1 + TICKET_BYTES)
+        });
     }
 
     /// Sends what was held, and holds no more.
@@ -193,21 +209,21 @@ impl Link {
         self.released = datagrams;
     }
 
-    fn send_whole(&self, datagram: &[u8], out: &mut Outbox) {
-        out.datagram(self.relay, Room::exact(datagram.len()), |buffer| {
-            buffer.copy_from_slice(datagram);
-            Some(datagram.len())
-        });
+    /// Sends one datagram that is complete.
+    pub(crate) fn send_whole(&self, datagram: &[u8], out: &mut Outbox) {
+        out.datagram(
+            (self.relay, Via::Relay),
+            Room::exact(datagram.len()),
+            |buffer| {
+                buffer.copy_from_slice(datagram);
+                Some(datagram.len())
+            },
+        );
     }
 
     fn send_bind(&mut self, out: &mut Outbox) {
         self.is_asking = true;
-        out.datagram(self.relay, Room::exact(1 + TICKET_BYTES), |buffer| {
-            let (kind, ticket) = buffer.split_first_mut()?;
-            *kind = FrameKind::Bind.byte();
-            ticket.copy_from_slice(&self.ticket);
-            Some(1 + TICKET_BYTES)
-        });
+        self.send_ticket(FrameKind::Bind, Via::Relay, out);
     }
 }
 
@@ -386,7 +402,7 @@ mod tests {
     }
 
     struct Bench {
-        link: Link,
+        link: RelayPath,
         now: Instant,
         out: Outbox,
     }
@@ -396,7 +412,7 @@ mod tests {
             let now = start().instant;
             let relay = "192.0.2.1:7".parse().unwrap();
             Self {
-                link: Link::new(now, relay, &ticket()).unwrap(),
+                link: RelayPath::new(now, relay, &ticket()).unwrap(),
                 now,
                 out: Outbox::default(),
             }

@@ -47,6 +47,8 @@ fn endpoint(seed: [u8; 32]) -> Option<EndpointConfig> {
     let mut endpoint = EndpointConfig::default();
     endpoint.rng_seed(Some(seed));
     endpoint.max_udp_payload_size(MTU_MAX).ok()?;
+    // Statements about paths begin with a byte without the fixed bit (RFC 9287 would clear it).
+    endpoint.grease_quic_bit(false);
     Some(endpoint)
 }
 

@@ -20,7 +20,7 @@ use crate::{
     egress::Egress,
     filter::Filter,
     keys,
-    link::Link,
+    link::{Link, Meeting},
     outbox::Outbox,
 };
 
@@ -280,7 +280,13 @@ impl OneEnd {
         };
         let mut signed = ticket.body().to_vec();
         signed.resize(TICKET_BYTES, 0);
-        let mut link = Link::new(now.instant, "192.0.2.1:1".parse().unwrap(), &signed).unwrap();
+        let meeting = Meeting {
+            secret: Secret32([9; 32]),
+            peer: Vec::new(),
+            never: Vec::new(),
+        };
+        let way = ("192.0.2.1:1".parse().unwrap(), signed.as_slice());
+        let mut link = Link::new(now.instant, end, way, meeting, inner).unwrap();
         link.bound(now.instant, &mut Outbox::default());
         Self {
             filter: Filter::new(end, services, inner, egress, Family::V4),
@@ -289,6 +295,7 @@ impl OneEnd {
             shared: Shared {
                 flows: FlowTable::default(),
                 drops: Drops::default(),
+                addresses: None,
                 opened: vec![0; 65_535],
                 built: vec![0; 65_535],
             },

@@ -18,14 +18,14 @@ use bytes::Bytes;
 use cardea_proto::{
     access::InnerAddresses,
     app::{Carrier, Target},
-    codec::{Blob, Bytes as Array},
+    codec::{Blob, Bytes as Array, Secret32},
     id::GrantId,
     relay::{COOKIE_BYTES, Cookie, FrameKind, Handle, Side, TICKET_BYTES, Ticket},
     time::{Now, UnixMillis, testing},
 };
 use cardea_tunnel::{
-    CarrierKeys, Command, DialError, Egress, End, Event, FlowEvent, FlowId, Input, Install, Outbox,
-    Read, ResetReason, Tunnels,
+    CarrierKeys, Command, DialError, Egress, End, Event, FlowEvent, FlowId, Input, Install,
+    Meeting, Outbox, Read, ResetReason, Tunnels, Via,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -278,6 +278,7 @@ impl Pair {
             now,
             Input::Datagram {
                 from,
+                via: Via::Relay,
                 bytes: datagram,
             },
             &mut node.out,
@@ -428,6 +429,11 @@ pub fn install(end: End, keys: CarrierKeys) -> Install {
             device_v6: "fd00::1".parse().unwrap(),
             app_v4: [100, 65, 0, 1].into(),
             app_v6: "fd00::a".parse().unwrap(),
+        },
+        meeting: Meeting {
+            secret: Secret32([9; 32]),
+            peer: Vec::new(),
+            never: Vec::new(),
         },
         egress: (end == End::Connector).then_some(Egress {
             targets,

@@ -1,0 +1,503 @@
+//! Every way of a tunnel to its other end: through the relay, which is always kept open, and
+//! directly, where a probe has shown that datagrams pass.
+//!
+//! ```text
+//!                    ┌─ Paths: candidates, probes ──▶ direct path in use, what it carries
+//!  carrier ── send ──┤
+//!                    └─ RelayPath: ticket, binding ─▶ everything else
+//! ```
+//!
+//! It lies below the carriers, to which a tunnel's peer has one address for ever. Which way each
+//! datagram goes is one comparison; probes, lists of addresses and signs of life are sent beside.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use cardea_proto::{
+    access::InnerAddresses,
+    codec::Secret32,
+    path::PathFrame,
+    relay::{Cookie, DATA_HEADER_BYTES, Handle},
+};
+
+use crate::{
+    command::End,
+    life::Life,
+    outbox::{Outbox, Room, Via},
+    path::{
+        PROBE_DATAGRAM_BYTES, Path, PathReason, Paths, Traffic,
+        exchange::Exchange,
+        key::PathKey,
+        permit::{Permit, is_reachable},
+        probes::{Probe, Probes},
+        relay::RelayPath,
+    },
+};
+
+/// What two ends need to know of each other to find a direct path.
+#[derive(Debug)]
+pub struct Meeting {
+    /// What the ML-KEM exchange of offer and answer agreed on; seals what is said about paths.
+    pub secret: Secret32,
+    /// Where the other end says that it may be reached.
+    pub peer: Vec<SocketAddr>,
+    /// Addresses that are never probed: controllers and relays.
+    pub never: Vec<IpAddr>,
+}
+
+/// The ways of one tunnel.
+#[derive(Debug)]
+pub(crate) struct Link {
+    end: End,
+    relay: RelayPath,
+    relay_probes: Probes,
+    key: PathKey,
+    paths: Paths,
+    exchange: Exchange,
+    life: Life,
+    sizes: Sizes,
+    /// Whether there is a socket for direct paths.
+    own: Option<Vec<SocketAddr>>,
+    /// Where the relay sees that socket.
+    seen: Option<SocketAddr>,
+    asks: Asks,
+    is_peer_there: bool,
+    /// Whether something was sent since the path in use was probed.
+    is_flowing: bool,
+    /// Of everything but the relay's path.
+    due: Option<Instant>,
+}
+
+impl Link {
+    /// The ways of a tunnel whose ends meet at `relay`; `None` when ticket or secret are none.
+    pub(crate) fn new(
+        now: Instant,
+        end: End,
+        (relay, ticket): (SocketAddr, &[u8]),
+        meeting: Meeting,
+        inner: InnerAddresses,
+    ) -> Option<Self> {
+        let Meeting {
+            secret,
+            peer,
+            mut never,
+        } = meeting;
+        never.push(relay.ip());
+        let mut paths = Paths::new(now, Permit::new(inner, never));
+        paths.named(now, &peer);
+        Some(Self {
+            end,
+            relay: RelayPath::new(now, relay, ticket)?,
+            relay_probes: Probes::default(),
+            key: PathKey::new(end, &secret)?,
+            paths,
+            exchange: Exchange::new(),
+            life: Life::default(),
+            sizes: Sizes::new(now),
+            own: None,
+            seen: None,
+            asks: Asks::default(),
+            is_peer_there: false,
+            is_flowing: false,
+            due: None,
+        })
+    }
+
+    /// Takes a ticket for a longer time; a malformed one changes nothing.
+    pub(crate) fn renew(&mut self, now: Instant, ticket: &[u8]) {
+        self.relay.renew(now, ticket);
+    }
+
+    pub(crate) const fn relay(&self) -> SocketAddr {
+        self.relay.relay()
+    }
+
+    /// Whether the relay is on this machine, so that datagrams of any size arrive there whole.
+    pub(crate) const fn is_local(&self) -> bool {
+        self.relay.is_local()
+    }
+
+    pub(crate) const fn handle(&self) -> Handle {
+        self.relay.handle()
+    }
+
+    /// The handle in datagrams that come directly.
+    pub(crate) const fn direct_handle(&self) -> Handle {
+        self.key.inbound()
+    }
+
+    /// The way of what is sent at the moment, and why.
+    pub(crate) fn path(&self) -> (Path, PathReason) {
+        let path = match self.paths.direct() {
+            Some(direct) => Path::Direct(direct.to),
+            None => Path::Relay(self.relay.relay()),
+        };
+        (path, self.paths.why())
+    }
+
+    /// Counts changes of [`Link::path`].
+    pub(crate) const fn changes(&self) -> u32 {
+        self.paths.changes()
+    }
+
+    /// Round trip of the path in use, when a probe has shown it.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        match self.paths.direct() {
+            Some(_) => self.paths.rtt(),
+            None => self.relay_probes.rtt(),
+        }
+    }
+
+    /// Whether the other end does not answer.
+    pub(crate) const fn is_silent(&self) -> bool {
+        self.life.is_silent()
+    }
+
+    /// Finds out whether bytes pass.
+    pub(crate) fn check(&mut self, now: Instant) {
+        self.life.check(now);
+        self.schedule();
+    }
+
+    pub(crate) const fn is_checking(&self) -> bool {
+        self.life.is_checking()
+    }
+
+    /// The addresses of this end's socket for direct paths, from now on.
+    pub(crate) fn set_own(&mut self, now: Instant, own: &[SocketAddr]) {
+        let is_first = self.own.is_none();
+        self.own = Some(own.to_vec());
+        if is_first {
+            self.asks.begin(now);
+            // An agent knows that the other end is there: it was installed before its answer.
+            if self.end == End::Agent || self.is_peer_there {
+                self.paths.begin(now);
+            }
+        }
+        self.tell(now);
+    }
+
+    /// Our address may be another one: everything is found out anew.
+    pub(crate) fn roamed(&mut self, now: Instant) {
+        self.relay.roamed(now);
+        self.relay_probes.forget();
+        if self.own.is_some() {
+            self.seen = None;
+            self.asks.begin(now);
+            self.paths.roamed(now);
+            self.tell(now);
+        }
+        self.schedule();
+    }
+
+    pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) {
+        self.relay.challenged(now, cookie, out);
+        self.schedule();
+    }
+
+    pub(crate) fn nudged(&mut self, now: Instant, out: &mut Outbox) {
+        self.relay.nudged(now, out);
+    }
+
+    pub(crate) fn bound(&mut self, now: Instant, out: &mut Outbox) {
+        self.relay.bound(now, out);
+        self.schedule();
+    }
+
+    /// The relay says where it saw the socket for direct paths.
+    pub(crate) fn seen(&mut self, now: Instant, at: SocketAddr) {
+        if self.asks.answered() {
+            self.seen = Some(at);
+            self.tell(now);
+        }
+    }
+
+    /// Something authentic came.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.relay.heard();
+        self.life.heard();
+        if !self.is_peer_there {
+            self.is_peer_there = true;
+            self.exchange.repeat(now);
+            if self.own.is_some() {
+                self.paths.begin(now);
+            }
+            self.schedule();
+        }
+    }
+
+    /// Takes a sealed statement about paths; says whether it was authentic.
+    pub(crate) fn frame(
+        &mut self,
+        now: Instant,
+        (from, via): (SocketAddr, Via),
+        sealed: &[u8],
+        out: &mut Outbox,
+    ) -> bool {
+        let Some(frame) = self.key.read(via, sealed) else {
+            return false;
+        };
+        match (frame, via) {
+            (PathFrame::Probe { id }, Via::Relay) => {
+                let answer = PathFrame::Answer { of: id, id: None };
+                self.say(&answer, out);
+            }
+            (PathFrame::Probe { id }, Via::Direct) => {
+                if let Some(back) = self.paths.probed(now, from) {
+                    let answer = PathFrame::Answer { of: id, id: back };
+                    self.say_to(from, &answer, 0, out);
+                }
+            }
+            (PathFrame::Answer { of, .. }, Via::Relay) => {
+                if self.relay_probes.answered(now, of).is_some() {
+                    self.life.answered(now);
+                    if let Some(rtt) = self.relay_probes.rtt() {
+                        self.paths.compare(rtt);
+                    }
+                }
+            }
+            (PathFrame::Answer { of, id }, Via::Direct) => {
+                if self.paths.answered(now, from, of, self.traffic()) {
+                    self.life.answered(now);
+                    if let Some(id) = id {
+                        let answer = PathFrame::Answer { of: id, id: None };
+                        self.say_to(from, &answer, 0, out);
+                    }
+                }
+            }
+            (
+                PathFrame::Candidates {
+                    version,
+                    heard,
+                    asks,
+                    addresses,
+                },
+                Via::Relay | Via::Direct,
+            ) => {
+                if self.exchange.heard(now, version, heard, asks) {
+                    self.paths.named(now, &addresses);
+                }
+            }
+        }
+        self.heard(now);
+        self.schedule();
+        true
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        let relay = self.relay.deadline();
+        self.due.map_or(relay, |due| due.min(relay))
+    }
+
+    /// Does what is due.
+    pub(crate) fn timeout(&mut self, now: Instant, out: &mut Outbox) {
+        self.relay.timeout(now, out);
+        if self.due.is_none_or(|due| now < due) {
+            return;
+        }
+        self.sizes.turn(now);
+        if self.asks.poll(now) {
+            self.relay.ask(out);
+        }
+        if self.relay.is_ready()
+            && let Some(list) = self.exchange.poll(now)
+        {
+            self.say(&list, out);
+        }
+        if self.own.is_some() {
+            self.probe_directly(now, out);
+        }
+        if self.life.poll(now) {
+            self.probe_relay(now, out);
+            self.paths.flows(now);
+        }
+        self.schedule();
+    }
+
+    /// Sends one sealed datagram that `seal` writes, the way that carries its size.
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        out: &mut Outbox,
+        room: Room,
+        seal: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) {
+        let size = DATA_HEADER_BYTES + room.expected;
+        self.sizes.note(size);
+        if self.life.sent(now) {
+            self.hasten(self.life.deadline());
+        }
+        let Some(direct) = self.paths.direct() else {
+            return self.relay.send(now, out, room, seal);
+        };
+        if !self.is_flowing || size > direct.carries {
+            self.is_flowing = true;
+            self.paths.flows(now);
+            self.hasten(self.paths.deadline());
+        }
+        if size > direct.carries {
+            return self.relay.send(now, out, room, seal);
+        }
+        let header = self.key.outbound_header();
+        out.datagram((direct.to, Via::Direct), room.behind_header(), |buffer| {
+            let (front, sealed) = buffer.split_at_mut_checked(DATA_HEADER_BYTES)?;
+            let len = seal(sealed)?;
+            front.copy_from_slice(&header);
+            Some(DATA_HEADER_BYTES + len)
+        });
+    }
+
+    fn probe_directly(&mut self, now: Instant, out: &mut Outbox) {
+        while let Some((to, Probe { id, size, .. })) = self.paths.poll(now, self.traffic()) {
+            if self.paths.direct().is_some_and(|direct| direct.to == to) {
+                self.is_flowing = false;
+            } else if self.relay_probes.rtt().is_none() {
+                self.probe_relay(now, out);
+            }
+            self.say_to(to, &PathFrame::Probe { id }, size, out);
+        }
+    }
+
+    fn probe_relay(&mut self, now: Instant, out: &mut Outbox) {
+        let (id, size) = (self.paths.new_id(), PROBE_DATAGRAM_BYTES);
+        self.relay_probes.sent(Probe { id, at: now, size });
+        self.say(&PathFrame::Probe { id }, out);
+    }
+
+    /// Says something through the relay, if the relay hears us.
+    fn say(&mut self, frame: &PathFrame, out: &mut Outbox) {
+        if !self.relay.is_ready() {
+            return;
+        }
+        let header = self.relay.handle().data_header();
+        if let Some(datagram) = self.key.write(header, Via::Relay, frame, 0) {
+            self.relay.send_whole(&datagram, out);
+        }
+    }
+
+    /// Says something directly, in a datagram of at least `size` bytes.
+    fn say_to(&mut self, to: SocketAddr, frame: &PathFrame, size: usize, out: &mut Outbox) {
+        let header = self.key.outbound_header();
+        let Some(datagram) = self.key.write(header, Via::Direct, frame, size) else {
+            return;
+        };
+        let room = Room::exact(datagram.len());
+        out.datagram((to, Via::Direct), room, |buffer| {
+            buffer.copy_from_slice(&datagram);
+            Some(datagram.len())
+        });
+    }
+
+    /// Lets the other end know where this one is.
+    fn tell(&mut self, now: Instant) {
+        let seen = self.seen.filter(|seen| is_reachable(seen.ip()));
+        let own = self.own.iter().flatten().copied();
+        // What the relay sees first: where a NAT is between, nothing else is of use.
+        let mut all: Vec<SocketAddr> = seen.into_iter().collect();
+        all.extend(own.filter(|own| Some(*own) != seen && is_reachable(own.ip())));
+        self.exchange.set(now, all);
+        self.schedule();
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            size: self.sizes.largest(),
+            is_flowing: self.is_flowing,
+            relay: self.relay_probes.rtt(),
+        }
+    }
+
+    fn hasten(&mut self, at: Option<Instant>) {
+        self.due = [self.due, at].into_iter().flatten().min();
+    }
+
+    fn schedule(&mut self) {
+        let told = self.exchange.deadline();
+        let paths = self.own.as_ref().and_then(|_| self.paths.deadline());
+        self.due = [
+            self.life.deadline(),
+            self.asks.next,
+            told.filter(|_| self.relay.is_ready()),
+            paths,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+    }
+}
+
+/// The largest datagrams of the last half minute.
+#[derive(Debug)]
+struct Sizes {
+    before: usize,
+    lately: usize,
+    turned: Instant,
+}
+
+impl Sizes {
+    const fn new(now: Instant) -> Self {
+        Self {
+            before: 0,
+            lately: 0,
+            turned: now,
+        }
+    }
+
+    fn note(&mut self, size: usize) {
+        self.lately = self.lately.max(size);
+    }
+
+    fn turn(&mut self, now: Instant) {
+        if now >= self.turned + SIZES_FOR {
+            self.before = std::mem::take(&mut self.lately);
+            self.turned = now;
+        }
+    }
+
+    fn largest(&self) -> usize {
+        self.before.max(self.lately).max(SIZE_MIN)
+    }
+}
+
+/// Questions where the relay sees the socket for direct paths.
+#[derive(Debug, Default)]
+struct Asks {
+    next: Option<Instant>,
+    tries: u32,
+}
+
+impl Asks {
+    const fn begin(&mut self, now: Instant) {
+        self.next = Some(now);
+        self.tries = 0;
+    }
+
+    fn poll(&mut self, now: Instant) -> bool {
+        if self.next.is_none_or(|next| now < next) {
+            return false;
+        }
+        let wait = ASK_AGAIN * 2_u32.pow(self.tries);
+        self.tries += 1;
+        self.next = (self.tries <= ASKS_MAX).then_some(now + wait);
+        true
+    }
+
+    /// Whether an answer was awaited.
+    fn answered(&mut self) -> bool {
+        self.next.take().is_some()
+    }
+}
+
+/// What a path must carry to be of any use: QUIC's smallest, behind the header. Source: RFC 9000 §14.
+const SIZE_MIN: usize = 1_200 + DATA_HEADER_BYTES;
+
+/// How long a datagram's size counts as in use.
+const SIZES_FOR: Duration = Duration::from_secs(15);
+
+/// First wait for the relay's word on where we are; doubles.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How often that question is repeated: over four seconds.
+const ASKS_MAX: u32 = 4;

@@ -1,0 +1,426 @@
+//! The paths of a tunnel besides the relay: found, proven, chosen and given up.
+//!
+//! Each end decides for what it sends. A path is used once a sealed probe that went there was
+//! answered from there, with as many bytes as the tunnel's datagrams have; both ends probe, so that
+//! each opens its own NAT for the other. What an end hears on any path is taken, because the carrier
+//! proves where it comes from.
+//!
+//! Source: RFC 8445, whose checks and peer-reflexive candidates these are, without roles and without
+//! a nomination, because both ends need not agree.
+
+pub(crate) mod candidate;
+pub(crate) mod exchange;
+pub(crate) mod key;
+pub(crate) mod permit;
+pub(crate) mod probes;
+pub(crate) mod relay;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use self::{
+    candidate::{Candidate, Due},
+    permit::Permit,
+    probes::{Probe, is_better},
+};
+
+/// Which way a tunnel's datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Through this relay.
+    Relay(SocketAddr),
+    /// Straight to this address.
+    Direct(SocketAddr),
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relay(address) => write!(f, "relay {address}"),
+            Self::Direct(address) => write!(f, "direct {address}"),
+        }
+    }
+}
+
+/// Why a tunnel's datagrams go the way they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathReason {
+    /// No other way has answered yet.
+    NoneAnswered,
+    /// The other end answers there.
+    Answered,
+    /// It is the shorter way.
+    Shorter,
+    /// The way before did not carry datagrams of this many bytes any more.
+    Lost(usize),
+    /// The local network changed.
+    Roamed,
+}
+
+impl fmt::Display for PathReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoneAnswered => f.write_str("no direct way has answered"),
+            Self::Answered => f.write_str("the other end answers there"),
+            Self::Shorter => f.write_str("it is the shorter way"),
+            Self::Lost(size) => {
+                write!(
+                    f,
+                    "the direct way stopped carrying datagrams of {size} bytes"
+                )
+            }
+            Self::Roamed => f.write_str("the local network changed"),
+        }
+    }
+}
+
+/// The direct path that is in use, as each datagram needs it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Direct {
+    pub(crate) to: SocketAddr,
+    /// Larger datagrams go through the relay.
+    pub(crate) carries: usize,
+}
+
+/// All addresses at which the other end may be.
+#[derive(Debug)]
+pub(crate) struct Paths {
+    permit: Permit,
+    candidates: Vec<Candidate>,
+    current: Option<usize>,
+    /// The same, for the way of each datagram.
+    direct: Option<Direct>,
+    /// How often in a row one path was better than the current one.
+    rival: Option<(Rival, u8)>,
+    /// New addresses that may still be probed; one more each [`FRESH_EVERY`].
+    fresh: u32,
+    fresh_since: Instant,
+    /// Whether the other end has been heard, so that probes open a NAT for somebody.
+    is_peer_there: bool,
+    why: PathReason,
+    /// Counts changes of the path.
+    changes: u32,
+    next_id: u32,
+}
+
+/// A path that may be better than the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rival {
+    Relay,
+    Candidate(usize),
+}
+
+impl Paths {
+    pub(crate) fn new(now: Instant, permit: Permit) -> Self {
+        Self {
+            permit,
+            candidates: Vec::new(),
+            current: None,
+            direct: None,
+            rival: None,
+            fresh: FRESH_MAX,
+            fresh_since: now,
+            is_peer_there: false,
+            why: PathReason::NoneAnswered,
+            changes: 0,
+            next_id: 0,
+        }
+    }
+
+    pub(crate) const fn direct(&self) -> Option<Direct> {
+        self.direct
+    }
+
+    pub(crate) const fn why(&self) -> PathReason {
+        self.why
+    }
+
+    pub(crate) const fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// Round trip of the direct path in use.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.current().and_then(|current| current.probes.rtt())
+    }
+
+    /// Probes begin, because the other end is there to be probed.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.is_peer_there = true;
+        for candidate in &mut self.candidates {
+            candidate.begin(now);
+        }
+    }
+
+    /// Addresses that the other end names, in any number and of any kind.
+    pub(crate) fn named(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        for address in addresses {
+            if let Some(candidate) = self.add(now, *address)
+                && self.is_peer_there
+                && let Some(candidate) = self.candidates.get_mut(candidate)
+            {
+                candidate.begin(now);
+            }
+        }
+    }
+
+    /// An authentic probe came directly; whether it may be answered, and under which name the way
+    /// back is probed with the answer.
+    pub(crate) fn probed(&mut self, now: Instant, from: SocketAddr) -> Option<Option<u32>> {
+        let index = self.add(now, from)?;
+        self.next_id += 1;
+        let id = self.next_id;
+        let candidate = self.candidates.get_mut(index)?;
+        if !candidate.admits_answer() {
+            return None;
+        }
+        if candidate.carries > 0 {
+            return Some(None);
+        }
+        let size = PROBE_DATAGRAM_BYTES;
+        candidate.probes.sent(Probe { id, at: now, size });
+        Some(Some(id))
+    }
+
+    /// An answer came directly; `size` is the largest datagram in use.
+    pub(crate) fn answered(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        id: u32,
+        traffic: Traffic,
+    ) -> bool {
+        let Some(index) = self.find(from) else {
+            return false;
+        };
+        let is_current = self.current == Some(index);
+        let pause = if is_current && traffic.is_flowing {
+            BUSY_INTERVAL
+        } else {
+            IDLE_INTERVAL
+        };
+        let answered = self
+            .candidates
+            .get_mut(index)
+            .and_then(|candidate| candidate.answered(now, id, traffic.size, pause));
+        if answered.is_some() {
+            self.choose(traffic);
+        }
+        answered.is_some()
+    }
+
+    /// Datagrams flow on the current path: it is looked at soon.
+    pub(crate) fn flows(&mut self, now: Instant) {
+        if let Some(current) = self.current_mut() {
+            current.hasten(now + BUSY_DELAY, BUSY_INTERVAL);
+        }
+    }
+
+    /// What must be sent now: to whom, under which name and of which size.
+    pub(crate) fn poll(&mut self, now: Instant, traffic: Traffic) -> Option<(SocketAddr, Probe)> {
+        for index in 0..self.candidates.len() {
+            let candidate = self.candidates.get_mut(index)?;
+            match candidate.poll(now, traffic.size) {
+                Some(Due::Probe(size)) => {
+                    self.next_id += 1;
+                    let probe = Probe {
+                        id: self.next_id,
+                        at: now,
+                        size: size.max(PROBE_DATAGRAM_BYTES),
+                    };
+                    candidate.probes.sent(probe);
+                    return Some((candidate.address, probe));
+                }
+                Some(Due::Lost(size)) if self.current == Some(index) => {
+                    self.leave(PathReason::Lost(size));
+                    self.choose(traffic);
+                }
+                Some(Due::Lost(_)) | None => {}
+            }
+        }
+        None
+    }
+
+    /// A name for a probe through the relay, whose names are none of a candidate's.
+    pub(crate) const fn new_id(&mut self) -> u32 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// The relay's way turned out to take `relay`.
+    pub(crate) fn compare(&mut self, relay: Duration) {
+        let Some(rtt) = self.rtt() else {
+            return;
+        };
+        if !is_better(rtt, relay) {
+            self.rival.take_if(|(rival, _)| *rival == Rival::Relay);
+        } else if self.is_settled(Rival::Relay) {
+            self.leave(PathReason::Shorter);
+        }
+    }
+
+    /// The local network changed: everything is asked anew.
+    pub(crate) fn roamed(&mut self, now: Instant) {
+        if self.current.is_some() {
+            self.leave(PathReason::Roamed);
+        }
+        for candidate in &mut self.candidates {
+            candidate.start_over(now);
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.candidates.iter().filter_map(Candidate::deadline).min()
+    }
+
+    /// Takes the best path that carries what is in use, if it is better than the current one.
+    fn choose(&mut self, traffic: Traffic) {
+        let rtt_of = |candidate: &Candidate| candidate.probes.rtt().unwrap_or(Duration::MAX);
+        let best = self
+            .candidates
+            .iter()
+            .enumerate()
+            .filter(|(_, candidate)| candidate.carries >= traffic.size)
+            .min_by_key(|(_, candidate)| rtt_of(candidate))
+            .map(|(index, candidate)| (index, rtt_of(candidate)));
+        let Some((best, rtt)) = best else {
+            return self.refresh();
+        };
+        match self.current().map(rtt_of) {
+            None if traffic.relay.is_none_or(|relay| !is_better(rtt, relay)) => {
+                self.take(best, PathReason::Answered);
+            }
+            Some(current) if self.current != Some(best) && is_better(current, rtt) => {
+                if self.is_settled(Rival::Candidate(best)) {
+                    self.take(best, PathReason::Shorter);
+                }
+            }
+            Some(_) | None => {
+                self.rival.take_if(|(rival, _)| *rival != Rival::Relay);
+                self.refresh();
+            }
+        }
+    }
+
+    /// Whether a path was better often enough in a row.
+    fn is_settled(&mut self, rival: Rival) -> bool {
+        let count = match self.rival {
+            Some((before, count)) if before == rival => count + 1,
+            Some(_) | None => 1,
+        };
+        self.rival = Some((rival, count));
+        count >= BETTER_TIMES
+    }
+
+    fn take(&mut self, index: usize, why: PathReason) {
+        self.current = Some(index);
+        self.changed(why);
+    }
+
+    fn leave(&mut self, why: PathReason) {
+        self.current = None;
+        self.changed(why);
+    }
+
+    fn changed(&mut self, why: PathReason) {
+        self.rival = None;
+        self.why = why;
+        self.changes = self.changes.wrapping_add(1);
+        self.refresh();
+    }
+
+    fn refresh(&mut self) {
+        self.direct = self.current().map(|current| Direct {
+            to: current.address,
+            carries: current.carries,
+        });
+    }
+
+    fn current(&self) -> Option<&Candidate> {
+        self.current.and_then(|index| self.candidates.get(index))
+    }
+
+    fn current_mut(&mut self) -> Option<&mut Candidate> {
+        self.current
+            .and_then(|index| self.candidates.get_mut(index))
+    }
+
+    fn find(&self, address: SocketAddr) -> Option<usize> {
+        let mut candidates = self.candidates.iter();
+        candidates.position(|candidate| candidate.address == address)
+    }
+
+    /// The candidate with this address, which is one from now on when it may be.
+    fn add(&mut self, now: Instant, address: SocketAddr) -> Option<usize> {
+        let address = self.permit.check(address)?;
+        if let Some(index) = self.find(address) {
+            return Some(index);
+        }
+        if !self.spend(now) {
+            return None;
+        }
+        let candidate = Candidate::new(address);
+        if self.candidates.len() < CANDIDATES_HELD_MAX {
+            self.candidates.push(candidate);
+            return Some(self.candidates.len() - 1);
+        }
+        let index = self.candidates.iter().position(Candidate::is_over)?;
+        *self.candidates.get_mut(index)? = candidate;
+        Some(index)
+    }
+
+    /// Whether one more address may be probed: a peer that names others all the time would make
+    /// this end send to all of them.
+    fn spend(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.fresh_since);
+        let more = u32::try_from(passed.as_secs() / FRESH_EVERY.as_secs()).unwrap_or(FRESH_MAX);
+        if more > 0 {
+            self.fresh = self.fresh.saturating_add(more).min(FRESH_MAX);
+            self.fresh_since = now;
+        }
+        let has_one = self.fresh > 0;
+        self.fresh = self.fresh.saturating_sub(1);
+        has_one
+    }
+}
+
+/// What a tunnel sends at the moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traffic {
+    /// Its largest datagram.
+    pub(crate) size: usize,
+    /// Whether it sends.
+    pub(crate) is_flowing: bool,
+    /// Round trip through the relay, when known.
+    pub(crate) relay: Option<Duration>,
+}
+
+/// Bytes of a datagram with an answer or a probe that is not padded.
+pub(crate) const PROBE_DATAGRAM_BYTES: usize = cardea_proto::relay::DATA_HEADER_BYTES
+    + cardea_proto::path::PATH_SEAL_BYTES
+    + cardea_proto::path::PROBE_BYTES;
+
+/// How often a path that is in use is probed. With a candidate's patience this bounds how long
+/// datagrams can be lost before they go through the relay.
+const BUSY_INTERVAL: Duration = Duration::from_millis(400);
+
+/// How long after the first datagram on a quiet path it is probed.
+const BUSY_DELAY: Duration = Duration::from_millis(50);
+
+/// How often a path is probed that could be used, so that no NAT forgets it.
+///
+/// Source: RFC 4787 §4.3 lets a mapping die after 2 minutes; many die after 30 s.
+const IDLE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Times in a row that a path must be better before the tunnel changes over.
+const BETTER_TIMES: u8 = 3;
+
+/// Most addresses of one tunnel's other end: what it names, and as many that are only seen.
+const CANDIDATES_HELD_MAX: usize = 16;
+
+/// Addresses that may be probed at once, and how often there is one more.
+const FRESH_MAX: u32 = 24;
+const FRESH_EVERY: Duration = Duration::from_secs(10);

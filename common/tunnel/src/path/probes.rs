@@ -1,0 +1,94 @@
+//! The probes of one path that are out, and the round trip that their answers showed.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// Probes of one path.
+#[derive(Debug, Default)]
+pub(crate) struct Probes {
+    /// Not answered, the oldest first.
+    out: VecDeque<Probe>,
+    rtt: Option<Duration>,
+}
+
+/// One probe.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe {
+    pub(crate) id: u32,
+    pub(crate) at: Instant,
+    /// Bytes of the whole datagram.
+    pub(crate) size: usize,
+}
+
+impl Probes {
+    pub(crate) fn sent(&mut self, probe: Probe) {
+        if self.out.len() >= OUT_MAX {
+            self.out.pop_front();
+        }
+        self.out.push_back(probe);
+    }
+
+    /// The probe that an answer names. Those before it are forgotten, because it says more.
+    pub(crate) fn answered(&mut self, now: Instant, id: u32) -> Option<Probe> {
+        let at = self.out.iter().position(|probe| probe.id == id)?;
+        let probe = self.out.drain(..=at).next_back()?;
+        let sample = now.saturating_duration_since(probe.at);
+        let smoothed = self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8);
+        self.rtt = Some(smoothed);
+        Some(probe)
+    }
+
+    /// Round trip, smoothed as RFC 6298 §2 does.
+    pub(crate) const fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// The path may be another one from here on.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Whether one round trip is so much shorter that changing over is worth it.
+pub(crate) fn is_better(than: Duration, rtt: Duration) -> bool {
+    rtt + BETTER_BY <= than && rtt * 5 <= than * 4
+}
+
+/// Probes that an answer is awaited for; a round sends fewer.
+const OUT_MAX: usize = 16;
+
+/// A path must be shorter by this and by a fifth, so that two that are alike do not take turns.
+const BETTER_BY: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_counts_once_and_forgets_what_was_asked_before() {
+        let now = cardea_proto::time::testing::start().instant;
+        let at = |ms| now + Duration::from_millis(ms);
+        let mut probes = Probes::default();
+        for (id, ms) in [(1, 0), (2, 100), (3, 200)] {
+            let at = at(ms);
+            probes.sent(Probe { id, at, size: 42 });
+        }
+        assert!(probes.answered(at(120), 2).is_some());
+        assert_eq!(probes.rtt(), Some(Duration::from_millis(20)));
+        assert!(probes.answered(at(120), 2).is_none());
+        assert!(probes.answered(at(120), 1).is_none());
+        assert!(probes.answered(at(300), 3).is_some());
+        assert_eq!(probes.rtt(), Some(Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn a_little_shorter_is_not_better() {
+        let ms = Duration::from_millis;
+        assert!(is_better(ms(50), ms(30)));
+        assert!(!is_better(ms(50), ms(45)));
+        assert!(!is_better(ms(5), ms(1)));
+        assert!(!is_better(ms(100), ms(90)));
+    }
+}
