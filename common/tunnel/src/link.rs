@@ -332,13 +332,15 @@ impl Link {
         let Some(direct) = self.paths.direct() else {
             return self.relay.send(now, out, room, seal);
         };
-        if !self.is_flowing || size > direct.carries {
+        if size > direct.carries {
+            self.paths.grows(now);
+            self.hasten(self.paths.deadline());
+            return self.relay.send(now, out, room, seal);
+        }
+        if !self.is_flowing {
             self.is_flowing = true;
             self.paths.flows(now);
             self.hasten(self.paths.deadline());
-        }
-        if size > direct.carries {
-            return self.relay.send(now, out, room, seal);
         }
         let header = self.key.outbound_header();
         out.datagram((direct.to, Via::Direct), room.behind_header(), |buffer| {

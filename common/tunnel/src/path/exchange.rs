@@ -89,7 +89,7 @@ impl Exchange {
         self.tries += 1;
         let goes_on = self.confirmed < self.version && self.tries < TRIES_MAX;
         self.next = goes_on.then_some(now + self.pause);
-        self.pause *= 2;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
         self.told = Some(now);
         Some(PathFrame::Candidates {
             version: self.version,
@@ -102,6 +102,9 @@ impl Exchange {
 
 /// First wait until an unconfirmed list is said again; doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
+
+/// Longest such wait.
+const PAUSE_MAX: Duration = Duration::from_secs(4);
 
 /// How often a list is said to somebody who does not confirm it: over the first eight seconds.
 const TRIES_MAX: u8 = 6;

@@ -212,6 +212,13 @@ impl Paths {
         answered.is_some()
     }
 
+    /// Datagrams are larger than what the current path was shown to carry.
+    pub(crate) fn grows(&mut self, now: Instant) {
+        if let Some(current) = self.current_mut() {
+            current.hasten(now, Duration::ZERO);
+        }
+    }
+
     /// Datagrams flow on the current path: it is looked at soon.
     pub(crate) fn flows(&mut self, now: Instant) {
         if let Some(current) = self.current_mut() {

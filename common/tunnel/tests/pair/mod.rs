@@ -7,6 +7,7 @@
 )]
 
 pub mod keys;
+pub mod nat;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,10 +26,12 @@ use cardea_proto::{
 };
 use cardea_tunnel::{
     CarrierKeys, Command, DialError, Egress, End, Event, FlowEvent, FlowId, Input, Install,
-    Meeting, Outbox, Read, ResetReason, Tunnels, Via,
+    Meeting, Outbox, Path, PathReason, Read, ResetReason, Tunnels, Via,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
+
+use nat::{Kind, Nat};
 
 pub const GRANT: GrantId = GrantId::from_bytes([7; 10]);
 pub const TTL: Duration = Duration::from_secs(300);
@@ -40,7 +43,8 @@ pub struct Node {
     pub out: Outbox,
     pub events: Vec<Event>,
     pub flows: Vec<FlowEvent>,
-    address: SocketAddr,
+    /// Everything that it sent directly, but to the relay: when, where to, and how long.
+    pub direct: Vec<(Instant, SocketAddr, usize)>,
 }
 
 /// Both ends, and everything between them.
@@ -57,14 +61,18 @@ pub struct Pair {
     pub jitter: Duration,
     /// Largest datagram that arrives.
     pub mtu: usize,
+    /// Whether nothing passes through the relay.
+    pub is_cut: bool,
     pub carried: u64,
+    /// The way that leads past the relay, when the ends have sockets for it.
+    pub beside: Option<Beside>,
     /// Whether a damaged copy, and the same again, follow each datagram.
     pub damage: bool,
     bound: BTreeSet<Handle>,
     /// What an end must give back to the relay; another one after each loss of the bindings.
     cookie: Cookie,
     random: ChaCha20Rng,
-    queue: BTreeMap<(Instant, u64), (End, Vec<u8>)>,
+    queue: BTreeMap<(Instant, u64), (End, SocketAddr, Via, Vec<u8>)>,
     sequence: u64,
     next_flow: u64,
 }
@@ -88,7 +96,7 @@ impl Pair {
             out: Outbox::default(),
             events: Vec::new(),
             flows: Vec::new(),
-            address: SocketAddr::from(([192, 0, 2, port], 4_000)),
+            direct: Vec::new(),
         };
         Self {
             now: testing::start(),
@@ -99,7 +107,9 @@ impl Pair {
             delay: Duration::from_millis(10),
             jitter: Duration::ZERO,
             mtu: 1_472,
+            is_cut: false,
             carried: 0,
+            beside: None,
             damage: false,
             bound: BTreeSet::new(),
             cookie: Cookie([0; COOKIE_BYTES]),
@@ -252,8 +262,8 @@ impl Pair {
             if entry.key().0 > at {
                 break;
             }
-            let (end, datagram) = entry.remove();
-            self.deliver(end, &datagram);
+            let (end, from, via, datagram) = entry.remove();
+            self.deliver_from(end, from, via, &datagram);
         }
         for end in [End::Agent, End::Connector] {
             self.flush(end);
@@ -271,14 +281,18 @@ impl Pair {
 
     /// Hands a datagram from the relay to `end`, without a flush.
     pub fn deliver(&mut self, end: End, datagram: &[u8]) {
+        self.deliver_from(end, RELAY.parse().unwrap(), Via::Relay, datagram);
+    }
+
+    /// Hands a datagram to `end`, without a flush.
+    pub fn deliver_from(&mut self, end: End, from: SocketAddr, via: Via, datagram: &[u8]) {
         let now = self.now;
         let node = self.node(end);
-        let from = RELAY.parse().unwrap();
         node.tunnels.handle(
             now,
             Input::Datagram {
                 from,
-                via: Via::Relay,
+                via,
                 bytes: datagram,
             },
             &mut node.out,
@@ -295,9 +309,14 @@ impl Pair {
         node.flows.extend(flows.iter().cloned());
         let sent: Vec<_> = node.out.transmits.drain(..).collect();
         for transmit in sent {
-            assert_eq!(transmit.to, RELAY.parse().unwrap());
             for datagram in transmit.datagrams() {
-                self.relay(end, datagram);
+                match transmit.via {
+                    Via::Relay => {
+                        assert_eq!(transmit.to, RELAY.parse().unwrap());
+                        self.relay(end, datagram);
+                    }
+                    Via::Direct => self.pass_beside(end, transmit.to, datagram),
+                }
             }
             self.node(end).out.recycle(transmit);
         }
@@ -350,14 +369,51 @@ impl Pair {
         }
     }
 
+    /// Gives both ends a socket for direct paths, each behind its NAT.
+    pub fn meet(&mut self, beside: Beside) {
+        let hosts = (beside.agent.host, beside.connector.host);
+        self.beside = Some(beside);
+        self.input(End::Connector, Input::Addresses(vec![hosts.1]));
+        self.input(End::Agent, Input::Addresses(vec![hosts.0]));
+    }
+
+    /// What a network does with a datagram that is not for the relay's socket.
+    fn pass_beside(&mut self, from: End, to: SocketAddr, datagram: &[u8]) {
+        let now = self.now.instant;
+        let beside = self.beside.as_mut().unwrap();
+        let source = beside.nat_mut(from).outbound(to);
+        if to == RELAY.parse().unwrap() {
+            assert_eq!(datagram[0], FrameKind::Ask.byte());
+            let seen = ticket_of(&datagram[1..]).handle.seen(source);
+            if beside.nat(from).inbound(to, source) {
+                self.arrive(from, to, Via::Direct, seen.to_vec(), self.delay);
+            }
+            return;
+        }
+        let is_cut = beside.is_cut || datagram.len() > beside.mtu;
+        let (delay, peer) = (beside.delay, other(from));
+        let is_let_in = beside.nat(peer).inbound(source, to);
+        self.node(from).direct.push((now, to, datagram.len()));
+        if is_let_in && !is_cut {
+            self.arrive(peer, source, Via::Direct, datagram.to_vec(), delay);
+        }
+    }
+
     fn send(&mut self, to: End, datagram: Vec<u8>) {
+        if self.is_cut || datagram.len() > self.mtu {
+            return;
+        }
+        self.arrive(to, RELAY.parse().unwrap(), Via::Relay, datagram, self.delay);
+    }
+
+    fn arrive(&mut self, to: End, from: SocketAddr, via: Via, datagram: Vec<u8>, delay: Duration) {
         let lost = self.random.next_u32() % 1_000 < self.loss;
-        if lost || datagram.len() > self.mtu {
+        if lost {
             return;
         }
         let jitter = u32::try_from(self.jitter.as_micros()).unwrap();
         let extra = self.random.next_u32().checked_rem(jitter).unwrap_or(0);
-        let at = self.now.instant + self.delay + Duration::from_micros(extra.into());
+        let at = self.now.instant + delay + Duration::from_micros(extra.into());
         let mut copies = vec![datagram];
         if let (true, Some(original)) = (self.damage, copies.first().cloned()) {
             let at = usize::try_from(self.random.next_u32()).unwrap() % original.len();
@@ -367,12 +423,78 @@ impl Pair {
         }
         for copy in copies {
             self.sequence += 1;
-            self.queue.insert((at, self.sequence), (to, copy));
+            self.queue
+                .insert((at, self.sequence), (to, from, via, copy));
+        }
+    }
+}
+
+/// The way that leads past the relay.
+pub struct Beside {
+    pub agent: Nat,
+    pub connector: Nat,
+    pub delay: Duration,
+    pub mtu: usize,
+    pub is_cut: bool,
+}
+
+impl Beside {
+    /// Shorter than the relay's way, behind these NATs.
+    pub fn new(agent: Kind, connector: Kind) -> Self {
+        let nat = |kind, number: u8| {
+            let host = SocketAddr::from(([10, number, 0, 2], 4_000));
+            Nat::new(kind, host, [198, 51, 100, number].into())
+        };
+        Self {
+            agent: nat(agent, 1),
+            connector: nat(connector, 2),
+            delay: Duration::from_millis(5),
+            mtu: 1_472,
+            is_cut: false,
+        }
+    }
+
+    pub fn nat(&self, end: End) -> &Nat {
+        match end {
+            End::Agent => &self.agent,
+            End::Connector => &self.connector,
+        }
+    }
+
+    pub fn nat_mut(&mut self, end: End) -> &mut Nat {
+        match end {
+            End::Agent => &mut self.agent,
+            End::Connector => &mut self.connector,
         }
     }
 }
 
 impl Node {
+    /// The way of what it sends, as its shell was told last.
+    pub fn path(&self) -> Option<(Path, PathReason)> {
+        self.events.iter().rev().find_map(|event| match event {
+            Event::Path { path, why, .. } => Some((*path, *why)),
+            _ => None,
+        })
+    }
+
+    pub fn is_direct(&self) -> bool {
+        matches!(self.path(), Some((Path::Direct(_), _)))
+    }
+
+    /// Whether it was told that the other end does not answer, and nothing else since.
+    pub fn is_silent(&self) -> bool {
+        self.events
+            .iter()
+            .rev()
+            .find_map(|event| match event {
+                Event::Silent { .. } => Some(true),
+                Event::Answers { .. } => Some(false),
+                _ => None,
+            })
+            .unwrap_or(false)
+    }
+
     pub fn established(&self, flow: FlowId) -> bool {
         self.flows.contains(&FlowEvent::Established { flow })
     }

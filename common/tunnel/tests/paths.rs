@@ -1,0 +1,355 @@
+//! Ways past the relay: which NATs let them be found, when they are used, and when they are left.
+
+#[cfg(test)]
+mod pair;
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use cardea_proto::app::Carrier;
+use cardea_tunnel::{End, Event, Input, Path, PathReason, Via};
+use pair::{
+    Beside, CARRIERS, Pair,
+    nat::{KINDS, Kind},
+    pattern,
+};
+
+#[test]
+fn two_ends_meet_wherever_ice_would_let_them_and_within_a_second() {
+    for agent in KINDS {
+        for connector in KINDS {
+            let mut pair = met(Carrier::Quic, Beside::new(agent, connector));
+            let began = pair.now.instant;
+            let meets = pair.run(Duration::from_secs(10), is_direct);
+            assert_eq!(
+                meets,
+                ice_meets(agent, connector),
+                "{agent:?} {connector:?}"
+            );
+            if meets {
+                let took = pair.now.instant - began;
+                assert!(
+                    took <= Duration::from_secs(1),
+                    "{agent:?} {connector:?}: {took:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Endpoint-independent mapping on one side lets the other one's address be learned from its probes,
+/// unless the first side's filter looks at ports (RFC 8445 §2.1 with RFC 4787 §4 and §5).
+fn ice_meets(agent: Kind, connector: Kind) -> bool {
+    let blind = |one, other| {
+        one == Kind::Symmetric && matches!(other, Kind::PortRestricted | Kind::Symmetric)
+    };
+    !blind(agent, connector) && !blind(connector, agent)
+}
+
+#[test]
+fn bytes_go_directly_once_a_probe_was_answered_and_the_relay_carries_no_more_of_them() {
+    for carrier in CARRIERS {
+        let mut pair = met(
+            carrier,
+            Beside::new(Kind::PortRestricted, Kind::PortRestricted),
+        );
+        let (mine, theirs) = pair.connect("80/tcp");
+        assert!(pair.run(Duration::from_secs(2), is_direct), "{carrier:?}");
+        pair.transfer(End::Agent, mine, theirs, &pattern(10_000));
+        let through_relay = pair.carried;
+        let data = pattern(1_000_000);
+        assert!(pair.transfer(End::Agent, mine, theirs, &data) == data);
+        assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+        let more = pair.carried - through_relay;
+        assert!(
+            more < 100,
+            "{carrier:?}: {more} datagrams through the relay"
+        );
+        let stats = pair.agent.tunnels.stats(pair::GRANT).unwrap();
+        assert!(
+            stats.rtt.unwrap() < Duration::from_millis(20),
+            "{:?}",
+            stats.rtt
+        );
+    }
+}
+
+#[test]
+fn a_direct_path_that_dies_costs_no_flow_and_no_more_than_two_seconds() {
+    for carrier in CARRIERS {
+        let mut pair = met(carrier, Beside::new(Kind::Open, Kind::Open));
+        let (mine, theirs) = pair.connect("80/tcp");
+        assert!(pair.run(Duration::from_secs(2), is_direct));
+        pair.beside.as_mut().unwrap().is_cut = true;
+        let cut = pair.now.instant;
+        let data = pattern(200_000);
+        assert!(
+            pair.transfer(End::Agent, mine, theirs, &data) == data,
+            "{carrier:?}"
+        );
+        let left = pair.now.instant - cut;
+        assert!(
+            left < Duration::from_secs(3),
+            "{carrier:?}: {left:?} until all had come"
+        );
+        assert!(matches!(
+            pair.agent.path(),
+            Some((Path::Relay(_), PathReason::Lost(_)))
+        ));
+        pair.beside.as_mut().unwrap().is_cut = false;
+        pair.transfer(End::Agent, mine, theirs, &data);
+        assert!(
+            pair.run(Duration::from_secs(10), is_direct),
+            "it is found again"
+        );
+    }
+}
+
+#[test]
+fn a_hole_that_eats_only_large_datagrams_is_noticed_and_small_ones_do_not_hide_it() {
+    for carrier in CARRIERS {
+        let mut pair = met(carrier, Beside::new(Kind::Open, Kind::Open));
+        let (mine, theirs) = pair.connect("80/tcp");
+        pair.transfer(End::Agent, mine, theirs, &pattern(300_000));
+        assert!(pair.run(Duration::from_secs(2), is_direct));
+        pair.beside.as_mut().unwrap().mtu = 1_000;
+        let cut = pair.now.instant;
+        let is_left = |pair: &Pair| !pair.agent.is_direct();
+        let now = pair.now;
+        let data = Bytes::from(pattern(100_000));
+        let node = &mut pair.agent;
+        assert!(node.tunnels.write(now, mine, data.clone(), &mut node.out) > 0);
+        pair.flush(End::Agent);
+        assert!(pair.run(Duration::from_secs(5), is_left), "{carrier:?}");
+        let took = pair.now.instant - cut;
+        assert!(took <= Duration::from_secs(2), "{carrier:?}: {took:?}");
+        pair.pass(Duration::from_secs(3));
+        let (came, _) = pair.read_all(End::Connector, theirs);
+        assert!(
+            data.starts_with(&came) && came.len() > 50_000,
+            "{} came",
+            came.len()
+        );
+        pair.pass(Duration::from_secs(10));
+        assert!(is_left(&pair), "small probes do not bring it back");
+    }
+}
+
+#[test]
+fn an_address_where_nobody_answers_gets_three_small_probes() {
+    let third_party: SocketAddr = "192.0.2.99:53".parse().unwrap();
+    let mut pair = Pair::new(Carrier::WireGuard);
+    pair.beside = Some(Beside::new(Kind::Symmetric, Kind::Symmetric));
+    // What a hostile connector says of itself.
+    let hostile = vec![
+        third_party,
+        "127.0.0.1:80".parse().unwrap(),
+        "224.0.0.251:5353".parse().unwrap(),
+        "255.255.255.255:9".parse().unwrap(),
+        "203.0.113.9:7443".parse().unwrap(),
+        "100.65.0.1:80".parse().unwrap(),
+    ];
+    pair.input(End::Connector, Input::Addresses(hostile));
+    let own = vec!["10.1.0.2:4000".parse().unwrap()];
+    pair.input(End::Agent, Input::Addresses(own));
+    pair.connect("80/tcp");
+    pair.pass(Duration::from_secs(100));
+    let mut counts: BTreeMap<SocketAddr, Vec<usize>> = BTreeMap::new();
+    for (_, to, len) in &pair.agent.direct {
+        counts.entry(*to).or_default().push(*len);
+    }
+    let third = counts.remove(&third_party).unwrap();
+    assert!(
+        third.len() <= 3 && third.iter().all(|len| *len <= 42),
+        "{third:?}"
+    );
+    // The relay sees the connector's socket behind its NAT, which takes nothing from us.
+    let seen = counts.pop_first().unwrap();
+    assert!(seen.0.ip() == std::net::IpAddr::from([198, 51, 100, 2]) && seen.1.len() <= 3);
+    assert!(counts.is_empty(), "{counts:?}");
+}
+
+#[test]
+fn a_peer_that_names_new_addresses_all_the_time_makes_few_probes() {
+    let mut pair = Pair::new(Carrier::WireGuard);
+    pair.beside = Some(Beside::new(Kind::Symmetric, Kind::Symmetric));
+    let own = vec!["10.1.0.2:4000".parse().unwrap()];
+    pair.input(End::Agent, Input::Addresses(own));
+    pair.connect("80/tcp");
+    for round in 0..100_u8 {
+        let named = (0..8).map(|port| ([192, 0, 2, round], 1_000 + port).into());
+        pair.input(End::Connector, Input::Addresses(named.collect()));
+        pair.pass(Duration::from_millis(600));
+    }
+    // A minute's worth: two dozen addresses and one each ten seconds.
+    let sent = pair.agent.direct.len();
+    assert!((3..=3 * (24 + 6 + 1)).contains(&sent), "{sent}");
+}
+
+#[test]
+fn strangers_on_the_direct_socket_hear_nothing_and_move_nothing() {
+    let mut pair = met(Carrier::Quic, Beside::new(Kind::Open, Kind::Open));
+    pair.connect("80/tcp");
+    assert!(pair.run(Duration::from_secs(2), is_direct));
+    pair.pass(Duration::from_secs(1));
+    let before = (pair.agent.path(), pair.agent.direct.len());
+    let stranger: SocketAddr = "192.0.2.66:666".parse().unwrap();
+    let captured = [
+        vec![0x32; 8],
+        [&[0x32][..], &[7; 50]].concat(),
+        [&[0x35][..], &[7; 50]].concat(),
+        [&[0x37][..], &[7; 25]].concat(),
+        pair::handle(End::Agent).seen(stranger).to_vec(),
+        [&pair::handle(End::Agent).data_header()[..], &[0x35; 34]].concat(),
+        pair::handle(End::Agent).bound().to_vec(),
+    ];
+    for bytes in &captured {
+        pair.deliver_from(End::Agent, stranger, Via::Direct, bytes);
+        pair.flush(End::Agent);
+    }
+    assert_eq!((pair.agent.path(), pair.agent.direct.len()), before);
+}
+
+#[test]
+fn who_roams_goes_through_the_relay_until_a_path_from_there_is_proven() {
+    for carrier in CARRIERS {
+        let mut pair = met(
+            carrier,
+            Beside::new(Kind::PortRestricted, Kind::PortRestricted),
+        );
+        let (mine, theirs) = pair.connect("80/tcp");
+        assert!(pair.run(Duration::from_secs(2), is_direct));
+        pair.beside.as_mut().unwrap().agent.forget();
+        pair.input(End::Agent, Input::Roamed);
+        assert!(!pair.agent.is_direct());
+        let data = pattern(50_000);
+        assert!(pair.transfer(End::Agent, mine, theirs, &data) == data);
+        let meets = pair.run(Duration::from_secs(3), is_direct);
+        assert!(
+            meets,
+            "{carrier:?} {:#?} {:#?}",
+            pair.agent.events, pair.connector.events
+        );
+        assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+    }
+}
+
+#[test]
+fn a_longer_way_is_not_taken_and_a_shorter_one_is() {
+    let mut pair = met(Carrier::Quic, Beside::new(Kind::Open, Kind::Open));
+    pair.beside.as_mut().unwrap().delay = Duration::from_millis(60);
+    pair.connect("80/tcp");
+    pair.pass(Duration::from_secs(5));
+    assert!(!pair.agent.is_direct(), "{:?}", pair.agent.path());
+}
+
+#[test]
+fn an_open_tunnel_whose_other_end_hangs_is_silent_within_two_seconds() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        let (mine, _) = pair.connect("80/tcp");
+        pair.pass(Duration::from_secs(8));
+        assert!(!pair.agent.is_silent());
+        pair.is_cut = true;
+        let now = pair.now;
+        let node = &mut pair.agent;
+        node.tunnels
+            .write(now, mine, Bytes::from_static(b"x"), &mut node.out);
+        pair.flush(End::Agent);
+        assert!(pair.run(Duration::from_secs(9), |pair| pair.agent.is_silent()));
+        let took = pair.now.instant - now.instant;
+        assert!(
+            took <= Duration::from_millis(2_100),
+            "{carrier:?}: {took:?}"
+        );
+        pair.is_cut = false;
+        assert!(pair.run(Duration::from_secs(5), |pair| !pair.agent.is_silent()));
+    }
+}
+
+#[test]
+fn who_asks_how_an_idle_tunnel_is_learns_the_truth() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        pair.connect("80/tcp");
+        pair.pass(Duration::from_secs(20));
+        let check = |pair: &mut Pair| {
+            let before = pair.now.instant;
+            pair.input(End::Agent, Input::Check);
+            let is_done = |pair: &Pair| !pair.agent.tunnels.is_checking();
+            assert!(pair.run(Duration::from_secs(2), is_done), "it is bounded");
+            pair.now.instant - before
+        };
+        assert!(check(&mut pair) <= pair.delay * 4);
+        assert!(!pair.agent.is_silent());
+        pair.is_cut = true;
+        pair.pass(Duration::from_secs(1));
+        check(&mut pair);
+        assert!(pair.agent.is_silent(), "{carrier:?}");
+    }
+}
+
+#[test]
+fn an_idle_tunnel_is_not_asked_often() {
+    for carrier in CARRIERS {
+        let mut pair = met(carrier, Beside::new(Kind::PortRestricted, Kind::Open));
+        pair.connect("80/tcp");
+        assert!(pair.run(Duration::from_secs(2), is_direct));
+        pair.pass(Duration::from_secs(30));
+        let before = (pair.agent.direct.len(), pair.carried);
+        pair.pass(Duration::from_secs(100));
+        let probes = pair.agent.direct.len() - before.0;
+        assert!(probes <= 60, "{carrier:?}: {probes} datagrams in 100 s");
+        assert!(pair.agent.is_direct() && pair.connector.is_direct());
+        assert!(
+            !pair
+                .agent
+                .events
+                .iter()
+                .any(|event| matches!(event, Event::Silent { .. }))
+        );
+    }
+}
+
+#[test]
+fn paths_are_found_where_a_tenth_is_lost() {
+    let mut found = 0;
+    for seed in 0..20_u64 {
+        let mut pair = met(
+            Carrier::Quic,
+            Beside::new(Kind::PortRestricted, Kind::Restricted),
+        );
+        pair.loss = 100;
+        pair.delay = Duration::from_millis(10 + seed);
+        pair.connect("80/tcp");
+        found += u32::from(pair.run(Duration::from_secs(5), is_direct));
+    }
+    assert!(found >= 18, "{found} of 20");
+}
+
+#[test]
+fn the_handshake_takes_no_longer_through_the_relay_than_its_own_round_trips() {
+    for (carrier, round_trips) in [(Carrier::WireGuard, 1), (Carrier::Quic, 2)] {
+        let mut pair = Pair::new(carrier);
+        let began = pair.now.instant;
+        assert!(pair.run(Duration::from_secs(2), |pair| pair.agent.is_open()));
+        // Proving our address to the relay is one round trip to there, which is half of one to
+        // the other end.
+        let took = pair.now.instant - began;
+        let end_to_end = pair.delay * 2;
+        assert!(
+            took <= end_to_end * round_trips + end_to_end * 3 / 2,
+            "{carrier:?}: {took:?}"
+        );
+    }
+}
+
+fn met(carrier: Carrier, beside: Beside) -> Pair {
+    let mut pair = Pair::new(carrier);
+    pair.meet(beside);
+    pair
+}
+
+fn is_direct(pair: &Pair) -> bool {
+    pair.agent.is_direct() && pair.connector.is_direct()
+}
