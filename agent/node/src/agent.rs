@@ -9,7 +9,7 @@ mod offer;
 mod posture;
 mod status;
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use cardea_proto::{
     access::{Extend, Granted},
@@ -55,6 +55,8 @@ pub struct Agent {
     device: DeviceId,
     name: Name,
     user: Option<Name>,
+    /// Where this device may be reached directly.
+    addresses: Vec<SocketAddr>,
     channel: Channel,
     is_started: bool,
     posture: Posture,
@@ -85,6 +87,7 @@ impl Agent {
             device: settings.device,
             name: settings.name,
             user: settings.user,
+            addresses: Vec::new(),
             channel: Channel::new(channel, seed(&mut rng)),
             is_started: false,
             posture: Posture::new(),
@@ -117,6 +120,7 @@ impl Agent {
             AgentInput::Message(message) => self.message(now, message, out),
             AgentInput::Wanted { app } => self.wanted(now, &app, out),
             AgentInput::Tunnel(event) => self.tunnel(now, event, out),
+            AgentInput::Addresses(addresses) => self.addresses = addresses,
             AgentInput::Facts(facts) => self.facts(now, facts, out),
             AgentInput::Local { call, request } => self.local(now, call, request, out),
             AgentInput::Timeout => {}
@@ -324,6 +328,19 @@ impl Agent {
                     self.step(now, &app, Step::TunnelClosed(grant, why), None, out);
                 }
             }
+            Event::Path { grant, path, why } => {
+                if let Some(app) = self.apps.holder(grant) {
+                    debug!(grant.id = %grant, app.id = %app, %path, reason = %why, "path");
+                    self.apps.note_path(&app, path, why);
+                }
+            }
+            Event::Silent { grant } | Event::Answers { grant } => {
+                if let Some(app) = self.apps.holder(grant) {
+                    let is_silent = matches!(event, Event::Silent { .. });
+                    info!(grant.id = %grant, app.id = %app, is_silent, "the other end");
+                    self.apps.note_silence(&app, is_silent);
+                }
+            }
             Event::Used {
                 grant,
                 bytes_in,
@@ -459,7 +476,12 @@ impl Agent {
 
     fn ask(&mut self, now: Now, app: &Name, request: u64, out: &mut AgentOutbox) {
         self.requests = request;
-        match PendingOffer::make(self.device, app, request, &self.channel, &mut self.rng) {
+        let what = offer::Wish {
+            device: self.device,
+            app,
+            candidates: &self.addresses,
+        };
+        match PendingOffer::make(what, request, &self.channel, &mut self.rng) {
             Ok((offer, message)) => {
                 self.apps.offered(app, offer);
                 out.node.messages.push_back(message);

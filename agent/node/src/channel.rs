@@ -7,6 +7,7 @@ mod view;
 mod witness;
 
 use std::{
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -564,6 +565,15 @@ impl Channel {
             .unwrap_or_default();
         self.position = (self.position + 1) % count;
         address
+    }
+
+    /// The controllers' addresses, as far as they are not names.
+    pub(crate) fn controllers(&self) -> Vec<IpAddr> {
+        let addresses = self.settings.addresses.iter();
+        addresses
+            .filter_map(|address| address.parse::<SocketAddr>().ok())
+            .map(|address| address.ip())
+            .collect()
     }
 
     /// The address in use, else the one tried last.

@@ -3,7 +3,7 @@
 mod admission;
 mod grants;
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use cardea_credential::{key::Signer, trust::Trust};
 use cardea_ledger::checkpoint::Verifier;
@@ -77,6 +77,8 @@ pub enum ConnectorInput {
     Message(ToNode),
     /// What the data half has to say.
     Tunnel(Event),
+    /// Where the data half may be reached directly, from now on.
+    Addresses(Vec<SocketAddr>),
     /// [`Connector::deadline`] has come; also the very first input, which begins to connect.
     Timeout,
 }
@@ -97,6 +99,8 @@ pub struct ConnectorOutbox {
 pub struct Connector {
     connector: ConnectorId,
     name: Name,
+    /// Where this connector may be reached directly.
+    addresses: Vec<SocketAddr>,
     channel: Channel,
     is_started: bool,
     grants: Grants,
@@ -123,6 +127,7 @@ impl Connector {
         Self {
             connector: settings.connector,
             name: settings.name,
+            addresses: Vec::new(),
             channel: Channel::new(channel, seed(&mut rng)),
             is_started: false,
             grants: Grants::default(),
@@ -146,6 +151,7 @@ impl Connector {
             }
             ConnectorInput::ChannelDown { why } => self.channel.disconnected(now, why, out),
             ConnectorInput::Message(message) => self.message(now, message, out),
+            ConnectorInput::Addresses(addresses) => self.addresses = addresses,
             ConnectorInput::Tunnel(event) => self.tunnel(now, event, out),
             ConnectorInput::Timeout => {}
         }
@@ -225,7 +231,11 @@ impl Connector {
     fn admit(&mut self, now: Now, admit: &Admit, out: &mut NodeOutbox) {
         let grant = admit.grant;
         let admitted = self.grants.has_room(grant).and_then(|()| {
-            admission::admit(now, self.connector, admit, &self.channel, &mut self.rng)
+            let end = admission::Own {
+                connector: self.connector,
+                candidates: &self.addresses,
+            };
+            admission::admit(now, end, admit, &self.channel, &mut self.rng)
         });
         match admitted {
             Ok((install, answer)) => {
@@ -268,6 +278,11 @@ impl Connector {
     fn tunnel(&mut self, now: Now, event: Event, out: &mut NodeOutbox) {
         match event {
             Event::Opened { grant } => debug!(grant.id = %grant, "tunnel open"),
+            Event::Path { grant, path, why } => {
+                debug!(grant.id = %grant, %path, reason = %why, "path");
+            }
+            Event::Silent { grant } => debug!(grant.id = %grant, "the device does not answer"),
+            Event::Answers { grant } => debug!(grant.id = %grant, "the device answers again"),
             Event::Closed { grant, reason } => {
                 if self.grants.drop(grant) {
                     debug!(grant.id = %grant, %reason, "tunnel closed");

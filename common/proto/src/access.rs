@@ -50,6 +50,10 @@ pub struct Offer {
     pub wireguard: Bytes<32>,
     /// ML-KEM-768 encapsulation key, [`KEM_KEY_BYTES`] long.
     pub kem: Blob,
+    /// Where this end may be reached directly, at most [`crate::path::CANDIDATES_MAX`] addresses; what it
+    /// learns later goes through the relay, sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<SocketAddr>,
 }
 
 /// What a connector answers.
@@ -65,6 +69,10 @@ pub struct Answer {
     pub wireguard: Bytes<32>,
     /// ML-KEM-768 ciphertext, [`KEM_CIPHERTEXT_BYTES`] long; its secret is the preshared key.
     pub kem: Blob,
+    /// Where this end may be reached directly, at most [`crate::path::CANDIDATES_MAX`] addresses; what it
+    /// learns later goes through the relay, sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<SocketAddr>,
 }
 
 /// The addresses inside a tunnel. There are no others.

@@ -196,8 +196,11 @@ pub struct AppStatus {
     pub state: AppState,
     /// The carrier in use, else the one it asks for.
     pub transport: String,
-    /// `relay` or `direct`, when open.
+    /// `relay ADDRESS:PORT` or `direct ADDRESS:PORT`, when open.
     pub path: Option<String>,
+    /// Why it is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_why: Option<String>,
     /// Round trip of the tunnel, when known.
     pub rtt_ms: Option<u64>,
     /// Payload from the app.

@@ -1,6 +1,6 @@
 //! What goes into an agent and what comes out of it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
 use cardea_credential::{key::Signer, trust::Trust};
 use cardea_ledger::checkpoint::Verifier;
@@ -68,6 +68,8 @@ pub enum AgentInput {
     },
     /// What the data half has to say.
     Tunnel(Event),
+    /// Where the data half may be reached directly, from now on.
+    Addresses(Vec<SocketAddr>),
     /// All facts as they stand: those missing here are not known any longer.
     Facts(Vec<Collected>),
     /// A request at the local socket; [`AgentOutbox::answers`] answers under the same number.

@@ -10,6 +10,7 @@ use cardea_proto::{
     message::{AppView, Usage},
     name::Name,
 };
+use cardea_tunnel::{Path, PathReason};
 
 use super::{
     access::{Access, Effect, Held, Step},
@@ -33,11 +34,11 @@ pub(super) struct Entry {
     pub(super) access: Access,
     /// The offer that waits for its answer; there is one exactly while asking.
     pub(super) offer: Option<PendingOffer>,
-    /// What passed through its tunnel.
+    /// What its tunnel told.
     pub(super) traffic: Traffic,
 }
 
-/// What passed through a tunnel.
+/// What a tunnel told: what passed through it, and how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Traffic {
     /// Payload from the app.
@@ -46,6 +47,10 @@ pub(super) struct Traffic {
     pub(super) bytes_out: u64,
     /// Latest round trip.
     pub(super) rtt: Option<Duration>,
+    /// Which way it goes, and why.
+    pub(super) path: Option<(Path, PathReason)>,
+    /// Whether the other end does not answer.
+    pub(super) is_silent: bool,
 }
 
 impl Apps {
@@ -138,7 +143,20 @@ impl Apps {
                 bytes_in: usage.bytes_in,
                 bytes_out: usage.bytes_out,
                 rtt: rtt.or(entry.traffic.rtt),
+                ..entry.traffic
             };
+        }
+    }
+
+    pub(super) fn note_path(&mut self, app: &Name, path: Path, why: PathReason) {
+        if let Some(entry) = self.entries.get_mut(app) {
+            entry.traffic.path = Some((path, why));
+        }
+    }
+
+    pub(super) fn note_silence(&mut self, app: &Name, is_silent: bool) {
+        if let Some(entry) = self.entries.get_mut(app) {
+            entry.traffic.is_silent = is_silent;
         }
     }
 

@@ -1,6 +1,6 @@
 //! What an agent offers for one tunnel, and how it checks the answer.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use cardea_credential::{
     key::SignError,
@@ -8,7 +8,7 @@ use cardea_credential::{
     tls::{self, FixedTime},
 };
 use cardea_proto::{
-    access::{Answer, Granted, Offer},
+    access::{Granted, Offer},
     app::Carrier,
     codec::{Bytes, Digest},
     id::DeviceId,
@@ -18,7 +18,7 @@ use cardea_proto::{
     time::Now,
 };
 use cardea_tunnel::{
-    CarrierKeys, Install,
+    CarrierKeys, Install, Meeting,
     keys::{KemError, KemKey, WireGuardKey},
 };
 use rand_chacha::ChaCha20Rng;
@@ -34,6 +34,14 @@ pub(super) struct PendingOffer {
     digest: Digest,
     wireguard: WireGuardKey,
     kem: KemKey,
+}
+
+/// Who offers keys for what, and where it may be reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish<'a> {
+    pub(super) device: DeviceId,
+    pub(super) app: &'a Name,
+    pub(super) candidates: &'a [SocketAddr],
 }
 
 /// Why a grant is not taken. The connector, or the controller between, is at fault.
@@ -59,8 +67,7 @@ pub(super) enum AnswerError {
 impl PendingOffer {
     /// Makes fresh keys and the signed request that offers them.
     pub(super) fn make(
-        device: DeviceId,
-        app: &Name,
+        wish: Wish<'_>,
         request: u64,
         channel: &Channel,
         rng: &mut ChaCha20Rng,
@@ -70,11 +77,12 @@ impl PendingOffer {
         let mut nonce = [0; 16];
         rng.fill_bytes(&mut nonce);
         let offer = Offer {
-            device,
-            app: app.clone(),
+            device: wish.device,
+            app: wish.app.clone(),
             nonce: Bytes(nonce),
             wireguard: wireguard.public,
             kem: kem.public(),
+            candidates: limits::candidates(wish.candidates),
         };
         let signed = sign_offer(&offer, channel.chain(), channel.settings().signer.as_ref())?;
         let pending = Self {
@@ -84,7 +92,7 @@ impl PendingOffer {
         };
         let message = FromNode::Request {
             request,
-            app: app.clone(),
+            app: wish.app.clone(),
             offer: signed,
         };
         Ok((pending, message))
@@ -105,8 +113,18 @@ impl PendingOffer {
         if answer.offer != self.digest || answer.grant != granted.grant {
             return Err(AnswerError::OtherOffer);
         }
+        let secret = self.kem.open(&answer.kem)?;
+        let meeting = Meeting {
+            secret: secret.clone(),
+            peer: limits::candidates(&answer.candidates),
+            never: channel.controllers(),
+        };
         let keys = match granted.carrier {
-            Carrier::WireGuard => self.wireguard_keys(&answer)?,
+            Carrier::WireGuard => CarrierKeys::WireGuard {
+                private: self.wireguard.private,
+                peer: answer.wireguard,
+                psk: secret,
+            },
             Carrier::Quic => quic_keys(now, granted, channel),
         };
         Ok(Install {
@@ -118,15 +136,8 @@ impl PendingOffer {
             ticket: granted.rendezvous.ticket.clone(),
             services: granted.services.clone(),
             inner: granted.inner,
+            meeting,
             egress: None,
-        })
-    }
-
-    fn wireguard_keys(self, answer: &Answer) -> Result<CarrierKeys, AnswerError> {
-        Ok(CarrierKeys::WireGuard {
-            psk: self.kem.open(&answer.kem)?,
-            private: self.wireguard.private,
-            peer: answer.wireguard,
         })
     }
 }

@@ -63,12 +63,14 @@ impl Agent {
         let traffic = entry.map(|entry| entry.traffic).unwrap_or_default();
         let (state, why) = self.app_state(now, entry, view);
         let is_open = state == AppState::Open;
+        let path = traffic.path.filter(|_| is_open);
         let wish = view.map_or(Transport::Auto, |view| view.transport);
         AppStatus {
             name: app.clone(),
             state,
             transport: transport_text(held.map(|held| held.carrier), wish),
-            path: is_open.then(|| "relay".to_owned()),
+            path: path.map(|(path, _)| path.to_string()),
+            path_why: path.map(|(_, why)| why.to_string()),
             rtt_ms: traffic
                 .rtt
                 .filter(|_| is_open)
@@ -88,7 +90,9 @@ impl Agent {
         view: Option<&AppView>,
     ) -> (AppState, Option<String>) {
         match entry.map(|entry| &entry.access) {
-            Some(Access::Open { held }) if held.until > now.instant => (AppState::Open, None),
+            Some(Access::Open { held }) if held.until > now.instant => {
+                open_state(entry.is_some_and(|entry| entry.traffic.is_silent))
+            }
             Some(Access::Opening { .. } | Access::Asking { .. }) => (AppState::Opening, None),
             Some(Access::Denied { refusal, .. }) => (AppState::Denied, Some(refusal.to_string())),
             Some(Access::Unreachable { refusal, .. }) => {
@@ -204,6 +208,16 @@ impl Agent {
             warnings.push(warning(&RefusalCode::PostureFailed.to_string(), title, fix));
         }
         warnings
+    }
+}
+
+/// A tunnel that was opened, as it is at the moment.
+fn open_state(is_silent: bool) -> (AppState, Option<String>) {
+    if is_silent {
+        let why = "the other end does not answer; the tunnel opens again when it does";
+        (AppState::Unreachable, Some(why.to_owned()))
+    } else {
+        (AppState::Open, None)
     }
 }
 

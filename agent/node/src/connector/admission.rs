@@ -1,6 +1,6 @@
 //! How a connector checks an offer, and makes its end of the tunnel.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use cardea_credential::{
     signed::{offer_digest, sign_answer, verify_offer},
@@ -16,12 +16,19 @@ use cardea_proto::{
     time::Now,
 };
 use cardea_tunnel::{
-    CarrierKeys, Egress, Install,
+    CarrierKeys, Egress, Install, Meeting,
     keys::{WireGuardKey, encapsulate},
 };
 use rand_chacha::ChaCha20Rng;
 
 use crate::{channel::Channel, entropy::seed, limits};
+
+/// Who admits, and where it may be reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Own<'a> {
+    pub(super) connector: ConnectorId,
+    pub(super) candidates: &'a [SocketAddr],
+}
 
 /// Checks everything that an admission rests on, and makes the tunnel and the signed answer of it.
 ///
@@ -29,7 +36,7 @@ use crate::{channel::Channel, entropy::seed, limits};
 /// device's own signature, which the controller cannot make.
 pub(super) fn admit(
     now: Now,
-    connector: ConnectorId,
+    own: Own<'_>,
     admit: &Admit,
     channel: &Channel,
     rng: &mut ChaCha20Rng,
@@ -44,7 +51,12 @@ pub(super) fn admit(
     let wireguard = WireGuardKey::generate(seed(rng));
     let (kem, psk) = encapsulate(&offer.kem, seed(rng))
         .map_err(|error| not_proven(format!("the offer's key exchange does not work: {error}")))?;
-    let answer = answer(connector, admit, &wireguard, kem);
+    let meeting = Meeting {
+        secret: psk.clone(),
+        peer: limits::candidates(&offer.candidates),
+        never: admit.never.clone(),
+    };
+    let answer = answer(own, admit, &wireguard, kem);
     let settings = channel.settings();
     let signed = sign_answer(&answer, channel.chain(), settings.signer.as_ref())
         .map_err(|_| Refusal::new(RefusalCode::Internal, "the connector's key did not sign"))?;
@@ -61,6 +73,7 @@ pub(super) fn admit(
         ticket: admit.rendezvous.ticket.clone(),
         services: services(&egress),
         inner: admit.inner,
+        meeting,
         egress: Some(egress),
     };
     Ok((install, signed))
@@ -84,13 +97,14 @@ fn verified(now: Now, admit: &Admit, channel: &Channel) -> Result<Offer, Refusal
     Ok(offer)
 }
 
-fn answer(connector: ConnectorId, admit: &Admit, wireguard: &WireGuardKey, kem: Blob) -> Answer {
+fn answer(own: Own<'_>, admit: &Admit, wireguard: &WireGuardKey, kem: Blob) -> Answer {
     Answer {
-        connector,
+        connector: own.connector,
         grant: admit.grant,
         offer: offer_digest(&admit.offer),
         wireguard: wireguard.public,
         kem,
+        candidates: limits::candidates(own.candidates),
     }
 }
 

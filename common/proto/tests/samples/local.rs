@@ -125,6 +125,7 @@ fn app() -> AppStatus {
         state: AppState::Open,
         transport: "quic".to_owned(),
         path: Some("relay".to_owned()),
+        path_why: None,
         rtt_ms: Some(12),
         bytes_in: 1_000,
         bytes_out: 10,

@@ -177,6 +177,7 @@ pub(crate) fn offer() -> Offer {
         nonce: Bytes([10; 16]),
         wireguard: Bytes([11; 32]),
         kem: blob(b"encapsulation key"),
+        candidates: Vec::new(),
     }
 }
 
@@ -187,6 +188,7 @@ pub(crate) fn answer() -> Answer {
         offer: Bytes([12; 32]),
         wireguard: Bytes([13; 32]),
         kem: blob(b"ciphertext"),
+        candidates: Vec::new(),
     }
 }
 

@@ -72,7 +72,7 @@ pub struct Pair {
     /// What an end must give back to the relay; another one after each loss of the bindings.
     cookie: Cookie,
     random: ChaCha20Rng,
-    queue: BTreeMap<(Instant, u64), (End, SocketAddr, Via, Vec<u8>)>,
+    queue: BTreeMap<(Instant, u64), Flying>,
     sequence: u64,
     next_flow: u64,
 }
@@ -262,7 +262,12 @@ impl Pair {
             if entry.key().0 > at {
                 break;
             }
-            let (end, from, via, datagram) = entry.remove();
+            let Flying {
+                to: end,
+                from,
+                via,
+                datagram,
+            } = entry.remove();
             self.deliver_from(end, from, via, &datagram);
         }
         for end in [End::Agent, End::Connector] {
@@ -421,12 +426,25 @@ impl Pair {
             damaged[at] ^= 0x10;
             copies.extend([damaged, original]);
         }
-        for copy in copies {
+        for datagram in copies {
             self.sequence += 1;
-            self.queue
-                .insert((at, self.sequence), (to, from, via, copy));
+            let flying = Flying {
+                to,
+                from,
+                via,
+                datagram,
+            };
+            self.queue.insert((at, self.sequence), flying);
         }
     }
+}
+
+/// A datagram on its way.
+struct Flying {
+    to: End,
+    from: SocketAddr,
+    via: Via,
+    datagram: Vec<u8>,
 }
 
 /// The way that leads past the relay.
