@@ -9,8 +9,10 @@ mod show;
 mod start;
 
 use std::{
+    ffi::OsString,
     fmt,
     io::Read as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +28,8 @@ use cardea_proto::{
 use clap::{Args, CommandFactory, ValueEnum};
 use serde::Deserialize;
 
+use crate::data::DirectSettings;
+
 /// Where things are and how loud to be: the same for every command.
 #[derive(Args, Clone, Debug)]
 struct Place {
@@ -35,9 +39,25 @@ struct Place {
     /// Configuration file (TOML); flags and environment go before it
     #[arg(long, global = true, env = "CARDEA_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    direct: DirectArguments,
     /// Says more; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+}
+
+/// Whether and where this machine is reached without a relay.
+#[derive(Args, Clone, Debug)]
+struct DirectArguments {
+    /// Seeks no direct paths: everything goes through relays
+    #[arg(long, global = true, env = "CARDEA_RELAY_ONLY")]
+    relay_only: bool,
+    /// UDP port for direct paths; any when not given
+    #[arg(long, global = true, env = "CARDEA_DIRECT_PORT", value_name = "PORT")]
+    direct_port: Option<u16>,
+    /// Where this machine is reached directly, as when a router forwards the port; may be repeated
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
+    candidate: Vec<SocketAddr>,
 }
 
 /// How a one-time code is given. It is a secret: a file or stdin keep it out of shell histories.
@@ -79,6 +99,9 @@ struct File {
     state: Option<PathBuf>,
     name: Option<Name>,
     facts_from: Option<PathBuf>,
+    relay_only: bool,
+    direct_port: Option<u16>,
+    candidates: Vec<SocketAddr>,
 }
 
 /// What flags, environment and file came to.
@@ -87,7 +110,24 @@ struct Settings {
     state: PathBuf,
     config: Option<PathBuf>,
     verbose: u8,
+    direct: DirectSettings,
     file: File,
+}
+
+impl Settings {
+    /// The flags that give another process the same way to be reached.
+    fn direct_flags(&self) -> Vec<OsString> {
+        let direct = &self.direct;
+        let mut flags: Vec<OsString> = Vec::new();
+        if direct.relay_only {
+            flags.push("--relay-only".into());
+        }
+        flags.extend(["--direct-port".into(), direct.port.to_string().into()]);
+        for candidate in &direct.candidates {
+            flags.extend(["--candidate".into(), candidate.to_string().into()]);
+        }
+        flags
+    }
 }
 
 impl Place {
@@ -121,8 +161,23 @@ impl Place {
             state,
             config: self.config.clone(),
             verbose: self.verbose,
+            direct: self.direct.settle(&file),
             file,
         })
+    }
+}
+
+impl DirectArguments {
+    fn settle(&self, file: &File) -> DirectSettings {
+        DirectSettings {
+            relay_only: self.relay_only || file.relay_only,
+            port: self.direct_port.or(file.direct_port).unwrap_or_default(),
+            candidates: if self.candidate.is_empty() {
+                file.candidates.clone()
+            } else {
+                self.candidate.clone()
+            },
+        }
     }
 }
 
@@ -230,6 +285,7 @@ mod tests {
         let arguments = Place {
             state: None,
             config: Some(path.clone()),
+            direct: nothing(),
             verbose: 0,
         };
         let failure = arguments.settle("cardea").unwrap_err();
@@ -238,6 +294,44 @@ mod tests {
         std::fs::write(&path, "state = \"/x\"\n").unwrap();
         let settings = arguments.settle("cardea").unwrap();
         assert_eq!(settings.state, Path::new("/x"));
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_reaches_the_process_that_serves() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("agent.toml");
+        let text = "state = \"/x\"\ndirect_port = 7\ncandidates = [\"192.0.2.1:7\"]\n";
+        std::fs::write(&path, text).unwrap();
+        let mut arguments = Place {
+            state: None,
+            config: Some(path),
+            direct: nothing(),
+            verbose: 0,
+        };
+        let flags = |arguments: &Place| {
+            let flags = arguments.settle("cardea").unwrap().direct_flags();
+            let flags: Vec<String> = flags
+                .into_iter()
+                .map(|f| f.into_string().unwrap())
+                .collect();
+            flags.join(" ")
+        };
+        assert_eq!(flags(&arguments), "--direct-port 7 --candidate 192.0.2.1:7");
+        arguments.direct = DirectArguments {
+            relay_only: true,
+            direct_port: Some(8),
+            candidate: vec!["192.0.2.2:8".parse().unwrap()],
+        };
+        let expected = "--relay-only --direct-port 8 --candidate 192.0.2.2:8";
+        assert_eq!(flags(&arguments), expected);
+    }
+
+    fn nothing() -> DirectArguments {
+        DirectArguments {
+            relay_only: false,
+            direct_port: None,
+            candidate: Vec::new(),
+        }
     }
 
     #[test]
@@ -251,6 +345,7 @@ mod tests {
             let arguments = Place {
                 state: Some(given.into()),
                 config: None,
+                direct: nothing(),
                 verbose: 0,
             };
             assert_eq!(arguments.settle("cardea").unwrap().state, meant, "{given}");
@@ -262,6 +357,7 @@ mod tests {
         let arguments = Place {
             state: Some("/x".into()),
             config: Some("/dev/zero".into()),
+            direct: nothing(),
             verbose: 0,
         };
         let failure = arguments.settle("cardea").unwrap_err();

@@ -13,12 +13,14 @@
 
 mod associate;
 mod connector;
+mod direct;
 mod ends;
 mod flow;
 mod flows;
 mod guests;
 mod listen;
 mod plane;
+mod port;
 mod relays;
 mod resolver;
 mod routes;
@@ -44,6 +46,7 @@ use cardea_proto::{app::Service, id::GrantId, message::AppView, name::Name, refu
 use cardea_tunnel::{Command, End, Event};
 use tokio::sync::{mpsc as queue, oneshot};
 
+pub use self::direct::DirectSettings;
 use self::plane::Plane;
 
 /// Commands that wait for the data half's next turn. It takes all of them in every turn.
@@ -104,7 +107,8 @@ pub enum ToData {
         /// Why.
         refusal: Refusal,
     },
-    /// Tells the figures of every tunnel, then [`FromData::Figures`] with this number.
+    /// Finds out which tunnels carry anything, tells the figures of all, then
+    /// [`FromData::Figures`] with this number.
     Figures(u64),
     /// The program ends.
     Stop,
@@ -115,6 +119,8 @@ pub enum ToData {
 pub enum FromData {
     /// What happened to a tunnel.
     Tunnel(Event),
+    /// Where this machine may be reached directly, from now on.
+    Addresses(Vec<SocketAddr>),
     /// Somebody connected to a listener, and the app has no tunnel.
     Wanted(Name),
     /// The figures that were asked for with this number have all been told.
@@ -145,10 +151,11 @@ impl Data {
         end: End,
         clock: Clock,
         entropy: [u8; 32],
+        direct: DirectSettings,
     ) -> io::Result<(Self, queue::Receiver<FromData>)> {
         let (commands, waiting) = mpsc::sync_channel(COMMANDS_MAX);
         let (events, told) = queue::channel(EVENTS_MAX);
-        let (plane, waker) = Plane::new(end, clock, entropy, waiting, events)?;
+        let (plane, waker) = Plane::new((end, direct), clock, entropy, waiting, events)?;
         let thread = std::thread::Builder::new()
             .name("data".to_owned())
             .spawn(move || plane.run())?;

@@ -47,6 +47,19 @@ impl UdpSocket {
         Self::open(local, None)
     }
 
+    /// The same for addresses of `local`'s family alone, so that a port has a socket of each.
+    ///
+    /// # Errors
+    /// As the system says, `AddrInUse` among others.
+    pub fn bind_one_family(local: SocketAddr) -> io::Result<Self> {
+        let socket = unbound(local)?;
+        if local.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&local.into())?;
+        Self::wrap(socket)
+    }
+
     /// Binds to any address and takes datagrams from `peer` alone.
     ///
     /// # Errors
@@ -65,6 +78,10 @@ impl UdpSocket {
         if let Some(peer) = peer {
             socket.connect(&peer.into())?;
         }
+        Self::wrap(socket)
+    }
+
+    fn wrap(socket: Socket) -> io::Result<Self> {
         let io = mio::net::UdpSocket::from_std(socket.into());
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
         let local = io.local_addr()?;
@@ -241,6 +258,13 @@ impl Received {
 
 /// Makes and binds a socket with large buffers.
 pub(crate) fn socket(local: SocketAddr) -> io::Result<Socket> {
+    let socket = unbound(local)?;
+    socket.bind(&local.into())?;
+    Ok(socket)
+}
+
+/// Makes a socket with large buffers for `local`'s family.
+fn unbound(local: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     // Only a privileged process may ask for more than the system's limit.
@@ -253,7 +277,6 @@ pub(crate) fn socket(local: SocketAddr) -> io::Result<Socket> {
             tracing::debug!(%error, "socket buffers keep the system's size");
         }
     }
-    socket.bind(&local.into())?;
     Ok(socket)
 }
 

@@ -75,7 +75,7 @@ pub(super) fn up(
         drop(dir);
         return Err(become_run(settings, posture.as_ref()));
     }
-    serve(dir, node, posture)
+    serve(settings, dir, node, posture)
 }
 
 /// Serves as the node that is enrolled here.
@@ -87,7 +87,7 @@ pub(super) fn run(
     process::prepare();
     let dir = open(settings)?;
     let node = load(&dir)?.ok_or_else(|| client::not_enrolled(program.name))?;
-    serve(dir, node, posture)
+    serve(settings, dir, node, posture)
 }
 
 async fn apply(
@@ -134,15 +134,17 @@ fn same_controller(node: &Node, invite: &InviteCode) -> Result<(), Failure> {
 }
 
 fn serve(
+    settings: &Settings,
     dir: StateDir,
     node: Node,
     posture: Option<cardea_device::posture::Settings>,
 ) -> Result<(), Failure> {
+    let direct = settings.direct.clone();
     let result = match (node.id, posture) {
         (NodeId::Device(id), Some(posture)) => {
-            block_on(control::agent::run(dir, node, id, posture))?
+            block_on(control::agent::run(dir, node, id, posture, direct))?
         }
-        (NodeId::Connector(id), None) => block_on(control::connector::run(dir, node, id))?,
+        (NodeId::Connector(id), None) => block_on(control::connector::run(dir, node, id, direct))?,
         (NodeId::Device(_), None) => return Err(wrong_program("cardea")),
         (NodeId::Connector(_), Some(_)) => return Err(wrong_program("cardea-connector")),
     };
@@ -171,6 +173,7 @@ fn become_run(settings: &Settings, posture: Option<&cardea_device::posture::Sett
         "--facts-from",
         posture.and_then(|posture| posture.facts_from.as_ref()),
     );
+    arguments.extend(settings.direct_flags());
     arguments.extend((0..settings.verbose).map(|_| OsString::from("-v")));
     let error = match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program).args(arguments).exec(),

@@ -26,7 +26,7 @@ use super::{
     nap, suggest,
 };
 use crate::{
-    data::{Data, FromData, Serves, ToData},
+    data::{Data, DirectSettings, FromData, Serves, ToData},
     line::LineEvent,
     local::{self, Call, Reply},
     state::Node,
@@ -58,9 +58,10 @@ pub(crate) async fn run(
     node: Node,
     id: DeviceId,
     posture: Settings,
+    direct: DirectSettings,
 ) -> std::io::Result<()> {
     let clock = Clock::system();
-    let (data, mut told) = Data::start(End::Agent, clock, entropy::seed())?;
+    let (data, mut told) = Data::start(End::Agent, clock, entropy::seed(), direct)?;
     let mut calls = local::serve(dir.path())?;
     let (deliver, mut facts) = mpsc::channel::<Vec<Collected>>(FACTS_MAX);
     let collector = Collector::start(posture, POLL, move |facts| {
@@ -204,6 +205,7 @@ impl Shell {
     fn told(&mut self, event: FromData) {
         match event {
             FromData::Tunnel(event) => self.handle(AgentInput::Tunnel(event)),
+            FromData::Addresses(addresses) => self.handle(AgentInput::Addresses(addresses)),
             FromData::Wanted(app) => self.handle(AgentInput::Wanted { app }),
             FromData::Refused { listener, refusal } => self.forwards.refused(listener, refusal),
             FromData::Figures(call) => {

@@ -12,7 +12,7 @@ use cardea_tunnel::End;
 
 use super::{Common, FAREWELL_TIME, nap};
 use crate::{
-    data::{Data, FromData},
+    data::{Data, DirectSettings, FromData},
     line::LineEvent,
     local::{self, Call},
     state::Node,
@@ -29,9 +29,14 @@ struct Shell {
 ///
 /// # Errors
 /// As the system says, when there is no socket or thread to begin with.
-pub(crate) async fn run(dir: StateDir, node: Node, id: ConnectorId) -> std::io::Result<()> {
+pub(crate) async fn run(
+    dir: StateDir,
+    node: Node,
+    id: ConnectorId,
+    direct: DirectSettings,
+) -> std::io::Result<()> {
     let clock = Clock::system();
-    let (data, mut told) = Data::start(End::Connector, clock, entropy::seed())?;
+    let (data, mut told) = Data::start(End::Connector, clock, entropy::seed(), direct)?;
     let mut calls = local::serve(dir.path())?;
     let settings = ConnectorSettings {
         connector: id,
@@ -59,6 +64,9 @@ pub(crate) async fn run(dir: StateDir, node: Node, id: ConnectorId) -> std::io::
             event = shell.common.line.event() => shell.line(event),
             event = told.recv() => match event {
                 Some(FromData::Tunnel(event)) => shell.handle(ConnectorInput::Tunnel(event)),
+                Some(FromData::Addresses(addresses)) => {
+                    shell.handle(ConnectorInput::Addresses(addresses));
+                }
                 Some(
                     FromData::Wanted(_) | FromData::Refused { .. } | FromData::Figures(_),
                 ) => {}

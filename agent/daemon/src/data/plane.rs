@@ -14,6 +14,7 @@ use tokio::sync::mpsc as queue;
 use super::{
     FromData, ListenerId, ToData,
     connector::Dialer,
+    direct::{Direct, DirectSettings},
     flow::{Carry, Flow},
     flows::Flows,
     listen::{Locals, Waiting},
@@ -48,6 +49,9 @@ const FULL_NAP: Duration = Duration::from_millis(5);
 /// How often routes to relays are looked at while there are tunnels.
 const ROUTES_INTERVAL: Duration = Duration::from_secs(1);
 
+/// In how many of those turns this machine's addresses are looked at as well.
+const ADDRESSES_EVERY: u32 = 5;
+
 /// What a timer is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
@@ -77,11 +81,15 @@ pub(super) struct Plane {
     pub(super) timers: Timers<Due>,
     commands: mpsc::Receiver<ToData>,
     pub(super) told: Told,
+    /// Questions for figures that wait until it is known which tunnels carry anything.
+    asked: Vec<u64>,
+    /// How often routes have been looked at.
+    looks: u32,
 }
 
 impl Plane {
     pub(super) fn new(
-        end: End,
+        (end, direct): (End, DirectSettings),
         clock: Clock,
         entropy: [u8; 32],
         commands: mpsc::Receiver<ToData>,
@@ -92,12 +100,14 @@ impl Plane {
         let now = clock.now();
         let mut timers = Timers::new();
         timers.set(now.instant + ROUTES_INTERVAL, Due::Routes);
-        let plane = Self {
-            wiring: Wiring::new(poll.registry().try_clone()?, WAKER.0 + 1),
+        let mut wiring = Wiring::new(poll.registry().try_clone()?, WAKER.0 + 1);
+        let direct = Direct::open(direct, &mut wiring);
+        let mut plane = Self {
+            wiring,
             poll,
             clock,
             carry: Carry::new(now, Tunnels::new(end, entropy)),
-            relays: Relays::default(),
+            relays: Relays::new(direct),
             routes: Routes::new(),
             flows: Flows::default(),
             locals: Locals::default(),
@@ -105,7 +115,10 @@ impl Plane {
             timers,
             commands,
             told: Told::new(queue),
+            asked: Vec::new(),
+            looks: 0,
         };
+        plane.follow_addresses();
         Ok((plane, waker))
     }
 
@@ -188,15 +201,21 @@ impl Plane {
                 Ok(ToData::Apps(apps)) => self.routes.set_apps(apps),
                 Ok(ToData::Opened { app, grant }) => self.opened(&app, grant),
                 Ok(ToData::Denied { app, refusal }) => self.denied(&app, &refusal),
-                Ok(ToData::Figures(number)) => self.tell_figures(number),
+                Ok(ToData::Figures(number)) => {
+                    self.carry.input(Input::Check);
+                    self.asked.push(number);
+                }
                 Ok(ToData::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
                 Err(mpsc::TryRecvError::Empty) => return true,
             }
         }
     }
 
-    /// What has passed up to this moment.
-    fn tell_figures(&mut self, number: u64) {
+    /// What has passed up to this moment, once it is known what passes at all.
+    fn tell_figures(&mut self) {
+        if self.asked.is_empty() || self.carry.tunnels.is_checking() {
+            return;
+        }
         let grants: Vec<_> = self.carry.tunnels.grants().collect();
         for grant in grants {
             if let Some(stats) = self.carry.tunnels.stats(grant) {
@@ -209,7 +228,9 @@ impl Plane {
                 }));
             }
         }
-        self.told.push(FromData::Figures(number));
+        for number in std::mem::take(&mut self.asked) {
+            self.told.push(FromData::Figures(number));
+        }
     }
 
     /// Remembers what a socket is ready for.
@@ -218,6 +239,10 @@ impl Plane {
         match self.wiring.owner(event.token()) {
             None => {}
             Some(Owner::Relay(relay)) => self.relays.ready(relay, readable, event.is_writable()),
+            Some(Owner::Direct(net)) => {
+                let direct = &mut self.relays.direct;
+                direct.ready(net, readable, event.is_writable());
+            }
             Some(Owner::Listener(listener)) => self.locals.ready(listener, readable),
             Some(Owner::Guest(guest)) => self.hear_guest(guest),
             Some(Owner::Association(number)) => self.locals.associations.ready(number),
@@ -250,7 +275,7 @@ impl Plane {
         let carry = &mut self.carry;
         carry.moved = 0;
         self.relays
-            .receive(|from, bytes| carry.input(Input::Datagram { from, bytes }));
+            .receive(|from, via, bytes| carry.input(Input::Datagram { from, via, bytes }));
         while let Some(due) = self.timers.pop_due(self.carry.now.instant) {
             self.due(due);
         }
@@ -271,6 +296,7 @@ impl Plane {
                 break;
             }
         }
+        self.tell_figures();
         self.flush();
     }
 
@@ -297,7 +323,12 @@ impl Plane {
             Due::Routes => {
                 let next = self.carry.now.instant + ROUTES_INTERVAL;
                 self.timers.set(next, Due::Routes);
-                if self.relays.follow_routes(&mut self.wiring) {
+                self.looks = self.looks.wrapping_add(1);
+                let is_moved = self.relays.follow_routes(&mut self.wiring);
+                if is_moved || self.looks.is_multiple_of(ADDRESSES_EVERY) {
+                    self.follow_addresses();
+                }
+                if is_moved {
                     tracing::info!("the way to the relay changed");
                     self.carry.input(Input::Roamed);
                 }
@@ -305,11 +336,23 @@ impl Plane {
         }
     }
 
+    /// Tells both halves where this machine may be reached, when that has changed.
+    fn follow_addresses(&mut self) {
+        if let Some(addresses) = self.relays.direct.moved() {
+            self.carry.input(Input::Addresses(addresses.clone()));
+            self.told.push(FromData::Addresses(addresses));
+        }
+    }
+
     fn tunnel_events(&mut self) {
         while let Some(event) = self.carry.out.events.pop_front() {
             let is_gone = match &event {
                 TunnelEvent::Closed { grant, .. } => self.carry.tunnels.stats(*grant).is_none(),
-                TunnelEvent::Opened { .. } | TunnelEvent::Used { .. } => false,
+                TunnelEvent::Opened { .. }
+                | TunnelEvent::Used { .. }
+                | TunnelEvent::Path { .. }
+                | TunnelEvent::Silent { .. }
+                | TunnelEvent::Answers { .. } => false,
             };
             let opened = self.routes.note_event(&event, is_gone);
             self.told.push(FromData::Tunnel(event));

@@ -65,7 +65,10 @@ impl<W> Routes<W> {
                 }
                 None
             }
-            Event::Used { .. } => None,
+            Event::Used { .. }
+            | Event::Path { .. }
+            | Event::Silent { .. }
+            | Event::Answers { .. } => None,
         }
     }
 

@@ -12,6 +12,8 @@ use super::ListenerId;
 pub(super) enum Owner {
     /// The socket for a relay.
     Relay(SocketAddr),
+    /// The socket for direct paths of one family.
+    Direct(Net),
     /// A listener.
     Listener(ListenerId),
     /// A client of SOCKS that has not said where it wants to go.
@@ -22,6 +24,15 @@ pub(super) enum Owner {
     Tether(u64),
     /// A flow.
     Flow(FlowId),
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Net {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// The operating system's view of our sockets.

@@ -23,10 +23,12 @@ use cardea_proto::{
     name::Name,
     relay::{FrameKind, Handle, Side, TICKET_BODY_BYTES, TICKET_BYTES, Ticket},
 };
-use cardea_tunnel::{CarrierKeys, Command, Egress, End, Event, Install, keys::WireGuardKey};
+use cardea_tunnel::{
+    CarrierKeys, Command, Egress, End, Event, Install, Meeting, keys::WireGuardKey,
+};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Data, FromData, ListenerId, Serves, ToData};
+use super::super::{Data, DirectSettings, FromData, ListenerId, Serves, ToData};
 
 /// Nothing on one machine takes longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,6 +45,14 @@ pub(super) struct World {
     next: u8,
 }
 
+/// On loopback there is nothing else to be had.
+fn relay_only() -> DirectSettings {
+    DirectSettings {
+        relay_only: true,
+        ..DirectSettings::default()
+    }
+}
+
 impl World {
     pub(super) fn new() -> Self {
         let clock = Clock::system();
@@ -51,9 +61,10 @@ impl World {
         let device = Holder::Device(DeviceId::from_bytes([1; 10]));
         let connector = Holder::Connector(ConnectorId::from_bytes([2; 10]));
         let (device, node) = (domain.node(device, now), domain.node(connector, now));
-        let (agent, agent_told) = Data::start(End::Agent, clock, entropy::seed()).unwrap();
+        let (agent, agent_told) =
+            Data::start(End::Agent, clock, entropy::seed(), relay_only()).unwrap();
         let (connector, connector_told) =
-            Data::start(End::Connector, clock, entropy::seed()).unwrap();
+            Data::start(End::Connector, clock, entropy::seed(), relay_only()).unwrap();
         Self {
             agent,
             agent_told,
@@ -106,6 +117,11 @@ impl World {
                 device_v6: "fd00::1".parse().unwrap(),
                 app_v4: Ipv4Addr::new(100, 64, number, 2),
                 app_v6: "fd00::2".parse().unwrap(),
+            },
+            meeting: Meeting {
+                secret: Secret32([number; 32]),
+                peer: Vec::new(),
+                never: Vec::new(),
             },
             egress,
         };
