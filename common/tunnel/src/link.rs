@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// What two ends need to know of each other to find a direct path.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Meeting {
     /// What the ML-KEM exchange of offer and answer agreed on; seals what is said about paths.
     pub secret: Secret32,

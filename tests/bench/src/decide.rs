@@ -231,6 +231,7 @@ impl Bench {
                     nonce: Bytes([1; 16]),
                     wireguard: Bytes([2; 32]),
                     kem: vec![3; KEM_KEY_BYTES].into(),
+                    candidates: Vec::new(),
                 };
                 let offer = sign_offer(&offer, &member.chain, member.key.as_ref())?;
                 let message = FromNode::Request {
@@ -529,6 +530,7 @@ fn answer(connector: &Member, admit: &Admit) -> Result<Signed> {
         offer: offer_digest(&admit.offer),
         wireguard: Bytes([4; 32]),
         kem: vec![5; KEM_CIPHERTEXT_BYTES].into(),
+        candidates: Vec::new(),
     };
     Ok(sign_answer(
         &answer,

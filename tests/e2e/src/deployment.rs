@@ -28,6 +28,7 @@ pub struct Deployment {
     folder: tempfile::TempDir,
     binaries: PathBuf,
     controller: Option<Program>,
+    node_environment: Vec<(&'static str, String)>,
 }
 
 /// How a controller is started.
@@ -71,7 +72,13 @@ impl Deployment {
             folder,
             binaries: binaries()?,
             controller: None,
+            node_environment: Vec::new(),
         })
+    }
+
+    /// Sets a variable for nodes that are started from here on.
+    pub fn set_for_nodes(&mut self, name: &'static str, value: &str) {
+        self.node_environment.push((name, value.to_owned()));
     }
 
     /// A path within the deployment's folder.
@@ -226,7 +233,8 @@ impl Deployment {
     ) -> Result<Program> {
         let code = self.ctl(&format!("invite connector --site {site}"))?;
         let arguments = self.node_arguments("up", name, &code)?;
-        let command = self.program(namespace, "cardea-connector", arguments);
+        let mut command = self.program(namespace, "cardea-connector", arguments);
+        command.envs(self.node_environment.iter().cloned());
         let mut connector = Program::start(name, command)?;
         connector.wait_for("connected to")?;
         Ok(connector)
@@ -250,7 +258,8 @@ impl Deployment {
         if let Some(facts) = facts {
             arguments.extend(["--facts-from".into(), facts.as_os_str().to_owned()]);
         }
-        let command = self.program(namespace, "cardea", arguments);
+        let mut command = self.program(namespace, "cardea", arguments);
+        command.envs(self.node_environment.iter().cloned());
         let mut device = Program::start(name, command)?;
         device.wait_for("connected to")?;
         Ok(device)

@@ -2,10 +2,11 @@
 //!
 //! [`program`] starts and watches processes, [`deployment`] puts a controller, a connector and a
 //! device together, [`traffic`] makes the pages and bytes that go through a tunnel, and
-//! [`namespace`] makes hosts and NATs out of network namespaces.
+//! [`namespace`] and [`nat`] make hosts and NATs out of network namespaces.
 #![forbid(unsafe_code)]
 
 pub mod deployment;
 pub mod namespace;
+pub mod nat;
 pub mod program;
 pub mod traffic;

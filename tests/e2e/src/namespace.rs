@@ -1,8 +1,9 @@
 //! Hosts, routers and NATs made of network namespaces. They need root, and go when dropped.
 
-use std::process::Command;
+use std::{os::fd::AsFd as _, process::Command};
 
 use anyhow::Result;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::program::{command, run_ok};
 
@@ -68,10 +69,7 @@ impl Namespace {
              table ip guard {{\n chain in {{\n type filter hook forward priority 0; policy drop;\n \
              ct state established,related accept\n oifname \"{outside}\" accept\n }}\n}}\n"
         );
-        let file = tempfile::NamedTempFile::new()?;
-        std::fs::write(file.path(), rules)?;
-        run_ok(self.command("nft", ["-f".into(), file.path().as_os_str().to_owned()]))?;
-        Ok(())
+        self.nft(&rules)
     }
 
     /// Runs `ip` inside.
@@ -83,6 +81,25 @@ impl Namespace {
             .into_iter()
             .chain(arguments.split_whitespace());
         run_ok(command("ip", arguments)).map(drop)
+    }
+
+    /// Runs `work` on a thread inside; threads that it starts and sockets that it opens stay there.
+    ///
+    /// # Errors
+    /// As `work` says, or when the namespace cannot be entered.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = format!("/run/netns/{}", self.name);
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                let namespace = std::fs::File::open(path)?;
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), kind)?;
+                work()
+            });
+            inside
+                .join()
+                .map_err(|_| anyhow::anyhow!("what ran inside panicked"))?
+        })
     }
 
     /// A command that runs inside.

@@ -127,6 +127,79 @@ pub fn udp_round_trip(address: &str, text: &str) -> Result<()> {
     bail!("no answer from {address}")
 }
 
+/// Answers every byte with itself, on every connection.
+///
+/// # Errors
+/// When it cannot listen.
+pub fn tcp_echo(listen: &str) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(listen)?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || echo(stream));
+        }
+    });
+    Ok(address)
+}
+
+fn echo(mut stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut block = vec![0; 64 * 1024];
+    loop {
+        let length = stream.read(&mut block)?;
+        if length == 0 {
+            return Ok(());
+        }
+        stream.write_all(block.get(..length).unwrap_or_default())?;
+    }
+}
+
+/// A conversation with an echo: one block there, one block back, and again.
+#[derive(Debug)]
+pub struct Volley {
+    stream: TcpStream,
+    round: u8,
+}
+
+impl Volley {
+    /// Connects and plays one round.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn open(address: &str) -> Result<Self> {
+        let mut volley = Self {
+            stream: connect(address)?,
+            round: 0,
+        };
+        volley.play(|| false)?;
+        Ok(volley)
+    }
+
+    /// Plays at least one round and on while `goes_on`; says how long the longest round took.
+    ///
+    /// # Errors
+    /// When the connection is cut, or what comes back is not what was sent.
+    pub fn play(&mut self, goes_on: impl Fn() -> bool) -> Result<Duration> {
+        let mut longest = Duration::ZERO;
+        loop {
+            self.round = self.round.wrapping_add(1);
+            let block = vec![self.round; VOLLEY_BYTES];
+            let began = now();
+            self.stream.write_all(&block)?;
+            let mut back = vec![0; VOLLEY_BYTES];
+            self.stream.read_exact(&mut back)?;
+            ensure!(back == block, "the echo is another");
+            longest = longest.max(now().duration_since(began));
+            if !goes_on() {
+                return Ok(longest);
+            }
+        }
+    }
+}
+
+/// Several full packets.
+const VOLLEY_BYTES: usize = 8 * 1024;
+
 /// A stream that never ends by itself.
 #[derive(Debug)]
 pub struct Bulk {

@@ -142,6 +142,7 @@ impl World {
             offer,
             wireguard,
             kem: Blob(vec![0; KEM_BYTES]),
+            candidates: Vec::new(),
         };
         sign_answer(&answer, &site.disk.certificate.chain, site.key.as_ref()).ok()
     }

@@ -253,6 +253,7 @@ fn copy(install: &Install) -> Install {
         ticket: install.ticket.clone(),
         services: install.services.clone(),
         inner: install.inner,
+        meeting: install.meeting.clone(),
         egress: install.egress.clone(),
     }
 }

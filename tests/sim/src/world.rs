@@ -334,7 +334,11 @@ impl World {
         if self.network.address(who) != Some(to) || self.network.is_cut(who) {
             return;
         }
-        let input = cardea_tunnel::Input::Datagram { from, bytes };
+        let input = cardea_tunnel::Input::Datagram {
+            from,
+            via: cardea_tunnel::Via::Relay,
+            bytes,
+        };
         match who {
             Who::Device(index) => {
                 if self

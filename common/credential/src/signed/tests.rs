@@ -175,6 +175,7 @@ impl Scene {
             offer: offer_digest(&self.offer()),
             wireguard: Bytes([4; 32]),
             kem: vec![5; KEM_CIPHERTEXT_BYTES].into(),
+            candidates: Vec::new(),
         };
         let (chain, signer) = (&self.connector.chain, self.connector.signer.as_ref());
         sign_answer(&answer, chain, signer).unwrap()

@@ -272,6 +272,7 @@ impl Bench {
             nonce: Bytes([1; 16]),
             wireguard: Bytes([2; 32]),
             kem: vec![3; KEM_KEY_BYTES].into(),
+            candidates: Vec::new(),
         };
         sign_offer(&offer, &node.chain, &node.key).unwrap()
     }
@@ -296,6 +297,7 @@ impl Bench {
             offer: offer_digest(&admit.offer),
             wireguard: Bytes([4; 32]),
             kem: vec![5; KEM_CIPHERTEXT_BYTES].into(),
+            candidates: Vec::new(),
         };
         sign_answer(&answer, &connector.chain, &connector.key).unwrap()
     }

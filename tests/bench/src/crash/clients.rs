@@ -90,6 +90,7 @@ async fn serve(shared: &Shared) -> Result<()> {
                 offer: offer_digest(&admit.offer),
                 wireguard: Bytes(entropy::seed()),
                 kem: vec![5; KEM_CIPHERTEXT_BYTES].into(),
+                candidates: Vec::new(),
             };
             let chain = &node.enrolled.certificate.chain;
             let answer = sign_answer(&answer, chain, node.key.as_ref())?;
@@ -360,6 +361,7 @@ impl Link {
             nonce: Bytes(entropy::bytes()),
             wireguard: Bytes(entropy::seed()),
             kem: vec![3; KEM_KEY_BYTES].into(),
+            candidates: Vec::new(),
         };
         let chain = &node.enrolled.certificate.chain;
         let offer = sign_offer(&offer, chain, node.key.as_ref())?;
