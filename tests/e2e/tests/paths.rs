@@ -12,7 +12,10 @@
 )]
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -212,7 +215,7 @@ struct Node {
     name: String,
     host: Namespace,
     program: Program,
-    _nats: Vec<Namespace>,
+    _around: Vec<Namespace>,
 }
 
 /// The UDP port for direct paths, which NATs must know to let strangers in.
@@ -297,8 +300,9 @@ impl World {
     fn start_connector(&mut self, host: Namespace, nats: Vec<Namespace>) -> Result<()> {
         let number = self.sites.len();
         let name = format!("connector{number}");
-        host.ip("addr add 10.99.1.10/32 dev lo")?;
-        host.within(|| tcp_echo("10.99.1.10:80"))?;
+        let apps = Namespace::new(self.test, &format!("apps{number}"))?;
+        host.link("apps", "10.99.1.1/24", &apps, "eth", "10.99.1.10/24")?;
+        apps.within(|| tcp_echo("10.99.1.10:80"))?;
         self.deployment.ctl(&format!("site add site{number}"))?;
         let program =
             self.deployment
@@ -308,7 +312,7 @@ impl World {
             name,
             host,
             program,
-            _nats: nats,
+            _around: nats.into_iter().chain([apps]).collect(),
         });
         Ok(())
     }
@@ -333,7 +337,7 @@ impl World {
             name,
             host,
             program,
-            _nats: nats,
+            _around: nats,
         });
         Ok(())
     }
@@ -439,13 +443,17 @@ impl World {
     fn lose_path(&self, app: &str, address: &str, hole: &str) -> Result<Duration> {
         let is_on = AtomicBool::new(true);
         let longest = std::thread::scope(|scope| -> Result<Duration> {
-            let playing = scope.spawn(|| {
+            let (began, begins) = mpsc::channel();
+            let is_on = &is_on;
+            let playing = scope.spawn(move || {
                 self.device(0).host.within(|| {
                     let mut volley = Volley::open(address)?;
+                    began.send(())?;
                     volley.play(|| is_on.load(Ordering::Relaxed))
                 })
             });
-            let lost = self.cut(hole).and_then(|()| {
+            let begun = begins.recv().context("no conversation");
+            let lost = begun.and_then(|()| self.cut(hole)).and_then(|()| {
                 self.wait_for(0, app, |row| {
                     let path = row["path"].as_str().unwrap_or_default();
                     row["state"] == "open" && path.starts_with("relay ")
@@ -457,8 +465,9 @@ impl World {
             ensure!(why.starts_with("the direct way stopped"), "{why}");
             longest
         });
-        self.internet.nft("flush table inet hole\n")?;
-        longest
+        let longest = longest?;
+        self.internet.nft("delete table inet hole\n")?;
+        Ok(longest)
     }
 
     /// Between nodes, and not to the relay.
@@ -469,7 +478,7 @@ impl World {
             &format!("{hole} drop")
         };
         self.internet.nft(&format!(
-            "table inet hole {{ chain forward {{ type filter hook forward priority 0; {drops}\n }} }}\n"
+            "table inet hole {{\n chain forward {{\n type filter hook forward priority 0\n {drops}\n }}\n}}\n"
         ))
     }
 }
