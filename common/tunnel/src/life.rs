@@ -12,8 +12,6 @@ pub(crate) struct Life {
     unheard_since: Option<Instant>,
     /// Since when somebody waits to know whether bytes pass both ways.
     wanted_since: Option<Instant>,
-    /// When an answer to a probe came last.
-    answered: Option<Instant>,
     next: Option<Instant>,
     is_silent: bool,
 }
@@ -39,16 +37,14 @@ impl Life {
     }
 
     /// An answer to one of our probes came: bytes pass both ways.
-    pub(crate) fn answered(&mut self, now: Instant) {
-        self.answered = Some(now);
+    pub(crate) const fn answered(&mut self) {
         self.wanted_since = None;
         self.heard();
     }
 
     /// Somebody wants to know.
     pub(crate) fn check(&mut self, now: Instant) {
-        let is_known = self.is_silent || self.answered.is_some_and(|at| now < at + KNOWN_FOR);
-        if !is_known && self.wanted_since.is_none() {
+        if !self.is_silent && self.wanted_since.is_none() {
             self.wanted_since = Some(now);
             self.hasten(now);
         }
@@ -112,9 +108,6 @@ const UNHEARD_MAX: Duration = Duration::from_secs(2);
 /// How long somebody waits who asks how a tunnel is.
 const CHECK_MAX: Duration = Duration::from_millis(1_500);
 
-/// How long an answer is news enough for who asks.
-const KNOWN_FOR: Duration = Duration::from_millis(500);
-
 /// How often a silent end is asked. The carrier gives it up in the end.
 const SILENT_PAUSE: Duration = Duration::from_secs(2);
 
@@ -148,14 +141,11 @@ mod tests {
         life.check(now);
         life.heard();
         assert!(life.is_checking(), "that the peer is heard shows one way");
-        life.answered(now);
+        life.answered();
         assert!(!life.is_checking());
         life.check(now);
-        assert!(!life.is_checking(), "it is known");
-        let later = now + KNOWN_FOR;
-        life.check(later);
         let (_, at) = until_silent(&mut life);
-        assert_eq!(at - later, CHECK_MAX);
+        assert_eq!(at - now, CHECK_MAX);
         assert!(!life.is_checking());
     }
 

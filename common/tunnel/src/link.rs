@@ -252,7 +252,7 @@ impl Link {
             }
             (PathFrame::Answer { of, .. }, Via::Relay) => {
                 if self.relay_probes.answered(now, of).is_some() {
-                    self.life.answered(now);
+                    self.life.answered();
                     if let Some(rtt) = self.relay_probes.rtt() {
                         self.paths.compare(rtt);
                     }
@@ -260,7 +260,7 @@ impl Link {
             }
             (PathFrame::Answer { of, id }, Via::Direct) => {
                 if self.paths.answered(now, from, of, self.traffic()) {
-                    self.life.answered(now);
+                    self.life.answered();
                     if let Some(id) = id {
                         let answer = PathFrame::Answer { of: id, id: None };
                         self.say_to(from, &answer, 0, out);

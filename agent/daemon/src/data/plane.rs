@@ -81,8 +81,10 @@ pub(super) struct Plane {
     pub(super) timers: Timers<Due>,
     commands: mpsc::Receiver<ToData>,
     pub(super) told: Told,
-    /// Questions for figures that wait until it is known which tunnels carry anything.
+    /// Questions for figures that wait until it is known which tunnels carry anything, and those
+    /// that came while that was being found out.
     asked: Vec<u64>,
+    wants_figures: Vec<u64>,
     /// How often routes have been looked at.
     looks: u32,
 }
@@ -116,6 +118,7 @@ impl Plane {
             commands,
             told: Told::new(queue),
             asked: Vec::new(),
+            wants_figures: Vec::new(),
             looks: 0,
         };
         plane.follow_addresses();
@@ -162,6 +165,7 @@ impl Plane {
             || !self.carry.out.is_empty()
             || self.relays.wants_turn()
             || self.locals.wants_turn()
+            || (self.asked.is_empty() && !self.wants_figures.is_empty())
             || (self.carry.tunnels.wants_flush() && !is_full);
         if busy {
             return Duration::ZERO;
@@ -202,12 +206,20 @@ impl Plane {
                 Ok(ToData::Opened { app, grant }) => self.opened(&app, grant),
                 Ok(ToData::Denied { app, refusal }) => self.denied(&app, &refusal),
                 Ok(ToData::Figures(number)) => {
-                    self.carry.input(Input::Check);
-                    self.asked.push(number);
+                    self.wants_figures.push(number);
                 }
                 Ok(ToData::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
                 Err(mpsc::TryRecvError::Empty) => return true,
             }
+        }
+    }
+
+    /// Begins to find out which tunnels carry anything, for everybody who waits for figures. Who asks
+    /// meanwhile waits for the next time, so that nobody's answer is put off by those behind him.
+    fn find_out(&mut self) {
+        if self.asked.is_empty() && !self.wants_figures.is_empty() {
+            self.asked = std::mem::take(&mut self.wants_figures);
+            self.carry.input(Input::Check);
         }
     }
 
@@ -272,6 +284,7 @@ impl Plane {
     /// Everything that can be done without waiting, a bounded amount of each.
     fn turn(&mut self) {
         self.told.retry();
+        self.find_out();
         let carry = &mut self.carry;
         carry.moved = 0;
         self.relays
