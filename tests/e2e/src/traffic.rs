@@ -127,6 +127,33 @@ pub fn udp_round_trip(address: &str, text: &str) -> Result<()> {
     bail!("no answer from {address}")
 }
 
+/// Sends datagrams of every kind to `address`, and makes sure that nothing at all comes back.
+///
+/// # Errors
+/// When something does, or when the host says that nobody listens there.
+pub fn stay_unanswered(address: SocketAddr) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(address)?;
+    for first in 0..=u8::MAX {
+        for length in [1, 8, 42, 98, 1_200] {
+            let mut datagram = vec![first; length];
+            if let Some(last) = datagram.last_mut() {
+                *last = 0;
+            }
+            socket.send(&datagram)?;
+        }
+    }
+    socket.set_read_timeout(Some(SILENCE))?;
+    match socket.recv(&mut [0; 2_048]) {
+        Ok(length) => bail!("{address} answered a stranger with {length} bytes"),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How long a stranger waits for an answer that must not come: many times what an answer would take.
+const SILENCE: Duration = Duration::from_millis(500);
+
 /// Answers every byte with itself, on every connection.
 ///
 /// # Errors
