@@ -253,7 +253,7 @@ impl Agent {
             }
             return;
         };
-        match offer.accept(now, granted, &self.channel) {
+        match offer.accept(now, granted, &self.addresses, &self.channel) {
             Ok(install) => {
                 let held = Held {
                     grant: granted.grant,

@@ -38,6 +38,8 @@ pub struct ControllerOptions<'a> {
     pub namespace: Option<&'a Namespace>,
     /// Its address as nodes see it.
     pub address: &'a str,
+    /// The address on which it listens, when that is another one.
+    pub listen: Option<&'a str>,
     /// Port of the channels; 0 takes any.
     pub port: u16,
     /// Port of the relay; 0 takes any.
@@ -53,6 +55,7 @@ impl Default for ControllerOptions<'_> {
         Self {
             namespace: None,
             address: "127.0.0.1",
+            listen: None,
             port: 0,
             relay_port: 0,
             more: &[],
@@ -133,11 +136,13 @@ impl Deployment {
         let ControllerOptions {
             namespace,
             address,
+            listen,
             port,
             relay_port,
             more,
             environment,
         } = options;
+        let listen = listen.unwrap_or(address);
         let state = self.path("controller");
         let fixed = [
             "up".to_owned(),
@@ -150,9 +155,9 @@ impl Deployment {
                 format!("{address}:{port}")
             },
             "--listen".to_owned(),
-            format!("{address}:{port}"),
+            format!("{listen}:{port}"),
             "--relay-listen".to_owned(),
-            format!("{address}:{relay_port}"),
+            format!("{listen}:{relay_port}"),
             "--state".to_owned(),
             state.display().to_string(),
         ];

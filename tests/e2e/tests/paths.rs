@@ -161,10 +161,32 @@ fn meet_oddly() -> Result<()> {
     // reach each other.
     let (device, site) = world.add_hairpin()?;
     world.publish("hairpin", site, "quic")?;
+    // A device that has IPv6 alone, and a connector that has both.
+    let both = world.edge("both")?;
+    world.add_ipv6(&both, "wan")?;
+    world.start_connector(both, Vec::new())?;
+    world.publish("six", world.sites.len() - 1, "wireguard")?;
+    let alone = world.edge("six")?;
+    world.add_ipv6(&alone, "wan")?;
+    alone.ip(&format!(
+        "addr del 198.51.100.{}/30 dev wan",
+        world.edges * 4 + 2
+    ))?;
+    world.start_device(alone, Vec::new())?;
+    let six = world.devices.len() - 1;
     let _forwards = (
         world.forward(0, "double")?,
         world.forward(device, "hairpin")?,
+        world.forward(six, "six")?,
     );
+    // And one that has IPv4 alone, which the relay brings together with it.
+    let (_forward, address) = world.forward(six, "double")?;
+    let device6 = &world.device(six).host;
+    device6.within(|| Volley::open(&address)?.play(|| false))?;
+    ensure!(!is_direct(&world.row(six, "double")?), "there is no way");
+    let row = world.wait_for(six, "six", is_direct)?;
+    let path = row["path"].as_str().context("no path")?;
+    ensure!(path.starts_with("direct [2001:db8:"), "{path}");
     world.wait_for(0, "double", is_direct)?;
     let row = world.wait_for(device, "hairpin", is_direct)?;
     let path = row["path"].as_str().context("no path")?;
@@ -222,19 +244,30 @@ struct Node {
 const PORT: u16 = 4_711;
 
 const CONTROLLER: &str = "203.0.113.1";
+const CONTROLLER_V6: &str = "2001:db8:ffff::1";
 
 impl World {
     fn new(test: &'static str) -> Result<Self> {
         let internet = Namespace::new(test, "net")?;
         run_forwarding(&internet)?;
         internet.ip(&format!("addr add {CONTROLLER}/32 dev lo"))?;
+        internet.ip(&format!("addr add {CONTROLLER_V6}/128 dev lo nodad"))?;
         let mut deployment = Deployment::new()?;
         deployment.start_controller(&ControllerOptions {
             namespace: Some(&internet),
             address: CONTROLLER,
+            listen: Some("[::]"),
             port: 7443,
             relay_port: 7444,
-            more: &["--allow-simulated-posture"],
+            more: &[
+                "--allow-simulated-posture",
+                "--advertise",
+                &format!("[{CONTROLLER_V6}]:7443"),
+                "--relay-address",
+                &format!("{CONTROLLER}:7444"),
+                "--relay-address",
+                &format!("[{CONTROLLER_V6}]:7444"),
+            ],
             environment: &[],
         })?;
         deployment.set_for_nodes("CARDEA_DIRECT_PORT", &PORT.to_string());
@@ -278,6 +311,16 @@ impl World {
         )?;
         host.route(&format!("{net}.1"))?;
         Ok(host)
+    }
+
+    /// Gives the host of the latest edge an IPv6 address of the internet, beside what it has.
+    fn add_ipv6(&self, host: &Namespace, device: &str) -> Result<()> {
+        let edge = self.edges;
+        let (here, there) = (format!("2001:db8:{edge}::1"), format!("2001:db8:{edge}::2"));
+        self.internet
+            .ip(&format!("addr add {here}/64 dev e{edge} nodad"))?;
+        host.ip(&format!("addr add {there}/64 dev {device} nodad"))?;
+        host.ip(&format!("-6 route add default via {here}"))
     }
 
     fn host(&mut self, kind: Option<NatKind>) -> Result<(Namespace, Vec<Namespace>)> {
@@ -484,6 +527,10 @@ impl World {
 }
 
 fn run_forwarding(namespace: &Namespace) -> Result<()> {
-    let on = ["-qw", "net.ipv4.ip_forward=1"];
+    let on = [
+        "-qw",
+        "net.ipv4.ip_forward=1",
+        "net.ipv6.conf.all.forwarding=1",
+    ];
     cardea_e2e::program::run_ok(namespace.command("sysctl", on)).map(drop)
 }

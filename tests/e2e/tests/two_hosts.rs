@@ -144,6 +144,7 @@ impl Hosts {
         deployment.start_controller(&ControllerOptions {
             namespace: Some(&self.controller),
             address: "203.0.113.1",
+            listen: None,
             port: 7443,
             relay_port: 7444,
             more: &["--allow-simulated-posture"],

@@ -29,6 +29,7 @@ use cardea_proto::{
     ledger::Entry,
     local::{LocalAnswer, LocalRequest},
     message::{FromNode, ToNode},
+    path::{CANDIDATES_MAX, PathFrame},
     relay::{CHALLENGE_BYTES, Handle},
 };
 use cardea_relay::{Relay, Settings, Verdict};
@@ -48,6 +49,7 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("certificates", certificates),
     ("packets", packets),
     ("relay", relay),
+    ("paths", paths),
 ];
 
 /// Messages between nodes and controllers, and of the agent's local socket.
@@ -182,6 +184,20 @@ pub fn relay(bytes: &[u8]) {
         ));
         assert_eq!(relay.ends(), ends);
     }
+}
+
+/// What an end of a tunnel says about paths, once its seal was opened.
+pub fn paths(bytes: &[u8]) {
+    let Some(frame) = PathFrame::decode(bytes) else {
+        return;
+    };
+    if let PathFrame::Candidates { addresses, .. } = &frame {
+        assert!(
+            addresses.len() <= CANDIDATES_MAX,
+            "more than an end may name"
+        );
+    }
+    assert_eq!(PathFrame::decode(&frame.encode()), Some(frame));
 }
 
 /// What decodes encodes to something that decodes to the same.

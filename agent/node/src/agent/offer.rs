@@ -103,6 +103,7 @@ impl PendingOffer {
         self,
         now: Now,
         granted: &Granted,
+        own: &[SocketAddr],
         channel: &Channel,
     ) -> Result<Install, AnswerError> {
         let trust = &channel.settings().trust;
@@ -132,7 +133,7 @@ impl PendingOffer {
             app: granted.app.clone(),
             keys,
             ttl: limits::ttl(granted.ttl_ms),
-            relay: limits::relay(&granted.rendezvous.relay).ok_or(AnswerError::NoRelay)?,
+            relay: limits::relay(&granted.rendezvous.relay, own).ok_or(AnswerError::NoRelay)?,
             ticket: granted.rendezvous.ticket.clone(),
             services: granted.services.clone(),
             inner: granted.inner,

@@ -43,7 +43,7 @@ pub(super) fn admit(
 ) -> Result<(Install, Signed), Refusal> {
     let offer = verified(now, admit, channel)?;
     let egress = egress(admit)?;
-    let relay = limits::relay(&admit.rendezvous.relay)
+    let relay = limits::relay(&admit.rendezvous.relay, own.candidates)
         .ok_or_else(|| invalid("the grant names no relay"))?;
     if admit.ttl_ms == 0 {
         return Err(invalid("the grant has no life"));
