@@ -295,6 +295,10 @@ impl World {
             "wan",
             &format!("198.51.100.{}/30", net + 2),
         )?;
+        // The relay's socket is for both families; what it sends carries the address it is known by.
+        self.internet.ip(&format!(
+            "route change 198.51.100.{net}/30 dev e{edge} src {CONTROLLER}"
+        ))?;
         namespace.route(&format!("198.51.100.{}", net + 1))?;
         Ok(namespace)
     }
@@ -319,6 +323,9 @@ impl World {
         let (here, there) = (format!("2001:db8:{edge}::1"), format!("2001:db8:{edge}::2"));
         self.internet
             .ip(&format!("addr add {here}/64 dev e{edge} nodad"))?;
+        self.internet.ip(&format!(
+            "-6 route replace 2001:db8:{edge}::/64 dev e{edge} src {CONTROLLER_V6} metric 100"
+        ))?;
         host.ip(&format!("addr add {there}/64 dev {device} nodad"))?;
         host.ip(&format!("-6 route add default via {here}"))
     }
