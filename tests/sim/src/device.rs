@@ -159,10 +159,7 @@ impl World {
     pub(crate) fn follow_tunnels(&mut self, index: usize, out: Outbox) {
         let who = Who::Device(index);
         for transmit in &out.transmits {
-            self.goes_to_relay(transmit.to);
-            for datagram in transmit.datagrams() {
-                self.send(who, datagram.to_vec());
-            }
+            self.transmit(who, transmit);
         }
         for event in out.flows {
             self.flow_event(index, event);

@@ -1,7 +1,7 @@
 //! The whole system on one virtual clock, from one seed.
 //!
 //! Real controllers over one memory store, real agents, connectors, tunnels and relay, joined by
-//! links that lose, delay, repeat and break. Devices crash, sleep, roam and fall out of compliance;
+//! links that lose, delay, repeat and break, and behind NATs between which direct paths come and go. Devices crash, sleep, roam and fall out of compliance;
 //! admins revoke, block and change rules; controllers stop, start and lose sight of the store; clocks
 //! step; the store conflicts and fills up. One device is a villain with a modified agent, one
 //! connector may lie, and a stranger sends to everybody. A small reference model watches the ledger
@@ -18,6 +18,7 @@
 //! When the faults stop, every permitted flow completes and every denied one is told why.
 #![forbid(unsafe_code)]
 
+mod beside;
 mod channel;
 mod clock;
 mod control;
@@ -27,6 +28,7 @@ mod founding;
 mod liar;
 mod member;
 mod model;
+mod nat;
 mod network;
 mod plan;
 mod schedule;

@@ -7,7 +7,9 @@ use std::{
 };
 
 use crate::{
+    beside::Between,
     dice::Dice,
+    nat::Nat,
     plan::{Plan, RETRANSMIT},
     schedule::Who,
 };
@@ -22,6 +24,10 @@ const PAYLOAD_MAX: usize = 1_452;
 pub(crate) struct Network {
     plan: Plan,
     links: BTreeMap<Who, Link>,
+    /// What becomes of datagrams that do not go through the relay.
+    pub(crate) between: Between,
+    /// Addresses that nodes had before they moved.
+    left: BTreeSet<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -31,6 +37,8 @@ struct Link {
     is_cut: bool,
     /// The one direction in which nothing passes, when the other one works.
     dead: Option<Way>,
+    /// Before its socket for direct paths; `None` when it has none.
+    nat: Option<Nat>,
     /// Datagrams of tunnels pass, and these controllers cannot be reached.
     unreached: BTreeSet<usize>,
 }
@@ -48,12 +56,21 @@ impl Network {
     pub(crate) fn new(seed: u64, plan: &Plan) -> Self {
         let devices = (0..plan.devices).map(Who::Device);
         let sites = (0..plan.connectors).map(Who::Site);
+        let is_direct = Dice::new(seed, "direct").chance(700);
         let link = |who: Who| {
             let (name, address) = match who {
                 Who::Device(index) => (format!("device {index}"), [192, 0, 2, last(index)]),
                 Who::Site(index) => (format!("site {index}"), [198, 51, 100, last(index)]),
             };
+            let mut dice = Dice::new(seed, &format!("{name} nat"));
+            let inside = match who {
+                Who::Device(index) => [10, 1, 0, last(index)],
+                Who::Site(index) => [10, 2, 0, last(index)],
+            };
+            let has_socket = is_direct && dice.chance(900);
+            let nat = has_socket.then(|| Nat::new(&mut dice, inside.into(), address.into()));
             let link = Link {
+                nat,
                 dice: Dice::new(seed, &name),
                 address: SocketAddr::from((address, 40_000)),
                 is_cut: false,
@@ -65,6 +82,8 @@ impl Network {
         Self {
             plan: plan.clone(),
             links: devices.chain(sites).map(link).collect(),
+            between: Between::default(),
+            left: BTreeSet::new(),
         }
     }
 
@@ -86,7 +105,49 @@ impl Network {
         if let Some(link) = self.links.get_mut(&who) {
             let port = link.address.port().wrapping_add(1).max(1_024);
             link.address.set_port(port);
+            if let Some(nat) = &mut link.nat {
+                self.left.extend(nat.outside());
+                nat.forget();
+            }
         }
+    }
+
+    /// The address of a node's socket for direct paths, as the node knows it.
+    pub(crate) fn host(&self, who: Who) -> Option<SocketAddr> {
+        self.nat(who).map(Nat::host)
+    }
+
+    /// The source of what a node sends directly, as others see it.
+    pub(crate) fn outbound(&mut self, who: Who, to: SocketAddr) -> Option<SocketAddr> {
+        let link = self.links.get_mut(&who)?;
+        link.nat.as_mut().map(|nat| nat.outbound(to))
+    }
+
+    /// An address under which others see a node's socket for direct paths.
+    pub(crate) fn outside(&self, who: Who) -> Option<SocketAddr> {
+        self.nat(who)?.outside().next()
+    }
+
+    /// Who is behind an address of a NAT.
+    pub(crate) fn behind(&self, address: SocketAddr) -> Option<Who> {
+        let mut links = self.links.iter();
+        links
+            .find(|(_, link)| link.nat.as_ref().is_some_and(|nat| nat.holds(address)))
+            .map(|(who, _)| *who)
+    }
+
+    /// Whether somebody was behind an address before they moved.
+    pub(crate) fn was_behind(&self, address: SocketAddr) -> bool {
+        self.left.contains(&address)
+    }
+
+    /// Whether the NAT of a node lets this in.
+    pub(crate) fn admits(&self, who: Who, from: SocketAddr, to: SocketAddr) -> bool {
+        self.nat(who).is_some_and(|nat| nat.admits(from, to))
+    }
+
+    fn nat(&self, who: Who) -> Option<&Nat> {
+        self.links.get(&who)?.nat.as_ref()
     }
 
     pub(crate) fn cut(&mut self, who: Who, is_cut: bool) {
@@ -170,6 +231,7 @@ impl Network {
     pub(crate) fn heal(&mut self) {
         self.plan.loss = 0;
         self.plan.duplicates = 0;
+        self.between = Between::Open;
         for link in self.links.values_mut() {
             link.is_cut = false;
             link.dead = None;

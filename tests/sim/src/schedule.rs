@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 use cardea_core::ChannelId;
 use cardea_proto::message::{FromNode, ToNode};
-use cardea_tunnel::FlowId;
+use cardea_tunnel::{FlowId, Via};
 
 use crate::{
+    beside::Between,
     channel::Dial,
     clock::{Clock, Skew},
     script::Act,
@@ -31,8 +32,17 @@ pub(crate) enum Event {
         who: Who,
         to: SocketAddr,
         from: SocketAddr,
+        via: Via,
         bytes: Vec<u8>,
     },
+    /// A datagram is on its way between two nodes.
+    Between {
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    /// What becomes of such datagrams from here on.
+    Changes { between: Between },
     /// A node's attempt at a channel reaches a controller.
     Dialed(Dial),
     /// A node learns that its channel is up.

@@ -139,10 +139,7 @@ impl World {
         let mut out = Outbox::default();
         turn(&mut serving.tunnels, now, &mut out);
         for transmit in &out.transmits {
-            self.goes_to_relay(transmit.to);
-            for datagram in transmit.datagrams() {
-                self.send(Who::Site(index), datagram.to_vec());
-            }
+            self.transmit(Who::Site(index), transmit);
         }
         for event in out.flows {
             self.served(index, event);

@@ -31,6 +31,8 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
+use cardea_tunnel::Via;
+
 use crate::{
     dice::Dice,
     founding::{RELAY, name},
@@ -39,7 +41,7 @@ use crate::{
 };
 
 /// Where they are.
-const ADDRESS: &str = "203.0.113.66:6666";
+pub(crate) const ADDRESS: &str = "203.0.113.66:6666";
 
 /// Things that they keep of each kind.
 const KEPT_MAX: usize = 32;
@@ -89,7 +91,10 @@ impl Stranger {
     /// Keeps what was on a wire.
     pub(crate) fn hear(&mut self, bytes: &[u8]) {
         let kind = bytes.first().copied().and_then(FrameKind::of);
-        if matches!(kind, Some(FrameKind::Bind | FrameKind::Proof)) {
+        if matches!(
+            kind,
+            Some(FrameKind::Bind | FrameKind::Proof | FrameKind::Ask)
+        ) {
             if let Some(ticket) = bytes
                 .get(1..)
                 .and_then(|ticket| ticket.first_chunk::<TICKET_BODY_BYTES>())
@@ -175,6 +180,8 @@ impl World {
                 FrameKind::Data,
                 FrameKind::Challenge,
                 FrameKind::Proof,
+                FrameKind::Ask,
+                FrameKind::Seen,
             ];
             let mut garbage = self.dice.bytes::<BIND_BYTES>().to_vec();
             if let (Some(kind), Some(first)) = (self.dice.pick(&kinds), garbage.first_mut()) {
@@ -205,9 +212,15 @@ impl World {
         } else {
             ADDRESS
         };
-        if let (Some(to), Ok(from)) = (self.network.address(who), from.parse()) {
+        let outside = self.network.outside(who).filter(|_| from == ADDRESS);
+        let (to, via) = match outside {
+            Some(to) => (Some(to), Via::Direct),
+            None => (self.network.address(who), Via::Relay),
+        };
+        if let (Some(to), Ok(from)) = (to, from.parse()) {
             let at = self.now.instant + Duration::from_millis(1);
             let event = Event::AtNode {
+                via,
                 who,
                 to,
                 from,

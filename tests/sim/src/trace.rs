@@ -31,7 +31,8 @@ impl Trace {
         discriminant(event).hash(&mut self.0);
         match event {
             Event::AtRelay { from, .. } => from.hash(&mut self.0),
-            Event::AtNode { to, .. } => to.hash(&mut self.0),
+            Event::AtNode { to, .. } | Event::Between { to, .. } => to.hash(&mut self.0),
+            Event::Changes { between } => format!("{between:?}").hash(&mut self.0),
             Event::Said { channel, message } => self.says(*channel, message),
             Event::Told { channel, message } => self.hears(*channel, message),
             Event::Act(act) => format!("{act:?}").hash(&mut self.0),

@@ -17,6 +17,8 @@ use crate::{
 pub struct Summary {
     /// Records that reached an app.
     pub delivered: u64,
+    /// Datagrams that went past the relay, without small probes.
+    pub beside: u64,
     /// Grants that were ever offered.
     pub grants: usize,
     /// Entries of the ledger.
@@ -72,11 +74,13 @@ pub fn run(seed: u64) -> Result<Summary, Box<Failure>> {
         })
     };
     let mut world = World::new(seed).map_err(setup)?;
+    world.plan_between(seed);
     world.live();
     let World { log, model, .. } = &world;
     if log.failures.is_empty() {
         Ok(Summary {
             delivered: log.delivered,
+            beside: log.beside,
             grants: model.grants_seen(),
             entries: model.entries_seen(),
             time: world.now.instant - world.begun,

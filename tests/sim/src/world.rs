@@ -10,6 +10,7 @@ use cardea_core::Input;
 use cardea_node::{AgentInput, ConnectorInput};
 use cardea_proto::{identity::Role, time::Now};
 use cardea_relay::{Relay, Verdict};
+use cardea_tunnel::{Transmit, Via};
 
 use crate::{
     control::Control,
@@ -73,6 +74,8 @@ pub(crate) struct Admin {
 pub(crate) struct Log {
     /// Counts the records that reached apps.
     pub(crate) delivered: u64,
+    /// Counts the datagrams that went past the relay, without probes.
+    pub(crate) beside: u64,
     /// What did not hold, and when.
     pub(crate) failures: Vec<(Duration, Violation)>,
     /// What happened lately.
@@ -163,10 +166,17 @@ impl World {
         }
     }
 
-    /// A node speaks to its relay alone: whoever else sent it something gets nothing.
-    pub(crate) fn goes_to_relay(&mut self, to: SocketAddr) {
-        if RELAY.parse() != Ok(to) {
+    /// Brings what a node sends on its way: to its relay, or past it.
+    pub(crate) fn transmit(&mut self, who: Who, transmit: &Transmit) {
+        let to = transmit.to;
+        if transmit.via == Via::Relay && RELAY.parse() != Ok(to) {
             self.fail(4, format!("a node sends to {to}, which is no relay"));
+        }
+        for datagram in transmit.datagrams() {
+            match transmit.via {
+                Via::Relay => self.send(who, datagram.to_vec()),
+                Via::Direct => self.send_directly(who, to, datagram.to_vec()),
+            }
         }
     }
 
@@ -189,6 +199,7 @@ impl World {
                 }
                 if device.running.is_none() {
                     device.start(trust, ledger, entropy);
+                    self.give_address(who);
                 }
                 self.agent(index, AgentInput::Timeout);
             }
@@ -200,6 +211,7 @@ impl World {
                     return;
                 }
                 site.start(trust, ledger, entropy);
+                self.give_address(who);
                 self.connector(index, ConnectorInput::Timeout);
             }
         }
@@ -255,8 +267,15 @@ impl World {
                 who,
                 to,
                 from,
+                via,
                 bytes,
-            } => self.at_node((who, to), from, &bytes),
+            } => self.at_node((who, to), (from, via), &bytes),
+            Event::Between { from, to, bytes } => self.between(from, to, &bytes),
+            Event::Changes { between } => {
+                if self.calm_since.is_none() {
+                    self.network.between = between;
+                }
+            }
             Event::Dialed(dial) => self.dialed(dial),
             Event::ChannelUp { channel } => self.channel_up(channel),
             Event::ChannelDown { who, attempt, why } => self.channel_down(who, attempt, why),
@@ -314,7 +333,13 @@ impl World {
         if is_stranger(to) {
             self.fail(4, "the relay sends to a stranger".to_owned());
         }
-        let (Some(who), Ok(from)) = (self.network.holder(to), RELAY.parse()) else {
+        let Ok(from) = RELAY.parse() else {
+            return;
+        };
+        if let Some(who) = self.network.behind(to) {
+            return self.come_in(who, (from, to), &bytes);
+        }
+        let Some(who) = self.network.holder(to) else {
             return;
         };
         let sent = (who, Way::In);
@@ -324,21 +349,27 @@ impl World {
                 who,
                 to,
                 from,
+                via: Via::Relay,
                 bytes,
             };
             self.schedule.at(at, event);
         }
     }
 
-    fn at_node(&mut self, (who, to): (Who, SocketAddr), from: SocketAddr, bytes: &[u8]) {
-        if self.network.address(who) != Some(to) || self.network.is_cut(who) {
+    fn at_node(
+        &mut self,
+        (who, to): (Who, SocketAddr),
+        (from, via): (SocketAddr, Via),
+        bytes: &[u8],
+    ) {
+        let is_there = match via {
+            Via::Relay => self.network.address(who) == Some(to),
+            Via::Direct => self.network.behind(to) == Some(who),
+        };
+        if !is_there || self.network.is_cut(who) {
             return;
         }
-        let input = cardea_tunnel::Input::Datagram {
-            from,
-            via: cardea_tunnel::Via::Relay,
-            bytes,
-        };
+        let input = cardea_tunnel::Input::Datagram { from, via, bytes };
         match who {
             Who::Device(index) => {
                 if self
