@@ -32,7 +32,7 @@ struct Shell {
 pub(crate) async fn run(dir: StateDir, node: Node, id: ConnectorId) -> std::io::Result<()> {
     let clock = Clock::system();
     let (data, mut told) = Data::start(End::Connector, clock, entropy::seed())?;
-    let mut calls = local::serve(dir.path())?;
+    let mut calls = local::serve(dir.path(), None)?;
     let settings = ConnectorSettings {
         connector: id,
         name: node.name.clone(),
