@@ -60,6 +60,11 @@ fn live(world: &mut Deployment, port: u16, sent: &AtomicU64) -> Result<()> {
     world.start_controller(&options)?;
     let _second = world.start_connector(None, "second", "default")?;
     probed(sent)?;
+    // Who is not answered is counted all the same.
+    let status: serde_json::Value = serde_json::from_str(&world.ctl("status -o json")?)?;
+    let knocks = |name: &str| status["knocks"][name].as_u64();
+    ensure!(knocks("unknown") > Some(0), "{}", status["knocks"]);
+    ensure!(knocks("opened") > Some(0), "{}", status["knocks"]);
     world.stop_controller()
 }
 

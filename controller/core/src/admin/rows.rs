@@ -6,8 +6,8 @@ use cardea_credential::authority::issued;
 use cardea_proto::{
     PROGRAM_VERSION,
     admin::{
-        AdminAnswer, AdminQuery, AppRow, ConnectorRow, DeviceRow, GrantRow, InviteRow, SiteRow,
-        StatusView, TunnelRow, UserRow, Warning,
+        AdminAnswer, AdminQuery, AppRow, ConnectorRow, DeviceRow, GrantRow, InviteRow, Knocks,
+        SiteRow, StatusView, TunnelRow, UserRow, Warning,
     },
     app::Principal,
     id::{ConnectorId, DeviceId, NodeId},
@@ -304,6 +304,7 @@ impl Controller {
             intermediate_not_after: self.world.keys.intermediate.not_after().to_rfc3339(),
             simulated_posture: self.world.settings.allow_simulated_posture,
             rollback: state.rollback().cloned(),
+            knocks: Knocks::default(),
             warnings: self.warnings(now),
         }
     }
