@@ -28,7 +28,7 @@ use cardea_proto::{
 use clap::{Args, CommandFactory, ValueEnum};
 use serde::Deserialize;
 
-use crate::data::DirectSettings;
+use crate::{data::DirectSettings, local::SOCKET, operator};
 
 /// Where things are and how loud to be: the same for every command.
 #[derive(Args, Clone, Debug)]
@@ -41,6 +41,9 @@ struct Place {
     config: Option<PathBuf>,
     #[command(flatten)]
     direct: DirectArguments,
+    /// Socket of an agent that runs as root, for its operator
+    #[arg(long, global = true, env = "CARDEA_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// Says more; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -102,6 +105,7 @@ struct File {
     relay_only: bool,
     direct_port: Option<u16>,
     candidates: Vec<SocketAddr>,
+    socket: Option<PathBuf>,
 }
 
 /// What flags, environment and file came to.
@@ -109,6 +113,7 @@ struct File {
 struct Settings {
     state: PathBuf,
     config: Option<PathBuf>,
+    socket: Option<PathBuf>,
     verbose: u8,
     direct: DirectSettings,
     file: File,
@@ -160,6 +165,7 @@ impl Place {
         Ok(Settings {
             state,
             config: self.config.clone(),
+            socket: self.socket.clone().or_else(|| file.socket.clone()),
             verbose: self.verbose,
             direct: self.direct.settle(&file),
             file,
@@ -177,6 +183,19 @@ impl DirectArguments {
             } else {
                 self.candidate.clone()
             },
+        }
+    }
+}
+
+impl Settings {
+    /// The socket on which a program asks: the one that was named, the one of this state directory,
+    /// or, for somebody who has no agent of his own, that of the machine's agent.
+    fn door(&self) -> PathBuf {
+        let machine = Path::new(operator::SOCKET);
+        match &self.socket {
+            Some(socket) => socket.clone(),
+            None if !client::is_enrolled(&self.state) && machine.exists() => machine.to_owned(),
+            None => self.state.join(SOCKET),
         }
     }
 }
@@ -286,6 +305,7 @@ mod tests {
             state: None,
             config: Some(path.clone()),
             direct: nothing(),
+            socket: None,
             verbose: 0,
         };
         let failure = arguments.settle("cardea").unwrap_err();
@@ -305,6 +325,7 @@ mod tests {
         let mut arguments = Place {
             state: None,
             config: Some(path),
+            socket: None,
             direct: nothing(),
             verbose: 0,
         };
@@ -346,6 +367,7 @@ mod tests {
                 state: Some(given.into()),
                 config: None,
                 direct: nothing(),
+                socket: None,
                 verbose: 0,
             };
             assert_eq!(arguments.settle("cardea").unwrap().state, meant, "{given}");
@@ -358,6 +380,7 @@ mod tests {
             state: Some("/x".into()),
             config: Some("/dev/zero".into()),
             direct: nothing(),
+            socket: None,
             verbose: 0,
         };
         let failure = arguments.settle("cardea").unwrap_err();

@@ -15,3 +15,4 @@ pub mod talk;
 mod control;
 mod line;
 mod local;
+mod operator;

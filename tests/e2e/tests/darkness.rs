@@ -60,6 +60,13 @@ fn live(world: &mut Deployment, port: u16, sent: &AtomicU64) -> Result<()> {
     world.start_controller(&options)?;
     let _second = world.start_connector(None, "second", "default")?;
     probed(sent)?;
+    // Who is not answered is counted all the same.
+    let status: serde_json::Value = serde_json::from_str(&world.ctl("status -o json")?)?;
+    for kind in ["unknown", "opened"] {
+        let count = status.pointer(&format!("/knocks/{kind}"));
+        let count = count.and_then(serde_json::Value::as_u64);
+        ensure!(count > Some(0), "{kind}: {status}");
+    }
     world.stop_controller()
 }
 

@@ -85,7 +85,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Enroll { code } => start::enroll(PROGRAM, &settings, &code, None),
         Verb::Run => start::run(PROGRAM, &settings, None),
         Verb::Status { output } => {
-            let answer = client::ask(&settings.state, PROGRAM.name, &LocalRequest::Status)?;
+            let answer = client::ask(&settings, PROGRAM.name, &LocalRequest::Status)?;
             let LocalAnswer::ConnectorStatus(status) = answer else {
                 return Err(client::unexpected());
             };

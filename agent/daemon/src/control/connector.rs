@@ -37,7 +37,7 @@ pub(crate) async fn run(
 ) -> std::io::Result<()> {
     let clock = Clock::system();
     let (data, mut told) = Data::start(End::Connector, clock, entropy::seed(), direct)?;
-    let mut calls = local::serve(dir.path())?;
+    let mut calls = local::serve(dir.path(), None)?;
     let settings = ConnectorSettings {
         connector: id,
         name: node.name.clone(),
