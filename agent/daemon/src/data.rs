@@ -33,7 +33,7 @@ mod wiring;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         mpsc::{self, SyncSender, TrySendError},
@@ -78,6 +78,8 @@ pub enum Serves {
 pub enum ToData {
     /// A change of what may pass.
     Tunnel(Command),
+    /// Where a controller is, as its name was resolved.
+    Controller(IpAddr),
     /// Listens on this machine.
     Listen {
         /// The new listener.

@@ -1,6 +1,6 @@
 //! A node's line to its controller: does what the control half asks, tells what came of it.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use cardea_credential::{key::Signer, tls, trust::Trust};
 use cardea_host::{
@@ -25,6 +25,8 @@ pub(crate) enum LineEvent {
         exporter: [u8; 32],
         /// Where it leads.
         address: String,
+        /// Where that is.
+        peer: IpAddr,
     },
     /// The channel, or the attempt at one, is gone.
     Down {
@@ -47,6 +49,7 @@ enum RawEvent {
     Up {
         exporter: [u8; 32],
         address: String,
+        peer: IpAddr,
         sender: Sender,
     },
     Down(String),
@@ -136,10 +139,15 @@ impl Line {
                 RawEvent::Up {
                     exporter,
                     address,
+                    peer,
                     sender,
                 } => {
                     self.sender = Some(sender);
-                    LineEvent::Up { exporter, address }
+                    LineEvent::Up {
+                        exporter,
+                        address,
+                        peer,
+                    }
                 }
                 RawEvent::Down(why) => {
                     self.forget();
@@ -176,6 +184,7 @@ impl Attempt {
         self.tell(RawEvent::Up {
             exporter: connected.exporter,
             address,
+            peer: connected.address.ip(),
             sender,
         })
         .await;

@@ -1,6 +1,9 @@
 //! What a carrier may touch besides itself during one call.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+};
 
 use cardea_proto::{id::GrantId, time::Now};
 
@@ -30,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) drops: Drops,
     /// Of the socket for direct paths, if there is one.
     pub(crate) addresses: Option<Vec<SocketAddr>>,
+    /// Where controllers are.
+    pub(crate) controllers: VecDeque<IpAddr>,
     /// Where one packet is opened; taken while it is looked at.
     pub(crate) opened: Vec<u8>,
     /// Where one packet is built before it is sealed.

@@ -1,6 +1,6 @@
 //! What reaches the data half from outside: commands, datagrams, and the shell's sockets.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use cardea_proto::{app::Service, id::GrantId};
@@ -31,6 +31,8 @@ pub enum Input<'a> {
     Timeout,
     /// The addresses of the socket for direct paths, from now on; there is one from the first time.
     Addresses(Vec<SocketAddr>),
+    /// Where a controller is: tunnels installed from here on probe it never, whoever names it.
+    Controller(IpAddr),
     /// Somebody wants to know which tunnels carry anything: see [`crate::Tunnels::is_checking`].
     Check,
     /// The local network changed: every relay must learn our new address at once.

@@ -71,7 +71,9 @@ impl Tunnel {
         out: &mut Outbox,
     ) -> Option<Self> {
         let way = (install.relay, install.ticket.0.as_slice());
-        let mut link = Link::new(now.instant, end, way, install.meeting, install.inner)?;
+        let mut meeting = install.meeting;
+        meeting.never.extend(&shared.controllers);
+        let mut link = Link::new(now.instant, end, way, meeting, install.inner)?;
         if let Some(own) = &shared.addresses {
             link.set_own(now.instant, own);
         }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
@@ -66,6 +66,7 @@ impl Tunnels {
                 flows: FlowTable::default(),
                 drops: Drops::default(),
                 addresses: None,
+                controllers: VecDeque::new(),
                 opened: vec![0; PACKET_BYTES],
                 built: vec![0; PACKET_BYTES],
             },
@@ -97,6 +98,7 @@ impl Tunnels {
             Input::Command(command) => self.command(now, command, out),
             Input::Timeout => self.timeout(now, out),
             Input::Addresses(addresses) => self.addressed(now, addresses, out),
+            Input::Controller(at) => self.note_controller(at),
             Input::Check => self.check(now, out),
             Input::Roamed => self.roamed(now, out),
             Input::OpenFlow {
@@ -364,6 +366,17 @@ impl Tunnels {
         self.settle_all(now, out);
     }
 
+    fn note_controller(&mut self, at: IpAddr) {
+        let controllers = &mut self.shared.controllers;
+        if controllers.contains(&at) {
+            return;
+        }
+        if controllers.len() >= CONTROLLERS_MAX {
+            controllers.pop_front();
+        }
+        controllers.push_back(at);
+    }
+
     fn check(&mut self, now: Now, out: &mut Outbox) {
         for tunnel in self.tunnels.values_mut() {
             tunnel.find_out(now);
@@ -503,6 +516,9 @@ impl fmt::Debug for Tunnels {
 
 /// Most tunnels of one end: six times the 10,000 that a revocation must end within a second.
 pub const TUNNELS_MAX: usize = 65_536;
+
+/// Most addresses of controllers that are kept, the latest ones.
+const CONTROLLERS_MAX: usize = 16;
 
 /// Room for the largest packet that a datagram can hold, opened or about to be sealed.
 const PACKET_BYTES: usize = 65_535;

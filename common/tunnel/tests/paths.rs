@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cardea_proto::app::Carrier;
 use cardea_tunnel::{End, Event, Input, Path, PathReason, Via};
 use pair::{
-    Beside, CARRIERS, Pair,
+    Beside, CARRIERS, Pair, keys,
     nat::{KINDS, Kind},
     pattern,
 };
@@ -138,7 +138,9 @@ fn a_hole_that_eats_only_large_datagrams_is_noticed_and_small_ones_do_not_hide_i
 #[test]
 fn an_address_where_nobody_answers_gets_three_small_probes() {
     let third_party: SocketAddr = "192.0.2.99:53".parse().unwrap();
-    let mut pair = Pair::new(Carrier::WireGuard);
+    let mut pair = Pair::bare();
+    pair.input(End::Agent, Input::Controller([203, 0, 113, 10].into()));
+    pair.install(keys::wireguard(1));
     pair.beside = Some(Beside::new(Kind::Symmetric, Kind::Symmetric));
     // What a hostile connector says of itself.
     let hostile = vec![
@@ -147,6 +149,7 @@ fn an_address_where_nobody_answers_gets_three_small_probes() {
         "224.0.0.251:5353".parse().unwrap(),
         "255.255.255.255:9".parse().unwrap(),
         "203.0.113.9:7443".parse().unwrap(),
+        "203.0.113.10:7443".parse().unwrap(),
         "100.65.0.1:80".parse().unwrap(),
     ];
     pair.input(End::Connector, Input::Addresses(hostile));

@@ -193,7 +193,12 @@ impl Shell {
 
     fn line(&mut self, event: LineEvent) {
         match event {
-            LineEvent::Up { exporter, address } => {
+            LineEvent::Up {
+                exporter,
+                address,
+                peer,
+            } => {
+                self.common.data.send(ToData::Controller(peer));
                 self.handle(AgentInput::ChannelUp { exporter, address });
             }
             LineEvent::Down { why } => {

@@ -12,7 +12,7 @@ use cardea_tunnel::End;
 
 use super::{Common, FAREWELL_TIME, nap};
 use crate::{
-    data::{Data, DirectSettings, FromData},
+    data::{Data, DirectSettings, FromData, ToData},
     line::LineEvent,
     local::{self, Call},
     state::Node,
@@ -97,7 +97,14 @@ impl Shell {
 
     fn line(&mut self, event: LineEvent) {
         self.handle(match event {
-            LineEvent::Up { exporter, address } => ConnectorInput::ChannelUp { exporter, address },
+            LineEvent::Up {
+                exporter,
+                address,
+                peer,
+            } => {
+                self.common.data.send(ToData::Controller(peer));
+                ConnectorInput::ChannelUp { exporter, address }
+            }
             LineEvent::Down { why } => {
                 tracing::info!(reason = %why, "no channel");
                 ConnectorInput::ChannelDown { why }

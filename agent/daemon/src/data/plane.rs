@@ -190,6 +190,7 @@ impl Plane {
                     // Sockets of flows that ended with a tunnel are reset before anything else.
                     self.flow_events();
                 }
+                Ok(ToData::Controller(at)) => self.carry.input(Input::Controller(at)),
                 Ok(ToData::Listen {
                     listener,
                     serves,

@@ -296,6 +296,7 @@ impl OneEnd {
                 flows: FlowTable::default(),
                 drops: Drops::default(),
                 addresses: None,
+                controllers: VecDeque::new(),
                 opened: vec![0; 65_535],
                 built: vec![0; 65_535],
             },
