@@ -1,7 +1,7 @@
 //! What the two ends of a tunnel say about the paths between them, below either carrier.
 //!
 //! ```text
-//! Data header │ 0x35 │ counter (8) │ sealed: Probe, Answer or Candidates │ tag (16)
+//! Data header │ 0x35 │ counter (8) │ sealed: Probe, Answer, Candidates or Lost │ tag (16)
 //! ```
 //!
 //! A sealed frame travels where the carrier's datagrams do: behind the eight bytes of a `Data`
@@ -47,6 +47,12 @@ pub enum PathFrame {
         /// Probes the way back at once, under this name.
         id: Option<u32>,
     },
+    /// The direct path that this end used does not carry datagrams of this size any more; that of the
+    /// other end is likely to be the same way back.
+    Lost {
+        /// In bytes.
+        size: u32,
+    },
     /// Where this end may be reached.
     Candidates {
         /// Counts the changes of the list, from one.
@@ -70,6 +76,7 @@ impl PathFrame {
                 let id = id.unwrap_or_default();
                 [&[ANSWER][..], &of.to_be_bytes(), &id.to_be_bytes()].concat()
             }
+            Self::Lost { size } => [&[LOST][..], &size.to_be_bytes(), &[0; 4]].concat(),
             Self::Candidates {
                 version,
                 heard,
@@ -103,6 +110,7 @@ impl PathFrame {
                 of: first,
                 id: (second != 0).then_some(second),
             }),
+            LOST if rest.is_empty() => Some(Self::Lost { size: first }),
             CANDIDATES => {
                 let (asks, rest) = rest.split_first()?;
                 let chunks = rest.chunks_exact(ADDRESS_BYTES);
@@ -150,6 +158,7 @@ pub fn address_of(bytes: &[u8; ADDRESS_BYTES]) -> SocketAddr {
 const PROBE: u8 = 1;
 const ANSWER: u8 = 2;
 const CANDIDATES: u8 = 3;
+const LOST: u8 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -168,6 +177,7 @@ mod tests {
                 of: u32::MAX,
                 id: Some(1),
             },
+            PathFrame::Lost { size: 1_440 },
             PathFrame::Candidates {
                 version: 3,
                 heard: 0,
@@ -178,7 +188,7 @@ mod tests {
         for frame in &frames {
             assert_eq!(PathFrame::decode(&frame.encode()).as_ref(), Some(frame));
         }
-        for frame in frames.iter().take(3) {
+        for frame in frames.iter().take(4) {
             assert_eq!(frame.encode().len(), PROBE_BYTES);
         }
     }

@@ -114,6 +114,7 @@ fn path_frames() -> Vec<(String, Vec<u8>)> {
     let frames = [
         PathFrame::Probe { id: 1 },
         PathFrame::Answer { of: 1, id: Some(2) },
+        PathFrame::Lost { size: 1_440 },
         PathFrame::Candidates {
             version: 3,
             heard: 4,
@@ -129,6 +130,7 @@ fn path_frames() -> Vec<(String, Vec<u8>)> {
             PathFrame::Probe { .. } => "probe",
             PathFrame::Answer { .. } => "answer",
             PathFrame::Candidates { .. } => "candidates",
+            PathFrame::Lost { .. } => "lost",
         };
         (format!("path.{name}"), frame.encode())
     });

@@ -76,6 +76,14 @@ impl Carrier {
         each!(self, carrier => carrier.datagram(context, sealed))
     }
 
+    /// The tunnel's datagrams go another way, because the one before carries nothing.
+    pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
+        match self {
+            Self::WireGuard(carrier) => carrier.rerouted(context),
+            Self::Quic(carrier) => carrier.rerouted(),
+        }
+    }
+
     pub(crate) fn timeout(&mut self, context: &mut Context<'_>) {
         each!(self, carrier => carrier.timeout(context));
     }

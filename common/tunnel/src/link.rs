@@ -66,6 +66,8 @@ pub(crate) struct Link {
     is_peer_there: bool,
     /// Whether something was sent since the path in use was probed.
     is_flowing: bool,
+    /// How many changes of the path the carrier has heard of.
+    followed: u32,
     /// Of everything but the relay's path.
     due: Option<Instant>,
 }
@@ -101,6 +103,7 @@ impl Link {
             asks: Asks::default(),
             is_peer_there: false,
             is_flowing: false,
+            followed: 0,
             due: None,
         })
     }
@@ -135,6 +138,13 @@ impl Link {
             None => Path::Relay(self.relay.relay()),
         };
         (path, self.paths.why())
+    }
+
+    /// Whether what was sent lately went a way that carries nothing; says so once.
+    pub(crate) fn is_rerouted(&mut self) -> bool {
+        let is_new = self.paths.changes() != self.followed;
+        self.followed = self.paths.changes();
+        is_new && matches!(self.paths.why(), PathReason::Lost(_))
     }
 
     /// Counts changes of [`Link::path`].
@@ -267,6 +277,10 @@ impl Link {
                     }
                 }
             }
+            (PathFrame::Lost { size }, Via::Relay | Via::Direct) => {
+                let size = usize::try_from(size).unwrap_or(usize::MAX);
+                self.paths.told_lost(now, size);
+            }
             (
                 PathFrame::Candidates {
                     version,
@@ -307,7 +321,14 @@ impl Link {
             self.say(&list, out);
         }
         if self.own.is_some() {
+            let before = self.paths.changes();
             self.probe_directly(now, out);
+            if self.paths.changes() != before
+                && let PathReason::Lost(size) = self.paths.why()
+            {
+                let size = u32::try_from(size).unwrap_or(u32::MAX);
+                self.say(&PathFrame::Lost { size }, out);
+            }
         }
         if self.life.poll(now) {
             self.probe_relay(now, out);

@@ -175,7 +175,7 @@ impl Tunnel {
             if !self.link.frame(now.instant, from, sealed, out) {
                 shared.drops.note(DropReason::NotAuthentic);
             }
-            return;
+            return self.follow_path(now, shared, out);
         }
         if self.with(now, shared, out, |carrier, context| {
             carrier.datagram(context, sealed)
@@ -184,9 +184,19 @@ impl Tunnel {
         }
     }
 
+    /// Lets the carrier send again what a path lost that is given up.
+    fn follow_path(&mut self, now: Now, shared: &mut Shared, out: &mut Outbox) {
+        if self.link.is_rerouted() {
+            self.with(now, shared, out, |carrier, context| {
+                carrier.rerouted(context);
+            });
+        }
+    }
+
     /// Does what is due.
     pub(crate) fn timeout(&mut self, now: Now, shared: &mut Shared, out: &mut Outbox) {
         self.link.timeout(now.instant, out);
+        self.follow_path(now, shared, out);
         if self.carrier.deadline().is_some_and(|at| at <= now.instant) {
             self.with(now, shared, out, Carrier::timeout);
         }

@@ -54,7 +54,7 @@ fn use_and_lose() -> Result<()> {
             world.wait_for(0, &app, is_direct)?;
             let gap = world.lose_path(&app, &address, hole)?;
             eprintln!("{carrier}: {gap:?} without an answer, hole: {hole:?}");
-            ensure!(gap < Duration::from_secs(3), "{carrier} {hole:?}: {gap:?}");
+            ensure!(gap < Duration::from_secs(2), "{carrier} {hole:?}: {gap:?}");
         }
     }
     Ok(())

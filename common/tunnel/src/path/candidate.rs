@@ -139,12 +139,17 @@ impl Candidate {
     }
 
     fn lose(&mut self, now: Instant, round: Round) -> usize {
+        self.give_up(now);
+        round.size
+    }
+
+    /// It carries nothing, as far as is known; asked again after a rest.
+    pub(crate) fn give_up(&mut self, now: Instant) {
         self.carries = 0;
         self.round = None;
         self.probes.forget();
         self.next = self.proven.then_some(now + self.rest);
         self.rest = (self.rest * 2).min(REST_MAX);
-        round.size
     }
 
     /// An answer came from there; the next probe is due after `pause`.

@@ -251,6 +251,15 @@ impl Paths {
         None
     }
 
+    /// The other end's way to us was lost, and ours to it is likely to be the same: whoever waited to
+    /// find that out by himself would do so one after the other.
+    pub(crate) fn told_lost(&mut self, now: Instant, size: usize) {
+        if let Some(current) = self.current_mut() {
+            current.give_up(now);
+            self.leave(PathReason::Lost(size));
+        }
+    }
+
     /// A name for a probe through the relay, whose names are none of a candidate's.
     pub(crate) const fn new_id(&mut self) -> u32 {
         self.next_id += 1;

@@ -146,6 +146,14 @@ impl Quic {
         self.turn(context);
     }
 
+    /// The tunnel's datagrams go another way, because the one before carries nothing: what answers a
+    /// ping tells quinn which of them are lost (RFC 9002 §6.1), long before its doubled timer would.
+    pub(crate) fn rerouted(&mut self) {
+        if let Some((_, connection)) = &mut self.connection {
+            connection.ping();
+        }
+    }
+
     pub(crate) fn deadline(&mut self) -> Option<Instant> {
         let connection = self.connection.as_mut();
         let timer = connection.and_then(|(_, connection)| connection.poll_timeout());

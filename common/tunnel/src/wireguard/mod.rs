@@ -138,6 +138,11 @@ impl WireGuard {
         self.udp.expire(context);
     }
 
+    /// The tunnel's datagrams go another way, because the one before carries nothing.
+    pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
+        self.stack.rerouted(context.now.instant);
+    }
+
     pub(crate) fn deadline(&self) -> Option<Instant> {
         [self.stack.deadline(), self.udp.deadline()]
             .into_iter()

@@ -189,6 +189,16 @@ impl Recovery {
         std::mem::take(&mut self.repeat) && self.window > 1
     }
 
+    /// What was sent last went a way that carries nothing: the oldest segment is repeated at once, if
+    /// one waits. The timer, which has doubled meanwhile, begins anew.
+    pub(crate) fn rerouted(&mut self, now: Instant) -> bool {
+        self.tries = 0;
+        if let Some(timer) = &mut self.timer {
+            *timer = now;
+        }
+        self.timer.is_some()
+    }
+
     /// An acknowledgment as the peer would send it: fed to the socket [`REPEAT_PACKETS`] times, it
     /// makes it repeat its oldest segment.
     pub(crate) fn plea(&mut self, own: (IpAddr, u16), peer: (IpAddr, u16)) -> Vec<u8> {

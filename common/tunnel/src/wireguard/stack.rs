@@ -114,6 +114,17 @@ impl Stack {
         self.queue(flow);
     }
 
+    /// The tunnel's datagrams go another way: what the one before lost is sent again.
+    pub(crate) fn rerouted(&mut self, now: Instant) {
+        let flows = self.flows.iter_mut();
+        let waiting: Vec<FlowId> = flows
+            .filter_map(|(flow, conversation)| conversation.recovery.rerouted(now).then_some(*flow))
+            .collect();
+        for flow in waiting {
+            self.queue(flow);
+        }
+    }
+
     /// Takes a checked packet; one that begins a conversation at a connector asks to dial.
     pub(crate) fn receive(
         &mut self,
