@@ -66,6 +66,8 @@ pub(crate) struct Link {
     is_peer_there: bool,
     /// Whether something was sent since the path in use was probed.
     is_flowing: bool,
+    /// When the relay's round trip was last asked for, to compare it with a direct one.
+    compared: Option<Instant>,
     /// How many changes of the path the carrier has heard of.
     followed: u32,
     /// Of everything but the relay's path.
@@ -103,6 +105,7 @@ impl Link {
             asks: Asks::default(),
             is_peer_there: false,
             is_flowing: false,
+            compared: None,
             followed: 0,
             due: None,
         })
@@ -374,9 +377,15 @@ impl Link {
 
     fn probe_directly(&mut self, now: Instant, out: &mut Outbox) {
         while let Some((to, Probe { id, size, .. })) = self.paths.poll(now, self.traffic()) {
-            if self.paths.direct().is_some_and(|direct| direct.to == to) {
+            let is_current = self.paths.direct().is_some_and(|direct| direct.to == to);
+            if is_current {
                 self.is_flowing = false;
-            } else if self.relay_probes.rtt().is_none() {
+            }
+            let is_known = self
+                .compared
+                .is_some_and(|at| is_current && now < at + COMPARE_EVERY);
+            if !is_known {
+                self.compared = Some(now);
                 self.probe_relay(now, out);
             }
             self.say_to(to, &PathFrame::Probe { id }, size, out);
@@ -518,6 +527,9 @@ const SIZE_MIN: usize = 1_200 + DATA_HEADER_BYTES;
 
 /// How long a datagram's size counts as in use.
 const SIZES_FOR: Duration = Duration::from_secs(15);
+
+/// How often the relay's round trip is measured while another path is in use.
+const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
 /// First wait for the relay's word on where we are; doubles.
 const ASK_AGAIN: Duration = Duration::from_millis(250);

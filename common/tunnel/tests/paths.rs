@@ -247,6 +247,32 @@ fn a_longer_way_is_not_taken_and_a_shorter_one_is() {
 }
 
 #[test]
+fn a_path_that_grows_long_is_left_for_the_relay_and_taken_again() {
+    for carrier in CARRIERS {
+        let mut pair = met(carrier, Beside::new(Kind::Open, Kind::Open));
+        let (mine, theirs) = pair.connect("80/tcp");
+        assert!(pair.run(Duration::from_secs(2), is_direct));
+        let talk = |pair: &mut Pair, seconds: u64| {
+            for _ in 0..seconds * 4 {
+                pair.transfer(End::Agent, mine, theirs, b"something");
+                pair.pass(Duration::from_millis(250));
+            }
+        };
+        let set = |pair: &mut Pair, delay| pair.beside.as_mut().unwrap().delay = delay;
+        set(&mut pair, Duration::from_millis(80));
+        talk(&mut pair, 40);
+        let path = pair.agent.path();
+        assert!(
+            matches!(path, Some((Path::Relay(_), PathReason::Shorter))),
+            "{carrier:?}: {path:?}"
+        );
+        set(&mut pair, Duration::from_millis(5));
+        talk(&mut pair, 60);
+        assert!(pair.agent.is_direct(), "{carrier:?}");
+    }
+}
+
+#[test]
 fn an_open_tunnel_whose_other_end_hangs_is_silent_within_two_seconds() {
     for carrier in CARRIERS {
         let mut pair = Pair::new(carrier);

@@ -11,6 +11,7 @@ pub(crate) struct Probes {
     /// Not answered, the oldest first.
     out: VecDeque<Probe>,
     rtt: Option<Duration>,
+    sampled: Option<Instant>,
 }
 
 /// One probe.
@@ -35,12 +36,16 @@ impl Probes {
         let at = self.out.iter().position(|probe| probe.id == id)?;
         let probe = self.out.drain(..=at).next_back()?;
         let sample = now.saturating_duration_since(probe.at);
-        let smoothed = self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8);
-        self.rtt = Some(smoothed);
+        let is_old = self.sampled.is_none_or(|at| now >= at + SMOOTHED_OVER);
+        self.rtt = match self.rtt {
+            Some(rtt) if !is_old => Some((rtt * 7 + sample) / 8),
+            Some(_) | None => Some(sample),
+        };
+        self.sampled = Some(now);
         Some(probe)
     }
 
-    /// Round trip, smoothed as RFC 6298 §2 does.
+    /// Round trip, smoothed as RFC 6298 §2 does while probes follow each other.
     pub(crate) const fn rtt(&self) -> Option<Duration> {
         self.rtt
     }
@@ -58,6 +63,9 @@ pub(crate) fn is_better(than: Duration, rtt: Duration) -> bool {
 
 /// Probes that an answer is awaited for; a round sends fewer.
 const OUT_MAX: usize = 16;
+
+/// What was measured longer ago says nothing of how the path is.
+const SMOOTHED_OVER: Duration = Duration::from_secs(10);
 
 /// A path must be shorter by this and by a fifth, so that two that are alike do not take turns.
 const BETTER_BY: Duration = Duration::from_millis(5);
