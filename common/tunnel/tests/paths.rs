@@ -238,6 +238,26 @@ fn who_roams_goes_through_the_relay_until_a_path_from_there_is_proven() {
 }
 
 #[test]
+fn a_relay_that_dies_is_not_missed_where_a_direct_path_is_in_use() {
+    for carrier in CARRIERS {
+        let mut pair = met(carrier, Beside::new(Kind::PortRestricted, Kind::FullCone));
+        let (mine, theirs) = pair.connect("80/tcp");
+        let data = pattern(30_000);
+        pair.transfer(End::Agent, mine, theirs, &data);
+        assert!(pair.run(Duration::from_secs(2), is_direct));
+        pair.pass(Duration::from_secs(2));
+        pair.is_cut = true;
+        for _ in 0..50 {
+            assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+            pair.pass(Duration::from_secs(1));
+            pair.input(End::Agent, Input::Check);
+        }
+        pair.pass(Duration::from_secs(2));
+        assert!(is_direct(&pair) && !pair.agent.is_silent(), "{carrier:?}");
+    }
+}
+
+#[test]
 fn a_longer_way_is_not_taken_and_a_shorter_one_is() {
     let mut pair = met(Carrier::Quic, Beside::new(Kind::Open, Kind::Open));
     pair.beside.as_mut().unwrap().delay = Duration::from_millis(60);
