@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use cardea_node::{AgentInput, ConnectorInput};
-use cardea_proto::relay::FrameKind;
+use cardea_proto::relay::{FrameKind, Handle};
 use cardea_tunnel::{Input, Via};
 
 use crate::{
@@ -102,6 +102,15 @@ impl World {
                     format!("{} bytes go to {to}, who is nobody", bytes.len()),
                 );
             }
+        }
+    }
+
+    /// A lying relay tells an end that it is somewhere else, so that the other end will send there.
+    pub(crate) fn misplace(&mut self, bytes: &mut Vec<u8>) {
+        if let Some((handle, _)) = Handle::of_seen(bytes)
+            && let Some(lie) = self.network.lie()
+        {
+            *bytes = handle.seen(lie).to_vec();
         }
     }
 

@@ -9,9 +9,11 @@ use std::{
 use crate::{
     beside::Between,
     dice::Dice,
+    founding::RELAY,
     nat::Nat,
     plan::{Plan, RETRANSMIT},
     schedule::Who,
+    stranger::ADDRESS,
 };
 
 /// Largest datagram that a link carries, in bytes of UDP payload.
@@ -28,6 +30,8 @@ pub(crate) struct Network {
     pub(crate) between: Between,
     /// Addresses that nodes had before they moved.
     left: BTreeSet<SocketAddr>,
+    /// What a relay draws its lies from that tells ends where they are.
+    lies: Option<Dice>,
 }
 
 #[derive(Debug)]
@@ -84,6 +88,10 @@ impl Network {
             links: devices.chain(sites).map(link).collect(),
             between: Between::default(),
             left: BTreeSet::new(),
+            lies: {
+                let mut dice = Dice::new(seed, "lying relay");
+                dice.chance(300).then_some(dice)
+            },
         }
     }
 
@@ -139,6 +147,25 @@ impl Network {
     /// Whether somebody was behind an address before they moved.
     pub(crate) fn was_behind(&self, address: SocketAddr) -> bool {
         self.left.contains(&address)
+    }
+
+    /// Where a lying relay says that somebody is.
+    pub(crate) fn lie(&mut self) -> Option<SocketAddr> {
+        let named = [
+            ADDRESS,
+            "127.0.0.1:1",
+            "224.0.0.1:1",
+            "10.1.0.10:4711",
+            RELAY,
+        ];
+        let dice = self
+            .lies
+            .as_mut()
+            .filter(|_| self.between != Between::Shut)?;
+        if !dice.chance(500) {
+            return None;
+        }
+        dice.pick(&named)?.parse().ok()
     }
 
     /// Whether the NAT of a node lets this in.
@@ -232,6 +259,7 @@ impl Network {
         self.plan.loss = 0;
         self.plan.duplicates = 0;
         self.between = Between::Open;
+        self.lies = None;
         for link in self.links.values_mut() {
             link.is_cut = false;
             link.dead = None;

@@ -326,6 +326,7 @@ impl World {
             Verdict::Forward { to } => to,
             Verdict::Answer { len } => {
                 bytes.truncate(len);
+                self.misplace(&mut bytes);
                 from
             }
             Verdict::Drop(_) => return,
