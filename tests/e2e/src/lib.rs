@@ -9,4 +9,5 @@ pub mod deployment;
 pub mod namespace;
 pub mod nat;
 pub mod program;
+pub mod stranger;
 pub mod traffic;

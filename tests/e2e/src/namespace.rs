@@ -1,9 +1,8 @@
 //! Hosts, routers and NATs made of network namespaces. They need root, and go when dropped.
 
-use std::{os::fd::AsFd as _, process::Command};
+use std::{os::fd::AsFd as _, path::Path, process::Command};
 
 use anyhow::Result;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::program::{command, run_ok};
 
@@ -72,6 +71,17 @@ impl Namespace {
         self.nft(&rules)
     }
 
+    /// Moves the calling thread into this namespace, for as long as it lives.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn enter(&self) -> Result<()> {
+        let namespace = std::fs::File::open(Path::new("/run/netns").join(&self.name))?;
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
+        Ok(())
+    }
+
     /// Runs `ip` inside.
     ///
     /// # Errors
@@ -88,12 +98,9 @@ impl Namespace {
     /// # Errors
     /// As `work` says, or when the namespace cannot be entered.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let path = format!("/run/netns/{}", self.name);
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                let namespace = std::fs::File::open(path)?;
-                let kind = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(namespace.as_fd(), kind)?;
+                self.enter()?;
                 work()
             });
             inside
