@@ -69,6 +69,8 @@ pub(crate) fn all() -> Vec<Sample> {
         variants::<EnrollAnswer>("enroll_answer", &channel::enroll_answers()),
         one::<Offer>("offer", &parts::offer()),
         one::<Answer>("answer", &parts::answer()),
+        one::<Offer>("offer_with_candidates", &parts::offer_with_candidates()),
+        one::<Answer>("answer_with_candidates", &parts::answer_with_candidates()),
         one::<AdminHello>("admin_hello", &admin::hello()),
         variants::<AdminRequest>("admin_request", &admin::requests()),
         one::<ChangeOrder>("change_order", &admin::order()),

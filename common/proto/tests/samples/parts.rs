@@ -1,5 +1,7 @@
 //! What messages are made of.
 
+use std::net::SocketAddr;
+
 use cardea_proto::{
     access::{Admit, Answer, Granted, InnerAddresses, Offer, Rendezvous, Signed},
     app::{AppSpec, Principal, Protocol, Service, Transport},
@@ -179,6 +181,26 @@ pub(crate) fn offer() -> Offer {
         kem: blob(b"encapsulation key"),
         candidates: Vec::new(),
     }
+}
+
+pub(crate) fn offer_with_candidates() -> Offer {
+    Offer {
+        candidates: candidates(),
+        ..offer()
+    }
+}
+
+pub(crate) fn answer_with_candidates() -> Answer {
+    Answer {
+        candidates: candidates(),
+        ..answer()
+    }
+}
+
+fn candidates() -> Vec<SocketAddr> {
+    ["192.0.2.7:4711", "[2001:db8::7]:4711"]
+        .map(|address| address.parse().unwrap())
+        .to_vec()
 }
 
 pub(crate) fn answer() -> Answer {
