@@ -1,18 +1,20 @@
 //! Checking a whole ledger, frame by frame, with the ledger's public key alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cardea_credential::admin::{ChangeError, verify_change};
 use cardea_proto::{
     codec::{Blob, Bytes, Digest},
     id::AdminKeyId,
     ledger::{Actor, Change, Entry, Revision},
+    name::Name,
     time::UnixMillis,
 };
 
 use crate::{
+    asked::is_asked,
     checkpoint::{Checkpoint, CheckpointError, Verifier},
-    entry::{self, Outline, Record},
+    entry::{self, Encoded, Outline, Record},
     segment,
     tree::{self, Tree},
 };
@@ -53,6 +55,18 @@ pub enum Fault {
     /// An admin's entry without the admin's signature.
     #[error("it is an admin's and carries no signature of that admin")]
     Unsigned,
+    /// A change that only an admin may make, made by somebody else.
+    #[error("it changes what only an admin may change, and carries no admin's request")]
+    NotAnAdmin,
+    /// A request for something else than what was changed.
+    #[error("it changes something else than what the admin's signed request asks for")]
+    NotAsked,
+    /// A request that was carried out before.
+    #[error("the admin's signed request was carried out before")]
+    Replayed,
+    /// A request for another trust domain.
+    #[error("the admin's signed request is for trust domain {0}")]
+    OtherDomain(Name),
     /// An admin's signature that does not hold.
     #[error("the admin's signed request does not hold: {0}")]
     Signature(#[from] ChangeError),
@@ -102,7 +116,10 @@ pub struct Audit {
     since: Option<Checkpoint>,
     head: (Revision, Digest),
     tree: Tree,
+    domain: Option<Name>,
     admins: BTreeMap<AdminKeyId, [u8; 32]>,
+    /// The requests that were carried out: the nonce of their connection, and their number there.
+    requests: BTreeSet<(Bytes<16>, u64)>,
     /// First and last time of the entries behind the last checkpoint.
     uncovered: Option<(UnixMillis, UnixMillis)>,
     report: Report,
@@ -118,7 +135,9 @@ impl Audit {
             since,
             head: (Revision(0), Bytes([0; 32])),
             tree: Tree::default(),
+            domain: None,
             admins: BTreeMap::new(),
+            requests: BTreeSet::new(),
             uncovered: None,
             report: Report {
                 entries: 0,
@@ -207,6 +226,8 @@ impl Audit {
             self.signed(&decode(payload)?)?;
         } else if outline.by_admin {
             return Err(Fault::Unsigned);
+        } else if outline.needs_admin && before.0 > 0 {
+            unsigned(&decode(payload)?)?;
         }
         let leaf = tree::leaf(payload);
         self.head = (expected, leaf);
@@ -230,6 +251,7 @@ impl Audit {
         if own != self.verifier {
             return Err(Fault::OtherKey(own.to_string()));
         }
+        self.domain = Some(founded.domain.clone());
         let (id, public) = &founded.admin;
         self.admins
             .insert(*id, raw(public).ok_or(Fault::NotFounded)?);
@@ -247,7 +269,16 @@ impl Audit {
             .admins
             .get(&signed.key)
             .ok_or(Fault::UnknownAdmin(signed.key))?;
-        verify_change(public, signed)?;
+        let order = verify_change(public, signed)?;
+        if self.domain.as_ref() != Some(&order.domain) {
+            return Err(Fault::OtherDomain(order.domain));
+        }
+        if !self.requests.insert((order.nonce, order.sequence)) {
+            return Err(Fault::Replayed);
+        }
+        if !is_asked(&order.change, entry.draft.at, &entry.draft.changes) {
+            return Err(Fault::NotAsked);
+        }
         self.report.signatures = self.report.signatures.saturating_add(1);
         Ok(())
     }
@@ -274,6 +305,15 @@ impl Audit {
             }
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+/// An entry without an admin's request must change nothing that needs one.
+fn unsigned(entry: &Entry) -> Result<(), Fault> {
+    let encoded = Encoded::new(entry.clone());
+    match Outline::of(&encoded.bytes) {
+        Some(outline) if !outline.needs_admin => Ok(()),
+        Some(_) | None => Err(Fault::NotAnAdmin),
     }
 }
 

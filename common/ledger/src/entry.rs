@@ -6,7 +6,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use crate::{frame::PAYLOAD_BYTES_MAX, tree};
+use crate::{asked::ADMINS_ALONE, frame::PAYLOAD_BYTES_MAX, tree};
 
 /// An entry ready to be written.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub struct Outline {
     pub by_admin: bool,
     /// Whether it carries an admin's signed request.
     pub signed: bool,
+    /// Whether it may change what only an admin may.
+    pub needs_admin: bool,
 }
 
 impl Outline {
@@ -69,6 +71,7 @@ impl Outline {
                 at: draft.at,
                 by_admin: matches!(draft.actor, Actor::Admin(_)),
                 signed: draft.signed.is_some(),
+                needs_admin: true,
             })
         })
     }
@@ -89,15 +92,81 @@ impl Outline {
             at: UnixMillis(at),
             by_admin: actor.starts_with(b"\x65admin"),
             signed: !payload.ends_with(b"\x66signed\xf6"),
+            needs_admin: changes_for_admins_alone(actor).unwrap_or(true),
         })
     }
 }
 
+/// Looks for the tags of [`ADMINS_ALONE`] among the changes; `actor` begins with the tag of the actor.
+/// `None` when something is not as we write it.
+fn changes_for_admins_alone(actor: &[u8]) -> Option<bool> {
+    let rest = skip(skip(actor)?)?;
+    let (count, mut rest) = head(rest.strip_prefix(b"\x67changes")?, MAJOR_ARRAY)?;
+    let (mut sets_a_user, mut enrolls) = (false, false);
+    for _ in 0..count {
+        // A change without contents is its tag alone, and such a change is an admin's.
+        let (pairs, change) = head(rest, MAJOR_MAP)?;
+        let (length, text) = head(change, MAJOR_TEXT)?;
+        let tag = text.get(..usize::try_from(length).ok()?)?;
+        if pairs != 1 || ADMINS_ALONE.contains(&tag) {
+            return Some(true);
+        }
+        sets_a_user |= tag == b"user_set";
+        enrolls |= tag == b"node_enrolled";
+        rest = skip(skip(change)?)?;
+    }
+    Some(sets_a_user && !enrolls)
+}
+
+/// What follows the data item at the front. Only items of a definite length are known (RFC 8949 §3).
+fn skip(mut bytes: &[u8]) -> Option<&[u8]> {
+    let mut items = 1_u64;
+    while items > 0 {
+        items -= 1;
+        let major = bytes.first()? >> 5;
+        let (value, rest) = head(bytes, major)?;
+        bytes = match major {
+            MAJOR_BYTES | MAJOR_TEXT => rest.get(usize::try_from(value).ok()?..)?,
+            MAJOR_ARRAY => {
+                items = items.checked_add(value)?;
+                rest
+            }
+            MAJOR_MAP => {
+                items = items.checked_add(value.checked_mul(2)?)?;
+                rest
+            }
+            MAJOR_TAG => {
+                items = items.checked_add(1)?;
+                rest
+            }
+            _ => rest,
+        };
+    }
+    Some(bytes)
+}
+
+const MAJOR_BYTES: u8 = 2;
+const MAJOR_TEXT: u8 = 3;
+const MAJOR_ARRAY: u8 = 4;
+const MAJOR_MAP: u8 = 5;
+const MAJOR_TAG: u8 = 6;
+
+/// The argument of an item of this major type, and what follows it.
+fn head(bytes: &[u8], major: u8) -> Option<(u64, &[u8])> {
+    let (initial, rest) = bytes.split_first()?;
+    (initial >> 5 == major).then_some(())?;
+    argument(initial & 0x1f, rest)
+}
+
 /// An unsigned integer and what follows it (RFC 8949 §3, major type 0).
 fn unsigned(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let (initial, rest) = bytes.split_first()?;
-    match initial {
-        0..=0x17 => Some((u64::from(*initial), rest)),
+    head(bytes, 0)
+}
+
+/// The argument that additional information `info` announces.
+fn argument(info: u8, rest: &[u8]) -> Option<(u64, &[u8])> {
+    match info {
+        0..=0x17 => Some((u64::from(info), rest)),
         0x18 => take(rest, |bytes: [u8; 1]| u64::from(u8::from_be_bytes(bytes))),
         0x19 => take(rest, |bytes: [u8; 2]| u64::from(u16::from_be_bytes(bytes))),
         0x1a => take(rest, |bytes: [u8; 4]| u64::from(u32::from_be_bytes(bytes))),
@@ -165,6 +234,7 @@ mod tests {
                     at: UnixMillis(number),
                     by_admin,
                     signed: by_admin,
+                    needs_admin: false,
                 };
                 assert_eq!(
                     Outline::quickly_of(&encoded.bytes),

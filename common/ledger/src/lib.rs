@@ -7,6 +7,7 @@
 //! the controller's code, and nodes compare the checkpoints that they are shown.
 #![forbid(unsafe_code)]
 
+mod asked;
 pub mod audit;
 pub mod checkpoint;
 pub mod entry;

@@ -1,4 +1,4 @@
-use std::io::Cursor;
+use std::{collections::BTreeSet, io::Cursor};
 
 use cardea_credential::{
     admin::{admin_key_id, admin_public_key, sign_change},
@@ -8,8 +8,8 @@ use cardea_ledger::{checkpoint::LedgerKey, entry::Encoded, frame, tree::Tree};
 use cardea_proto::{
     admin::{AdminChange, ChangeOrder},
     codec::Bytes,
-    id::{AdminKeyId, ControllerId},
-    ledger::{Actor, Change, Draft, Entry, Founded, Revision},
+    id::{AdminKeyId, ControllerId, DeviceId},
+    ledger::{Actor, Change, Draft, Entry, Founded, Revision, User},
     time::UnixMillis,
 };
 use proptest::{prelude::*, sample::Index};
@@ -56,7 +56,10 @@ fn drafts() -> Vec<Draft> {
         let site: cardea_proto::name::Name = format!("site-{number}").parse().unwrap();
         let at = 1_000 + number * 400;
         if number % 2 == 0 {
-            drafts.push(draft(at, controller.clone(), Change::SiteAdded(site)));
+            let device = DeviceId::from_bytes([5; 10]);
+            let compliant = number % 4 == 0;
+            let appraised = Change::Appraised { device, compliant };
+            drafts.push(draft(at, controller.clone(), appraised));
             continue;
         }
         let order = ChangeOrder {
@@ -313,6 +316,59 @@ fn an_admins_entry_needs_the_admins_signature() {
         error.starts_with("entry 4: the admin's signed request"),
         "{error}"
     );
+}
+
+#[test]
+fn a_signed_request_stands_for_what_it_asks_for_once_and_in_its_domain() {
+    let site = |name: &str| Change::SiteAdded(name.parse().unwrap());
+    let checked = |change: &dyn Fn(&mut Vec<Draft>)| {
+        let mut drafts = drafts();
+        change(&mut drafts);
+        ledger(drafts, &key(1)).checked().unwrap_err()
+    };
+    // Another site than the one that was signed for, and one besides.
+    let error = checked(&|drafts| drafts[3].changes = vec![site("other")]);
+    assert!(
+        error.contains("entry 4") && error.contains("something else"),
+        "{error}"
+    );
+    let error = checked(&|drafts| drafts[3].changes.push(site("other")));
+    assert!(error.contains("something else"), "{error}");
+    let error = checked(&|drafts| drafts[3].changes.clear());
+    assert!(error.contains("something else"), "{error}");
+    // Carried out twice.
+    let error = checked(&|drafts| drafts[5] = drafts[3].clone());
+    assert!(
+        error.contains("entry 6") && error.contains("carried out before"),
+        "{error}"
+    );
+    // Without an admin, in the controller's name.
+    let error = checked(&|drafts| drafts[2].changes = vec![site("other")]);
+    assert!(
+        error.contains("entry 3") && error.contains("only an admin"),
+        "{error}"
+    );
+    let user = User {
+        name: "alice".parse().unwrap(),
+        groups: BTreeSet::new(),
+    };
+    for change in [Change::RollbackAcknowledged, Change::UserSet(user)] {
+        let error = checked(&|drafts| drafts[2].changes = vec![change.clone()]);
+        assert!(error.contains("only an admin"), "{error}");
+    }
+    // Of another domain of the same admin.
+    let error = checked(&|drafts| {
+        let (signer, ..) = admin();
+        let order = ChangeOrder {
+            domain: "other.example".parse().unwrap(),
+            nonce: Bytes([4; 16]),
+            sequence: 3,
+            at: UnixMillis(1),
+            change: AdminChange::SiteAdd("site-3".parse().unwrap()),
+        };
+        drafts[3].signed = Some(sign_change(&order, &signer).unwrap());
+    });
+    assert!(error.contains("other.example"), "{error}");
 }
 
 #[test]
