@@ -14,6 +14,8 @@ pub mod places;
 pub mod process;
 pub mod tcp;
 pub mod telemetry;
+#[expect(unsafe_code, reason = "a TUN is made by ioctl")]
+pub mod tun;
 pub mod udp;
 pub mod unix;
 pub mod unlock;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cardea_proto::{id::GrantId, time::Now};
 
 use crate::{
+    command::Edge,
     drops::{DropReason, Drops},
     filter::Filter,
     input::FlowId,
@@ -28,8 +29,7 @@ pub(crate) struct Context<'a> {
 pub(crate) struct Shared {
     pub(crate) flows: FlowTable,
     pub(crate) drops: Drops,
-    /// Where one packet is opened; taken while it is looked at.
-    pub(crate) opened: Vec<u8>,
+    pub(crate) edge: Edge,
     /// Where one packet is built before it is sealed.
     pub(crate) built: Vec<u8>,
 }

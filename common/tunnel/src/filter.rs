@@ -11,6 +11,7 @@ use crate::{
     command::{End, Family},
     drops::DropReason,
     egress::Egress,
+    wireguard::packet::{Body, Packet},
 };
 
 /// The rule of one tunnel.
@@ -94,6 +95,40 @@ impl Filter {
             return Err(DropReason::WrongDestination);
         }
         Ok(())
+    }
+
+    /// Whether a packet of our own network stack has the addresses that the peer will ask of it.
+    pub(crate) fn check_own_addresses(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<(), DropReason> {
+        if (source, destination) != self.addresses(source.is_ipv6()) {
+            return Err(DropReason::SpoofedSource);
+        }
+        Ok(())
+    }
+
+    /// Whether what a packet carries is of the app: one of its ports, or an echo in the right direction.
+    ///
+    /// `is_ours` says that it comes from this end.
+    pub(crate) fn check_body(
+        &self,
+        packet: &Packet,
+        is_ours: bool,
+    ) -> Result<Option<Permitted>, DropReason> {
+        let to_app = is_ours == (self.end == End::Agent);
+        let port = if to_app {
+            packet.destination_port
+        } else {
+            packet.source_port
+        };
+        match packet.body {
+            Body::Tcp { .. } => self.check(Protocol::Tcp, port).map(Some),
+            Body::Udp => self.check(Protocol::Udp, port).map(Some),
+            Body::Echo { asks } if asks == to_app => Ok(None),
+            Body::Echo { .. } => Err(DropReason::WrongProtocol),
+        }
     }
 
     /// Whether the app has this port.

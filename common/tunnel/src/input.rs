@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use cardea_proto::{app::Service, id::GrantId};
 
-use crate::command::Command;
+use crate::{bundle::Bundle, command::Command};
 
 /// Names one conversation within a [`crate::Tunnels`].
 ///
@@ -54,6 +54,13 @@ pub enum Input<'a> {
     Reset {
         /// The flow.
         flow: FlowId,
+    },
+    /// A packet of the local network stack, with the inner addresses of the grant.
+    Bundle {
+        /// Through which tunnel.
+        grant: GrantId,
+        /// The packet, or many of one flow.
+        bundle: Bundle<'a>,
     },
     /// A UDP payload of the local side.
     Packet {

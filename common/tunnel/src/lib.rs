@@ -15,6 +15,7 @@
 //! with the system's clocks. Nothing that decides whether bytes pass rests on either.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 mod carrier;
 mod command;
 mod context;
@@ -25,6 +26,7 @@ mod input;
 pub mod keys;
 mod link;
 mod outbox;
+mod packets;
 mod quic;
 mod schedule;
 mod tunnel;
@@ -32,7 +34,8 @@ mod tunnels;
 mod udp;
 mod wireguard;
 
-pub use command::{CarrierKeys, Command, End, Family, Install};
+pub use bundle::Bundle;
+pub use command::{CarrierKeys, Command, Edge, End, Family, Install};
 pub use drops::{DropReason, Drops};
 pub use egress::{Egress, PermittedAddress};
 pub use input::{DialError, FlowId, Input, Read};
@@ -40,6 +43,7 @@ pub use outbox::{
     CloseReason, Event, FlowEvent, Outbox, ResetReason, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX,
     Transmit, USED_INTERVAL,
 };
+pub use packets::{PACKET_BYTES_MAX, Packets};
 pub use tunnel::TunnelStats;
 pub use tunnels::{TUNNELS_MAX, Tunnels};
 pub use wireguard::packet;

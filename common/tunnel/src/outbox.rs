@@ -5,7 +5,10 @@ use std::{collections::VecDeque, fmt, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use cardea_proto::{app::Target, id::GrantId};
 
-use crate::input::{DialError, FlowId};
+use crate::{
+    input::{DialError, FlowId},
+    packets::Packets,
+};
 
 /// Queues that the shell owns and empties after each turn.
 #[derive(Debug, Default)]
@@ -16,6 +19,8 @@ pub struct Outbox {
     pub events: VecDeque<Event>,
     /// What the shell's sockets should know.
     pub flows: VecDeque<FlowEvent>,
+    /// Inner packets for a local network stack.
+    pub packets: Packets,
     spare: Vec<Vec<u8>>,
 }
 
@@ -55,7 +60,10 @@ impl Outbox {
     /// Whether nothing waits here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.transmits.is_empty() && self.events.is_empty() && self.flows.is_empty()
+        self.transmits.is_empty()
+            && self.events.is_empty()
+            && self.flows.is_empty()
+            && self.packets.is_empty()
     }
 
     /// Appends one datagram that `write` puts into the slice it is given.

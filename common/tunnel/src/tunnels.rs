@@ -18,8 +18,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::{
+    bundle::Bundle,
     carrier::Carrier,
-    command::{Command, End, Family, Install},
+    command::{Command, Edge, End, Family, Install},
     context::{Context, FlowTable, Shared, TRANSMITS_MAX},
     drops::{DropReason, Drops},
     input::{FlowId, Input, Read},
@@ -62,7 +63,7 @@ impl Tunnels {
             shared: Shared {
                 flows: FlowTable::default(),
                 drops: Drops::default(),
-                opened: vec![0; PACKET_BYTES],
+                edge: Edge::default(),
                 built: vec![0; PACKET_BYTES],
             },
             latest: None,
@@ -74,9 +75,14 @@ impl Tunnels {
         self.family = family;
     }
 
+    /// Chooses what stands at the local side, of tunnels that are there as well.
+    pub const fn set_edge(&mut self, edge: Edge) {
+        self.shared.edge = edge;
+    }
+
     /// Takes one input and puts everything that must follow from it into `out`, in order.
     ///
-    /// After `Datagram` and `Packet` the shell calls [`Tunnels::flush`] when it has handed over all
+    /// After `Datagram`, `Packet` and `Bundle` the shell calls [`Tunnels::flush`] when it has handed over all
     /// that was ready; every other input flushes by itself.
     pub fn handle(&mut self, now: Now, input: Input<'_>, out: &mut Outbox) {
         self.latest = Some(now.instant);
@@ -88,6 +94,7 @@ impl Tunnels {
                 });
                 return;
             }
+            Input::Bundle { grant, bundle } => return self.bundle(now, grant, &bundle, out),
             Input::Command(command) => self.command(now, command, out),
             Input::Timeout => self.timeout(now, out),
             Input::Roamed => self.roamed(now, out),
@@ -236,6 +243,18 @@ impl Tunnels {
             self.queue(grant);
         }
         self.settle(now, grant, out);
+    }
+
+    fn bundle(&mut self, now: Now, grant: GrantId, bundle: &Bundle<'_>, out: &mut Outbox) {
+        match self.tunnels.get_mut(&grant) {
+            Some(tunnel) if tunnel.over(now).is_none() => {
+                tunnel.with(now, &mut self.shared, out, |carrier, context| {
+                    carrier.bundle(context, bundle);
+                });
+                self.settle(now, grant, out);
+            }
+            Some(_) | None => self.shared.drops.note(DropReason::NotOpen),
+        }
     }
 
     fn command(&mut self, now: Now, command: Command, out: &mut Outbox) {
@@ -391,6 +410,7 @@ impl Tunnels {
         };
         self.schedule.set(grant, None);
         self.handles.remove(&tunnel.handle());
+        out.packets.forget(grant);
         tunnel.close(now, reason, &mut self.shared, out);
     }
 }
@@ -434,5 +454,5 @@ impl fmt::Debug for Tunnels {
 /// Most tunnels of one end: six times the 10,000 that a revocation must end within a second.
 pub const TUNNELS_MAX: usize = 65_536;
 
-/// Room for the largest packet that a datagram can hold, opened or about to be sealed.
+/// Room for the largest packet that a datagram can hold, about to be sealed.
 const PACKET_BYTES: usize = 65_535;

@@ -25,6 +25,7 @@ use self::{
     wire::{Part, UdpName},
 };
 use crate::{
+    bundle::Bundle,
     carrier::Phase,
     command::End,
     context::Context,
@@ -235,6 +236,11 @@ impl Quic {
         }
         let len = u64::try_from(payload.len()).unwrap_or(u64::MAX);
         context.traffic.written = context.traffic.written.saturating_add(len);
+    }
+
+    /// Packets of a network stack have no way here: flows do.
+    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, _: &Bundle<'_>) {
+        context.drop(DropReason::NotOpen);
     }
 
     pub(crate) fn writable(&self, flow: FlowId) -> usize {

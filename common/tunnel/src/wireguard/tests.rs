@@ -289,7 +289,7 @@ impl OneEnd {
             shared: Shared {
                 flows: FlowTable::default(),
                 drops: Drops::default(),
-                opened: vec![0; 65_535],
+                edge: crate::command::Edge::default(),
                 built: vec![0; 65_535],
             },
             out: Outbox::default(),
