@@ -16,6 +16,7 @@ mod connector;
 mod ends;
 mod flow;
 mod flows;
+pub(crate) mod front;
 mod guests;
 mod listen;
 mod plane;
@@ -23,6 +24,7 @@ mod relays;
 mod resolver;
 mod routes;
 mod socks;
+mod stack;
 mod tcp;
 mod timers;
 mod told;
@@ -30,6 +32,7 @@ mod udp;
 mod wiring;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{
@@ -44,7 +47,8 @@ use cardea_proto::{app::Service, id::GrantId, message::AppView, name::Name, refu
 use cardea_tunnel::{Command, End, Event};
 use tokio::sync::{mpsc as queue, oneshot};
 
-use self::plane::Plane;
+use self::{front::Front, plane::Plane};
+use crate::virtual_addresses::Both;
 
 /// Commands that wait for the data half's next turn. It takes all of them in every turn.
 const COMMANDS_MAX: usize = 4_096;
@@ -90,6 +94,8 @@ pub enum ToData {
     Unlisten(ListenerId),
     /// The apps that this device may know of, for SOCKS.
     Apps(Vec<AppView>),
+    /// The addresses of apps at the network interface, all of them.
+    Addresses(BTreeMap<Name, Both>),
     /// An app is open: whoever waits for it goes ahead.
     Opened {
         /// The app.
@@ -143,6 +149,15 @@ impl Data {
     /// As the system says, when there is no thread or no poll to be had.
     pub fn start(
         end: End,
+        clock: Clock,
+        entropy: [u8; 32],
+    ) -> io::Result<(Self, queue::Receiver<FromData>)> {
+        Self::start_with((end, None), clock, entropy)
+    }
+
+    /// The same with a network interface.
+    pub(crate) fn start_with(
+        end: (End, Option<Front>),
         clock: Clock,
         entropy: [u8; 32],
     ) -> io::Result<(Self, queue::Receiver<FromData>)> {

@@ -256,6 +256,43 @@ impl Deployment {
         Ok(device)
     }
 
+    /// Enrolls a device of `user` in `group` and starts its agent with a network interface.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_interface(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        (user, group): (&str, &str),
+        facts: &Path,
+        more: &[&str],
+    ) -> Result<Program> {
+        let code = self.ctl(&format!("invite device --user {user} --group {group}"))?;
+        let mut arguments = self.node_arguments("enroll", name, &code)?;
+        arguments.extend(["--facts-from".into(), facts.as_os_str().to_owned()]);
+        crate::program::run_ok(self.program(namespace, "cardea", arguments))?;
+        self.run_interface(namespace, name, facts, more)
+    }
+
+    /// Starts the agent of an enrolled device with a network interface.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn run_interface(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        facts: &Path,
+        more: &[&str],
+    ) -> Result<Program> {
+        let mut command = self.cardea(namespace, name, "run --mode tun");
+        command.args(more).arg("--facts-from").arg(facts);
+        let mut device = Program::start(name, command)?;
+        device.wait_for("connected to")?;
+        Ok(device)
+    }
+
     /// Arguments of a node's program: `verb --state … --code-file …`.
     ///
     /// # Errors

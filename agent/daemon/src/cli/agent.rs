@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use super::{
     CodeArgument, Output, Place, Settings, client, forward,
     show::{self, PostureOutput},
-    start::{self, Program},
+    start::{self, Local, Program},
 };
 use crate::talk;
 
@@ -73,9 +73,8 @@ enum Verb {
     /// Serves as the daemon, in the foreground
     #[command(after_help = "Example: cardea run --state /var/lib/cardea/cardea")]
     Run {
-        /// How apps are reached
-        #[arg(long, value_enum, default_value_t, env = "CARDEA_MODE")]
-        mode: Mode,
+        #[command(flatten)]
+        way: Way,
         #[command(flatten)]
         facts: Facts,
     },
@@ -150,6 +149,22 @@ struct Facts {
     facts_from: Option<PathBuf>,
 }
 
+/// How apps are reached.
+#[derive(clap::Args, Clone, Debug)]
+struct Way {
+    /// How apps are reached
+    #[arg(long, value_enum, default_value_t, env = "CARDEA_MODE")]
+    mode: Mode,
+    /// Where apps have their addresses with --mode tun: one range for IPv4, one for IPv6
+    #[arg(
+        long,
+        env = "CARDEA_RANGES",
+        value_delimiter = ',',
+        value_name = "ADDRESS/BITS"
+    )]
+    range: Vec<String>,
+}
+
 /// How output is written.
 #[derive(clap::Args, Clone, Copy, Debug)]
 struct OutputArgument {
@@ -187,16 +202,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             start::up(PROGRAM, &settings, &code, Some(posture(&settings, facts)))
         }
         Verb::Down => done(&ask(&settings, &LocalRequest::Down)?),
-        Verb::Run {
-            mode: Mode::Tun, ..
-        } => Err(Failure::new(
-            Code::Failed,
-            "this version reaches apps in userspace alone. Run: cardea run --mode userspace",
-        )),
-        Verb::Run {
-            mode: Mode::Userspace,
-            facts,
-        } => start::run(PROGRAM, &settings, Some(posture(&settings, facts))),
+        Verb::Run { way, facts } => {
+            let posture = Some(posture(&settings, facts));
+            start::run(PROGRAM, &settings, posture, &way.local())
+        }
         Verb::Status { output } => show_status(&settings, output.output),
         Verb::Apps { output } => show_apps(&settings, output.output),
         Verb::Explain { app, output } => explain(&settings, app, output.output),
@@ -223,6 +232,15 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Man { directory } => super::manual::<Arguments>(&directory),
+    }
+}
+
+impl Way {
+    fn local(self) -> Local {
+        match self.mode {
+            Mode::Userspace => Local::Sockets,
+            Mode::Tun => Local::Interface { ranges: self.range },
+        }
     }
 }
 

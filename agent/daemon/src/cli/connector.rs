@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 
 use super::{
     CodeArgument, Output, Place, client, show,
-    start::{self, Program},
+    start::{self, Local, Program},
 };
 
 const PROGRAM: Program = Program {
@@ -83,7 +83,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.verb {
         Verb::Up { code } => start::up(PROGRAM, &settings, &code, None),
         Verb::Enroll { code } => start::enroll(PROGRAM, &settings, &code, None),
-        Verb::Run => start::run(PROGRAM, &settings, None),
+        Verb::Run => start::run(PROGRAM, &settings, None, &Local::Sockets),
         Verb::Status { output } => {
             let answer = client::ask(&settings.state, PROGRAM.name, &LocalRequest::Status)?;
             let LocalAnswer::ConnectorStatus(status) = answer else {

@@ -7,16 +7,28 @@ use cardea_host::{
     files::StateDir,
     process,
 };
-use cardea_proto::{id::NodeId, identity::Role, invite::InviteCode};
+use cardea_proto::{id::NodeId, identity::Role, invite::InviteCode, name::Name};
 
 use super::{CodeArgument, Settings, client};
-use crate::{control, enroll::Applicant, state::Node, talk};
+use crate::{control, enroll::Applicant, state::Node, talk, virtual_addresses::Ranges};
 
 /// One of the two programs of this crate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Program {
     pub(super) name: &'static str,
     pub(super) role: Role,
+}
+
+/// What stands at this machine's side of tunnels.
+#[derive(Clone, Debug)]
+pub(super) enum Local {
+    /// Sockets, without root.
+    Sockets,
+    /// A network interface.
+    Interface {
+        /// Where its addresses come from, instead of the usual ranges.
+        ranges: Vec<String>,
+    },
 }
 
 /// Enrolls when new; an enrolled node stays what it is.
@@ -75,7 +87,7 @@ pub(super) fn up(
         drop(dir);
         return Err(become_run(settings, posture.as_ref()));
     }
-    serve(dir, node, posture)
+    serve(dir, node, posture, &Local::Sockets)
 }
 
 /// Serves as the node that is enrolled here.
@@ -83,11 +95,12 @@ pub(super) fn run(
     program: Program,
     settings: &Settings,
     posture: Option<cardea_device::posture::Settings>,
+    local: &Local,
 ) -> Result<(), Failure> {
     process::prepare();
     let dir = open(settings)?;
     let node = load(&dir)?.ok_or_else(|| client::not_enrolled(program.name))?;
-    serve(dir, node, posture)
+    serve(dir, node, posture, local)
 }
 
 async fn apply(
@@ -137,16 +150,37 @@ fn serve(
     dir: StateDir,
     node: Node,
     posture: Option<cardea_device::posture::Settings>,
+    local: &Local,
 ) -> Result<(), Failure> {
+    let ranges = ranges(local, &node.domain)?;
     let result = match (node.id, posture) {
         (NodeId::Device(id), Some(posture)) => {
-            block_on(control::agent::run(dir, node, id, posture))?
+            block_on(control::agent::run(dir, node, id, posture, ranges))?
         }
         (NodeId::Connector(id), None) => block_on(control::connector::run(dir, node, id))?,
         (NodeId::Device(_), None) => return Err(wrong_program("cardea")),
         (NodeId::Connector(_), Some(_)) => return Err(wrong_program("cardea-connector")),
     };
     result.map_err(|error| Failure::new(Code::Failed, error.to_string()))
+}
+
+/// The ranges of an interface's addresses; `None` without an interface.
+fn ranges(local: &Local, domain: &Name) -> Result<Option<Ranges>, Failure> {
+    let Local::Interface { ranges } = local else {
+        return Ok(None);
+    };
+    let mut all = Ranges::usual(domain);
+    for text in ranges {
+        all = all.with(text).map_err(|error| {
+            Failure::of(
+                Code::Usage,
+                &format!("--range {text}"),
+                error,
+                "For example: --range 100.64.0.0/10",
+            )
+        })?;
+    }
+    Ok(Some(all))
 }
 
 fn wrong_program(program: &str) -> Failure {

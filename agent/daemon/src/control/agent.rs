@@ -6,7 +6,7 @@ use cardea_device::{
     collector::{Collector, POLL},
     posture::{Collected, Settings},
 };
-use cardea_host::{clock::Clock, entropy, files::StateDir, process};
+use cardea_host::{addresses::networks, clock::Clock, entropy, files::StateDir, process};
 use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings};
 use cardea_proto::{
     PROGRAM_VERSION,
@@ -26,10 +26,11 @@ use super::{
     nap, suggest,
 };
 use crate::{
-    data::{Data, FromData, Serves, ToData},
+    data::{Data, FromData, Serves, ToData, front::Front},
     line::LineEvent,
     local::{self, Call, Reply},
-    state::Node,
+    state::{self, Node},
+    virtual_addresses::{Ranges, VirtualAddresses},
 };
 
 /// Collections of facts that wait for the loop; each replaces the one before.
@@ -47,6 +48,8 @@ struct Shell {
     asked: BTreeMap<u64, LocalRequest>,
     next_call: u64,
     forwards: Forwards,
+    /// Where programs reach apps, with a network interface.
+    addresses: Option<VirtualAddresses>,
 }
 
 /// Serves as the device `id` until the program is asked to end.
@@ -58,9 +61,19 @@ pub(crate) async fn run(
     node: Node,
     id: DeviceId,
     posture: Settings,
+    ranges: Option<Ranges>,
 ) -> std::io::Result<()> {
     let clock = Clock::system();
-    let (data, mut told) = Data::start(End::Agent, clock, entropy::seed())?;
+    let (addresses, front) = match ranges {
+        None => (None, None),
+        Some(ranges) => {
+            let kept = state::load_numbers(&dir).map_err(std::io::Error::other)?;
+            let addresses = VirtualAddresses::new(ranges, networks(), kept);
+            let front = Front::open(*addresses.ranges(), addresses.own());
+            (Some(addresses), Some(front.map_err(std::io::Error::other)?))
+        }
+    };
+    let (data, mut told) = Data::start_with((End::Agent, front), clock, entropy::seed())?;
     let mut calls = local::serve(dir.path())?;
     let (deliver, mut facts) = mpsc::channel::<Vec<Collected>>(FACTS_MAX);
     let collector = Collector::start(posture, POLL, move |facts| {
@@ -92,6 +105,7 @@ pub(crate) async fn run(
         asked: BTreeMap::new(),
         next_call: 0,
         forwards,
+        addresses,
     };
     shell.handle(AgentInput::Timeout);
     let mut ending = std::pin::pin!(process::asked_to_end());
@@ -132,7 +146,8 @@ impl Shell {
         if std::mem::take(&mut self.out.collect) {
             self.collector.collect();
         }
-        while let Some((call, answer)) = self.out.answers.pop_front() {
+        while let Some((call, mut answer)) = self.out.answers.pop_front() {
+            self.complete(&mut answer);
             if let Some(reply) = self.calls.remove(&call)
                 && reply.send(answer.into()).is_err()
             {
@@ -193,12 +208,50 @@ impl Shell {
                 let is_apps = matches!(message, ToNode::Apps(_));
                 self.handle(AgentInput::Message(message));
                 if is_apps {
-                    let apps = self.agent.apps().to_vec();
-                    self.common.data.send(ToData::Apps(apps));
+                    self.tell_apps();
                 }
             }
         }
         self.show();
+    }
+
+    /// Tells the data half of the apps, and where they are reached.
+    fn tell_apps(&mut self) {
+        let apps = self.agent.apps().to_vec();
+        if let Some(addresses) = &mut self.addresses {
+            if addresses.assign(apps.iter().map(|view| &view.name))
+                && let Err(error) = state::save_numbers(&self.common.dir, addresses.numbers())
+            {
+                tracing::error!(%error, "the apps' addresses are not on disk: they may be others next time");
+            }
+            let both = apps
+                .iter()
+                .filter_map(|view| Some((view.name.clone(), addresses.of(&view.name)?)));
+            self.common.data.send(ToData::Addresses(both.collect()));
+        }
+        self.common.data.send(ToData::Apps(apps));
+    }
+
+    /// Adds what only this shell knows: the addresses of apps.
+    fn complete(&self, answer: &mut LocalAnswer) {
+        let apps = match answer {
+            LocalAnswer::Apps(apps) => apps,
+            LocalAnswer::Status(status) => &mut status.apps,
+            LocalAnswer::Refused(_)
+            | LocalAnswer::Done(_)
+            | LocalAnswer::ConnectorStatus(_)
+            | LocalAnswer::Explained(_)
+            | LocalAnswer::Posture { .. }
+            | LocalAnswer::Listening { .. } => return,
+        };
+        let Some(addresses) = &self.addresses else {
+            return;
+        };
+        for app in apps {
+            if let Some(both) = addresses.of(&app.name) {
+                app.addresses = vec![both.of(false), both.of(true)];
+            }
+        }
     }
 
     fn told(&mut self, event: FromData) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cardea_host::clock::Clock;
-use cardea_tunnel::{Command, End, Event as TunnelEvent, FlowEvent, FlowId, Input, Tunnels};
+use cardea_tunnel::{Command, Edge, End, Event as TunnelEvent, FlowEvent, FlowId, Input, Tunnels};
 use mio::{Events, Poll, Token, Waker, event::Event as Readiness};
 use tokio::sync::mpsc as queue;
 
@@ -16,9 +16,11 @@ use super::{
     connector::Dialer,
     flow::{Carry, Flow},
     flows::Flows,
+    front::Front,
     listen::{Locals, Waiting},
     relays::Relays,
     routes::Routes,
+    stack,
     tcp::Turn,
     timers::Timers,
     told::Told,
@@ -69,7 +71,8 @@ pub(super) struct Plane {
     clock: Clock,
     pub(super) carry: Carry,
     pub(super) wiring: Wiring,
-    relays: Relays,
+    pub(super) relays: Relays,
+    pub(super) front: Option<Front>,
     pub(super) routes: Routes<Waiting>,
     pub(super) flows: Flows,
     pub(super) locals: Locals,
@@ -81,7 +84,7 @@ pub(super) struct Plane {
 
 impl Plane {
     pub(super) fn new(
-        end: End,
+        (end, front): (End, Option<Front>),
         clock: Clock,
         entropy: [u8; 32],
         commands: mpsc::Receiver<ToData>,
@@ -92,12 +95,21 @@ impl Plane {
         let now = clock.now();
         let mut timers = Timers::new();
         timers.set(now.instant + ROUTES_INTERVAL, Due::Routes);
+        let mut wiring = Wiring::new(poll.registry().try_clone()?, WAKER.0 + 1);
+        let mut carry = Carry::new(now, Tunnels::new(end, entropy));
+        let mut front = front;
+        if let Some(front) = &mut front {
+            front.stack.register(&mut wiring)?;
+            carry.tunnels.set_edge(Edge::Packets);
+            carry.stacked = vec![0; stack::BUFFER_BYTES];
+        }
         let plane = Self {
-            wiring: Wiring::new(poll.registry().try_clone()?, WAKER.0 + 1),
+            wiring,
             poll,
             clock,
-            carry: Carry::new(now, Tunnels::new(end, entropy)),
+            carry,
             relays: Relays::default(),
+            front,
             routes: Routes::new(),
             flows: Flows::default(),
             locals: Locals::default(),
@@ -149,6 +161,11 @@ impl Plane {
             || !self.carry.out.is_empty()
             || self.relays.wants_turn()
             || self.locals.wants_turn()
+            || (!is_full
+                && self
+                    .front
+                    .as_ref()
+                    .is_some_and(|front| front.stack.readable))
             || (self.carry.tunnels.wants_flush() && !is_full);
         if busy {
             return Duration::ZERO;
@@ -186,6 +203,11 @@ impl Plane {
                 }
                 Ok(ToData::Unlisten(listener)) => self.unlisten(listener),
                 Ok(ToData::Apps(apps)) => self.routes.set_apps(apps),
+                Ok(ToData::Addresses(apps)) => {
+                    if let Some(front) = &mut self.front {
+                        front.set_apps(apps);
+                    }
+                }
                 Ok(ToData::Opened { app, grant }) => self.opened(&app, grant),
                 Ok(ToData::Denied { app, refusal }) => self.denied(&app, &refusal),
                 Ok(ToData::Figures(number)) => self.tell_figures(number),
@@ -218,6 +240,11 @@ impl Plane {
         match self.wiring.owner(event.token()) {
             None => {}
             Some(Owner::Relay(relay)) => self.relays.ready(relay, readable, event.is_writable()),
+            Some(Owner::Stack) => {
+                if let Some(front) = &mut self.front {
+                    front.stack.readable |= readable;
+                }
+            }
             Some(Owner::Listener(listener)) => self.locals.ready(listener, readable),
             Some(Owner::Guest(guest)) => self.hear_guest(guest),
             Some(Owner::Association(number)) => self.locals.associations.ready(number),
@@ -247,10 +274,9 @@ impl Plane {
     /// Everything that can be done without waiting, a bounded amount of each.
     fn turn(&mut self) {
         self.told.retry();
-        let carry = &mut self.carry;
-        carry.moved = 0;
-        self.relays
-            .receive(|from, bytes| carry.input(Input::Datagram { from, bytes }));
+        self.carry.moved = 0;
+        self.receive();
+        self.serve_front();
         while let Some(due) = self.timers.pop_due(self.carry.now.instant) {
             self.due(due);
         }
@@ -272,6 +298,30 @@ impl Plane {
             }
         }
         self.flush();
+    }
+
+    /// Opens what has arrived; packets go to the local network stack while they are at hand.
+    fn receive(&mut self) {
+        let Self {
+            relays,
+            carry,
+            front,
+            routes,
+            ..
+        } = self;
+        let deliver = |carry: &mut Carry, front: &mut Option<Front>| match front {
+            Some(front) => front.deliver(routes, &mut carry.out.packets),
+            None => carry.out.packets.clear(),
+        };
+        relays.receive(|from, bytes| {
+            carry.input(Input::Datagram { from, bytes });
+            if carry.out.packets.is_nearly_full() {
+                deliver(carry, front);
+            }
+        });
+        if !carry.out.packets.is_empty() {
+            deliver(carry, front);
+        }
     }
 
     /// Sends what this turn came to, until the network is full or there is no more.

@@ -29,6 +29,7 @@ use crate::{
 /// One packet, or one that stands for many of its flow.
 #[derive(Debug)]
 pub struct Bundle<'a> {
+    header: [u8; HEADER_BYTES],
     bytes: &'a mut [u8],
     packet: Packet,
     /// Payload of each packet but the last.
@@ -46,6 +47,7 @@ impl<'a> Bundle<'a> {
         let (header, bytes) = bytes
             .split_first_chunk_mut::<HEADER_BYTES>()
             .ok_or(DropReason::WrongOffload)?;
+        let raw = *header;
         let header = Header::read(header)?;
         let packet = match header.sum {
             Sum::Made => Packet::parse(bytes)?,
@@ -82,6 +84,7 @@ impl<'a> Bundle<'a> {
             (Sum::Made | Sum::Checked, _) => false,
         };
         Ok(Self {
+            header: raw,
             bytes,
             packet,
             size,
@@ -95,10 +98,10 @@ impl<'a> Bundle<'a> {
         &self.packet
     }
 
-    /// Its bytes.
+    /// What it was read from.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes
+    pub fn unread(&self) -> Vec<u8> {
+        [&self.header[..], self.bytes].concat()
     }
 
     /// How many packets it stands for.

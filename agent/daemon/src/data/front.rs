@@ -1,0 +1,238 @@
+//! The agent's network interface: apps have addresses, and whatever is sent there goes to them.
+//!
+//! ```text
+//! a program ─▶ kernel ─▶ interface ─▶ which app ─▶ its tunnel, or parked until there is one
+//! a program ◀─ kernel ◀─ interface ◀─ the app's address ◀─ opened and checked
+//! ```
+//!
+//! Only the addresses of apps are routed here, by a table of our own before the main one.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use cardea_host::tun::{Network, Prefix, TunError};
+use cardea_proto::{
+    access::InnerAddresses,
+    app::{Protocol, Service},
+    id::GrantId,
+    name::Name,
+};
+use cardea_tunnel::{Bundle, DropReason, Input, Packets, bundle, packet::Packet};
+
+use super::{ListenerId, flow::Carry, listen::Who, plane::Plane, routes::Routes, stack::Stack};
+use crate::virtual_addresses::{Both, Ranges};
+
+/// Name of the interface.
+const NAME: &str = "cardea0";
+
+/// Number of our routing table, and place of its rules: before the main table's (32,766).
+const TABLE: u32 = 7_443;
+const PRIORITY: u32 = 5_210;
+
+/// Bytes of packets that wait for tunnels at a time.
+const PARKED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Packets that are read in one turn.
+const READS_MAX: usize = 64;
+
+/// Who waits at no listener.
+const NOBODY: ListenerId = ListenerId(0);
+
+/// The interface, and which app is at which address.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(super) stack: Stack,
+    ranges: Ranges,
+    own: Both,
+    apps: BTreeMap<Name, Both>,
+    names: BTreeMap<IpAddr, Name>,
+    pub(super) parked_bytes: usize,
+}
+
+impl Front {
+    /// Makes the interface with this device's own addresses.
+    ///
+    /// # Errors
+    /// [`TunError`], which says what is missing.
+    pub(crate) fn open(ranges: Ranges, own: Both) -> Result<Self, TunError> {
+        let mut stack = Stack::open(NAME)?;
+        let Stack { network, index, .. } = &mut stack;
+        for address in [own.of(false), own.of(true)] {
+            network.add_address(*index, address)?;
+        }
+        for range in ranges.prefixes() {
+            network.add_rule(range, TABLE, PRIORITY)?;
+        }
+        tracing::info!(
+            interface = stack.name(),
+            "apps are reached through an interface"
+        );
+        Ok(Self {
+            stack,
+            ranges,
+            own,
+            apps: BTreeMap::new(),
+            names: BTreeMap::new(),
+            parked_bytes: 0,
+        })
+    }
+
+    /// Routes exactly these apps.
+    pub(super) fn set_apps(&mut self, apps: BTreeMap<Name, Both>) {
+        let gone: Vec<Both> = self
+            .apps
+            .iter()
+            .filter(|(app, both)| apps.get(*app) != Some(*both))
+            .map(|(_, both)| *both)
+            .collect();
+        let Stack { network, index, .. } = &mut self.stack;
+        for address in gone.iter().flat_map(|both| [both.of(false), both.of(true)]) {
+            let removed = network.remove_route(*index, TABLE, Prefix::host(address));
+            if let Err(error) = removed {
+                tracing::warn!(%error, "an app's route stays");
+            }
+            self.names.remove(&address);
+        }
+        for (app, both) in &apps {
+            if self.apps.get(app) == Some(both) {
+                continue;
+            }
+            for v6 in [false, true] {
+                let (to, from) = (both.of(v6), self.own.of(v6));
+                if let Err(error) = network.add_route((*index, TABLE), Prefix::host(to), from) {
+                    tracing::warn!(%error, app.name = %app, "an app has no route");
+                }
+                self.names.insert(to, app.clone());
+            }
+        }
+        self.apps = apps;
+    }
+
+    /// Gives opened packets to the kernel, each with the address of its app.
+    pub(super) fn deliver<W>(&mut self, routes: &Routes<W>, packets: &mut Packets) {
+        let mut last: Option<(GrantId, Both)> = None;
+        let (apps, own) = (&self.apps, self.own);
+        packets.retain(|grant, packet, bytes| {
+            let app = match last {
+                Some((of, app)) if of == grant => Some(app),
+                Some(_) | None => routes.app(grant).and_then(|app| apps.get(app)).copied(),
+            };
+            let Some(app) = app else {
+                return false;
+            };
+            last = Some((grant, app));
+            let v6 = packet.source.is_ipv6();
+            bundle::readdress(bytes, packet, app.of(v6), own.of(v6));
+            true
+        });
+        self.stack.write(packets);
+    }
+
+    /// The app that a packet is for.
+    fn find(&self, source: IpAddr, destination: IpAddr) -> Result<&Name, DropReason> {
+        if source != self.own.of(source.is_ipv6()) {
+            return Err(DropReason::SpoofedSource);
+        }
+        self.names
+            .get(&destination)
+            .ok_or(DropReason::WrongDestination)
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        // Routes and addresses go with the interface; rules would stay.
+        for range in self.ranges.prefixes() {
+            let removed =
+                Network::open().and_then(|mut network| network.remove_rule(range, TABLE, PRIORITY));
+            if let Err(error) = removed {
+                tracing::warn!(%error, "a routing rule stays");
+            }
+        }
+    }
+}
+
+impl Plane {
+    /// Takes what local programs sent to apps, a bounded number of packets.
+    pub(super) fn serve_front(&mut self) {
+        for _ in 0..READS_MAX {
+            if self.relays.is_full() {
+                return;
+            }
+            let Some(front) = self.front.as_mut().filter(|front| front.stack.readable) else {
+                return;
+            };
+            let mut buffer = std::mem::take(&mut self.carry.stacked);
+            let read = front.stack.read(&mut buffer);
+            if let Some(bytes) = read.and_then(|len| buffer.get_mut(..len)) {
+                self.from_stack(bytes);
+                self.relays.send(&mut self.wiring, &mut self.carry.out);
+            }
+            self.carry.stacked = buffer;
+        }
+    }
+
+    /// One packet of the local network stack, with its virtio header.
+    pub(super) fn from_stack(&mut self, bytes: &mut [u8]) {
+        let bundle = match Bundle::read(bytes) {
+            Ok(bundle) => bundle,
+            Err(reason) => return self.carry.tunnels.note_drop(reason),
+        };
+        let Some(front) = &mut self.front else {
+            return;
+        };
+        let packet = bundle.packet();
+        let app = match front.find(packet.source, packet.destination) {
+            Ok(app) => app,
+            Err(reason) => return self.carry.tunnels.note_drop(reason),
+        };
+        let open = self.routes.open(app);
+        match open.and_then(|grant| Some((grant, self.routes.inner(grant)?))) {
+            Some((grant, inner)) => self.carry.stacked_input(grant, inner, bundle),
+            None if front.parked_bytes + bytes_of(&bundle) > PARKED_BYTES_MAX => {
+                self.carry.tunnels.note_drop(DropReason::QueueFull);
+            }
+            None => {
+                let app = app.clone();
+                let parked = bundle.unread();
+                front.parked_bytes += parked.len();
+                let service = service(bundle.packet());
+                let waiting = self.waiting(NOBODY, service, Who::Packet(parked));
+                self.want(&app, waiting);
+            }
+        }
+    }
+
+    /// A packet that waited for its tunnel goes on, or is forgotten.
+    pub(super) fn unpark(&mut self, mut packet: Vec<u8>, goes_on: bool) {
+        if let Some(front) = &mut self.front {
+            front.parked_bytes = front.parked_bytes.saturating_sub(packet.len());
+        }
+        if goes_on {
+            self.from_stack(&mut packet);
+        }
+    }
+}
+
+impl Carry {
+    /// Gives a packet to its tunnel, with the addresses that it has inside.
+    fn stacked_input(&mut self, grant: GrantId, inner: InnerAddresses, mut bundle: Bundle<'_>) {
+        if bundle.packet().source.is_ipv6() {
+            bundle.readdress(inner.device_v6.into(), inner.app_v6.into());
+        } else {
+            bundle.readdress(inner.device_v4.into(), inner.app_v4.into());
+        }
+        self.input(Input::Bundle { grant, bundle });
+    }
+}
+
+fn bytes_of(bundle: &Bundle<'_>) -> usize {
+    bundle::HEADER_BYTES + bundle.packet().head_len + bundle.payload_len()
+}
+
+/// The service that a packet asks for; an echo asks for none, and no service has port 0.
+fn service(packet: &Packet) -> Service {
+    Service {
+        protocol: packet.body.protocol().unwrap_or(Protocol::Udp),
+        port: packet.destination_port,
+    }
+}

@@ -1,0 +1,270 @@
+//! A device with a network interface: unmodified programs reach apps at addresses of their own.
+//!
+//! ```text
+//!  laptop (interface) ── controller + relay ── connector ── apps (nginx, a name server)
+//! ```
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    namespace::{Namespace, may_make_namespaces},
+    program::{Program, run, run_ok},
+};
+
+const PAGE: &str = "served by an unmodified nginx\n";
+
+/// Bytes of a page that takes many packets.
+const LARGE_BYTES: usize = 3_000_000;
+
+#[test]
+fn curl_ping_and_dig_reach_apps_at_their_addresses() {
+    if may_make_namespaces() {
+        reach_everything().unwrap();
+    }
+}
+
+#[test]
+fn an_interface_without_the_right_to_make_one_says_what_is_missing() {
+    if may_make_namespaces() {
+        say_what_is_missing().unwrap();
+    }
+}
+
+fn reach_everything() -> Result<()> {
+    let hosts = Hosts::new("tun")?;
+    let world = hosts.deploy()?;
+    let wiki = world.addresses("wiki")?;
+    let dns = world.addresses("dns")?;
+    for address in &wiki {
+        let page = hosts.curl(address, "/")?;
+        ensure!(page == PAGE, "{address}: {page:?}");
+        let large = hosts.curl(address, "/large")?;
+        ensure!(
+            large.len() == LARGE_BYTES,
+            "{address}: {} bytes",
+            large.len()
+        );
+        ensure!(large.bytes().all(|byte| byte == b'x'), "{address}");
+        run_ok(
+            hosts
+                .laptop
+                .command("ping", ["-c", "3", "-i", "0.2", "-W", "5", address]),
+        )?;
+    }
+    for address in &dns {
+        let server = format!("@{address}");
+        let dig = [&server, "+short", "+tries=5", "answer.corp.example"];
+        let answer = run_ok(hosts.laptop.command("dig", dig))?;
+        ensure!(answer.trim() == "10.1.2.3", "{answer}");
+    }
+    // A port that the app does not have, an app's port at another app, and an address of no app.
+    let [first, ..] = &wiki[..] else {
+        anyhow::bail!("no addresses")
+    };
+    for url in [
+        format!("http://{first}:81/"),
+        "http://100.64.0.77/".to_owned(),
+    ] {
+        let words = ["-s", "--max-time", "2", &url];
+        ensure!(
+            !run(hosts.laptop.command("curl", words))?.status.success(),
+            "{url}"
+        );
+    }
+    let status = world.status("wiki")?;
+    let bytes_in = status["bytes_in"].as_u64().context("no figure")?;
+    ensure!(bytes_in > 2 * 3_000_000, "{status}");
+    leave_nothing_behind(&hosts, world)
+}
+
+/// The rules go with the program, the addresses stay the same.
+fn leave_nothing_behind(hosts: &Hosts, mut world: World) -> Result<()> {
+    let before = world.addresses("wiki")?;
+    let rules = |family: &str| run_ok(hosts.laptop.command("ip", [family, "rule"]));
+    ensure!(
+        rules("-4")?.contains("7443") && rules("-6")?.contains("7443"),
+        "no rules"
+    );
+    world.laptop.stop()?;
+    ensure!(
+        !rules("-4")?.contains("7443") && !rules("-6")?.contains("7443"),
+        "rules stay"
+    );
+    let facts = world.deployment.path("laptop.facts.json");
+    let host = Some(&hosts.laptop);
+    world.laptop = world
+        .deployment
+        .run_interface(host, "laptop", &facts, &[])?;
+    ensure!(world.addresses("wiki")? == before, "other addresses");
+    let [first, ..] = &before[..] else {
+        anyhow::bail!("no addresses")
+    };
+    ensure!(hosts.curl(first, "/")? == PAGE, "after a restart");
+    world.deployment.controller()?.stop().map(drop)
+}
+
+fn say_what_is_missing() -> Result<()> {
+    let hosts = Hosts::new("tunless")?;
+    let world = hosts.deploy()?;
+    let state = world.deployment.path("laptop");
+    let program = world
+        .deployment
+        .program(None, "cardea", ["run", "--mode", "tun"]);
+    let mut less = hosts.laptop.command(
+        "setpriv",
+        ["--bounding-set=-net_admin", "--inh-caps=-net_admin"],
+    );
+    less.arg(program.get_program()).args(program.get_args());
+    let other = world.deployment.path("other");
+    copy(&state, &other)?;
+    let output = run({
+        less.arg("--state").arg(&other);
+        less
+    })?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains("CAP_NET_ADMIN"), "{said}");
+    Ok(())
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    let mut words = std::process::Command::new("cp");
+    words.arg("-a").arg(from).arg(to);
+    run_ok(words).map(drop)
+}
+
+/// The four hosts of the picture above.
+struct Hosts {
+    laptop: Namespace,
+    controller: Namespace,
+    connector: Namespace,
+    apps: Namespace,
+}
+
+/// What runs on them.
+struct World {
+    deployment: Deployment,
+    laptop: Program,
+    _others: Vec<Program>,
+}
+
+impl Hosts {
+    fn new(test: &str) -> Result<Self> {
+        let hosts = Self {
+            laptop: Namespace::new(test, "laptop")?,
+            controller: Namespace::new(test, "ctl")?,
+            connector: Namespace::new(test, "con")?,
+            apps: Namespace::new(test, "apps")?,
+        };
+        let Self {
+            laptop,
+            controller,
+            connector,
+            apps,
+        } = &hosts;
+        laptop.link("lan", "192.168.1.2/24", controller, "lan", "192.168.1.1/24")?;
+        connector.link("wan", "10.9.0.2/24", controller, "site", "10.9.0.1/24")?;
+        connector.link("apps", "10.9.1.1/24", apps, "eth", "10.9.1.10/24")?;
+        laptop.route("192.168.1.1")?;
+        connector.route("10.9.0.1")?;
+        Ok(hosts)
+    }
+
+    fn deploy(&self) -> Result<World> {
+        let mut deployment = Deployment::new()?;
+        deployment.start_controller(&ControllerOptions {
+            namespace: Some(&self.controller),
+            address: "192.168.1.1",
+            port: 7443,
+            relay_port: 7444,
+            more: &["--allow-simulated-posture"],
+            environment: &[],
+        })?;
+        for (app, target) in [("wiki", "10.9.1.10:80"), ("dns", "10.9.1.10:53/udp")] {
+            deployment.ctl(&format!(
+                "app add {app} --target {target} --allow group:staff --transport wireguard"
+            ))?;
+        }
+        let others = vec![
+            self.nginx(&deployment)?,
+            self.dnsmasq()?,
+            deployment.start_connector(Some(&self.connector), "connector", "default")?,
+        ];
+        let facts = deployment.write_facts("laptop", GOOD_FACTS)?;
+        let host = Some(&self.laptop);
+        let user = ("alice@corp.example", "staff");
+        let laptop = deployment.start_interface(host, "laptop", user, &facts, &[])?;
+        Ok(World {
+            deployment,
+            laptop,
+            _others: others,
+        })
+    }
+
+    fn nginx(&self, deployment: &Deployment) -> Result<Program> {
+        let folder = deployment.path("nginx");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("index.html"), PAGE)?;
+        fs::write(folder.join("large"), "x".repeat(LARGE_BYTES))?;
+        let shown = folder.display();
+        let configuration = format!(
+            "pid {shown}/pid; error_log stderr notice; daemon off; user root;\n\
+             events {{}}\n\
+             http {{ access_log off; server {{ listen 10.9.1.10:80; root {shown}; }} }}\n"
+        );
+        fs::write(folder.join("nginx.conf"), configuration)?;
+        let mut nginx = self
+            .apps
+            .command("nginx", ["-c".into(), folder.join("nginx.conf")]);
+        nginx.arg("-e").arg("stderr");
+        let mut nginx = Program::start("nginx", nginx)?;
+        nginx.wait_for("start worker process")?;
+        Ok(nginx)
+    }
+
+    fn dnsmasq(&self) -> Result<Program> {
+        let arguments = [
+            "--no-daemon",
+            "--no-resolv",
+            "--no-hosts",
+            "--conf-file=/dev/null",
+            "--user=root",
+            "--listen-address=10.9.1.10",
+            "--bind-interfaces",
+            "--log-facility=-",
+            "--address=/answer.corp.example/10.1.2.3",
+        ];
+        let mut dnsmasq = Program::start("dnsmasq", self.apps.command("dnsmasq", arguments))?;
+        dnsmasq.wait_for("started")?;
+        Ok(dnsmasq)
+    }
+
+    fn curl(&self, address: &str, path: &str) -> Result<String> {
+        let host = if address.contains(':') {
+            format!("[{address}]")
+        } else {
+            address.to_owned()
+        };
+        let url = format!("http://{host}{path}");
+        let words = ["-sS", "--fail", "--max-time", "30", &url];
+        run_ok(self.laptop.command("curl", words))
+    }
+}
+
+impl World {
+    fn addresses(&self, app: &str) -> Result<Vec<String>> {
+        let status = self.status(app)?;
+        let addresses = status["addresses"].as_array().context("no addresses")?;
+        let texts = addresses.iter().filter_map(|address| address.as_str());
+        Ok(texts.map(str::to_owned).collect())
+    }
+
+    fn status(&self, app: &str) -> Result<serde_json::Value> {
+        let text = run_ok(self.deployment.cardea(None, "laptop", "apps -o json"))?;
+        let apps: serde_json::Value = serde_json::from_str(&text)?;
+        let apps = apps.as_array().context("no list")?;
+        let app = apps.iter().find(|row| row["name"] == app);
+        app.cloned().context("no such app")
+    }
+}
