@@ -108,23 +108,35 @@ fn leave_nothing_behind(hosts: &Hosts, mut world: World) -> Result<()> {
 fn say_what_is_missing() -> Result<()> {
     let hosts = Hosts::new("tunless")?;
     let world = hosts.deploy()?;
-    let state = world.deployment.path("laptop");
-    let program = world
-        .deployment
-        .program(None, "cardea", ["run", "--mode", "tun"]);
-    let mut less = hosts.laptop.command(
-        "setpriv",
-        ["--bounding-set=-net_admin", "--inh-caps=-net_admin"],
-    );
-    less.arg(program.get_program()).args(program.get_args());
     let other = world.deployment.path("other");
-    copy(&state, &other)?;
-    let output = run({
-        less.arg("--state").arg(&other);
-        less
-    })?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(said.contains("CAP_NET_ADMIN"), "{said}");
+    copy(&world.deployment.path("laptop"), &other)?;
+    let program = world.deployment.cardea(None, "other", "run --mode tun");
+    let start = |host: &Namespace, wrapper: &[&str]| {
+        let mut words: Vec<std::ffi::OsString> = wrapper.iter().map(Into::into).collect();
+        words.push(program.get_program().to_owned());
+        words.extend(program.get_args().map(ToOwned::to_owned));
+        let output = run(host.command("env", words))?;
+        ensure!(!output.status.success(), "it started");
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let said = start(&hosts.laptop, &[])?;
+    ensure!(said.contains("cardea0 exists and is in use"), "{said}");
+    let less = [
+        "setpriv",
+        "--bounding-set=-net_admin",
+        "--inh-caps=-net_admin",
+    ];
+    let said = start(&hosts.apps, &less)?;
+    ensure!(said.contains("no CAP_NET_ADMIN"), "{said}");
+    let hidden = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /dev/net && exec \"$0\" \"$@\"",
+    ];
+    let said = start(&hosts.apps, &hidden)?;
+    ensure!(said.contains("/dev/net/tun is missing"), "{said}");
     Ok(())
 }
 
