@@ -12,6 +12,7 @@
 //! each; then one flush.
 
 mod associate;
+pub(crate) mod back;
 mod connector;
 mod ends;
 mod flow;
@@ -24,7 +25,7 @@ mod relays;
 mod resolver;
 mod routes;
 mod socks;
-mod stack;
+pub(crate) mod stack;
 mod tcp;
 mod timers;
 mod told;
@@ -47,7 +48,7 @@ use cardea_proto::{app::Service, id::GrantId, message::AppView, name::Name, refu
 use cardea_tunnel::{Command, End, Event};
 use tokio::sync::{mpsc as queue, oneshot};
 
-use self::{front::Front, plane::Plane};
+use self::{plane::Plane, stack::Interface};
 use crate::virtual_addresses::Both;
 
 /// Commands that wait for the data half's next turn. It takes all of them in every turn.
@@ -157,7 +158,7 @@ impl Data {
 
     /// The same with a network interface.
     pub(crate) fn start_with(
-        end: (End, Option<Front>),
+        end: (End, Option<Interface>),
         clock: Clock,
         entropy: [u8; 32],
     ) -> io::Result<(Self, queue::Receiver<FromData>)> {

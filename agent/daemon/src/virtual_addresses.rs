@@ -67,6 +67,20 @@ impl Ranges {
         }
     }
 
+    /// Those of a connector, which lends them to devices on this host alone: what is set aside for
+    /// benchmarks (RFC 2544), and another ULA.
+    #[must_use]
+    pub fn connector(domain: &Name) -> Self {
+        let [a, b, c, d, e, ..] = key::digest(format!("lent {domain}").as_bytes()).0;
+        Self {
+            v4: (Ipv4Addr::new(198, 18, 0, 0), 15),
+            v6: (
+                Ipv6Addr::from([0xfd, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+                48,
+            ),
+        }
+    }
+
     /// The same with another range for IPv4, or for IPv6, whichever `text` is.
     ///
     /// # Errors
@@ -128,6 +142,8 @@ pub struct VirtualAddresses {
     networks: Vec<Prefix>,
     own: u32,
     numbers: BTreeMap<Name, u32>,
+    /// Where the search for an address to lend begins.
+    next: u32,
 }
 
 impl VirtualAddresses {
@@ -166,6 +182,7 @@ impl VirtualAddresses {
             ranges,
             networks,
             own: 0,
+            next: 1,
             numbers: BTreeMap::new(),
         };
         addresses.own = addresses.free_from(1, &BTreeSet::new()).unwrap_or(1);
@@ -218,6 +235,19 @@ impl VirtualAddresses {
         self.numbers.get(app).map(|number| self.ranges.at(*number))
     }
 
+    /// Addresses that nobody has for whom `is_taken` holds; others than the last ones as long as possible.
+    pub fn lend(&mut self, is_taken: impl Fn(Both) -> bool) -> Option<Both> {
+        let count = self.ranges.numbers();
+        let number = (self.next..count)
+            .chain(1..self.next)
+            .take(TRIES_MAX)
+            .find(|number| {
+                *number != self.own && !self.clashes(*number) && !is_taken(self.ranges.at(*number))
+            })?;
+        self.next = number.saturating_add(1);
+        Some(self.ranges.at(number))
+    }
+
     /// The numbers, to be kept.
     #[must_use]
     pub const fn numbers(&self) -> &BTreeMap<Name, u32> {
@@ -257,7 +287,8 @@ const USUAL_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
 
 /// For a machine that is in such a network: what is set aside for benchmarks (RFC 2544), then corners of
 /// private space that few use.
-const OTHER_V4: [(Ipv4Addr, u8); 3] = [
+const OTHER_V4: [(Ipv4Addr, u8); 4] = [
+    (USUAL_V4, 10),
     (Ipv4Addr::new(198, 18, 0, 0), 15),
     (Ipv4Addr::new(10, 203, 0, 0), 16),
     (Ipv4Addr::new(172, 29, 0, 0), 16),
@@ -341,6 +372,18 @@ mod tests {
         };
         let elsewhere = addresses(&[whole], BTreeMap::new());
         assert_eq!(elsewhere.own().v4, Ipv4Addr::new(198, 18, 0, 1));
+    }
+
+    #[test]
+    fn what_is_lent_is_free_and_not_what_was_given_back_last() {
+        let mut addresses = addresses(&[], BTreeMap::new());
+        let first = addresses.lend(|_| false).unwrap();
+        let second = addresses.lend(|_| false).unwrap();
+        let third = addresses.lend(|both| both == second).unwrap();
+        let mut all = vec![first, second, third, addresses.own()];
+        all.sort_by_key(|both| both.v4);
+        all.dedup();
+        assert_eq!(all.len(), 4);
     }
 
     #[test]

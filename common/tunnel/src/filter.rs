@@ -23,6 +23,8 @@ pub(crate) struct Filter {
     egress: Option<Egress>,
     family: Family,
     turn: usize,
+    /// Whether packets of IPv4, and of IPv6, are the local network stack's.
+    stacked: (bool, bool),
 }
 
 /// A service that this tunnel's app has: what [`Filter::check`] alone makes.
@@ -50,7 +52,17 @@ impl Filter {
             egress,
             family,
             turn: 0,
+            stacked: (false, false),
         }
+    }
+
+    pub(crate) const fn set_stacked(&mut self, v4: bool, v6: bool) {
+        self.stacked = (v4, v6);
+    }
+
+    /// Whether packets of a family are the local network stack's.
+    pub(crate) const fn is_stacked(&self, v6: bool) -> bool {
+        if v6 { self.stacked.1 } else { self.stacked.0 }
     }
 
     pub(crate) const fn end(&self) -> End {

@@ -6,7 +6,7 @@ use cardea_proto::{app, app::Service, id::GrantId, name::Name, relay::Handle, ti
 
 use crate::{
     carrier::{Carrier, Phase},
-    command::{CarrierKeys, End, Family, Install},
+    command::{CarrierKeys, Edge, End, Family, Install},
     context::{Context, Shared, Traffic},
     filter::{Filter, Permitted},
     link::Link,
@@ -63,6 +63,9 @@ impl Tunnel {
     ) -> Option<Self> {
         let mut link = Link::new(now.instant, install.relay, &install.ticket.0)?;
         let mut filter = Filter::new(end, install.services, install.inner, install.egress, family);
+        if shared.edge == Edge::Packets && end == End::Agent {
+            filter.set_stacked(true, true);
+        }
         let mut traffic = Traffic::default();
         let keys: CarrierKeys = install.keys;
         let kind = keys.carrier();
@@ -103,6 +106,10 @@ impl Tunnel {
 
     pub(crate) fn link_mut(&mut self) -> &mut Link {
         &mut self.link
+    }
+
+    pub(crate) const fn set_stacked(&mut self, v4: bool, v6: bool) {
+        self.filter.set_stacked(v4, v6);
     }
 
     pub(crate) fn extend(&mut self, now: Now, ttl: Duration, ticket: &[u8]) {

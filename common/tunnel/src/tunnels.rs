@@ -75,7 +75,15 @@ impl Tunnels {
         self.family = family;
     }
 
-    /// Chooses what stands at the local side, of tunnels that are there as well.
+    /// Connector: chooses whether the packets of a tunnel, by their family, go to the local network
+    /// stack; those of the others become flows.
+    pub fn set_stacked(&mut self, grant: GrantId, v4: bool, v6: bool) {
+        if let Some(tunnel) = self.tunnels.get_mut(&grant) {
+            tunnel.set_stacked(v4, v6);
+        }
+    }
+
+    /// Agent: chooses what stands at the local side of tunnels installed from here on.
     pub const fn set_edge(&mut self, edge: Edge) {
         self.shared.edge = edge;
     }

@@ -232,6 +232,35 @@ impl Deployment {
         Ok(connector)
     }
 
+    /// Enrolls a connector of `site` and starts it with a network interface.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_kernel(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        site: &str,
+    ) -> Result<Program> {
+        let code = self.ctl(&format!("invite connector --site {site}"))?;
+        let arguments = self.node_arguments("enroll", name, &code)?;
+        crate::program::run_ok(self.program(namespace, "cardea-connector", arguments))?;
+        let state = self.path(name).into_os_string();
+        let words = [
+            "run".into(),
+            "--mode".into(),
+            "kernel".into(),
+            "--state".into(),
+            state,
+        ];
+        let mut connector = Program::start(
+            name,
+            self.program::<OsString>(namespace, "cardea-connector", words),
+        )?;
+        connector.wait_for("connected to")?;
+        Ok(connector)
+    }
+
     /// Enrolls a device of `user` in `group`, starts its agent and waits until it is connected.
     /// With `facts` its posture is read from that file.
     ///

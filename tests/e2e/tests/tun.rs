@@ -32,9 +32,91 @@ fn an_interface_without_the_right_to_make_one_says_what_is_missing() {
     }
 }
 
+#[test]
+fn a_connector_forwards_through_the_kernel_and_takes_its_rules_with_it() {
+    if may_make_namespaces() {
+        forward_by_kernel().unwrap();
+    }
+}
+
+/// With a kernel at both ends; and a device without an interface meets the same connector.
+fn forward_by_kernel() -> Result<()> {
+    let hosts = Hosts::new("kernel")?;
+    let sysctl = ["-qw", "net.ipv6.conf.all.forwarding=1"];
+    run_ok(hosts.connector.command("sysctl", sysctl))?;
+    let mut world = hosts.deploy(true)?;
+    reach(&hosts, &world)?;
+    ensure!(
+        hosts.forwards_v4()? && hosts.rules()?.contains("masquerade"),
+        "no forwarding"
+    );
+    let facts = world.deployment.path("laptop.facts.json");
+    let user = "bob@corp.example";
+    let _device =
+        world
+            .deployment
+            .start_device(Some(&hosts.laptop), "phone", user, "staff", Some(&facts))?;
+    let (_forward, address) = world
+        .deployment
+        .forward(Some(&hosts.laptop), "phone", "wiki")?;
+    let url = format!("http://{address}/");
+    let page = run_ok(
+        hosts
+            .laptop
+            .command("curl", ["-sS", "--max-time", "30", &url]),
+    )?;
+    ensure!(page == PAGE, "a flow through the kernel: {page:?}");
+    revoke(&hosts, &world)?;
+    world.connector.stop()?;
+    ensure!(!hosts.forwards_v4()?, "the host goes on forwarding");
+    ensure!(!hosts.rules()?.contains("cardea"), "{}", hosts.rules()?);
+    let rules = run_ok(hosts.connector.command("ip", ["rule"]))?;
+    ensure!(!rules.contains("7444"), "{rules}");
+    world.deployment.controller()?.stop().map(drop)
+}
+
+/// Whoever loses an app in the middle of a download gets not another byte.
+fn revoke(hosts: &Hosts, world: &World) -> Result<()> {
+    let wiki = world.addresses("wiki")?;
+    let [first, ..] = &wiki[..] else {
+        anyhow::bail!("no addresses")
+    };
+    let url = format!("http://{first}/large");
+    let words = [
+        "-sS",
+        "--limit-rate",
+        "200k",
+        "--max-time",
+        "20",
+        "-o",
+        "/dev/null",
+        &url,
+    ];
+    let mut curl = Program::start("curl", hosts.laptop.command("curl", words))?;
+    let before = world.status("wiki")?["bytes_in"]
+        .as_u64()
+        .context("no figure")?;
+    let flows = |bytes: u64| bytes > before + 200_000;
+    let deadline = cardea_e2e::program::now() + cardea_e2e::program::PATIENCE;
+    while !flows(world.status("wiki")?["bytes_in"].as_u64().unwrap_or(0)) {
+        ensure!(
+            cardea_e2e::program::now() < deadline,
+            "the download does not begin"
+        );
+    }
+    world.deployment.ctl("device block laptop --yes")?;
+    ensure!(curl.wait()? != Some(0), "it was served to the end");
+    Ok(())
+}
+
 fn reach_everything() -> Result<()> {
     let hosts = Hosts::new("tun")?;
-    let world = hosts.deploy()?;
+    let world = hosts.deploy(false)?;
+    reach(&hosts, &world)?;
+    leave_nothing_behind(&hosts, world)
+}
+
+fn reach(hosts: &Hosts, world: &World) -> Result<()> {
     let wiki = world.addresses("wiki")?;
     let dns = world.addresses("dns")?;
     for address in &wiki {
@@ -76,7 +158,7 @@ fn reach_everything() -> Result<()> {
     let status = world.status("wiki")?;
     let bytes_in = status["bytes_in"].as_u64().context("no figure")?;
     ensure!(bytes_in > 2 * 3_000_000, "{status}");
-    leave_nothing_behind(&hosts, world)
+    Ok(())
 }
 
 /// The rules go with the program, the addresses stay the same.
@@ -107,7 +189,7 @@ fn leave_nothing_behind(hosts: &Hosts, mut world: World) -> Result<()> {
 
 fn say_what_is_missing() -> Result<()> {
     let hosts = Hosts::new("tunless")?;
-    let world = hosts.deploy()?;
+    let world = hosts.deploy(false)?;
     let other = world.deployment.path("other");
     copy(&world.deployment.path("laptop"), &other)?;
     let program = world.deployment.cardea(None, "other", "run --mode tun");
@@ -158,7 +240,8 @@ struct Hosts {
 struct World {
     deployment: Deployment,
     laptop: Program,
-    _others: Vec<Program>,
+    connector: Program,
+    _apps: Vec<Program>,
 }
 
 impl Hosts {
@@ -178,12 +261,14 @@ impl Hosts {
         laptop.link("lan", "192.168.1.2/24", controller, "lan", "192.168.1.1/24")?;
         connector.link("wan", "10.9.0.2/24", controller, "site", "10.9.0.1/24")?;
         connector.link("apps", "10.9.1.1/24", apps, "eth", "10.9.1.10/24")?;
+        connector.ip("addr add fd00:9:1::1/64 dev apps nodad")?;
+        apps.ip("addr add fd00:9:1::10/64 dev eth nodad")?;
         laptop.route("192.168.1.1")?;
         connector.route("10.9.0.1")?;
         Ok(hosts)
     }
 
-    fn deploy(&self) -> Result<World> {
+    fn deploy(&self, kernel: bool) -> Result<World> {
         let mut deployment = Deployment::new()?;
         deployment.start_controller(&ControllerOptions {
             namespace: Some(&self.controller),
@@ -193,16 +278,19 @@ impl Hosts {
             more: &["--allow-simulated-posture"],
             environment: &[],
         })?;
-        for (app, target) in [("wiki", "10.9.1.10:80"), ("dns", "10.9.1.10:53/udp")] {
+        let dual = "--target 10.9.1.10:80 --target [fd00:9:1::10]:80";
+        for (app, targets) in [("wiki", dual), ("dns", "--target 10.9.1.10:53/udp")] {
             deployment.ctl(&format!(
-                "app add {app} --target {target} --allow group:staff --transport wireguard"
+                "app add {app} {targets} --allow group:staff --transport wireguard"
             ))?;
         }
-        let others = vec![
-            self.nginx(&deployment)?,
-            self.dnsmasq()?,
-            deployment.start_connector(Some(&self.connector), "connector", "default")?,
-        ];
+        let apps = vec![self.nginx(&deployment)?, self.dnsmasq()?];
+        let host = Some(&self.connector);
+        let connector = if kernel {
+            deployment.start_kernel(host, "connector", "default")?
+        } else {
+            deployment.start_connector(host, "connector", "default")?
+        };
         let facts = deployment.write_facts("laptop", GOOD_FACTS)?;
         let host = Some(&self.laptop);
         let user = ("alice@corp.example", "staff");
@@ -210,7 +298,8 @@ impl Hosts {
         Ok(World {
             deployment,
             laptop,
-            _others: others,
+            connector,
+            _apps: apps,
         })
     }
 
@@ -223,7 +312,7 @@ impl Hosts {
         let configuration = format!(
             "pid {shown}/pid; error_log stderr notice; daemon off; user root;\n\
              events {{}}\n\
-             http {{ access_log off; server {{ listen 10.9.1.10:80; root {shown}; }} }}\n"
+             http {{ access_log off; server {{ listen 10.9.1.10:80; listen [fd00:9:1::10]:80; root {shown}; }} }}\n"
         );
         fs::write(folder.join("nginx.conf"), configuration)?;
         let mut nginx = self
@@ -250,6 +339,18 @@ impl Hosts {
         let mut dnsmasq = Program::start("dnsmasq", self.apps.command("dnsmasq", arguments))?;
         dnsmasq.wait_for("started")?;
         Ok(dnsmasq)
+    }
+
+    /// Whether the connector's host is a router.
+    fn forwards_v4(&self) -> Result<bool> {
+        let words = ["-n", "net.ipv4.ip_forward"];
+        let text = run_ok(self.connector.command("sysctl", words))?;
+        Ok(text.trim() == "1")
+    }
+
+    /// The firewall of the connector's host.
+    fn rules(&self) -> Result<String> {
+        run_ok(self.connector.command("nft", ["list", "ruleset"]))
     }
 
     fn curl(&self, address: &str, path: &str) -> Result<String> {

@@ -7,7 +7,7 @@ use cardea_host::{
     files::StateDir,
     process,
 };
-use cardea_proto::{id::NodeId, identity::Role, invite::InviteCode, name::Name};
+use cardea_proto::{id::NodeId, identity::Role, invite::InviteCode};
 
 use super::{CodeArgument, Settings, client};
 use crate::{control, enroll::Applicant, state::Node, talk, virtual_addresses::Ranges};
@@ -152,12 +152,16 @@ fn serve(
     posture: Option<cardea_device::posture::Settings>,
     local: &Local,
 ) -> Result<(), Failure> {
-    let ranges = ranges(local, &node.domain)?;
+    let usual = match node.id {
+        NodeId::Connector(_) => Ranges::connector(&node.domain),
+        NodeId::Device(_) => Ranges::usual(&node.domain),
+    };
+    let ranges = ranges(local, usual)?;
     let result = match (node.id, posture) {
         (NodeId::Device(id), Some(posture)) => {
             block_on(control::agent::run(dir, node, id, posture, ranges))?
         }
-        (NodeId::Connector(id), None) => block_on(control::connector::run(dir, node, id))?,
+        (NodeId::Connector(id), None) => block_on(control::connector::run(dir, node, id, ranges))?,
         (NodeId::Device(_), None) => return Err(wrong_program("cardea")),
         (NodeId::Connector(_), Some(_)) => return Err(wrong_program("cardea-connector")),
     };
@@ -165,11 +169,11 @@ fn serve(
 }
 
 /// The ranges of an interface's addresses; `None` without an interface.
-fn ranges(local: &Local, domain: &Name) -> Result<Option<Ranges>, Failure> {
+fn ranges(local: &Local, usual: Ranges) -> Result<Option<Ranges>, Failure> {
     let Local::Interface { ranges } = local else {
         return Ok(None);
     };
-    let mut all = Ranges::usual(domain);
+    let mut all = usual;
     for text in ranges {
         all = all.with(text).map_err(|error| {
             Failure::of(

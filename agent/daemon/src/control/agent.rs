@@ -26,7 +26,7 @@ use super::{
     nap, suggest,
 };
 use crate::{
-    data::{Data, FromData, Serves, ToData, front::Front},
+    data::{Data, FromData, Serves, ToData, front::Front, stack::Interface},
     line::LineEvent,
     local::{self, Call, Reply},
     state::{self, Node},
@@ -70,7 +70,8 @@ pub(crate) async fn run(
             let kept = state::load_numbers(&dir).map_err(std::io::Error::other)?;
             let addresses = VirtualAddresses::new(ranges, networks(), kept);
             let front = Front::open(*addresses.ranges(), addresses.own());
-            (Some(addresses), Some(front.map_err(std::io::Error::other)?))
+            let front = front.map_err(std::io::Error::other)?;
+            (Some(addresses), Some(Interface::Front(front)))
         }
     };
     let (data, mut told) = Data::start_with((End::Agent, front), clock, entropy::seed())?;

@@ -12,10 +12,11 @@ use cardea_tunnel::End;
 
 use super::{Common, FAREWELL_TIME, nap};
 use crate::{
-    data::{Data, FromData},
+    data::{Data, FromData, back::Back, stack::Interface},
     line::LineEvent,
     local::{self, Call},
     state::Node,
+    virtual_addresses::Ranges,
 };
 
 /// A connector and its shell.
@@ -29,9 +30,21 @@ struct Shell {
 ///
 /// # Errors
 /// As the system says, when there is no socket or thread to begin with.
-pub(crate) async fn run(dir: StateDir, node: Node, id: ConnectorId) -> std::io::Result<()> {
+pub(crate) async fn run(
+    dir: StateDir,
+    node: Node,
+    id: ConnectorId,
+    ranges: Option<Ranges>,
+) -> std::io::Result<()> {
     let clock = Clock::system();
-    let (data, mut told) = Data::start(End::Connector, clock, entropy::seed())?;
+    let interface = match ranges {
+        None => None,
+        Some(ranges) => {
+            let back = Back::open(ranges).map_err(std::io::Error::other)?;
+            Some(Interface::Back(Box::new(back)))
+        }
+    };
+    let (data, mut told) = Data::start_with((End::Connector, interface), clock, entropy::seed())?;
     let mut calls = local::serve(dir.path())?;
     let settings = ConnectorSettings {
         connector: id,

@@ -18,7 +18,14 @@ use cardea_proto::{
 };
 use cardea_tunnel::{Bundle, DropReason, Input, Packets, bundle, packet::Packet};
 
-use super::{ListenerId, flow::Carry, listen::Who, plane::Plane, routes::Routes, stack::Stack};
+use super::{
+    ListenerId,
+    flow::Carry,
+    listen::Who,
+    plane::Plane,
+    routes::Routes,
+    stack::{Interface, Stack},
+};
 use crate::virtual_addresses::{Both, Ranges};
 
 /// Name of the interface.
@@ -152,17 +159,20 @@ impl Drop for Front {
 }
 
 impl Plane {
-    /// Takes what local programs sent to apps, a bounded number of packets.
-    pub(super) fn serve_front(&mut self) {
+    /// Takes what the local network stack sends into tunnels, a bounded number of packets.
+    pub(super) fn serve_interface(&mut self) {
         for _ in 0..READS_MAX {
             if self.relays.is_full() {
                 return;
             }
-            let Some(front) = self.front.as_mut().filter(|front| front.stack.readable) else {
+            let Some(stack) = self.interface.as_mut().map(Interface::stack) else {
                 return;
             };
+            if !stack.readable {
+                return;
+            }
             let mut buffer = std::mem::take(&mut self.carry.stacked);
-            let read = front.stack.read(&mut buffer);
+            let read = stack.read(&mut buffer);
             if let Some(bytes) = read.and_then(|len| buffer.get_mut(..len)) {
                 self.from_stack(bytes);
                 self.relays.send(&mut self.wiring, &mut self.carry.out);
@@ -173,12 +183,20 @@ impl Plane {
 
     /// One packet of the local network stack, with its virtio header.
     pub(super) fn from_stack(&mut self, bytes: &mut [u8]) {
-        let bundle = match Bundle::read(bytes) {
+        let mut bundle = match Bundle::read(bytes) {
             Ok(bundle) => bundle,
             Err(reason) => return self.carry.tunnels.note_drop(reason),
         };
-        let Some(front) = &mut self.front else {
-            return;
+        let front = match &mut self.interface {
+            Some(Interface::Front(front)) => front,
+            Some(Interface::Back(back)) => {
+                let routed = back.route(self.carry.now.instant, &mut bundle);
+                return match routed {
+                    Ok(grant) => self.carry.input(Input::Bundle { grant, bundle }),
+                    Err(reason) => self.carry.tunnels.note_drop(reason),
+                };
+            }
+            None => return,
         };
         let packet = bundle.packet();
         let app = match front.find(packet.source, packet.destination) {
@@ -204,7 +222,7 @@ impl Plane {
 
     /// A packet that waited for its tunnel goes on, or is forgotten.
     pub(super) fn unpark(&mut self, mut packet: Vec<u8>, goes_on: bool) {
-        if let Some(front) = &mut self.front {
+        if let Some(Interface::Front(front)) = &mut self.interface {
             front.parked_bytes = front.parked_bytes.saturating_sub(packet.len());
         }
         if goes_on {

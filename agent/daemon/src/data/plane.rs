@@ -16,11 +16,10 @@ use super::{
     connector::Dialer,
     flow::{Carry, Flow},
     flows::Flows,
-    front::Front,
     listen::{Locals, Waiting},
     relays::Relays,
     routes::Routes,
-    stack,
+    stack::{self, Interface},
     tcp::Turn,
     timers::Timers,
     told::Told,
@@ -72,7 +71,7 @@ pub(super) struct Plane {
     pub(super) carry: Carry,
     pub(super) wiring: Wiring,
     pub(super) relays: Relays,
-    pub(super) front: Option<Front>,
+    pub(super) interface: Option<Interface>,
     pub(super) routes: Routes<Waiting>,
     pub(super) flows: Flows,
     pub(super) locals: Locals,
@@ -84,7 +83,7 @@ pub(super) struct Plane {
 
 impl Plane {
     pub(super) fn new(
-        (end, front): (End, Option<Front>),
+        (end, interface): (End, Option<Interface>),
         clock: Clock,
         entropy: [u8; 32],
         commands: mpsc::Receiver<ToData>,
@@ -97,9 +96,9 @@ impl Plane {
         timers.set(now.instant + ROUTES_INTERVAL, Due::Routes);
         let mut wiring = Wiring::new(poll.registry().try_clone()?, WAKER.0 + 1);
         let mut carry = Carry::new(now, Tunnels::new(end, entropy));
-        let mut front = front;
-        if let Some(front) = &mut front {
-            front.stack.register(&mut wiring)?;
+        let mut interface = interface;
+        if let Some(interface) = &mut interface {
+            interface.stack().register(&mut wiring)?;
             carry.tunnels.set_edge(Edge::Packets);
             carry.stacked = vec![0; stack::BUFFER_BYTES];
         }
@@ -109,7 +108,7 @@ impl Plane {
             clock,
             carry,
             relays: Relays::default(),
-            front,
+            interface,
             routes: Routes::new(),
             flows: Flows::default(),
             locals: Locals::default(),
@@ -161,11 +160,7 @@ impl Plane {
             || !self.carry.out.is_empty()
             || self.relays.wants_turn()
             || self.locals.wants_turn()
-            || (!is_full
-                && self
-                    .front
-                    .as_ref()
-                    .is_some_and(|front| front.stack.readable))
+            || (!is_full && self.interface.as_ref().is_some_and(Interface::is_readable))
             || (self.carry.tunnels.wants_flush() && !is_full);
         if busy {
             return Duration::ZERO;
@@ -186,7 +181,14 @@ impl Plane {
             match self.commands.try_recv() {
                 Ok(ToData::Tunnel(command)) => {
                     self.routes.note_command(&command);
+                    let stacked = match &mut self.interface {
+                        Some(Interface::Back(back)) => back.note_command(&command),
+                        Some(Interface::Front(_)) | None => None,
+                    };
                     self.carry.input(Input::Command(command));
+                    if let Some((grant, v4, v6)) = stacked {
+                        self.carry.tunnels.set_stacked(grant, v4, v6);
+                    }
                     // Sockets of flows that ended with a tunnel are reset before anything else.
                     self.flow_events();
                 }
@@ -204,7 +206,7 @@ impl Plane {
                 Ok(ToData::Unlisten(listener)) => self.unlisten(listener),
                 Ok(ToData::Apps(apps)) => self.routes.set_apps(apps),
                 Ok(ToData::Addresses(apps)) => {
-                    if let Some(front) = &mut self.front {
+                    if let Some(Interface::Front(front)) = &mut self.interface {
                         front.set_apps(apps);
                     }
                 }
@@ -241,8 +243,8 @@ impl Plane {
             None => {}
             Some(Owner::Relay(relay)) => self.relays.ready(relay, readable, event.is_writable()),
             Some(Owner::Stack) => {
-                if let Some(front) = &mut self.front {
-                    front.stack.readable |= readable;
+                if let Some(interface) = &mut self.interface {
+                    interface.stack().readable |= readable;
                 }
             }
             Some(Owner::Listener(listener)) => self.locals.ready(listener, readable),
@@ -276,7 +278,7 @@ impl Plane {
         self.told.retry();
         self.carry.moved = 0;
         self.receive();
-        self.serve_front();
+        self.serve_interface();
         while let Some(due) = self.timers.pop_due(self.carry.now.instant) {
             self.due(due);
         }
@@ -305,22 +307,22 @@ impl Plane {
         let Self {
             relays,
             carry,
-            front,
+            interface,
             routes,
             ..
         } = self;
-        let deliver = |carry: &mut Carry, front: &mut Option<Front>| match front {
-            Some(front) => front.deliver(routes, &mut carry.out.packets),
+        let mut deliver = |carry: &mut Carry| match interface {
+            Some(interface) => interface.deliver(carry, routes),
             None => carry.out.packets.clear(),
         };
         relays.receive(|from, bytes| {
             carry.input(Input::Datagram { from, bytes });
             if carry.out.packets.is_nearly_full() {
-                deliver(carry, front);
+                deliver(carry);
             }
         });
         if !carry.out.packets.is_empty() {
-            deliver(carry, front);
+            deliver(carry);
         }
     }
 
@@ -361,6 +363,11 @@ impl Plane {
                 TunnelEvent::Closed { grant, .. } => self.carry.tunnels.stats(*grant).is_none(),
                 TunnelEvent::Opened { .. } | TunnelEvent::Used { .. } => false,
             };
+            if let (TunnelEvent::Closed { grant, .. }, true) = (&event, is_gone)
+                && let Some(Interface::Back(back)) = &mut self.interface
+            {
+                back.forget(*grant);
+            }
             let opened = self.routes.note_event(&event, is_gone);
             self.told.push(FromData::Tunnel(event));
             if let Some(app) = opened {

@@ -4,13 +4,57 @@ use std::io::{self, IoSlice};
 
 use cardea_host::tun::{Network, Tun, TunError};
 use cardea_tunnel::{
-    PACKET_BYTES_MAX, Packets,
+    DropReason, PACKET_BYTES_MAX, Packets,
     bundle::{self, JOINED_MAX},
     packet::Packet,
 };
 use mio::Token;
 
-use super::wiring::{Owner, Wiring};
+use super::{
+    back::Back,
+    flow::Carry,
+    front::Front,
+    routes::Routes,
+    wiring::{Owner, Wiring},
+};
+
+/// A network interface at the local side of tunnels.
+#[derive(Debug)]
+pub(crate) enum Interface {
+    /// An agent's.
+    Front(Front),
+    /// A connector's.
+    Back(Box<Back>),
+}
+
+impl Interface {
+    pub(super) const fn stack(&mut self) -> &mut Stack {
+        match self {
+            Self::Front(front) => &mut front.stack,
+            Self::Back(back) => &mut back.stack,
+        }
+    }
+
+    pub(super) const fn is_readable(&self) -> bool {
+        match self {
+            Self::Front(front) => front.stack.readable,
+            Self::Back(back) => back.stack.readable,
+        }
+    }
+
+    /// Gives opened packets to the kernel.
+    pub(super) fn deliver<W>(&mut self, carry: &mut Carry, routes: &Routes<W>) {
+        let packets = &mut carry.out.packets;
+        match self {
+            Self::Front(front) => front.deliver(routes, packets),
+            Self::Back(back) => {
+                for _ in 0..back.deliver(carry.now.instant, packets) {
+                    carry.tunnels.note_drop(DropReason::NotPermitted);
+                }
+            }
+        }
+    }
+}
 
 /// Most bytes that the kernel joins for us: what fits into one segmented send, seals included.
 const JOINED_BYTES: usize = 60 * 1024;

@@ -29,7 +29,7 @@ use self::{
 use crate::{
     bundle::{self, Bundle},
     carrier::Phase,
-    command::{Edge, End},
+    command::End,
     context::Context,
     drops::DropReason,
     filter::Permitted,
@@ -61,11 +61,13 @@ impl WireGuard {
         let mut entropy = ChaCha20Rng::from_seed(seed);
         let mut port = || u16::try_from(entropy.next_u32() & 0x7fff).unwrap_or(0) + PORT_BASE;
         let (tcp_port, udp_port) = (port(), port());
-        // Its upper eight bits count sessions.
+        // The lower eight bits of what it becomes count handshakes.
         let index = entropy.next_u32() >> 8;
+        let mut seed = [0; 32];
+        entropy.fill_bytes(&mut seed);
         let mut tunnel = Self {
             phase: Phase::Opening,
-            noise: Noise::new(private, peer, psk, index),
+            noise: Noise::new(private, peer, psk, index, seed),
             session: Session::new(now, context.filter.end()),
             stack: Stack::new(context, entropy.next_u64(), tcp_port),
             udp: UdpFlows::default(),
@@ -91,7 +93,7 @@ impl WireGuard {
             return false;
         }
         let mut packets = std::mem::take(&mut context.out.packets);
-        let opened = self.noise.open(sealed, packets.room());
+        let opened = self.noise.open(context.now, sealed, packets.room());
         let mut kept = None;
         let authentic = opened != Opened::Nothing;
         match opened {
@@ -132,11 +134,13 @@ impl WireGuard {
                     self.phase = Phase::Dead(CloseReason::Lost);
                     return;
                 }
-                Due::Initiate => self.sealer(context).send_with(0, Noise::initiate),
-                Due::Tick => self.sealer(context).send_with(0, Noise::tick),
-                Due::KeepAlive => self
-                    .sealer(context)
-                    .send_with(0, |noise, room| noise.seal(&[], room)),
+                Due::Initiate => {
+                    let at = context.now;
+                    self.sealer(context)
+                        .send_with(noise::ROOM_MIN, |noise, room| noise.initiate(at, room));
+                }
+                Due::Tick => self.noise.tick(now),
+                Due::KeepAlive => self.sealer(context).send(&[]),
             }
         }
         self.stack.timeout(now);
@@ -237,22 +241,20 @@ impl WireGuard {
         if let Err(reason) = self.check_bundle(context, bundle) {
             return context.drop(reason);
         }
-        let mut built = std::mem::take(&mut context.shared.built);
+        let mut sealer = self.sealer(context);
         for index in 0..bundle.count() {
-            if let Some(len) = bundle.write_part(index, &mut built)
-                && let Some(packet) = built.get(..len)
-            {
-                self.sealer(context).send(packet);
-            }
+            sealer.send_written(bundle.part_len(index), |room| {
+                bundle.write_part(index, room)
+            });
         }
-        context.shared.built = built;
         let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
         context.traffic.written = context.traffic.written.saturating_add(len);
     }
 
     fn check_bundle(&self, context: &Context<'_>, bundle: &Bundle<'_>) -> Result<(), DropReason> {
         let packet = bundle.packet();
-        if self.phase != Phase::Open || context.shared.edge != Edge::Packets {
+        let v6 = packet.source.is_ipv6();
+        if self.phase != Phase::Open || !context.filter.is_stacked(v6) {
             return Err(DropReason::NotOpen);
         }
         let filter = &*context.filter;
@@ -262,7 +264,7 @@ impl WireGuard {
             return Err(DropReason::TooLarge);
         }
         let name = Pair {
-            v6: packet.source.is_ipv6(),
+            v6,
             own_port: packet.source_port,
             peer_port: packet.destination_port,
         };
@@ -327,7 +329,7 @@ impl WireGuard {
             own_port: packet.destination_port,
             peer_port: packet.source_port,
         };
-        if context.shared.edge == Edge::Packets && !self.is_flow(context, &packet, name) {
+        if context.filter.is_stacked(name.v6) && !self.is_flow(context, &packet, name) {
             let len = u64::try_from(packet.payload(bytes).len()).unwrap_or(u64::MAX);
             context.traffic.read = context.traffic.read.saturating_add(len);
             return Ok(To::Stack(packet));
@@ -392,14 +394,6 @@ impl WireGuard {
     }
 
     fn opened(&mut self, context: &mut Context<'_>) {
-        // What boringtun was asked to seal while it had no keys.
-        let mut built = std::mem::take(&mut context.shared.built);
-        while let Some(len) = self.noise.unsent(&mut built) {
-            if let Some(sealed) = built.get(..len) {
-                self.sealer(context).send_bare(sealed);
-            }
-        }
-        context.shared.built = built;
         if self.phase == Phase::Opening {
             self.phase = Phase::Open;
             for (flow, payload) in self.udp.take_early() {
