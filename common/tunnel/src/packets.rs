@@ -10,7 +10,9 @@ use crate::wireguard::packet::Packet;
 ///
 /// It is bounded: whoever finds no room drops. A shell empties it before there is less room than
 /// one receive call fills.
+#[derive(Default)]
 pub struct Packets {
+    /// None until there is a packet.
     bytes: Vec<u8>,
     taken: Vec<Taken>,
     tail: usize,
@@ -32,7 +34,7 @@ impl Packets {
     /// Whether less is free than a receive call may bring.
     #[must_use]
     pub const fn is_nearly_full(&self) -> bool {
-        self.tail + NEARLY_FULL_BYTES > self.bytes.len()
+        self.tail + NEARLY_FULL_BYTES > ROOM_BYTES
     }
 
     /// Lets `change` see each packet with the grant that it came under; those for which it is false go.
@@ -65,6 +67,9 @@ impl Packets {
 
     /// The room behind the last packet.
     pub(crate) fn room(&mut self) -> &mut [u8] {
+        if self.bytes.is_empty() {
+            self.bytes = vec![0; ROOM_BYTES];
+        }
         self.bytes.get_mut(self.tail..).unwrap_or_default()
     }
 
@@ -74,16 +79,6 @@ impl Packets {
         self.tail = start + len;
         let at = start..self.tail;
         self.taken.push(Taken { grant, packet, at });
-    }
-}
-
-impl Default for Packets {
-    fn default() -> Self {
-        Self {
-            bytes: vec![0; ROOM_BYTES],
-            taken: Vec::new(),
-            tail: 0,
-        }
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Tunnels {
     unflushed: VecDeque<GrantId>,
     shared: Shared,
     latest: Option<Instant>,
+    /// The tunnel that the last datagram was for: the next one usually is as well.
+    last: Option<(Handle, GrantId)>,
 }
 
 impl Tunnels {
@@ -67,6 +69,7 @@ impl Tunnels {
                 built: vec![0; PACKET_BYTES],
             },
             latest: None,
+            last: None,
         }
     }
 
@@ -230,9 +233,14 @@ impl Tunnels {
         let Some((handle, frame)) = Frame::of(bytes) else {
             return self.shared.drops.note(DropReason::NotAFrame);
         };
-        let Some(grant) = self.handles.get(&handle).copied() else {
+        let known = match self.last {
+            Some((last, grant)) if last == handle => Some(grant),
+            Some(_) | None => self.handles.get(&handle).copied(),
+        };
+        let Some(grant) = known else {
             return self.shared.drops.note(DropReason::UnknownTunnel);
         };
+        self.last = Some((handle, grant));
         let Some(tunnel) = self.tunnels.get_mut(&grant) else {
             return self.shared.drops.note(DropReason::UnknownTunnel);
         };
@@ -248,9 +256,9 @@ impl Tunnels {
                     tunnel.link_mut().challenged(now.instant, &cookie, out);
                 }
             }
-            self.queue(grant);
         }
-        self.settle(now, grant, out);
+        // The flush settles it, once for all datagrams of a turn.
+        self.queue(grant);
     }
 
     fn bundle(&mut self, now: Now, grant: GrantId, bundle: &Bundle<'_>, out: &mut Outbox) {
@@ -259,7 +267,7 @@ impl Tunnels {
                 tunnel.with(now, &mut self.shared, out, |carrier, context| {
                     carrier.bundle(context, bundle);
                 });
-                self.settle(now, grant, out);
+                self.queue(grant);
             }
             Some(_) | None => self.shared.drops.note(DropReason::NotOpen),
         }
@@ -278,6 +286,7 @@ impl Tunnels {
                     tunnel.extend(now, ttl, &ticket.0);
                     let after = tunnel.handle();
                     self.handles.remove(&before);
+                    self.last = None;
                     self.handles.insert(after, grant);
                     tunnel.timeout(now, &mut self.shared, out);
                 }
@@ -418,6 +427,7 @@ impl Tunnels {
         };
         self.schedule.set(grant, None);
         self.handles.remove(&tunnel.handle());
+        self.last = None;
         out.packets.forget(grant);
         tunnel.close(now, reason, &mut self.shared, out);
     }

@@ -206,14 +206,14 @@ impl Hosts {
         } = &hosts;
         client.link("wire", "192.168.77.1/24", server, "wire", "192.168.77.2/24")?;
         client.link(
-            "up",
+            "mid",
             "192.168.78.1/24",
             middle,
             "client",
             "192.168.78.254/24",
         )?;
         server.link(
-            "up",
+            "mid",
             "192.168.79.2/24",
             middle,
             "server",

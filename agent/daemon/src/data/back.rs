@@ -58,9 +58,19 @@ struct Place {
     lent: Both,
     inner: InnerAddresses,
     egress: Egress,
-    /// The targets that are addresses, and whether they may be dialed as things are.
-    targets: Vec<(Target, SocketAddr, bool)>,
+    targets: Vec<Literal>,
     checked: Option<Instant>,
+}
+
+/// A target that is an address.
+#[derive(Debug)]
+struct Literal {
+    target: Target,
+    at: SocketAddr,
+    /// Whether it may be dialed, as things are.
+    is_permitted: bool,
+    /// Whether it is this very host.
+    is_own: bool,
 }
 
 /// Why there is no interface.
@@ -150,7 +160,7 @@ impl Back {
                 refused += 1;
                 return false;
             };
-            bundle::readdress(bytes, packet, place.lent.of(v6), target);
+            bundle::readdress(bytes, packet, place.lent.of(v6), target.at.ip());
             true
         });
         self.stack.write(packets);
@@ -176,7 +186,10 @@ impl Back {
         let target = place
             .target(&packet, packet.source_port, packet.destination_port)
             .ok_or(DropReason::NotPermitted)?;
-        if target != packet.source {
+        // A server of this host that listens at any address answers from the interface's own.
+        let own = self.lender.own().of(packet.source.is_ipv6());
+        let is_it = target.at.ip() == packet.source || (target.is_own && own == packet.source);
+        if !is_it {
             return Err(DropReason::SpoofedSource);
         }
         let inner = &place.inner;
@@ -209,7 +222,12 @@ impl Place {
             .filter_map(|target| {
                 let address = target.address().filter(|address| !address.is_loopback())?;
                 let at = SocketAddr::new(address, target.service.port);
-                Some((target.clone(), at, false))
+                Some(Literal {
+                    target: target.clone(),
+                    at,
+                    is_permitted: false,
+                    is_own: false,
+                })
             })
             .collect();
         Self {
@@ -227,7 +245,7 @@ impl Place {
             && services.iter().all(|service| {
                 self.targets
                     .iter()
-                    .any(|(target, at, _)| target.service == *service && at.is_ipv6() == v6)
+                    .any(|one| one.target.service == *service && one.at.is_ipv6() == v6)
             })
     }
 
@@ -238,32 +256,26 @@ impl Place {
         }
         self.checked = Some(now);
         let own = addresses::own();
-        for (target, at, permitted) in &mut self.targets {
-            *permitted = self.egress.permit(target, at.ip(), &own).is_ok();
+        for one in &mut self.targets {
+            let address = one.at.ip();
+            one.is_permitted = self.egress.permit(&one.target, address, &own).is_ok();
+            one.is_own = own.contains(&address);
         }
     }
 
     /// Where a packet goes or must come from: of several targets always the same for one flow.
-    fn target(&self, packet: &Packet, app_port: u16, device_port: u16) -> Option<IpAddr> {
+    fn target(&self, packet: &Packet, app_port: u16, device_port: u16) -> Option<&Literal> {
         let v6 = packet.source.is_ipv6();
-        let matches = |target: &Target, at: &SocketAddr| {
-            at.is_ipv6() == v6
+        let matches = |one: &&Literal| {
+            let Service { protocol, port } = one.target.service;
+            one.at.is_ipv6() == v6
                 && match packet.body.protocol() {
-                    Some(protocol) => {
-                        target.service.protocol == protocol && target.service.port == app_port
-                    }
+                    Some(asked) => (protocol, port) == (asked, app_port),
                     None => matches!(packet.body, Body::Echo { .. }),
                 }
         };
-        let all = || {
-            self.targets
-                .iter()
-                .filter(|(target, at, _)| matches(target, at))
-        };
+        let all = || self.targets.iter().filter(matches);
         let turn = usize::from(device_port).checked_rem(all().count())?;
-        all()
-            .nth(turn)
-            .filter(|(_, _, permitted)| *permitted)
-            .map(|(_, at, _)| at.ip())
+        all().nth(turn).filter(|one| one.is_permitted)
     }
 }

@@ -175,9 +175,12 @@ impl Plane {
             let read = stack.read(&mut buffer);
             if let Some(bytes) = read.and_then(|len| buffer.get_mut(..len)) {
                 self.from_stack(bytes);
-                self.relays.send(&mut self.wiring, &mut self.carry.out);
             }
             self.carry.stacked = buffer;
+            // What another packet may join waits for it.
+            if self.carry.out.transmits.len() > 1 {
+                self.relays.send(&mut self.wiring, &mut self.carry.out);
+            }
         }
     }
 
