@@ -59,6 +59,8 @@ struct Place {
     inner: InnerAddresses,
     egress: Egress,
     targets: Vec<Literal>,
+    /// This host's addresses.
+    own: Vec<IpAddr>,
     checked: Option<Instant>,
 }
 
@@ -88,11 +90,11 @@ impl Back {
         let lender = VirtualAddresses::new(ranges, addresses::networks(), BTreeMap::new());
         let mut stack = Stack::open(NAME)?;
         let Stack { network, index, .. } = &mut stack;
-        let own = lender.own();
-        for (range, v6) in lender.ranges().prefixes().into_iter().zip([false, true]) {
-            network.add_address(*index, own.of(v6))?;
+        for range in lender.ranges().prefixes() {
+            // The interface has no address of its own: a server on this host that answers from any
+            // address would choose it.
             network.add_rule(range, TABLE, PRIORITY)?;
-            network.add_route((*index, TABLE), range, own.of(v6))?;
+            network.add_route((*index, TABLE), range, None)?;
         }
         let nat = Nat::set(stack.name(), lender.ranges().prefixes())?;
         tracing::info!(
@@ -186,9 +188,9 @@ impl Back {
         let target = place
             .target(&packet, packet.source_port, packet.destination_port)
             .ok_or(DropReason::NotPermitted)?;
-        // A server of this host that listens at any address answers from the interface's own.
-        let own = self.lender.own().of(packet.source.is_ipv6());
-        let is_it = target.at.ip() == packet.source || (target.is_own && own == packet.source);
+        // A server of this host that listens at any address may answer from another one of them.
+        let is_it = target.at.ip() == packet.source
+            || (target.is_own && place.own.contains(&packet.source));
         if !is_it {
             return Err(DropReason::SpoofedSource);
         }
@@ -235,6 +237,7 @@ impl Place {
             inner,
             egress,
             targets,
+            own: Vec::new(),
             checked: None,
         }
     }
@@ -255,10 +258,11 @@ impl Place {
             return;
         }
         self.checked = Some(now);
-        let own = addresses::own();
+        self.own = addresses::own();
+        let own = &self.own;
         for one in &mut self.targets {
             let address = one.at.ip();
-            one.is_permitted = self.egress.permit(&one.target, address, &own).is_ok();
+            one.is_permitted = self.egress.permit(&one.target, address, own).is_ok();
             one.is_own = own.contains(&address);
         }
     }

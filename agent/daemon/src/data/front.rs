@@ -105,7 +105,8 @@ impl Front {
             }
             for v6 in [false, true] {
                 let (to, from) = (both.of(v6), self.own.of(v6));
-                if let Err(error) = network.add_route((*index, TABLE), Prefix::host(to), from) {
+                if let Err(error) = network.add_route((*index, TABLE), Prefix::host(to), Some(from))
+                {
                     tracing::warn!(%error, app.name = %app, "an app has no route");
                 }
                 self.names.insert(to, app.clone());

@@ -129,7 +129,8 @@ impl Network {
         self.ask(message, "giving the interface an address")
     }
 
-    /// Sends packets for `to` through an interface, by a table of ours, from the address `source`.
+    /// Sends packets for `to` through an interface, by a table of ours; what this host sends has the
+    /// address `source`, if one is given.
     ///
     /// # Errors
     /// As the kernel says.
@@ -137,11 +138,13 @@ impl Network {
         &mut self,
         (index, table): (u32, u32),
         to: Prefix,
-        source: IpAddr,
+        source: Option<IpAddr>,
     ) -> Result<(), TunError> {
         let mut message = Message::new(NEW_ROUTE, CREATE | REPLACE);
         route(&mut message, index, table, to);
-        message.address(ROUTE_SOURCE, source);
+        if let Some(source) = source {
+            message.address(ROUTE_SOURCE, source);
+        }
         self.ask(message, "adding a route")
     }
 

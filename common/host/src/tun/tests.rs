@@ -36,7 +36,7 @@ fn what_is_routed_to_an_interface_can_be_read_and_answered() {
         for _ in 0..2 {
             network.add_rule(range, 7_443, 5_200).unwrap();
             network
-                .add_route((index, 7_443), Prefix::host(app), own)
+                .add_route((index, 7_443), Prefix::host(app), Some(own))
                 .unwrap();
         }
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
