@@ -322,11 +322,8 @@ mod tests {
         assert!(!addresses.assign(&[name("db")]));
         assert_eq!(addresses.of(&name("wiki")), Some(wiki));
         assert_ne!(addresses.of(&name("db")), Some(wiki));
-        let again = super::VirtualAddresses::new(
-            *addresses.ranges(),
-            Vec::new(),
-            addresses.numbers().clone(),
-        );
+        let again =
+            VirtualAddresses::new(*addresses.ranges(), Vec::new(), addresses.numbers().clone());
         assert_eq!(again.of(&name("wiki")), Some(wiki));
         assert_eq!(again.own(), addresses.own());
     }

@@ -53,6 +53,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Agent {
     device: DeviceId,
+    packets: bool,
     name: Name,
     user: Option<Name>,
     channel: Channel,
@@ -83,6 +84,7 @@ impl Agent {
         };
         Self {
             device: settings.device,
+            packets: settings.packets,
             name: settings.name,
             user: settings.user,
             channel: Channel::new(channel, seed(&mut rng)),
@@ -459,7 +461,13 @@ impl Agent {
 
     fn ask(&mut self, now: Now, app: &Name, request: u64, out: &mut AgentOutbox) {
         self.requests = request;
-        match PendingOffer::make(self.device, app, request, &self.channel, &mut self.rng) {
+        match PendingOffer::make(
+            (self.device, self.packets),
+            app,
+            request,
+            &self.channel,
+            &mut self.rng,
+        ) {
             Ok((offer, message)) => {
                 self.apps.offered(app, offer);
                 out.node.messages.push_back(message);

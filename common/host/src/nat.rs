@@ -120,9 +120,12 @@ fn run(rules: &str) -> Result<(), NatError> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => NatError::NoProgram,
-            _ => NatError::Io(error),
+        .map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                NatError::NoProgram
+            } else {
+                NatError::Io(error)
+            }
         })?;
     if let Some(mut stdin) = nft.stdin.take() {
         stdin.write_all(rules.as_bytes()).map_err(NatError::Io)?;

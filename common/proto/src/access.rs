@@ -50,6 +50,9 @@ pub struct Offer {
     pub wireguard: Bytes<32>,
     /// ML-KEM-768 encapsulation key, [`KEM_KEY_BYTES`] long.
     pub kem: Blob,
+    /// Whether the agent has packets of a network stack to send, and not flows alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packets: bool,
 }
 
 /// What a connector answers.

@@ -73,11 +73,10 @@ impl Packets {
         self.bytes.get_mut(self.tail..).unwrap_or_default()
     }
 
-    /// Keeps the packet of `len` bytes that begins `skip` bytes into the room.
-    pub(crate) fn keep(&mut self, grant: GrantId, packet: Packet, skip: usize, len: usize) {
-        let start = self.tail + skip;
-        self.tail = start + len;
-        let at = start..self.tail;
+    /// Keeps the packet of `len` bytes at the front of the room.
+    pub(crate) fn keep(&mut self, grant: GrantId, packet: Packet, len: usize) {
+        let at = self.tail..self.tail + len;
+        self.tail += len;
         self.taken.push(Taken { grant, packet, at });
     }
 }

@@ -4,19 +4,24 @@ mod pair;
 
 use std::{net::IpAddr, time::Duration};
 
-use cardea_proto::app::Carrier;
+use cardea_proto::app::{Carrier, Target};
 use cardea_tunnel::{
-    Bundle, Command, DropReason, Edge, End, Input, bundle::HEADER_BYTES, packet::Packet,
+    Bundle, Command, DropReason, Edge, End, Input, Install, bundle::HEADER_BYTES, packet::Packet,
 };
-use pair::{GRANT, Pair};
+use pair::{CARRIERS, GRANT, Pair};
 
-const CARRIER: Carrier = Carrier::WireGuard;
 const DEVICE: [&str; 2] = ["100.64.0.1", "fd00::1"];
 const APP: [&str; 2] = ["100.65.0.1", "fd00::a"];
 
 #[test]
 fn a_window_of_a_device_arrives_at_the_app_and_one_of_the_app_at_the_device() {
-    let mut pair = stacked();
+    for carrier in CARRIERS {
+        carry_both_ways(carrier);
+    }
+}
+
+fn carry_both_ways(carrier: Carrier) {
+    let mut pair = stacked(carrier);
     for v6 in [0, 1] {
         for (end, from, to, ports) in [
             (End::Agent, DEVICE[v6], APP[v6], (40_000, 80)),
@@ -40,6 +45,12 @@ fn a_window_of_a_device_arrives_at_the_app_and_one_of_the_app_at_the_device() {
 
 #[test]
 fn what_the_grant_does_not_name_does_not_leave() {
+    for carrier in CARRIERS {
+        refuse_to_send(carrier);
+    }
+}
+
+fn refuse_to_send(carrier: Carrier) {
     let (device, app) = (DEVICE[0], APP[0]);
     let cases = [
         (
@@ -54,12 +65,12 @@ fn what_the_grant_does_not_name_does_not_leave() {
         (tcp(device, app, (80, 40_000), 10), DropReason::WrongService),
     ];
     for (packet, reason) in cases {
-        let mut pair = stacked();
+        let mut pair = stacked(carrier);
         send(&mut pair, End::Agent, packet);
         assert!(take(&mut pair, End::Connector).is_empty());
         assert_eq!(pair.agent.tunnels.drops().count(reason), 1, "{reason:?}");
     }
-    let mut pair = stacked();
+    let mut pair = stacked(carrier);
     send(
         &mut pair,
         End::Connector,
@@ -79,8 +90,64 @@ fn what_the_grant_does_not_name_does_not_leave() {
 }
 
 #[test]
+fn what_a_villain_sends_beyond_its_grant_reaches_no_network_stack() {
+    for carrier in CARRIERS {
+        let villain = |change: fn(&mut Install)| {
+            let (agent, connector) = match carrier {
+                Carrier::WireGuard => pair::keys::wireguard(1),
+                Carrier::Quic => pair::keys::quic(),
+            };
+            let mut pair = Pair::bare();
+            pair.agent.tunnels.set_edge(Edge::Packets);
+            let mut install = pair::install(End::Agent, agent);
+            change(&mut install);
+            let honest = pair::install(End::Connector, connector);
+            pair.command(End::Connector, Command::Install(Box::new(honest)));
+            pair.command(End::Agent, Command::Install(Box::new(install)));
+            pair.connector.tunnels.set_stacked(GRANT, true, true);
+            pair.pass(Duration::from_secs(1));
+            pair
+        };
+        let mut source = villain(|install| install.inner.device_v4 = [100, 64, 0, 2].into());
+        send(
+            &mut source,
+            End::Agent,
+            tcp("100.64.0.2", APP[0], (40_000, 80), 10),
+        );
+        let mut place = villain(|install| install.inner.app_v4 = [10, 9, 0, 10].into());
+        send(
+            &mut place,
+            End::Agent,
+            tcp(DEVICE[0], "10.9.0.10", (40_000, 80), 10),
+        );
+        let mut port = villain(|install| {
+            install
+                .services
+                .push("x:81".parse::<Target>().unwrap().service);
+        });
+        send(
+            &mut port,
+            End::Agent,
+            tcp(DEVICE[0], APP[0], (40_000, 81), 10),
+        );
+        for (pair, reason) in [
+            (&mut source, DropReason::SpoofedSource),
+            (&mut place, DropReason::WrongDestination),
+            (&mut port, DropReason::WrongService),
+        ] {
+            assert!(take(pair, End::Connector).is_empty(), "{reason:?}");
+            assert_eq!(
+                pair.connector.tunnels.drops().count(reason),
+                1,
+                "{reason:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_network_stack_and_flows_share_a_tunnel_but_no_port() {
-    let mut pair = stacked();
+    let mut pair = stacked(Carrier::WireGuard);
     let flow = pair.open("80/tcp");
     let syn = take(&mut pair, End::Connector).remove(0);
     let port = Packet::parse_head(&syn).unwrap().source_port;
@@ -120,7 +187,7 @@ fn a_network_stack_talks_to_flows_at_a_connector_that_has_none() {
 
 #[test]
 fn what_was_opened_under_a_grant_is_gone_with_it() {
-    let mut pair = stacked();
+    let mut pair = stacked(Carrier::WireGuard);
     send(
         &mut pair,
         End::Agent,
@@ -138,13 +205,16 @@ fn what_was_opened_under_a_grant_is_gone_with_it() {
 }
 
 /// A tunnel with a network stack at each end.
-fn stacked() -> Pair {
+fn stacked(carrier: Carrier) -> Pair {
     let mut pair = Pair::bare();
     pair.agent.tunnels.set_edge(Edge::Packets);
-    pair.install(pair::keys::wireguard(1));
+    pair.install(match carrier {
+        Carrier::WireGuard => pair::keys::wireguard(1),
+        Carrier::Quic => pair::keys::quic(),
+    });
     pair.connector.tunnels.set_stacked(GRANT, true, true);
     pair.pass(Duration::from_secs(1));
-    assert!(pair.agent.is_open(), "{CARRIER:?}");
+    assert!(pair.agent.is_open(), "{carrier:?}");
     pair
 }
 

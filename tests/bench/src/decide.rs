@@ -231,6 +231,7 @@ impl Bench {
                     nonce: Bytes([1; 16]),
                     wireguard: Bytes([2; 32]),
                     kem: vec![3; KEM_KEY_BYTES].into(),
+                    packets: false,
                 };
                 let offer = sign_offer(&offer, &member.chain, member.key.as_ref())?;
                 let message = FromNode::Request {

@@ -1,6 +1,6 @@
 //! An agent's loop.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
 
 use cardea_device::{
     collector::{Collector, POLL},
@@ -62,18 +62,10 @@ pub(crate) async fn run(
     id: DeviceId,
     posture: Settings,
     ranges: Option<Ranges>,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let clock = Clock::system();
-    let (addresses, front) = match ranges {
-        None => (None, None),
-        Some(ranges) => {
-            let kept = state::load_numbers(&dir).map_err(std::io::Error::other)?;
-            let addresses = VirtualAddresses::new(ranges, networks(), kept);
-            let front = Front::open(*addresses.ranges(), addresses.own());
-            let front = front.map_err(std::io::Error::other)?;
-            (Some(addresses), Some(Interface::Front(front)))
-        }
-    };
+    let interface = ranges.map(|ranges| open_interface(&dir, ranges));
+    let (addresses, front) = interface.transpose()?.unzip();
     let (data, mut told) = Data::start_with((End::Agent, front), clock, entropy::seed())?;
     let mut calls = local::serve(dir.path())?;
     let (deliver, mut facts) = mpsc::channel::<Vec<Collected>>(FACTS_MAX);
@@ -91,6 +83,7 @@ pub(crate) async fn run(
         certificate: node.certificate.clone(),
         signer: std::sync::Arc::clone(&node.signer),
         addresses: node.addresses.clone(),
+        packets: addresses.is_some(),
         program: PROGRAM_VERSION.to_owned(),
         ledger: node.ledger.clone(),
         checkpoint: node.checkpoint.clone(),
@@ -117,7 +110,7 @@ pub(crate) async fn run(
             event = shell.common.line.event() => shell.line(event),
             event = told.recv() => match event {
                 Some(event) => shell.told(event),
-                None => return Err(std::io::Error::other("the data half ended")),
+                None => return Err(io::Error::other("the data half ended")),
             },
             Some(facts) = facts.recv() => {
                 let facts = facts.into_iter().map(fact).collect();
@@ -134,6 +127,14 @@ pub(crate) async fn run(
     }
     shell.leave().await;
     Ok(())
+}
+
+/// A network interface, and the addresses that apps have there.
+fn open_interface(dir: &StateDir, ranges: Ranges) -> io::Result<(VirtualAddresses, Interface)> {
+    let kept = state::load_numbers(dir).map_err(io::Error::other)?;
+    let addresses = VirtualAddresses::new(ranges, networks(), kept);
+    let front = Front::open(*addresses.ranges(), addresses.own()).map_err(io::Error::other)?;
+    Ok((addresses, Interface::Front(front)))
 }
 
 impl Shell {

@@ -175,7 +175,7 @@ impl Plane {
             let mut buffer = std::mem::take(&mut self.carry.stacked);
             let read = stack.read(&mut buffer);
             if let Some(bytes) = read.and_then(|len| buffer.get_mut(..len)) {
-                self.from_stack(bytes);
+                self.take_stacked(bytes);
             }
             self.carry.stacked = buffer;
             // What another packet may join waits for it.
@@ -186,7 +186,7 @@ impl Plane {
     }
 
     /// One packet of the local network stack, with its virtio header.
-    pub(super) fn from_stack(&mut self, bytes: &mut [u8]) {
+    pub(super) fn take_stacked(&mut self, bytes: &mut [u8]) {
         let mut bundle = match Bundle::read(bytes) {
             Ok(bundle) => bundle,
             Err(reason) => return self.carry.tunnels.note_drop(reason),
@@ -230,7 +230,7 @@ impl Plane {
             front.parked_bytes = front.parked_bytes.saturating_sub(packet.len());
         }
         if goes_on {
-            self.from_stack(&mut packet);
+            self.take_stacked(&mut packet);
         }
     }
 }

@@ -59,7 +59,7 @@ pub(super) enum AnswerError {
 impl PendingOffer {
     /// Makes fresh keys and the signed request that offers them.
     pub(super) fn make(
-        device: DeviceId,
+        (device, packets): (DeviceId, bool),
         app: &Name,
         request: u64,
         channel: &Channel,
@@ -75,6 +75,7 @@ impl PendingOffer {
             nonce: Bytes(nonce),
             wireguard: wireguard.public,
             kem: kem.public(),
+            packets,
         };
         let signed = sign_offer(&offer, channel.chain(), channel.settings().signer.as_ref())?;
         let pending = Self {

@@ -160,6 +160,7 @@ impl Scene {
             nonce: Bytes([1; 16]),
             wireguard: Bytes([2; 32]),
             kem: vec![3; KEM_KEY_BYTES].into(),
+            packets: false,
         }
     }
 

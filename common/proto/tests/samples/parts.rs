@@ -177,6 +177,7 @@ pub(crate) fn offer() -> Offer {
         nonce: Bytes([10; 16]),
         wireguard: Bytes([11; 32]),
         kem: blob(b"encapsulation key"),
+        packets: false,
     }
 }
 

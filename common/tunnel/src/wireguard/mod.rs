@@ -119,7 +119,7 @@ impl WireGuard {
             }
         }
         if let Some((head, len)) = kept {
-            packets.keep(context.grant, head, 0, len);
+            packets.keep(context.grant, head, len);
         }
         context.out.packets = packets;
         authentic

@@ -272,6 +272,7 @@ impl Bench {
             nonce: Bytes([1; 16]),
             wireguard: Bytes([2; 32]),
             kem: vec![3; KEM_KEY_BYTES].into(),
+            packets: false,
         };
         sign_offer(&offer, &node.chain, &node.key).unwrap()
     }

@@ -360,6 +360,7 @@ impl Link {
             nonce: Bytes(entropy::bytes()),
             wireguard: Bytes(entropy::seed()),
             kem: vec![3; KEM_KEY_BYTES].into(),
+            packets: false,
         };
         let chain = &node.enrolled.certificate.chain;
         let offer = sign_offer(&offer, chain, node.key.as_ref())?;
