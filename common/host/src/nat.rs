@@ -51,7 +51,8 @@ impl Nat {
         let is_on = |path: &str| {
             std::fs::read_to_string(path).is_ok_and(|text| text.trim().starts_with('1'))
         };
-        let forwarding_was_off = !is_on(FORWARD_V4);
+        // A process that was killed left both the switch and the rule that it was off before.
+        let forwarding_was_off = !is_on(FORWARD_V4) || left_over(interface)?;
         let nat = Self {
             forwarding_was_off,
             forwards_v6: is_on(FORWARD_V6),
@@ -83,9 +84,32 @@ impl Drop for Nat {
     }
 }
 
+/// Whether an earlier process switched forwarding on and did not get to switch it off.
+fn left_over(interface: &str) -> Result<bool, NatError> {
+    let output = Command::new("nft")
+        .args(["list", "table", "inet", TABLE])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(missing)?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains(&no_router(interface)))
+}
+
+/// The rule of a host that forwards nothing else, as nft shows it.
+fn no_router(interface: &str) -> String {
+    format!("iifname != \"{interface}\" oifname != \"{interface}\" drop")
+}
+
+fn missing(error: io::Error) -> NatError {
+    if error.kind() == io::ErrorKind::NotFound {
+        NatError::NoProgram
+    } else {
+        NatError::Io(error)
+    }
+}
+
 fn rules(interface: &str, [v4, v6]: [Prefix; 2], was_off: bool) -> String {
     let other = if was_off {
-        format!("iifname != \"{interface}\" oifname != \"{interface}\" drop\n")
+        no_router(interface)
     } else {
         String::new()
     };
@@ -120,13 +144,7 @@ fn run(rules: &str) -> Result<(), NatError> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                NatError::NoProgram
-            } else {
-                NatError::Io(error)
-            }
-        })?;
+        .map_err(missing)?;
     if let Some(mut stdin) = nft.stdin.take() {
         stdin.write_all(rules.as_bytes()).map_err(NatError::Io)?;
     }

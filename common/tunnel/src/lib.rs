@@ -11,8 +11,13 @@
 //! connector  → source check → filter → Dial → Dialed → read → the app's socket
 //! ```
 //!
-//! What is not purely ours: boringtun and rustls draw entropy and boringtun stamps its handshakes
-//! with the system's clocks. Nothing that decides whether bytes pass rests on either.
+//! Where an end has a network stack instead of sockets, its packets come as [`Bundle`]s, which are
+//! split and sealed where they will be sent from, and leave as [`Packets`], which were opened and
+//! checked like everything else. What they are on the wire is the same, so that the two ends of a
+//! WireGuard tunnel need not be alike.
+//!
+//! What is not purely ours: rustls and quinn draw entropy. Nothing that decides whether bytes pass
+//! rests on either.
 #![forbid(unsafe_code)]
 
 pub mod bundle;

@@ -245,6 +245,14 @@ impl Deployment {
         let code = self.ctl(&format!("invite connector --site {site}"))?;
         let arguments = self.node_arguments("enroll", name, &code)?;
         crate::program::run_ok(self.program(namespace, "cardea-connector", arguments))?;
+        self.run_kernel(namespace, name)
+    }
+
+    /// Starts an enrolled connector with a network interface.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn run_kernel(&self, namespace: Option<&Namespace>, name: &str) -> Result<Program> {
         let state = self.path(name).into_os_string();
         let words = [
             "run".into(),

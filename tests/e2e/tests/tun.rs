@@ -66,7 +66,41 @@ fn forward_by_kernel() -> Result<()> {
             .command("curl", ["-sS", "--max-time", "30", &url]),
     )?;
     ensure!(page == PAGE, "a flow through the kernel: {page:?}");
+    world
+        .deployment
+        .ctl("app set wiki --transport quic --yes")?;
+    let wiki = world.addresses("wiki")?;
+    for address in &wiki {
+        let large = hosts.curl(address, "/large")?;
+        ensure!(
+            large.len() == LARGE_BYTES,
+            "{address}: {} bytes over QUIC",
+            large.len()
+        );
+    }
+    ensure!(
+        world.status("wiki")?["transport"] == "quic",
+        "not over QUIC"
+    );
+    world
+        .deployment
+        .ctl("app set wiki --transport auto --yes")?;
+    ensure!(
+        hosts.curl(wiki.first().context("no address")?, "/")? == PAGE,
+        "with auto"
+    );
+    ensure!(
+        world.status("wiki")?["transport"] == "wireguard",
+        "packets go over WireGuard"
+    );
     revoke(&hosts, &world)?;
+    // Killed, it leaves everything behind; the next one finds it and tidies up all the same.
+    world.connector.signal(rustix::process::Signal::KILL)?;
+    world.connector.wait()?;
+    ensure!(hosts.forwards_v4()?, "it was killed");
+    world.connector = world
+        .deployment
+        .run_kernel(Some(&hosts.connector), "connector")?;
     world.connector.stop()?;
     ensure!(!hosts.forwards_v4()?, "the host goes on forwarding");
     ensure!(!hosts.rules()?.contains("cardea"), "{}", hosts.rules()?);
