@@ -29,7 +29,7 @@ use cardea_tunnel::{
     packet::{Body, Packet},
 };
 
-use super::stack::Stack;
+use super::{front::unless_off, stack::Stack};
 use crate::virtual_addresses::{Both, Ranges, VirtualAddresses};
 
 /// Name of the interface.
@@ -90,11 +90,13 @@ impl Back {
         let lender = VirtualAddresses::new(ranges, addresses::networks(), BTreeMap::new());
         let mut stack = Stack::open(NAME)?;
         let Stack { network, index, .. } = &mut stack;
-        for range in lender.ranges().prefixes() {
+        for (range, v6) in lender.ranges().prefixes().into_iter().zip([false, true]) {
             // The interface has no address of its own: a server on this host that answers from any
             // address would choose it.
-            network.add_rule(range, TABLE, PRIORITY)?;
-            network.add_route((*index, TABLE), range, None)?;
+            let made = network
+                .add_rule(range, TABLE, PRIORITY)
+                .and_then(|()| network.add_route((*index, TABLE), range, None));
+            unless_off(v6, made)?;
         }
         let nat = Nat::set(stack.name(), lender.ranges().prefixes())?;
         tracing::info!(

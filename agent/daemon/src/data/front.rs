@@ -44,6 +44,17 @@ const READS_MAX: usize = 64;
 /// Who waits at no listener.
 const NOBODY: ListenerId = ListenerId(0);
 
+/// A host may do without IPv6; then its half is left out.
+pub(super) fn unless_off(v6: bool, made: Result<(), TunError>) -> Result<(), TunError> {
+    match made {
+        Err(error) if v6 => {
+            tracing::warn!(%error, "no app is reached over IPv6");
+            Ok(())
+        }
+        made => made,
+    }
+}
+
 /// The interface, and which app is at which address.
 #[derive(Debug)]
 pub(crate) struct Front {
@@ -63,11 +74,11 @@ impl Front {
     pub(crate) fn open(ranges: Ranges, own: Both) -> Result<Self, TunError> {
         let mut stack = Stack::open(NAME)?;
         let Stack { network, index, .. } = &mut stack;
-        for address in [own.of(false), own.of(true)] {
-            network.add_address(*index, address)?;
-        }
-        for range in ranges.prefixes() {
-            network.add_rule(range, TABLE, PRIORITY)?;
+        for (range, v6) in ranges.prefixes().into_iter().zip([false, true]) {
+            let made = network
+                .add_address(*index, own.of(v6))
+                .and_then(|()| network.add_rule(range, TABLE, PRIORITY));
+            unless_off(v6, made)?;
         }
         tracing::info!(
             interface = stack.name(),
