@@ -26,6 +26,8 @@ use cardea_proto::{
 use clap::{Args, CommandFactory, ValueEnum};
 use serde::Deserialize;
 
+use crate::{local::SOCKET, operator};
+
 /// Where things are and how loud to be: the same for every command.
 #[derive(Args, Clone, Debug)]
 struct Place {
@@ -35,6 +37,9 @@ struct Place {
     /// Configuration file (TOML); flags and environment go before it
     #[arg(long, global = true, env = "CARDEA_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Socket of an agent that runs as root, for its operator
+    #[arg(long, global = true, env = "CARDEA_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// Says more; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -79,6 +84,7 @@ struct File {
     state: Option<PathBuf>,
     name: Option<Name>,
     facts_from: Option<PathBuf>,
+    socket: Option<PathBuf>,
 }
 
 /// What flags, environment and file came to.
@@ -86,6 +92,7 @@ struct File {
 struct Settings {
     state: PathBuf,
     config: Option<PathBuf>,
+    socket: Option<PathBuf>,
     verbose: u8,
     file: File,
 }
@@ -120,9 +127,23 @@ impl Place {
         Ok(Settings {
             state,
             config: self.config.clone(),
+            socket: self.socket.clone().or_else(|| file.socket.clone()),
             verbose: self.verbose,
             file,
         })
+    }
+}
+
+impl Settings {
+    /// The socket on which a program asks: the one that was named, the one of this state directory,
+    /// or, for somebody who has no agent of his own, that of the machine's agent.
+    fn door(&self) -> PathBuf {
+        let machine = Path::new(operator::SOCKET);
+        match &self.socket {
+            Some(socket) => socket.clone(),
+            None if !client::is_enrolled(&self.state) && machine.exists() => machine.to_owned(),
+            None => self.state.join(SOCKET),
+        }
     }
 }
 
@@ -230,6 +251,7 @@ mod tests {
         let arguments = Place {
             state: None,
             config: Some(path.clone()),
+            socket: None,
             verbose: 0,
         };
         let failure = arguments.settle("cardea").unwrap_err();
@@ -251,6 +273,7 @@ mod tests {
             let arguments = Place {
                 state: Some(given.into()),
                 config: None,
+                socket: None,
                 verbose: 0,
             };
             assert_eq!(arguments.settle("cardea").unwrap().state, meant, "{given}");
@@ -262,6 +285,7 @@ mod tests {
         let arguments = Place {
             state: Some("/x".into()),
             config: Some("/dev/zero".into()),
+            socket: None,
             verbose: 0,
         };
         let failure = arguments.settle("cardea").unwrap_err();

@@ -70,7 +70,7 @@ impl Applicant<'_> {
             ));
         }
         let signer = KeyStore::new(self.dir)
-            .load_or_create(KeyAlgorithm::P256)
+            .load_or_create(KeyAlgorithm::of_leaf(self.role))
             .map_err(|error| Failure::new(Code::Storage, error.to_string()))?;
         let clock = Clock::system();
         let (tls, pinned) = tls::enroll_client(code.root, std::sync::Arc::new(clock));

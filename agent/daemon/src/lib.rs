@@ -16,3 +16,4 @@ pub mod virtual_addresses;
 mod control;
 mod line;
 mod local;
+mod operator;

@@ -4,7 +4,7 @@ use std::{io, path::Path, time::Duration};
 
 use cardea_host::{
     frame::{self, FrameError},
-    unix::{self, UnixListener, UnixStream},
+    unix::{self, PeerCredentials, UnixListener, UnixStream},
 };
 use cardea_proto::{
     local::{LocalAnswer, LocalRequest},
@@ -12,13 +12,17 @@ use cardea_proto::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::data::ListenerId;
+use crate::{data::ListenerId, operator::Operator};
 
 /// Name of the socket in the state directory.
 pub(crate) const SOCKET: &str = "agent.sock";
 
 /// Permission bits of the socket; `SO_PEERCRED` decides all the same.
 const SOCKET_MODE: u32 = 0o660;
+
+/// What somebody else is told.
+pub(crate) const NOT_FOR_YOU: &str =
+    "only root, the user that runs this agent and its operator may ask it";
 
 /// Largest request, in bytes: names and addresses.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
@@ -39,6 +43,8 @@ const REFUSALS_MAX: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) request: LocalRequest,
+    /// Who asks.
+    pub(crate) caller: PeerCredentials,
     pub(crate) reply: oneshot::Sender<Reply>,
 }
 
@@ -94,18 +100,23 @@ pub(crate) fn refusals() -> (mpsc::Sender<Refusal>, mpsc::Receiver<Refusal>) {
     mpsc::channel(REFUSALS_MAX)
 }
 
-/// Listens in `state` and hands calls over. Must be called within a tokio runtime.
+/// Listens in `state`, and where the operator can reach it, and hands calls over. Must be called
+/// within a tokio runtime.
 ///
 /// # Errors
 /// As the system says.
-pub(crate) fn serve(state: &Path) -> io::Result<mpsc::Receiver<Call>> {
-    let listener = unix::listen(&state.join(SOCKET), SOCKET_MODE)?;
+pub(crate) fn serve(state: &Path, operator: Option<&Operator>) -> io::Result<mpsc::Receiver<Call>> {
     let (calls, waiting) = mpsc::channel(CALLS_MAX);
-    tokio::spawn(accept(listener, calls));
+    if let Some(Operator { user, socket }) = operator {
+        let listener = unix::listen_for(socket, *user)?;
+        tokio::spawn(accept(listener, Some(*user), calls.clone()));
+    }
+    let listener = unix::listen(&state.join(SOCKET), SOCKET_MODE)?;
+    tokio::spawn(accept(listener, None, calls));
     Ok(waiting)
 }
 
-async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
+async fn accept(listener: UnixListener, operator: Option<u32>, calls: mpsc::Sender<Call>) {
     let room = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     loop {
         let stream = match listener.accept().await {
@@ -121,7 +132,7 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
         };
         let calls = calls.clone();
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, &calls).await {
+            if let Err(error) = converse(stream, operator, &calls).await {
                 tracing::debug!(reason = %error, "a local program went away");
             }
             drop(permit);
@@ -130,19 +141,22 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
 }
 
 /// One request and its answer, and refusals for as long as a listener is kept.
-async fn converse(mut stream: UnixStream, calls: &mpsc::Sender<Call>) -> Result<(), FrameError> {
-    let permitted = unix::peer(&stream).is_ok_and(unix::PeerCredentials::may_administer);
+async fn converse(
+    mut stream: UnixStream,
+    operator: Option<u32>,
+    calls: &mpsc::Sender<Call>,
+) -> Result<(), FrameError> {
+    let permitted = unix::peer(&stream)
+        .ok()
+        .filter(|caller| caller.may_administer() || operator == Some(caller.user));
     let request = frame::read_within(&mut stream, REQUEST_BYTES_MAX, EXCHANGE_TIME).await;
-    let reply = match request {
-        _ if !permitted => refused(
-            RefusalCode::Unauthorized,
-            "only root and the user that runs this agent may ask it",
-        ),
-        Ok(request) => call(request, calls).await,
-        Err(error @ (FrameError::Decode(_) | FrameError::Truncated)) => {
+    let reply = match (permitted, request) {
+        (None, _) => refused(RefusalCode::Unauthorized, NOT_FOR_YOU),
+        (Some(caller), Ok(request)) => call(request, caller, calls).await,
+        (Some(_), Err(error @ (FrameError::Decode(_) | FrameError::Truncated))) => {
             refused(RefusalCode::Protocol, &error.to_string())
         }
-        Err(error) => return Err(error),
+        (Some(_), Err(error)) => return Err(error),
     };
     frame::write_within(&mut stream, &reply.answer, EXCHANGE_TIME).await?;
     if let Some(kept) = reply.kept {
@@ -151,10 +165,15 @@ async fn converse(mut stream: UnixStream, calls: &mpsc::Sender<Call>) -> Result<
     Ok(())
 }
 
-async fn call(request: LocalRequest, calls: &mpsc::Sender<Call>) -> Reply {
+async fn call(request: LocalRequest, caller: PeerCredentials, calls: &mpsc::Sender<Call>) -> Reply {
     let (reply, answer) = oneshot::channel();
     let ended = || refused(RefusalCode::Unreachable, "the agent is ending");
-    if calls.send(Call { request, reply }).await.is_err() {
+    let call = Call {
+        request,
+        caller,
+        reply,
+    };
+    if calls.send(call).await.is_err() {
         return ended();
     }
     answer.await.unwrap_or_else(|_| ended())
@@ -196,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_has_one_answer() {
         let place = tempfile::tempdir().unwrap();
-        let mut calls = serve(place.path()).unwrap();
+        let mut calls = serve(place.path(), None).unwrap();
         let asked = tokio::spawn(ask(place.path().join(SOCKET), LocalRequest::Down));
         let call = calls.recv().await.unwrap();
         assert_eq!(call.request, LocalRequest::Down);
@@ -209,7 +228,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_request_is_refused_and_the_next_one_is_heard() {
         let place = tempfile::tempdir().unwrap();
-        let mut calls = serve(place.path()).unwrap();
+        let mut calls = serve(place.path(), None).unwrap();
         let too_large = u32::MAX.to_be_bytes().to_vec();
         for bytes in [codec::encode_framed(&"no_such_request"), too_large] {
             let mut stream = UnixStream::connect(place.path().join(SOCKET))
@@ -230,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn a_listener_lives_as_long_as_its_program_and_passes_refusals_on() {
         let place = tempfile::tempdir().unwrap();
-        let mut calls = serve(place.path()).unwrap();
+        let mut calls = serve(place.path(), None).unwrap();
         let listen = "127.0.0.1:0".to_owned();
         let asked = tokio::spawn(ask(
             place.path().join(SOCKET),

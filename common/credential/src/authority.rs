@@ -284,6 +284,12 @@ pub fn backdated(now: UnixMillis) -> UnixMillis {
     UnixMillis(now.0.saturating_sub(backdate))
 }
 
+/// When a certificate that begins at `not_before` was issued: the other way of [`backdated`].
+#[must_use]
+pub fn issued(not_before: UnixMillis) -> UnixMillis {
+    not_before.plus(BACKDATE)
+}
+
 pub(crate) fn leaf_params(leaf: &Leaf) -> Result<CertificateParams, IssueError> {
     let mut params = params(
         &leaf.identity.holder.to_string(),

@@ -12,7 +12,10 @@ use aws_lc_rs::{
 };
 use zeroize::Zeroizing;
 
-use cardea_proto::codec::{Bytes, Digest};
+use cardea_proto::{
+    codec::{Bytes, Digest},
+    identity::Role,
+};
 
 /// A private key that signs without being seen: a file today, a TPM or a PKCS#11 token later.
 pub trait Signer: Send + Sync + fmt::Debug {
@@ -38,6 +41,20 @@ pub enum KeyAlgorithm {
     P384,
     /// Ed25519 (RFC 8032): leaves, admins, tickets.
     Ed25519,
+}
+
+impl KeyAlgorithm {
+    /// What a leaf's key is where this machine makes it.
+    ///
+    /// A device's is of the kind that its TPM could hold. A connector signs an answer to every grant,
+    /// and its controller checks each: Ed25519 costs both of them two thirds.
+    #[must_use]
+    pub const fn of_leaf(role: Role) -> Self {
+        match role {
+            Role::Device | Role::Controller | Role::Relay => Self::P256,
+            Role::Connector => Self::Ed25519,
+        }
+    }
 }
 
 /// The place where a key lives did not sign.

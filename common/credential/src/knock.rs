@@ -35,7 +35,7 @@ use cardea_proto::{
 
 pub use self::{
     attempts::ATTEMPT_TIME,
-    door::{Answer, Counters, Door, DoorChange, Knocker, Stay, WINDOW},
+    door::{Answer, Door, DoorChange, Knocker, Stay, WINDOW},
     ids::{CONNECTION_ID_BYTES, ConnectionIds},
 };
 use crate::{

@@ -10,6 +10,7 @@ pub mod entropy;
 pub mod exit;
 pub mod files;
 pub mod frame;
+pub mod guard;
 pub mod nat;
 pub mod places;
 pub mod process;

@@ -36,6 +36,16 @@ pub fn effective_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// The number of a user of this machine, wherever users come from (files, LDAP, …); `None` when
+/// there is none of that name.
+///
+/// # Errors
+/// As the system says, when it cannot tell.
+pub fn find_user(name: &str) -> io::Result<Option<u32>> {
+    let found = nix::unistd::User::from_name(name)?;
+    Ok(found.map(|user| user.uid.as_raw()))
+}
+
 /// What this machine calls itself; empty when it says nothing that can be read.
 #[must_use]
 pub fn host_name() -> String {

@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    os::unix::{fs::PermissionsExt, net::UnixStream as SyncStream},
+    os::unix::{
+        fs::{DirBuilderExt as _, PermissionsExt as _},
+        net::UnixStream as SyncStream,
+    },
     path::Path,
     time::Duration,
 };
@@ -22,7 +25,7 @@ pub struct PeerCredentials {
 impl PeerCredentials {
     /// Whether the caller is root or the user that this process acts as.
     #[must_use]
-    pub fn may_administer(self) -> bool {
+    pub fn may_administer(&self) -> bool {
         self.user == 0 || self.user == crate::process::effective_user()
     }
 }
@@ -47,6 +50,22 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     rustix::process::umask(before);
     let listener = listener?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+/// The same for a socket that `owner` may connect to as well, in a directory that everybody may pass.
+///
+/// # Errors
+/// As [`listen`].
+pub fn listen_for(path: &Path, owner: u32) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent()
+        && !parent.exists()
+    {
+        std::fs::DirBuilder::new().mode(0o755).create(parent)?;
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o755))?;
+    }
+    let listener = listen(path, 0o600)?;
+    std::os::unix::fs::chown(path, Some(owner), None)?;
     Ok(listener)
 }
 

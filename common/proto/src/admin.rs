@@ -530,8 +530,30 @@ pub struct StatusView {
     pub simulated_posture: bool,
     /// What shows that the ledger was rolled back, while no admin has acknowledged it.
     pub rollback: Option<Rollback>,
+    /// What was knocked at the port for channels since the start.
+    #[serde(default)]
+    pub knocks: Knocks,
     /// What needs an admin's attention.
     pub warnings: Vec<Warning>,
+}
+
+/// How often which knock came; all but the first remained unanswered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knocks {
+    /// Handshakes that were let in.
+    pub opened: u64,
+    /// Of nobody whom the ledger names: strangers', mostly.
+    pub unknown: u64,
+    /// With a tag that is not their knocker's.
+    pub forged: u64,
+    /// By a clock that is ahead.
+    pub early: u64,
+    /// By a clock that is behind, or from before the start.
+    pub late: u64,
+    /// Heard before.
+    pub replayed: u64,
+    /// More than one knocker may.
+    pub too_many: u64,
 }
 
 /// Something that needs a person's attention.

@@ -8,7 +8,10 @@ use std::{
 
 use serde::Deserialize;
 
-use cardea_host::files::{CONFIG_BYTES_MAX, read_named_text};
+use cardea_host::{
+    files::{CONFIG_BYTES_MAX, read_named_text},
+    guard::Guard,
+};
 use cardea_proto::PORT_RELAY;
 use cardea_relay::Settings;
 
@@ -20,6 +23,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The controller's public ticket key: 64 hexadecimal digits, or a file that holds them.
     pub ticket_key: Option<String>,
+    /// What stands before this machine's ports.
+    pub guard: Option<Guard>,
     /// Most ends that are bound at once; a tunnel has two.
     pub ends_max: Option<usize>,
     /// How long an end may be silent before it is forgotten, such as `"90s"`.
@@ -58,6 +63,7 @@ impl Config {
         Self {
             listen: over.listen.or(self.listen),
             ticket_key: over.ticket_key.or(self.ticket_key),
+            guard: over.guard.or(self.guard),
             ends_max: over.ends_max.or(self.ends_max),
             idle: over.idle.or(self.idle),
             checks_per_second: over.checks_per_second.or(self.checks_per_second),

@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use cardea_host::{
     exit::{self, Code, Failure},
+    guard::{self, Guard},
     telemetry::{self, Level},
 };
 use cardea_relay_server::{
@@ -33,6 +34,12 @@ enum Command {
     /// Serves until it is stopped.
     #[command(after_help = EXAMPLES)]
     Run(Run),
+    /// The host guard, which `--guard` puts before this machine's ports.
+    #[command(after_help = "Example:\n  cardea-relay guard remove")]
+    Guard {
+        #[command(subcommand)]
+        command: GuardCommand,
+    },
     /// Prints completions for a shell.
     #[command(
         after_help = "Example:\n  cardea-relay completion bash > /etc/bash_completion.d/cardea-relay"
@@ -50,6 +57,13 @@ enum Command {
     },
 }
 
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum GuardCommand {
+    /// Takes it away; it outlives the programs that it stands before.
+    #[command(after_help = "Example:\n  cardea-relay guard remove")]
+    Remove,
+}
+
 #[derive(Debug, Args)]
 struct Run {
     /// Where to listen; by default on port 7444 of every address of both families
@@ -58,7 +72,10 @@ struct Run {
     /// The controller's public ticket key: 64 hexadecimal digits, or a file that holds them
     #[arg(long, value_name = "HEX|FILE", env = "CARDEA_TICKET_KEY")]
     ticket_key: Option<String>,
-    /// Configuration file, TOML: listen, ticket_key, ends_max, idle, checks_per_second
+    /// What keeps this machine from telling strangers which UDP ports are closed: none or nft (as root)
+    #[arg(long, value_name = "GUARD", env = "CARDEA_GUARD")]
+    guard: Option<Guard>,
+    /// Configuration file, TOML: listen, ticket_key, guard, ends_max, idle, checks_per_second
     #[arg(long, value_name = "FILE", env = "CARDEA_CONFIG")]
     config: Option<PathBuf>,
     /// Says more; twice for every packet
@@ -74,6 +91,9 @@ const EXAMPLES: &str = "Examples:
 fn main() -> ExitCode {
     exit::finish(match Cli::parse().command {
         Command::Run(run) => serve(run),
+        Command::Guard {
+            command: GuardCommand::Remove,
+        } => unguard(),
         Command::Completion { shell } => completion(shell),
         Command::Man { out } => manual(out),
     })
@@ -94,9 +114,13 @@ fn serve(run: Run) -> Result<(), Failure> {
     let config = file.overridden(Config {
         listen: run.listen,
         ticket_key: run.ticket_key,
+        guard: run.guard,
         ..Config::default()
     });
-    let server = bind(&config, config.key().map_err(usage)?)?;
+    let key = config.key().map_err(usage)?;
+    // Before the port is open: what strangers see is the same from then on.
+    config.guard.unwrap_or_default().install()?;
+    let server = bind(&config, key)?;
     server
         .serve()
         .map_err(|error| Failure::of(Code::Failed, "cardea-relay", error, ""))
@@ -127,6 +151,13 @@ fn bind(config: &Config, key: [u8; 32]) -> Result<Server, Failure> {
             why,
             next,
         )
+    })
+}
+
+fn unguard() -> Result<(), Failure> {
+    print(match guard::remove()? {
+        true => b"The host guard is removed.\n",
+        false => b"There was no host guard.\n",
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use cardea_host::unlock::Unlock;
+use cardea_host::{guard::Guard, unlock::Unlock};
 use cardea_proto::name::Name;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -60,6 +60,13 @@ pub enum Command {
     #[command(after_help = "Example:\n  \
         cardea-controller rewrap --unlock file:/etc/cardea/old.key --to credential:cardea")]
     Rewrap(RewrapFlags),
+    /// The host guard, which `--guard` puts before this machine's ports.
+    #[command(after_help = "Example:\n  cardea-controller guard remove")]
+    Guard {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: GuardCommand,
+    },
     /// Prints a completion script for a shell.
     #[command(after_help = "Example:\n  \
         cardea-controller completion bash > /etc/bash_completion.d/cardea-controller")]
@@ -73,6 +80,14 @@ pub enum Command {
         /// Where to write one file for each command.
         folder: Option<PathBuf>,
     },
+}
+
+/// What can be done with the host guard.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum GuardCommand {
+    /// Takes it away; it outlives the programs that it stands before.
+    #[command(after_help = "Example:\n  cardea-controller guard remove")]
+    Remove,
 }
 
 /// What opens a sealed state.
@@ -159,6 +174,10 @@ pub struct Flags {
         value_delimiter = ','
     )]
     pub relay_address: Vec<Place>,
+    /// What keeps this machine from telling strangers which UDP ports are closed: none or nft
+    /// (as root) [default: none].
+    #[arg(long, env = "CARDEA_GUARD", value_name = "GUARD")]
+    pub guard: Option<Guard>,
     /// How long a certificate lives, 5m to 24h [default: 1h].
     #[arg(long, env = "CARDEA_CERTIFICATE_LIFE", value_name = "DURATION")]
     pub certificate_life: Option<Span>,

@@ -10,6 +10,7 @@ use cardea_core::{CERTIFICATE_LIFE_MAX, CERTIFICATE_LIFE_MIN, TTL_MAX, TTL_MIN};
 use cardea_host::{
     exit::{Code, Failure},
     files::{CONFIG_BYTES_MAX, ReadError, read_named_text},
+    guard::Guard,
     unlock::Unlock,
 };
 use cardea_proto::{PORT_CHANNEL, PORT_RELAY, name::Name};
@@ -39,6 +40,9 @@ pub struct Config {
     /// Where it listens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+    /// What stands before this machine's ports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Where the key of a sealed state comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unlock: Option<Unlock>,
@@ -110,6 +114,7 @@ impl Config {
             domain: flags.domain.clone().or(self.domain),
             advertise: over(&flags.advertise, self.advertise),
             listen: flags.listen.or(self.listen),
+            guard: flags.guard.or(self.guard),
             unlock: flags.unlock.unlock.clone().or(self.unlock),
             certificate_life: flags.certificate_life.or(self.certificate_life),
             grant_ttl: flags.grant_ttl.or(self.grant_ttl),
@@ -155,6 +160,8 @@ pub struct Settings {
     pub posture_poll: Duration,
     /// Whether facts may be made up.
     pub allow_simulated_posture: bool,
+    /// What stands before this machine's ports.
+    pub guard: Guard,
 }
 
 impl Settings {
@@ -190,6 +197,7 @@ impl Settings {
                 (POLL_MIN, POLL_MAX),
             )?,
             allow_simulated_posture: config.allow_simulated_posture.unwrap_or(false),
+            guard: config.guard.unwrap_or_default(),
         })
     }
 }
@@ -218,6 +226,7 @@ mod tests {
 domain = "corp.example"
 advertise = ["ztna.corp.example", "192.0.2.1:443"]
 listen = "[::]:7443"
+guard = "nft"
 certificate_life = "1h"
 grant_ttl = "5m"
 posture_poll = "1m"

@@ -10,11 +10,13 @@ use std::{
 use cardea_host::{
     exit::{self, Code, Failure},
     files::{Dir, StateDir, StateError},
-    process,
+    guard, process,
     telemetry::{self, Level},
 };
 use cardea_server::{
-    arguments::{Arguments, Command, Flags, RenewFlags, RepairFlags, RewrapFlags, UnlockFlag},
+    arguments::{
+        Arguments, Command, Flags, GuardCommand, RenewFlags, RepairFlags, RewrapFlags, UnlockFlag,
+    },
     config::{self, Config, Settings},
     folder, founding, no_state,
     seal::Seal,
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
         | Command::Renew(_)
         | Command::Repair(_)
         | Command::Rewrap(_) => true,
-        Command::Completion { .. } | Command::Man { .. } => false,
+        Command::Guard { .. } | Command::Completion { .. } | Command::Man { .. } => false,
     };
     if keeps_state {
         process::prepare();
@@ -52,6 +54,14 @@ fn main() -> ExitCode {
         Command::Renew(flags) => renew(flags),
         Command::Repair(flags) => repair(&flags),
         Command::Rewrap(flags) => rewrap(flags),
+        Command::Guard {
+            command: GuardCommand::Remove,
+        } => guard::remove().map(|was_there| {
+            say(match was_there {
+                true => "The host guard is removed.\n",
+                false => "There was no host guard.\n",
+            });
+        }),
         Command::Completion { shell } => completion(shell),
         Command::Man { folder } => manual(folder),
     })

@@ -32,6 +32,8 @@ impl Sockets {
         gate: &Gate,
         ticket_key: [u8; 32],
     ) -> Result<Self, Failure> {
+        // Before the first port is open: what strangers see is the same from then on.
+        settings.guard.install()?;
         let server = bind(settings.listen, "--listen", |listen| {
             Server::bind(listen, Arc::clone(tls), gate.clone()).map_err(into_io)
         })?;

@@ -9,13 +9,12 @@ use cardea_core::{
     AdminSession, CallId, ChannelId, CommitError, Controller, Heard, Input, Outbox, Peer,
     ProposalId, policy::Prepared,
 };
-use cardea_credential::knock::Counters;
 use cardea_host::{
     channel::{CloseCode, Gate, Sender},
     clock::Clock,
 };
 use cardea_proto::{
-    admin::{AdminAnswer, AdminRequest},
+    admin::{AdminAnswer, AdminRequest, Knocks},
     enroll::EnrollRequest,
     ledger::Revision,
     message::ToNode,
@@ -86,7 +85,7 @@ pub(crate) struct Turn {
     head: watch::Sender<Revision>,
     gate: Gate,
     /// What had been knocked when it was last told, and when.
-    knocked: (Counters, Option<Instant>),
+    knocked: (Knocks, Option<Instant>),
 }
 
 /// Why the loop ended without being asked to.
@@ -113,7 +112,7 @@ impl Turn {
             calls: BTreeMap::new(),
             head,
             gate,
-            knocked: (Counters::default(), None),
+            knocked: (Knocks::default(), None),
         };
         this.handle(Input::Timeout);
         this.gate.change(this.outbox.door.drain(..));
@@ -284,7 +283,11 @@ impl Turn {
         while let Some(channel) = self.outbox.close.pop_front() {
             self.close(channel);
         }
-        while let Some((call, answer)) = self.outbox.answers.pop_front() {
+        while let Some((call, mut answer)) = self.outbox.answers.pop_front() {
+            // The door stands before the controller, which hears of those alone whom it let in.
+            if let AdminAnswer::Status(status) = &mut answer {
+                status.knocks = self.gate.knocks();
+            }
             let waiting = self.calls.remove(&call);
             if waiting.is_some_and(|waiting| waiting.send(answer).is_err()) {
                 tracing::debug!("an admin left before the answer came");
@@ -301,17 +304,17 @@ impl Turn {
         if at.is_some_and(|at| now < at + KNOCKS_TOLD) {
             return;
         }
-        let counters = self.gate.counters();
-        self.knocked = (counters, Some(now));
-        if counters != told {
+        let knocks = self.gate.knocks();
+        self.knocked = (knocks, Some(now));
+        if knocks != told {
             tracing::debug!(
-                knock.opened = counters.opened,
-                knock.unknown = counters.unknown,
-                knock.forged = counters.forged,
-                knock.early = counters.early,
-                knock.late = counters.late,
-                knock.replayed = counters.replayed,
-                knock.too_many = counters.too_many,
+                knock.opened = knocks.opened,
+                knock.unknown = knocks.unknown,
+                knock.forged = knocks.forged,
+                knock.early = knocks.early,
+                knock.late = knocks.late,
+                knock.replayed = knocks.replayed,
+                knock.too_many = knocks.too_many,
                 "knocks"
             );
         }

@@ -41,6 +41,13 @@ const RETURN: f64 = 2.0;
 /// When something that was acknowledged is not there, or the ledger does not verify.
 pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
     let mut campaign = Campaign::new()?;
+    kill(&mut campaign, report, kills).map_err(|error| {
+        let kept = campaign.deployment.keep();
+        error.context(format!("the state is kept in {}", kept.display()))
+    })
+}
+
+fn kill(campaign: &mut Campaign, report: &mut Report, kills: u32) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -53,8 +60,8 @@ pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
             0 => 0,
             _ => 1 + OsRng.next_u64() % POINTS,
         };
-        if campaign.start(point).is_err() {
-            ensure!(point > 0, "the controller does not come back");
+        if let Err(error) = campaign.start(point) {
+            ensure!(point > 0, "the controller does not come back: {error:#}");
             // It died before it served; one that refuses to start would refuse again.
             campaign.start(0)?;
             campaign.deployment.controller()?.signal(Signal::KILL)?;

@@ -33,7 +33,7 @@ use cardea_proto::{
     app::{AppSpec, Principal, Transport},
     codec::{Blob, Bytes},
     id::{ConnectorId, ControllerId, DeviceId, NodeId},
-    identity::Identity,
+    identity::{Identity, Role},
     ledger::{
         Actor, CertificateRecord, Change, Draft, Founded, Link, Node, RecordKey, Revision, User,
     },
@@ -365,10 +365,10 @@ impl Company {
         let mut keys = Vec::new();
         for number in 0..DEVICES {
             let id = NodeId::Device(DeviceId::from_bytes(bytes_of(number + 1)));
-            keys.push((id, Arc::new(SoftwareKey::generate(KeyAlgorithm::P256)?)));
+            keys.push((id, leaf_key(Role::Device)?));
         }
         let id = NodeId::Connector(ConnectorId::from_bytes([8; 10]));
-        keys.push((id, Arc::new(SoftwareKey::generate(KeyAlgorithm::P256)?)));
+        keys.push((id, leaf_key(Role::Connector)?));
         Ok(Self {
             trust: Trust::new(domain, root.certificate().to_vec())?,
             root,
@@ -518,6 +518,12 @@ fn facts() -> BTreeMap<String, Fact> {
         fact("agent.version", Value::Text("0.1.0".to_owned())),
         fact("disk.encrypted", Value::Bool(true)),
     ])
+}
+
+fn leaf_key(role: Role) -> Result<Arc<SoftwareKey>> {
+    Ok(Arc::new(SoftwareKey::generate(KeyAlgorithm::of_leaf(
+        role,
+    ))?))
 }
 
 fn answer(connector: &Member, admit: &Admit) -> Result<Signed> {

@@ -7,6 +7,7 @@
 )]
 
 mod crash;
+mod darkness;
 mod decide;
 mod load;
 mod open;
@@ -49,7 +50,7 @@ fn run() -> Result<()> {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => report.json = true,
-            "--rounds" | "--n" => {
+            "--rounds" | "--n" | "--probes" => {
                 let number = arguments.next().context("how many?")?;
                 rounds = Some(number.parse().context("a count is a number")?);
             }
@@ -62,13 +63,14 @@ fn run() -> Result<()> {
         "open" => open::run(&mut report, rounds.unwrap_or(100))?,
         "userspace" => userspace::run(&mut report, rounds.unwrap_or(5))?,
         "crash" => crash::run(&mut report, rounds.unwrap_or(100))?,
+        "darkness" => darkness::run(&mut report, u64::from(rounds.unwrap_or(1_000_000)))?,
         "decide" => decide::run(&mut report, rounds.unwrap_or(5))?,
         "restart" => restart::run(&mut report, rounds.unwrap_or(3))?,
         "store" => store::run(&mut report, rounds.unwrap_or(5))?,
         "tunnel" => tunnel::run(&mut report, rounds.unwrap_or(5), only.as_deref())?,
         other => {
             bail!(
-                "no benchmark {other:?}; there are revoke, open, userspace, tunnel, policy, store, decide, restart, crash"
+                "no benchmark {other:?}; there are revoke, open, userspace, tunnel, policy, store, decide, restart, crash, darkness"
             )
         }
     }

@@ -8,4 +8,5 @@
 pub mod deployment;
 pub mod namespace;
 pub mod program;
+pub mod stranger;
 pub mod traffic;

@@ -1,6 +1,6 @@
 //! Hosts, routers and NATs made of network namespaces. They need root, and go when dropped.
 
-use std::process::Command;
+use std::{os::fd::AsFd as _, path::Path, process::Command};
 
 use anyhow::Result;
 
@@ -71,6 +71,17 @@ impl Namespace {
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(file.path(), rules)?;
         run_ok(self.command("nft", ["-f".into(), file.path().as_os_str().to_owned()]))?;
+        Ok(())
+    }
+
+    /// Moves the calling thread into this namespace, for as long as it lives.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn enter(&self) -> Result<()> {
+        let namespace = std::fs::File::open(Path::new("/run/netns").join(&self.name))?;
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment},
     program::{PATIENCE, free_port, now},
+    stranger,
 };
 use rustix::process::Signal;
 
@@ -60,6 +61,13 @@ fn live(world: &mut Deployment, port: u16, sent: &AtomicU64) -> Result<()> {
     world.start_controller(&options)?;
     let _second = world.start_connector(None, "second", "default")?;
     probed(sent)?;
+    // Who is not answered is counted all the same.
+    let status: serde_json::Value = serde_json::from_str(&world.ctl("status -o json")?)?;
+    for kind in ["unknown", "opened"] {
+        let count = status.pointer(&format!("/knocks/{kind}"));
+        let count = count.and_then(serde_json::Value::as_u64);
+        ensure!(count > Some(0), "{kind}: {status}");
+    }
     world.stop_controller()
 }
 
@@ -75,39 +83,18 @@ fn probed(sent: &AtomicU64) -> Result<()> {
 }
 
 /// Sends what QUIC would answer, and garbage, and counts what comes back.
-fn probe(stranger: &UdpSocket, port: u16, is_over: &AtomicBool, sent: &AtomicU64) -> Result<u64> {
+fn probe(socket: &UdpSocket, port: u16, is_over: &AtomicBool, sent: &AtomicU64) -> Result<u64> {
     let mut answers = 0;
     let mut buffer = [0; 2_048];
     while !is_over.load(Ordering::Relaxed) {
         for _ in 0..BURST {
             let number = sent.fetch_add(1, Ordering::Relaxed);
             // A port where nobody listens says so once in a while.
-            drop(stranger.send_to(&bait(number), ("127.0.0.1", port)));
+            drop(socket.send_to(&stranger::probe(number), ("127.0.0.1", port)));
         }
-        while stranger.recv_from(&mut buffer).is_ok() {
+        while socket.recv_from(&mut buffer).is_ok() {
             answers += 1;
         }
     }
     Ok(answers)
-}
-
-/// One of many: long and short headers, versions, lengths of ids, tokens and sizes.
-fn bait(number: u64) -> Vec<u8> {
-    let pick = |values: &[u8], by: u64| {
-        let index = usize::try_from(number / by).unwrap_or(0) % values.len();
-        values.get(index).copied().unwrap_or_default()
-    };
-    let first = pick(&[0xc0, 0xc3, 0x40, 0xd0, 0xe0, 0xf0], 1);
-    let version = pick(&[1, 1, 2, 0, 0xff], 6);
-    let length = pick(&[20, 8, 0, 16, 5], 30);
-    let token = pick(&[0, 16], 150);
-    let fill = u8::try_from(number % 251).unwrap_or(0);
-    let mut bytes = vec![first, 0, 0, 0, version, length];
-    bytes.extend(std::iter::repeat_n(fill, usize::from(length)));
-    bytes.extend([0, token]);
-    bytes.extend(std::iter::repeat_n(fill, usize::from(token)));
-    bytes.extend([0x44, 0x7e]);
-    let size = if number.is_multiple_of(7) { 60 } else { 1_250 };
-    bytes.resize(bytes.len().max(size), fill);
-    bytes
 }

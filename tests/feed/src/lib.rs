@@ -193,13 +193,14 @@ pub fn relay(bytes: &[u8]) {
     let mut relay = Relay::new(key.public(), [8; 32], Settings::default());
     let (here, elsewhere) = ([192, 0, 2, 1], [192, 0, 2, 2]);
     let mut datagram = bytes.to_vec();
-    match relay.handle(now, (here, 7).into(), &mut datagram) {
-        Verdict::Forward { .. } => assert!(bytes.is_empty(), "forwarded without a ticket"),
-        Verdict::Answer { len } => assert!(len <= bytes.len(), "amplified"),
-        Verdict::Drop(_) => {}
-    }
+    let verdict = relay.handle(now, (here, 7).into(), &mut datagram);
     assert_eq!(datagram.len(), bytes.len());
     assert_eq!(relay.ends(), 0, "bound before the proof");
+    let Verdict::Answer { len } = verdict else {
+        assert!(matches!(verdict, Verdict::Drop(_)), "forwarded for nobody");
+        return;
+    };
+    assert!(len <= bytes.len(), "amplified");
     let challenge = datagram.get(..CHALLENGE_BYTES);
     let ticket = bytes.get(1..).and_then(|rest| rest.first_chunk());
     let (Some((_, cookie)), Some(ticket)) = (challenge.and_then(Handle::of_challenge), ticket)

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use cardea_host::{
     clock::Clock,
     exit::{Code, Failure, finish},
+    process,
 };
 use cardea_proto::{
     app::{Service, Target},
@@ -17,7 +18,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use super::{
     CodeArgument, Output, Place, Settings, client, forward,
     show::{self, PostureOutput},
-    start::{self, Local, Program},
+    start::{self, Device, Local, Program},
 };
 use crate::talk;
 
@@ -56,6 +57,8 @@ enum Verb {
         code: CodeArgument,
         #[command(flatten)]
         facts: Facts,
+        #[command(flatten)]
+        operator: OperatorArgument,
     },
     /// Enrolls when new and connects: asks the running daemon, or becomes it
     #[command(
@@ -66,6 +69,8 @@ enum Verb {
         code: CodeArgument,
         #[command(flatten)]
         facts: Facts,
+        #[command(flatten)]
+        operator: OperatorArgument,
     },
     /// Disconnects, and stays so until `up`
     #[command(after_help = "Example: cardea down")]
@@ -77,6 +82,8 @@ enum Verb {
         way: Way,
         #[command(flatten)]
         facts: Facts,
+        #[command(flatten)]
+        operator: OperatorArgument,
     },
     /// Am I connected, as whom, with which posture and apps
     #[command(after_help = "Example: cardea status -o json")]
@@ -165,6 +172,17 @@ struct Way {
     range: Vec<String>,
 }
 
+/// Who may drive an agent that runs as root.
+#[derive(clap::Args, Clone, Debug)]
+struct OperatorArgument {
+    /// User who may ask this agent beside root; kept until another is named. Who enrolls by sudo is it
+    #[arg(long, env = "CARDEA_OPERATOR", value_name = "USER")]
+    operator: Option<String>,
+    /// Who became root to run this, as `sudo` says
+    #[arg(long, env = "SUDO_UID", hide = true)]
+    behind_sudo: Option<u32>,
+}
+
 /// How output is written.
 #[derive(clap::Args, Clone, Copy, Debug)]
 struct OutputArgument {
@@ -192,19 +210,35 @@ pub fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     let settings = arguments.place.settle(PROGRAM.name)?;
     match arguments.verb {
-        Verb::Enroll { code, facts } => {
-            start::enroll(PROGRAM, &settings, &code, Some(posture(&settings, facts)))
+        Verb::Enroll {
+            code,
+            facts,
+            operator,
+        } => {
+            let device = device(&settings, facts, operator)?;
+            start::enroll(PROGRAM, &settings, &code, Some(device))
         }
-        Verb::Up { code, facts } if client::is_running(&settings.state) => {
-            connect(&settings, &code, &facts)
-        }
-        Verb::Up { code, facts } => {
-            start::up(PROGRAM, &settings, &code, Some(posture(&settings, facts)))
+        Verb::Up {
+            code,
+            facts,
+            operator,
+        } if client::is_running(&settings) => connect(&settings, &code, &facts, &operator),
+        Verb::Up {
+            code,
+            facts,
+            operator,
+        } => {
+            let device = device(&settings, facts, operator)?;
+            start::up(PROGRAM, &settings, &code, Some(device))
         }
         Verb::Down => done(&ask(&settings, &LocalRequest::Down)?),
-        Verb::Run { way, facts } => {
-            let posture = Some(posture(&settings, facts));
-            start::run(PROGRAM, &settings, posture, &way.local())
+        Verb::Run {
+            way,
+            facts,
+            operator,
+        } => {
+            let device = device(&settings, facts, operator)?;
+            start::run(PROGRAM, &settings, Some(device), &way.local())
         }
         Verb::Status { output } => show_status(&settings, output.output),
         Verb::Apps { output } => show_apps(&settings, output.output),
@@ -221,11 +255,11 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 service,
                 listen,
             };
-            forward::hold(&settings.state, PROGRAM.name, &request, &what)
+            forward::hold(&settings, PROGRAM.name, &request, &what)
         }
         Verb::Proxy { socks5 } => {
             let request = LocalRequest::Proxy { listen: socks5 };
-            forward::hold(&settings.state, PROGRAM.name, &request, "SOCKS5")
+            forward::hold(&settings, PROGRAM.name, &request, "SOCKS5")
         }
         Verb::Completion { shell } => {
             super::complete::<Arguments>(PROGRAM.name, shell);
@@ -244,16 +278,36 @@ impl Way {
     }
 }
 
-fn posture(settings: &Settings, facts: Facts) -> cardea_device::posture::Settings {
+fn device(
+    settings: &Settings,
+    facts: Facts,
+    argument: OperatorArgument,
+) -> Result<Device, Failure> {
     let mut posture = cardea_device::posture::Settings::new(&settings.state);
     posture.facts_from = facts
         .facts_from
         .or_else(|| settings.file.facts_from.clone());
-    posture
+    let operator = match argument.operator {
+        None => None,
+        Some(name) => {
+            let found = process::find_user(&name)
+                .map_err(|error| Failure::new(Code::Failed, format!("user {name}: {error}")))?;
+            let unknown = || Failure::new(Code::Usage, format!("this machine has no user {name}"));
+            Some(found.ok_or_else(unknown)?)
+        }
+    };
+    let behind_sudo = argument
+        .behind_sudo
+        .filter(|user| process::effective_user() == 0 && *user != 0);
+    Ok(Device {
+        posture,
+        operator,
+        behind_sudo,
+    })
 }
 
 fn ask(settings: &Settings, request: &LocalRequest) -> Result<LocalAnswer, Failure> {
-    client::ask(&settings.state, PROGRAM.name, request)
+    client::ask(settings, PROGRAM.name, request)
 }
 
 fn done(answer: &LocalAnswer) -> Result<(), Failure> {
@@ -286,12 +340,20 @@ fn explain(settings: &Settings, app: Name, output: Output) -> Result<(), Failure
 }
 
 /// Asks the running daemon to connect, and waits until it is.
-fn connect(settings: &Settings, code: &CodeArgument, facts: &Facts) -> Result<(), Failure> {
+fn connect(
+    settings: &Settings,
+    code: &CodeArgument,
+    facts: &Facts,
+    operator: &OperatorArgument,
+) -> Result<(), Failure> {
     if code.read()?.is_some() {
         talk::say("this device is enrolled and its daemon runs; the code was not used");
     }
     if facts.facts_from.is_some() {
         talk::say("the daemon that runs already keeps its own facts");
+    }
+    if operator.operator.is_some() {
+        talk::say("the daemon that runs already keeps its operator until it is started anew");
     }
     let answer = ask(settings, &LocalRequest::Up)?;
     let clock = Clock::system();

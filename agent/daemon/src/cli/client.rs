@@ -12,14 +12,15 @@ use cardea_proto::{
     local::{LocalAnswer, LocalRequest},
 };
 
-use crate::{local::SOCKET, state};
+use super::Settings;
+use crate::{local::NOT_FOR_YOU, state};
 
 /// How long the daemon may take for an answer: longer than anything that it waits for itself.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// Whether a daemon answers in this state directory.
-pub(super) fn is_running(state: &Path) -> bool {
-    unix::connect_sync(&state.join(SOCKET), None).is_ok()
+/// Whether a daemon answers.
+pub(super) fn is_running(settings: &Settings) -> bool {
+    unix::connect_sync(&settings.door(), None).is_ok()
 }
 
 /// Asks the daemon one thing.
@@ -27,12 +28,12 @@ pub(super) fn is_running(state: &Path) -> bool {
 /// # Errors
 /// Its refusal, or that there is no daemon.
 pub(super) fn ask(
-    state: &Path,
+    settings: &Settings,
     program: &str,
     request: &LocalRequest,
 ) -> Result<LocalAnswer, Failure> {
-    let mut stream = unix::connect_sync(&state.join(SOCKET), Some(ANSWER_TIME))
-        .map_err(|error| no_daemon(state, program, &error))?;
+    let mut stream = unix::connect_sync(&settings.door(), Some(ANSWER_TIME))
+        .map_err(|error| no_daemon(settings, program, &error))?;
     let answer = frame::write_sync(&mut stream, request)
         .and_then(|()| frame::read_sync(&mut stream, MESSAGE_BYTES_MAX))
         .map_err(|error| {
@@ -45,23 +46,25 @@ pub(super) fn ask(
 }
 
 /// Why nobody answers: not enrolled, not running, or not for us.
-pub(super) fn no_daemon(state: &Path, program: &str, error: &io::Error) -> Failure {
+pub(super) fn no_daemon(settings: &Settings, program: &str, error: &io::Error) -> Failure {
     let kind = error.kind();
+    let door = settings.door();
     if kind == io::ErrorKind::PermissionDenied {
+        let next = format!("Become its operator: sudo {program} up --operator USER");
         return Failure::of(
             Code::Failed,
-            &state.join(SOCKET).display().to_string(),
-            "only root and the user that runs the daemon may ask it",
-            "",
+            &door.display().to_string(),
+            NOT_FOR_YOU,
+            &next,
         );
     }
     if !matches!(
         kind,
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
     ) {
-        return Failure::new(Code::Failed, format!("{}: {error}", state.display()));
+        return Failure::new(Code::Failed, format!("{}: {error}", door.display()));
     }
-    if is_enrolled(state) {
+    if is_enrolled(&settings.state) || settings.socket.is_some() {
         return Failure::new(
             Code::NotReachable,
             format!("{program} is not running. Start it: {program} up"),
@@ -86,6 +89,7 @@ pub(super) fn unexpected() -> Failure {
     )
 }
 
-fn is_enrolled(state: &Path) -> bool {
+/// Whether this state directory is that of a node, as far as we may look.
+pub(super) fn is_enrolled(state: &Path) -> bool {
     Dir::open(state).is_ok_and(|dir| state::is_enrolled(&dir))
 }

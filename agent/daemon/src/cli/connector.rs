@@ -113,7 +113,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             start::run(PROGRAM, &settings, None, &local)
         }
         Verb::Status { output } => {
-            let answer = client::ask(&settings.state, PROGRAM.name, &LocalRequest::Status)?;
+            let answer = client::ask(&settings, PROGRAM.name, &LocalRequest::Status)?;
             let LocalAnswer::ConnectorStatus(status) = answer else {
                 return Err(client::unexpected());
             };

@@ -1,6 +1,6 @@
 //! `forward` and `proxy`: asks the daemon for a listener and holds it until Ctrl-C.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use cardea_host::{
     exit::{Code, Failure},
@@ -13,31 +13,31 @@ use cardea_proto::{
     local::{LocalAnswer, LocalRequest},
 };
 
-use super::{client, start::block_on};
-use crate::{local::SOCKET, talk};
+use super::{Settings, client, start::block_on};
+use crate::talk;
 
 /// How long the daemon may take to take a request.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 
 /// Holds what `request` asks for; `what` is what the listener leads to.
 pub(super) fn hold(
-    state: &Path,
+    settings: &Settings,
     program: &str,
     request: &LocalRequest,
     what: &str,
 ) -> Result<(), Failure> {
-    block_on(hold_until_ctrl_c(state, program, request, what))?
+    block_on(hold_until_ctrl_c(settings, program, request, what))?
 }
 
 async fn hold_until_ctrl_c(
-    state: &Path,
+    settings: &Settings,
     program: &str,
     request: &LocalRequest,
     what: &str,
 ) -> Result<(), Failure> {
-    let mut stream = UnixStream::connect(state.join(SOCKET))
+    let mut stream = UnixStream::connect(settings.door())
         .await
-        .map_err(|error| client::no_daemon(state, program, &error))?;
+        .map_err(|error| client::no_daemon(settings, program, &error))?;
     frame::write_within(&mut stream, request, REQUEST_TIME)
         .await
         .map_err(|error| gone(&error))?;

@@ -1,16 +1,29 @@
 //! `up`, `enroll` and `run`: from a state directory and perhaps a code to a serving daemon.
 
-use std::{ffi::OsString, future::Future, os::unix::process::CommandExt as _, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fmt,
+    future::Future,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+};
 
 use cardea_host::{
     exit::{Code, Failure},
-    files::StateDir,
+    files::{self, StateDir},
     process,
 };
 use cardea_proto::{id::NodeId, identity::Role, invite::InviteCode};
 
 use super::{CodeArgument, Settings, client};
-use crate::{control, enroll::Applicant, state::Node, talk, virtual_addresses::Ranges};
+use crate::{
+    control,
+    enroll::Applicant,
+    operator::{self, Operator},
+    state::Node,
+    talk,
+    virtual_addresses::Ranges,
+};
 
 /// One of the two programs of this crate.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +44,23 @@ pub(super) enum Local {
     },
 }
 
+/// What only a device's agent is told.
+#[derive(Clone, Debug)]
+pub(super) struct Device {
+    /// Where facts come from.
+    pub(super) posture: cardea_device::posture::Settings,
+    /// The number of who may drive it beside root, when somebody was named.
+    pub(super) operator: Option<u32>,
+    /// The number of who became root to run this program, where that is known.
+    pub(super) behind_sudo: Option<u32>,
+}
+
 /// Enrolls when new; an enrolled node stays what it is.
 pub(super) fn enroll(
     program: Program,
     settings: &Settings,
     code: &CodeArgument,
-    posture: Option<cardea_device::posture::Settings>,
+    device: Option<Device>,
 ) -> Result<(), Failure> {
     let invite = code
         .read()?
@@ -52,7 +76,15 @@ pub(super) fn enroll(
             ),
         ));
     }
-    block_on(apply(program, settings, code, &invite, &dir, posture))?.map(drop)
+    block_on(apply(
+        program,
+        settings,
+        code,
+        &invite,
+        &dir,
+        device.as_ref(),
+    ))??;
+    keep_operator(&dir, device.as_ref())
 }
 
 /// Enrolls when new, and serves.
@@ -60,7 +92,7 @@ pub(super) fn up(
     program: Program,
     settings: &Settings,
     code: &CodeArgument,
-    posture: Option<cardea_device::posture::Settings>,
+    device: Option<Device>,
 ) -> Result<(), Failure> {
     let invite = code.read()?;
     process::prepare();
@@ -73,7 +105,7 @@ pub(super) fn up(
             code,
             &invite,
             &dir,
-            posture.clone(),
+            device.as_ref(),
         ))??,
         (Some(node), None) => node,
         (Some(node), Some(invite)) => {
@@ -82,25 +114,27 @@ pub(super) fn up(
             node
         }
     };
+    keep_operator(&dir, device.as_ref())?;
     if code.is_on_the_command_line() {
         // A long-running program does not show a code to whoever lists processes.
         drop(dir);
-        return Err(become_run(settings, posture.as_ref()));
+        return Err(become_run(settings, device.as_ref()));
     }
-    serve(dir, node, posture, &Local::Sockets)
+    serve(settings, dir, node, device, &Local::Sockets)
 }
 
 /// Serves as the node that is enrolled here.
 pub(super) fn run(
     program: Program,
     settings: &Settings,
-    posture: Option<cardea_device::posture::Settings>,
+    device: Option<Device>,
     local: &Local,
 ) -> Result<(), Failure> {
     process::prepare();
     let dir = open(settings)?;
     let node = load(&dir)?.ok_or_else(|| client::not_enrolled(program.name))?;
-    serve(dir, node, posture, local)
+    keep_operator(&dir, device.as_ref())?;
+    serve(settings, dir, node, device, local)
 }
 
 async fn apply(
@@ -109,15 +143,18 @@ async fn apply(
     code: &CodeArgument,
     invite: &InviteCode,
     dir: &StateDir,
-    posture: Option<cardea_device::posture::Settings>,
+    device: Option<&Device>,
 ) -> Result<Node, Failure> {
     let applicant = Applicant {
         dir,
         role: program.role,
         name: code.wanted_name(&settings.file),
-        posture,
+        posture: device.map(|device| device.posture.clone()),
     };
     let node = applicant.enroll(invite).await?;
+    if let Some(user) = device.and_then(|device| device.behind_sudo) {
+        operator::save(dir, user).map_err(storage)?;
+    }
     let user = node
         .user
         .as_ref()
@@ -146,10 +183,33 @@ fn same_controller(node: &Node, invite: &InviteCode) -> Result<(), Failure> {
     ))
 }
 
+/// Remembers who was named.
+fn keep_operator(dir: &StateDir, device: Option<&Device>) -> Result<(), Failure> {
+    match device.and_then(|device| device.operator) {
+        Some(user) => operator::save(dir, user).map_err(storage),
+        None => Ok(()),
+    }
+}
+
+/// Who may ask the agent beside root, and where: at the machine's socket, unless another is named.
+fn operator(settings: &Settings, dir: &StateDir) -> Result<Option<Operator>, Failure> {
+    let machine = files::default_state("cardea").is_some_and(|state| state == settings.state);
+    let socket = match &settings.socket {
+        Some(socket) => Some(socket.as_path()),
+        None if machine => Some(Path::new(operator::SOCKET)),
+        None => None,
+    };
+    match socket {
+        Some(socket) => Operator::load(dir, socket).map_err(storage),
+        None => Ok(None),
+    }
+}
+
 fn serve(
+    settings: &Settings,
     dir: StateDir,
     node: Node,
-    posture: Option<cardea_device::posture::Settings>,
+    device: Option<Device>,
     local: &Local,
 ) -> Result<(), Failure> {
     let usual = match node.id {
@@ -157,9 +217,14 @@ fn serve(
         NodeId::Device(_) => Ranges::usual(&node.domain),
     };
     let ranges = ranges(local, usual)?;
-    let result = match (node.id, posture) {
-        (NodeId::Device(id), Some(posture)) => {
-            block_on(control::agent::run(dir, node, id, posture, ranges))?
+    let result = match (node.id, device) {
+        (NodeId::Device(id), Some(device)) => {
+            let told = control::agent::Device {
+                posture: device.posture,
+                operator: operator(settings, &dir)?,
+                ranges,
+            };
+            block_on(control::agent::run(dir, node, id, told))?
         }
         (NodeId::Connector(id), None) => block_on(control::connector::run(dir, node, id, ranges))?,
         (NodeId::Device(_), None) => return Err(wrong_program("cardea")),
@@ -195,7 +260,7 @@ fn wrong_program(program: &str) -> Failure {
 }
 
 /// Replaces this process by `run` with the same settings; only a failure comes back.
-fn become_run(settings: &Settings, posture: Option<&cardea_device::posture::Settings>) -> Failure {
+fn become_run(settings: &Settings, device: Option<&Device>) -> Failure {
     let mut arguments: Vec<OsString> = vec!["run".into()];
     let mut flag = |name: &str, value: Option<&PathBuf>| {
         if let Some(value) = value {
@@ -205,9 +270,10 @@ fn become_run(settings: &Settings, posture: Option<&cardea_device::posture::Sett
     };
     flag("--state", Some(&settings.state));
     flag("--config", settings.config.as_ref());
+    flag("--socket", settings.socket.as_ref());
     flag(
         "--facts-from",
-        posture.and_then(|posture| posture.facts_from.as_ref()),
+        device.and_then(|device| device.posture.facts_from.as_ref()),
     );
     arguments.extend((0..settings.verbose).map(|_| OsString::from("-v")));
     let error = match std::env::current_exe() {
@@ -221,11 +287,15 @@ fn become_run(settings: &Settings, posture: Option<&cardea_device::posture::Sett
 }
 
 fn open(settings: &Settings) -> Result<StateDir, Failure> {
-    StateDir::open(&settings.state).map_err(|error| Failure::new(Code::Storage, error.to_string()))
+    StateDir::open(&settings.state).map_err(storage)
 }
 
 fn load(dir: &StateDir) -> Result<Option<Node>, Failure> {
-    Node::load(dir).map_err(|error| Failure::new(Code::Storage, error.to_string()))
+    Node::load(dir).map_err(storage)
+}
+
+fn storage(error: impl fmt::Display) -> Failure {
+    Failure::new(Code::Storage, error.to_string())
 }
 
 /// Runs a future on a runtime of one thread: this one.

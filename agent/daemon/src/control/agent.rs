@@ -6,7 +6,9 @@ use cardea_device::{
     collector::{Collector, POLL},
     posture::{Collected, Settings},
 };
-use cardea_host::{addresses::networks, clock::Clock, entropy, files::StateDir, process};
+use cardea_host::{
+    addresses::networks, clock::Clock, entropy, files::StateDir, process, unix::PeerCredentials,
+};
 use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings};
 use cardea_proto::{
     PROGRAM_VERSION,
@@ -29,12 +31,27 @@ use crate::{
     data::{Data, FromData, Serves, ToData, front::Front, stack::Interface},
     line::LineEvent,
     local::{self, Call, Reply},
+    operator::Operator,
     state::{self, Node},
     virtual_addresses::{Ranges, VirtualAddresses},
 };
 
+/// Below this, ports are root's.
+const PRIVILEGED_PORTS: u16 = 1_024;
+
 /// Collections of facts that wait for the loop; each replaces the one before.
 const FACTS_MAX: usize = 4;
+
+/// What an agent is told beside what its state directory keeps.
+#[derive(Debug)]
+pub(crate) struct Device {
+    /// Where facts come from.
+    pub(crate) posture: Settings,
+    /// Who may ask it beside root.
+    pub(crate) operator: Option<Operator>,
+    /// Where the addresses of its network interface come from, when it has one.
+    pub(crate) ranges: Option<Ranges>,
+}
 
 /// An agent and its shell.
 struct Shell {
@@ -60,14 +77,17 @@ pub(crate) async fn run(
     dir: StateDir,
     node: Node,
     id: DeviceId,
-    posture: Settings,
-    ranges: Option<Ranges>,
+    Device {
+        posture,
+        operator,
+        ranges,
+    }: Device,
 ) -> io::Result<()> {
     let clock = Clock::system();
     let interface = ranges.map(|ranges| open_interface(&dir, ranges));
     let (addresses, front) = interface.transpose()?.unzip();
     let (data, mut told) = Data::start_with((End::Agent, front), clock, entropy::seed())?;
-    let mut calls = local::serve(dir.path())?;
+    let mut calls = local::serve(dir.path(), operator.as_ref())?;
     let (deliver, mut facts) = mpsc::channel::<Vec<Collected>>(FACTS_MAX);
     let collector = Collector::start(posture, POLL, move |facts| {
         if deliver.blocking_send(facts).is_err() {
@@ -271,14 +291,21 @@ impl Shell {
 
     /// A local program asks for something.
     fn call(&mut self, call: Call) {
-        let Call { request, reply } = call;
+        let Call {
+            request,
+            caller,
+            reply,
+        } = call;
         match request {
             LocalRequest::Forward {
                 app,
                 service,
                 listen,
-            } => self.forward(&app, service, &listen, reply),
-            LocalRequest::Proxy { listen } => match parse(&listen) {
+            } => match parse(&listen, caller) {
+                Ok(at) => self.forward(&app, service, at, reply),
+                Err(refusal) => forwards::refuse(reply, refusal),
+            },
+            LocalRequest::Proxy { listen } => match parse(&listen, caller) {
                 Ok(at) => self
                     .forwards
                     .listen(Serves::Socks, at, reply, &self.common.data),
@@ -312,20 +339,15 @@ impl Shell {
         &mut self,
         app: &Name,
         service: Option<Service>,
-        listen: &str,
+        at: SocketAddr,
         reply: oneshot::Sender<Reply>,
     ) {
-        match parse(listen) {
-            Ok(at) => {
-                // A DNS name of an app is as good as its name.
-                let known = self.agent.find_app(app.as_str());
-                let app = known.map_or_else(|| app.clone(), |view| view.name.clone());
-                let waiting = Waiting { service, at, reply };
-                self.forwards.wait(app.clone(), waiting);
-                self.handle(AgentInput::Wanted { app });
-            }
-            Err(refusal) => forwards::refuse(reply, refusal),
-        }
+        // A DNS name of an app is as good as its name.
+        let known = self.agent.find_app(app.as_str());
+        let app = known.map_or_else(|| app.clone(), |view| view.name.clone());
+        let waiting = Waiting { service, at, reply };
+        self.forwards.wait(app.clone(), waiting);
+        self.handle(AgentInput::Wanted { app });
     }
 
     fn show(&mut self) {
@@ -368,14 +390,19 @@ fn fact(collected: Collected) -> cardea_node::Collected {
     }
 }
 
-fn parse(listen: &str) -> Result<SocketAddr, Refusal> {
-    listen.parse().map_err(|_| {
-        Refusal::new(
-            RefusalCode::Invalid,
-            format!("{listen:?} is not ADDRESS:PORT"),
-        )
-        .with_next("For example: --listen 127.0.0.1:8080")
-    })
+/// Where `caller` wants us to listen. Who is not root gets no port of us that he could not have taken.
+fn parse(listen: &str, caller: PeerCredentials) -> Result<SocketAddr, Refusal> {
+    let refuse = |why| {
+        Refusal::new(RefusalCode::Invalid, why).with_next("For example: --listen 127.0.0.1:8080")
+    };
+    let at: SocketAddr = listen
+        .parse()
+        .map_err(|_| refuse(format!("{listen:?} is not ADDRESS:PORT")))?;
+    if (1..PRIVILEGED_PORTS).contains(&at.port()) && !caller.may_administer() {
+        let port = at.port();
+        return Err(refuse(format!("only root may have port {port}")));
+    }
+    Ok(at)
 }
 
 /// Answers are one kind of reply.

@@ -45,7 +45,7 @@ pub(crate) async fn run(
         }
     };
     let (data, mut told) = Data::start_with((End::Connector, interface), clock, entropy::seed())?;
-    let mut calls = local::serve(dir.path())?;
+    let mut calls = local::serve(dir.path(), None)?;
     let settings = ConnectorSettings {
         connector: id,
         name: node.name.clone(),

@@ -22,6 +22,7 @@ use std::{
 };
 
 use cardea_proto::{
+    admin::Knocks,
     codec::{Digest, Secret32},
     id::{InviteId, NodeId},
     time::{Now, UnixMillis},
@@ -99,25 +100,6 @@ pub enum Answer {
     TooMany,
 }
 
-/// How often each answer was given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Handshakes that were let in.
-    pub opened: u64,
-    /// [`Answer::Unknown`].
-    pub unknown: u64,
-    /// [`Answer::Forged`].
-    pub forged: u64,
-    /// [`Answer::Early`].
-    pub early: u64,
-    /// [`Answer::Late`].
-    pub late: u64,
-    /// [`Answer::Replayed`].
-    pub replayed: u64,
-    /// [`Answer::TooMany`].
-    pub too_many: u64,
-}
-
 /// Who may knock at one server, and what was heard.
 #[derive(Debug)]
 pub struct Door {
@@ -128,7 +110,7 @@ pub struct Door {
     /// The ids of the epochs around this moment.
     ids: BTreeMap<u32, BTreeSet<(Id, Knocker)>>,
     attempts: Attempts,
-    counters: Counters,
+    knocks: Knocks,
 }
 
 impl Door {
@@ -141,7 +123,7 @@ impl Door {
             knockers: BTreeMap::new(),
             ids: BTreeMap::new(),
             attempts: Attempts::default(),
-            counters: Counters::default(),
+            knocks: Knocks::default(),
         };
         this.turn_to(epoch_of(secs_of(now.unix)), now.unix);
         this
@@ -170,7 +152,7 @@ impl Door {
         if answer == Answer::Open {
             self.attempts.open(*knock, source, now.instant);
         }
-        self.counters.count(answer);
+        self.count(answer);
         answer
     }
 
@@ -182,8 +164,22 @@ impl Door {
 
     /// How often each answer was given.
     #[must_use]
-    pub const fn counters(&self) -> Counters {
-        self.counters
+    pub const fn knocks(&self) -> Knocks {
+        self.knocks
+    }
+
+    const fn count(&mut self, answer: Answer) {
+        let knocks = &mut self.knocks;
+        let counter = match answer {
+            Answer::Open => &mut knocks.opened,
+            Answer::Unknown => &mut knocks.unknown,
+            Answer::Forged => &mut knocks.forged,
+            Answer::Early => &mut knocks.early,
+            Answer::Late => &mut knocks.late,
+            Answer::Replayed => &mut knocks.replayed,
+            Answer::TooMany => &mut knocks.too_many,
+        };
+        *counter = counter.saturating_add(1);
     }
 
     fn answer(&mut self, knock: &Knock, now: Now) -> Answer {
@@ -309,20 +305,5 @@ impl Door {
         let remembered = self.knockers.values().map(Record::remembered).sum();
         let ids = self.ids.values().map(BTreeSet::len).sum();
         (ids, remembered, self.attempts.len())
-    }
-}
-
-impl Counters {
-    const fn count(&mut self, answer: Answer) {
-        let counter = match answer {
-            Answer::Open => &mut self.opened,
-            Answer::Unknown => &mut self.unknown,
-            Answer::Forged => &mut self.forged,
-            Answer::Early => &mut self.early,
-            Answer::Late => &mut self.late,
-            Answer::Replayed => &mut self.replayed,
-            Answer::TooMany => &mut self.too_many,
-        };
-        *counter = counter.saturating_add(1);
     }
 }

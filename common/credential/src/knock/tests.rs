@@ -30,8 +30,8 @@ fn a_knock_opens_once_and_for_the_datagrams_of_its_handshake() {
         assert_eq!(bench.answer(&knock), Answer::Replayed);
     }
     assert!(!bench.door.has_opened(address("192.0.2.1:9"), bench.now));
-    let counters = bench.door.counters();
-    assert_eq!((counters.opened, counters.replayed), (1, 5));
+    let knocks = bench.door.knocks();
+    assert_eq!((knocks.opened, knocks.replayed), (1, 5));
 }
 
 #[test]

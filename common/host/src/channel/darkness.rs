@@ -90,7 +90,7 @@ async fn a_whole_handshake_that_begins_without_a_knock_is_dropped_in_silence() {
         stage.dropped(before + 2).await;
         assert_eq!(tap.answers(), 0);
     }
-    assert_eq!(stage.gate.counters().unknown, 4);
+    assert_eq!(stage.gate.knocks().unknown, 4);
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn a_first_flight_that_is_sent_again_from_elsewhere_is_dropped_and_harms_n
     for datagram in &flight {
         stage.say(datagram).await;
     }
-    assert!(stage.gate.counters().replayed >= 2);
+    assert!(stage.gate.knocks().replayed >= 2);
     client.link.sender.send(&closed(1)).unwrap();
     let mut far = stage.server.accept().await.unwrap().link;
     assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(1)));
@@ -227,8 +227,8 @@ async fn a_client_connects_whatever_the_order_of_its_first_two_datagrams() {
     client.link.sender.send(&closed(1)).unwrap();
     let mut far = stage.server.accept().await.unwrap().link;
     assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(1)));
-    let counters = stage.gate.counters();
-    assert_eq!((counters.opened, counters.replayed), (1, 0));
+    let knocks = stage.gate.knocks();
+    assert_eq!((knocks.opened, knocks.replayed), (1, 0));
 }
 
 #[tokio::test]
@@ -249,11 +249,7 @@ async fn a_caller_whose_clock_is_an_hour_off_connects_and_one_of_hours_does_once
         let result = Client::connect(to, tls, &caller, time).await;
         assert_eq!(result.is_ok(), opens, "{minutes}");
     }
-    assert_eq!(
-        stage.gate.counters().early,
-        2,
-        "both datagrams of its flight"
-    );
+    assert_eq!(stage.gate.knocks().early, 2, "both datagrams of its flight");
 }
 
 /// A server, and a stranger to it.

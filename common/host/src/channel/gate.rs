@@ -5,8 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use cardea_credential::knock::{Answer, Counters, Door, DoorChange, Knock};
-use cardea_proto::codec::Digest;
+use cardea_credential::knock::{Answer, Door, DoorChange, Knock};
+use cardea_proto::{admin::Knocks, codec::Digest};
 
 use crate::clock::Clock;
 
@@ -38,8 +38,8 @@ impl Gate {
 
     /// What has been knocked so far.
     #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.door().counters()
+    pub fn knocks(&self) -> Knocks {
+        self.door().knocks()
     }
 
     /// Whether a datagram with this knock may pass.

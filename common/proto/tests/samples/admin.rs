@@ -3,8 +3,8 @@
 use cardea_proto::{
     admin::{
         AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, AppPatch, AppRow,
-        AuditFilter, ChangeOrder, ConnectorRow, DeviceRow, GrantRow, InviteRow, SignedChange,
-        SiteRow, StatusView, TunnelRow, UserRow, WhoRow,
+        AuditFilter, ChangeOrder, ConnectorRow, DeviceRow, GrantRow, InviteRow, Knocks,
+        SignedChange, SiteRow, StatusView, TunnelRow, UserRow, WhoRow,
     },
     app::{Carrier, Principal, Transport},
     codec::Bytes,
@@ -380,6 +380,12 @@ fn status() -> StatusView {
         intermediate_not_after: MOMENT.to_owned(),
         simulated_posture: true,
         rollback: Some(parts::rollback()),
+        knocks: Knocks {
+            opened: 5,
+            unknown: 900,
+            replayed: 1,
+            ..Knocks::default()
+        },
         warnings: Vec::new(),
     }
 }

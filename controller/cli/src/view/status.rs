@@ -1,7 +1,7 @@
 //! How a controller is.
 
 use cardea_host::exit::{Code, Failure};
-use cardea_proto::admin::StatusView;
+use cardea_proto::admin::{Knocks, StatusView};
 use serde_json::{Value, json};
 
 use crate::{args::Format, console::Console, table};
@@ -33,6 +33,7 @@ pub(crate) fn status(
         ("Grants", status.grants.to_string()),
         ("Intermediate until", status.intermediate_not_after.clone()),
         ("Simulated posture", yes_no(status.simulated_posture)),
+        ("Knocks", knocks(&status.knocks)),
     ];
     if let Some(rollback) = &status.rollback {
         fields.push((
@@ -52,6 +53,31 @@ pub(crate) fn status(
         fields.push(("Warnings", lines(warnings)));
     }
     console.data(&table::fields(&fields))
+}
+
+/// How many were answered, and why the others were not.
+fn knocks(knocks: &Knocks) -> String {
+    let reasons = [
+        (knocks.unknown, "unknown"),
+        (knocks.forged, "forged"),
+        (knocks.early, "early"),
+        (knocks.late, "late"),
+        (knocks.replayed, "replayed"),
+        (knocks.too_many, "too many"),
+    ];
+    let unanswered = reasons
+        .iter()
+        .fold(0_u64, |sum, (count, _)| sum.saturating_add(*count));
+    let mut text = format!("{} opened, {unanswered} unanswered", knocks.opened);
+    let named: Vec<String> = reasons
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, reason)| format!("{count} {reason}"))
+        .collect();
+    if !named.is_empty() {
+        text.push_str(&format!(" ({})", named.join(", ")));
+    }
+    text
 }
 
 /// Pairs of counts with their names.

@@ -1,7 +1,7 @@
 //! What is the same for every kind of row.
 
 use cardea_proto::{
-    admin::{AdminQuery, SiteRow, StatusView, Warning},
+    admin::{AdminQuery, Knocks, SiteRow, StatusView, Warning},
     id::ControllerId,
     ledger::Revision,
 };
@@ -44,6 +44,12 @@ fn a_status_names_its_counts_and_ends_with_its_warnings() {
         intermediate_not_after: "2026-02-01T00:00:00Z".to_owned(),
         simulated_posture: false,
         rollback: None,
+        knocks: Knocks {
+            opened: 7,
+            unknown: 900,
+            replayed: 1,
+            ..Knocks::default()
+        },
         warnings: vec![Warning {
             code: "root_online".to_owned(),
             title: "the root key is on this machine".to_owned(),
@@ -58,6 +64,11 @@ fn a_status_names_its_counts_and_ends_with_its_warnings() {
     assert_eq!(json["devices"]["connected"], 1);
     assert_eq!(json["connectors"]["enrolled"], 2);
     assert_eq!(json["revision"], 5);
+    assert!(
+        shown.contains("7 opened, 901 unanswered (900 unknown, 1 replayed)"),
+        "{shown}"
+    );
+    assert_eq!(json["knocks"]["replayed"], 1);
 }
 
 fn site(name: &str) -> SiteRow {

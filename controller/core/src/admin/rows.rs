@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use cardea_credential::authority::issued;
 use cardea_proto::{
     PROGRAM_VERSION,
     admin::{
-        AdminAnswer, AdminQuery, AppRow, ConnectorRow, DeviceRow, GrantRow, InviteRow, SiteRow,
-        StatusView, TunnelRow, UserRow, Warning,
+        AdminAnswer, AdminQuery, AppRow, ConnectorRow, DeviceRow, GrantRow, InviteRow, Knocks,
+        SiteRow, StatusView, TunnelRow, UserRow, Warning,
     },
     app::Principal,
     id::{ConnectorId, DeviceId, NodeId},
@@ -19,6 +20,7 @@ use cardea_proto::{
 
 use super::{find, policies};
 use crate::{
+    channels::Seen,
     controller::Controller,
     policy::{Prepared, recommended_folder},
     state::{GrantRecord, InviteRecord, NodeRecord},
@@ -160,7 +162,7 @@ impl Controller {
             name: record.node.name.clone(),
             site: record.node.site.clone()?,
             state: if connected { "connected" } else { "offline" }.to_owned(),
-            last_seen: seen.as_ref().map(|seen| seen.at.to_rfc3339()),
+            last_seen: last_seen(record, seen.as_ref()),
             certificate_not_after: certificate_end(record),
             program: seen.and_then(|seen| seen.program),
             tunnels: count(self.world.state.connector_load(id)),
@@ -189,7 +191,7 @@ impl Controller {
             compliant: record.compliant,
             failed: verdict.map_or_else(Vec::new, |verdict| verdict.failed.clone()),
             checked_at: facts.map(|facts| facts.received_at().to_rfc3339()),
-            last_seen: seen.as_ref().map(|seen| seen.at.to_rfc3339()),
+            last_seen: last_seen(record, seen.as_ref()),
             certificate_not_after: certificate_end(record),
             os: record.node.os.clone(),
             program: seen.and_then(|seen| seen.program),
@@ -302,6 +304,7 @@ impl Controller {
             intermediate_not_after: self.world.keys.intermediate.not_after().to_rfc3339(),
             simulated_posture: self.world.settings.allow_simulated_posture,
             rollback: state.rollback().cloned(),
+            knocks: Knocks::default(),
             warnings: self.warnings(now),
         }
     }
@@ -389,6 +392,14 @@ impl Controller {
         #[expect(clippy::expect_used, reason = "an id has only characters of a name")]
         id.parse().expect("an id is a name")
     }
+}
+
+/// When a node was last connected: as this process saw it, else when it last got a certificate.
+fn last_seen(record: &NodeRecord, seen: Option<&Seen>) -> Option<String> {
+    let certified = record.certificate.as_ref();
+    let certified = certified.map(|certificate| issued(certificate.not_before));
+    let at = seen.map(|seen| seen.at).or(certified)?;
+    Some(at.to_rfc3339())
 }
 
 fn certificate_end(record: &NodeRecord) -> Option<String> {

@@ -13,7 +13,7 @@ use cardea_proto::{
 
 use super::{SESSIONS_MAX, Sessions};
 use crate::{
-    CallId, CommitError, Input,
+    CallId, CommitError, Input, Settings,
     testing::{Bench, SESSION, app, name, sane_facts},
 };
 
@@ -165,6 +165,19 @@ fn the_admin_and_the_device_get_the_same_decision() {
         let to_device = decision.clone().unwrap();
         assert_eq!(to_admin, AdminAnswer::Decision(to_device));
     }
+}
+
+#[test]
+fn who_has_not_been_seen_since_the_start_was_last_there_for_a_certificate() {
+    let (mut bench, _, _) = Bench::office();
+    let issued = bench.now.unix.to_rfc3339();
+    bench.now = bench.now.plus(Duration::from_secs(60));
+    bench.restart(Settings::default());
+    let AdminAnswer::Devices(devices) = bench.query(AdminQuery::Devices) else {
+        panic!("no rows");
+    };
+    assert_eq!(devices[0].state, "offline");
+    assert_eq!(devices[0].last_seen.as_ref(), Some(&issued));
 }
 
 #[test]
