@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     namespace::{Namespace, may_make_namespaces},
-    program::{Program, run, run_ok},
+    program::{PATIENCE, Program, now, run, run_ok},
 };
 
 const PAGE: &str = "served by an unmodified nginx\n";
@@ -131,12 +131,9 @@ fn revoke(hosts: &Hosts, world: &World) -> Result<()> {
         .as_u64()
         .context("no figure")?;
     let flows = |bytes: u64| bytes > before + 200_000;
-    let deadline = cardea_e2e::program::now() + cardea_e2e::program::PATIENCE;
+    let deadline = now() + PATIENCE;
     while !flows(world.status("wiki")?["bytes_in"].as_u64().unwrap_or(0)) {
-        ensure!(
-            cardea_e2e::program::now() < deadline,
-            "the download does not begin"
-        );
+        ensure!(now() < deadline, "the download does not begin");
     }
     world.deployment.ctl("device block laptop --yes")?;
     ensure!(curl.wait()? != Some(0), "it was served to the end");
@@ -224,6 +221,8 @@ fn leave_nothing_behind(hosts: &Hosts, mut world: World) -> Result<()> {
 fn say_what_is_missing() -> Result<()> {
     let hosts = Hosts::new("tunless")?;
     let world = hosts.deploy(false)?;
+    // Until then the state that is copied here is still being written.
+    world.addresses("dns")?;
     let other = world.deployment.path("other");
     copy(&world.deployment.path("laptop"), &other)?;
     let program = world.deployment.cardea(None, "other", "run --mode tun");
@@ -400,11 +399,17 @@ impl Hosts {
 }
 
 impl World {
+    /// The addresses of an app, as soon as the device has heard of it.
     fn addresses(&self, app: &str) -> Result<Vec<String>> {
-        let status = self.status(app)?;
-        let addresses = status["addresses"].as_array().context("no addresses")?;
-        let texts = addresses.iter().filter_map(|address| address.as_str());
-        Ok(texts.map(str::to_owned).collect())
+        let deadline = now() + PATIENCE;
+        while now() < deadline {
+            let status = self.status(app).unwrap_or_default();
+            if let Some(addresses) = status["addresses"].as_array() {
+                let texts = addresses.iter().filter_map(|address| address.as_str());
+                return Ok(texts.map(str::to_owned).collect());
+            }
+        }
+        anyhow::bail!("{app} has no addresses")
     }
 
     fn status(&self, app: &str) -> Result<serde_json::Value> {
