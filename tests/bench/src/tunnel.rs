@@ -270,7 +270,7 @@ impl Ours {
         for carrier in carriers {
             let rows = apps.as_array().context("no list")?;
             let row = rows.iter().find(|row| row["name"] == carrier);
-            let address = row.and_then(|row| row["addresses"][0].as_str());
+            let address = row.and_then(|row| row.pointer("/addresses/0")?.as_str());
             let address = address.context("no address")?.to_owned();
             addresses.push((format!("cardea {carrier}"), address));
         }

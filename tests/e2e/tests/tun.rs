@@ -3,6 +3,10 @@
 //! ```text
 //!  laptop (interface) ── controller + relay ── connector ── apps (nginx, a name server)
 //! ```
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what a test does outside of its test function may panic as well"
+)]
 
 use std::fs;
 

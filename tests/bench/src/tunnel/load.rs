@@ -74,7 +74,7 @@ impl Figures<'_> {
             let output = run(self.hosts.client.command("iperf3", words.iter().copied()))?;
             said = String::from_utf8_lossy(&output.stdout).into_owned();
             let answer: serde_json::Value = serde_json::from_str(&said)?;
-            if output.status.success() && answer["error"].is_null() {
+            if output.status.success() && answer.get("error").is_none() {
                 return Ok(answer);
             }
         }
@@ -85,13 +85,11 @@ impl Figures<'_> {
         let before = cpu_seconds()?;
         let answer = self.iperf(&[&["-t", SECONDS], more].concat())?;
         let cpu = cpu_seconds()? - before;
-        let end = &answer["end"];
-        let number = |value: &serde_json::Value| value.as_f64().context("iperf3 says no figure");
-        let bytes = number(&end["sum_received"]["bytes"])?;
+        let bytes = number(&answer, "/end/sum_received/bytes")?;
         Ok(Stream {
-            gbit_s: number(&end["sum_received"]["bits_per_second"])? / 1e9,
+            gbit_s: number(&answer, "/end/sum_received/bits_per_second")? / 1e9,
             cpu_s_per_gb: cpu / (bytes / 1e9),
-            retransmits: number(&end["sum_sent"]["retransmits"])?,
+            retransmits: number(&answer, "/end/sum_sent/retransmits")?,
         })
     }
 
@@ -108,8 +106,7 @@ impl Figures<'_> {
             "--get-server-output",
         ];
         let answer = self.iperf(&more)?;
-        let sum = &answer["end"]["sum"];
-        let field = |name: &str| sum[name].as_f64().context("iperf3 says no figure");
+        let field = |name: &str| number(&answer, &format!("/end/sum/{name}"));
         let arrived = field("packets")? - field("lost_packets")?;
         Ok(arrived / field("seconds")? / 1e3)
     }
@@ -138,4 +135,10 @@ impl Figures<'_> {
         ensure!(!times.is_empty(), "no answer to a ping");
         Ok((percentile(&times, 0.5), percentile(&times, 0.99)))
     }
+}
+
+/// A figure of what iperf3 said.
+fn number(answer: &serde_json::Value, place: &str) -> Result<f64> {
+    let value = answer.pointer(place).and_then(serde_json::Value::as_f64);
+    value.with_context(|| format!("iperf3 says no {place}"))
 }
