@@ -12,11 +12,13 @@
 //! each; then one flush.
 
 mod associate;
+pub(crate) mod back;
 mod connector;
 mod direct;
 mod ends;
 mod flow;
 mod flows;
+pub(crate) mod front;
 mod guests;
 mod listen;
 mod plane;
@@ -25,6 +27,7 @@ mod relays;
 mod resolver;
 mod routes;
 mod socks;
+pub(crate) mod stack;
 mod tcp;
 mod timers;
 mod told;
@@ -32,6 +35,7 @@ mod udp;
 mod wiring;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -47,7 +51,8 @@ use cardea_tunnel::{Command, End, Event};
 use tokio::sync::{mpsc as queue, oneshot};
 
 pub use self::direct::DirectSettings;
-use self::plane::Plane;
+use self::{plane::Plane, stack::Interface};
+use crate::virtual_addresses::Both;
 
 /// Commands that wait for the data half's next turn. It takes all of them in every turn.
 const COMMANDS_MAX: usize = 4_096;
@@ -95,6 +100,8 @@ pub enum ToData {
     Unlisten(ListenerId),
     /// The apps that this device may know of, for SOCKS.
     Apps(Vec<AppView>),
+    /// The addresses of apps at the network interface, all of them.
+    Addresses(BTreeMap<Name, Both>),
     /// An app is open: whoever waits for it goes ahead.
     Opened {
         /// The app.
@@ -155,9 +162,19 @@ impl Data {
         entropy: [u8; 32],
         direct: DirectSettings,
     ) -> io::Result<(Self, queue::Receiver<FromData>)> {
+        Self::start_with((end, None), clock, entropy, direct)
+    }
+
+    /// The same with a network interface.
+    pub(crate) fn start_with(
+        (end, interface): (End, Option<Interface>),
+        clock: Clock,
+        entropy: [u8; 32],
+        direct: DirectSettings,
+    ) -> io::Result<(Self, queue::Receiver<FromData>)> {
         let (commands, waiting) = mpsc::sync_channel(COMMANDS_MAX);
         let (events, told) = queue::channel(EVENTS_MAX);
-        let (plane, waker) = Plane::new((end, direct), clock, entropy, waiting, events)?;
+        let (plane, waker) = Plane::new((end, direct, interface), clock, entropy, waiting, events)?;
         let thread = std::thread::Builder::new()
             .name("data".to_owned())
             .spawn(move || plane.run())?;

@@ -11,6 +11,7 @@ pub mod dial;
 pub mod enroll;
 pub mod state;
 pub mod talk;
+pub mod virtual_addresses;
 
 mod control;
 mod line;

@@ -12,7 +12,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 use serde::{Deserialize, Serialize};
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// Who the node is; written once, and again when controllers move.
@@ -23,6 +23,9 @@ const CERTIFICATE_FILE: &str = "certificate.json";
 
 /// The ledger's checkpoint that it accepted last.
 const CHECKPOINT_FILE: &str = "ledger.checkpoint";
+
+/// The numbers that make the addresses of apps.
+const NUMBERS_FILE: &str = "addresses.json";
 
 /// Version of both files.
 const VERSION: u32 = 1;
@@ -228,6 +231,22 @@ pub fn save_certificate(dir: &Dir, certificate: &Certificate) -> Result<(), Stat
 /// [`StateError`]; the one before is still there then.
 pub fn save_checkpoint(dir: &Dir, note: &str) -> Result<(), StateError> {
     dir.write_atomic(CHECKPOINT_FILE, note.as_bytes())
+}
+
+/// Keeps the numbers that make the addresses of apps at this device's interface.
+///
+/// # Errors
+/// [`StateError`]; those before are still there then.
+pub fn save_numbers(dir: &Dir, numbers: &BTreeMap<Name, u32>) -> Result<(), StateError> {
+    write(dir, NUMBERS_FILE, numbers)
+}
+
+/// The numbers that were kept; none when there are none yet.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_numbers(dir: &Dir) -> Result<BTreeMap<Name, u32>, LoadError> {
+    Ok(read(dir, NUMBERS_FILE)?.unwrap_or_default())
 }
 
 /// Whether somebody enrolled here, without looking at what is inside.

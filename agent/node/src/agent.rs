@@ -53,6 +53,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Agent {
     device: DeviceId,
+    packets: bool,
     name: Name,
     user: Option<Name>,
     /// Where this device may be reached directly.
@@ -85,6 +86,7 @@ impl Agent {
         };
         Self {
             device: settings.device,
+            packets: settings.packets,
             name: settings.name,
             user: settings.user,
             addresses: Vec::new(),
@@ -480,6 +482,7 @@ impl Agent {
             device: self.device,
             app,
             candidates: &self.addresses,
+            packets: self.packets,
         };
         match PendingOffer::make(what, request, &self.channel, &mut self.rng) {
             Ok((offer, message)) => {

@@ -114,6 +114,7 @@ impl World {
                 .iter()
                 .map(|&address| address.to_owned())
                 .collect(),
+            packets: false,
             program: "test".to_owned(),
             ledger: ledger_key().verifier().clone(),
             checkpoint: None,

@@ -8,6 +8,8 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::tun::Prefix;
+
 /// Every address that belongs to this machine, in no order.
 ///
 /// Read from the kernel's own tables, so that an address of any interface, table or alias counts.
@@ -33,6 +35,48 @@ pub fn source_for(peer: SocketAddr) -> io::Result<IpAddr> {
         .as_socket()
         .map(|address| address.ip())
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Networks that this machine reaches otherwise than by its default route.
+#[must_use]
+pub fn networks() -> Vec<Prefix> {
+    let read = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
+    let mut all = networks_v4(&read("/proc/net/route"));
+    all.extend(networks_v6(&read("/proc/net/ipv6_route")));
+    all.extend(own().into_iter().map(Prefix::host));
+    all
+}
+
+/// Destination and mask, the second and the eighth column, of `/proc/net/route`.
+///
+/// Both are numbers in the machine's own order, with the first octet in the first byte of memory.
+fn networks_v4(table: &str) -> Vec<Prefix> {
+    let parse = |line: &str| {
+        let mut columns = line.split_whitespace();
+        let number = |text: &str| u32::from_str_radix(text, 16).ok();
+        let destination = number(columns.nth(1)?)?;
+        let mask = number(columns.nth(5)?)?;
+        Some(Prefix {
+            address: IpAddr::V4(Ipv4Addr::from(destination.to_ne_bytes())),
+            bits: u8::try_from(mask.count_ones()).ok()?,
+        })
+    };
+    let all = table.lines().filter_map(parse);
+    all.filter(|prefix| prefix.bits > 0).collect()
+}
+
+/// Destination and its bits, the first two columns of `/proc/net/ipv6_route`.
+fn networks_v6(table: &str) -> Vec<Prefix> {
+    let parse = |line: &str| {
+        let mut columns = line.split_whitespace();
+        let address = u128::from_str_radix(columns.next()?, 16).ok()?;
+        Some(Prefix {
+            address: IpAddr::V6(Ipv6Addr::from(address)),
+            bits: u8::from_str_radix(columns.next()?, 16).ok()?,
+        })
+    };
+    let all = table.lines().filter_map(parse);
+    all.filter(|prefix| prefix.bits > 0).collect()
 }
 
 /// Addresses that `/proc/net/fib_trie` marks `host LOCAL`: the mark follows the address's line.
@@ -76,6 +120,23 @@ mod tests {
                 "2001:db8::7".parse().unwrap()
             ]
         );
+    }
+
+    #[test]
+    fn the_kernels_routes_give_every_network_but_the_default() {
+        let v4 = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
+            eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\n\
+            eth0\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\n";
+        let v6 = "fd000009000100000000000000000000 40 00000000000000000000000000000000 00 0 100 1 0 1 eth0\n\
+            00000000000000000000000000000000 00 00000000000000000000000000000000 00 0 ff 1 0 200200 lo\n";
+        let show = |all: Vec<Prefix>| {
+            let all = all
+                .iter()
+                .map(|prefix| format!("{}/{}", prefix.address, prefix.bits));
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(show(networks_v4(v4)), ["192.168.2.0/24"]);
+        assert_eq!(show(networks_v6(v6)), ["fd00:9:1::/64"]);
     }
 
     #[test]

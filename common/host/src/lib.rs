@@ -11,10 +11,13 @@ pub mod exit;
 pub mod files;
 pub mod frame;
 pub mod guard;
+pub mod nat;
 pub mod places;
 pub mod process;
 pub mod tcp;
 pub mod telemetry;
+#[expect(unsafe_code, reason = "a TUN is made by ioctl")]
+pub mod tun;
 pub mod udp;
 pub mod unix;
 pub mod unlock;

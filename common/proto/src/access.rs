@@ -54,6 +54,9 @@ pub struct Offer {
     /// learns later goes through the relay, sealed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<SocketAddr>,
+    /// Whether the agent has packets of a network stack to send, and not flows alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packets: bool,
 }
 
 /// What a connector answers.

@@ -4,6 +4,8 @@
 //! keeps the listener for as long as the connection lives, and says `Refused` on it whenever somebody
 //! connected to the listener in vain.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -213,6 +215,9 @@ pub struct AppStatus {
     pub why: Option<String>,
     /// Its ports.
     pub services: Vec<Service>,
+    /// Where programs on this device reach it, when the agent has a network interface.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The carrier or wish of an app, as [`AppStatus::transport`] shows it.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::{
+    bundle::Bundle,
     command::{CarrierKeys, End},
     context::Context,
     filter::Permitted,
@@ -115,6 +116,10 @@ impl Carrier {
 
     pub(crate) fn packet(&mut self, context: &mut Context<'_>, flow: FlowId, payload: &Bytes) {
         each!(self, carrier => carrier.packet(context, flow, payload));
+    }
+
+    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+        each!(self, carrier => carrier.bundle(context, bundle));
     }
 
     pub(crate) fn writable(&self, flow: FlowId) -> usize {

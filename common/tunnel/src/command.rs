@@ -21,6 +21,16 @@ pub enum End {
     Connector,
 }
 
+/// What stands at the local side of an end's tunnels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Edge {
+    /// Sockets: packets become flows.
+    #[default]
+    Flows,
+    /// A network stack: packets stay packets. An agent may have flows as well.
+    Packets,
+}
+
 /// Which inner addresses the flows that begin at an agent use; what arrives may use either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {

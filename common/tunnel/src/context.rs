@@ -8,6 +8,7 @@ use std::{
 use cardea_proto::{id::GrantId, time::Now};
 
 use crate::{
+    command::Edge,
     drops::{DropReason, Drops},
     filter::Filter,
     input::FlowId,
@@ -35,8 +36,7 @@ pub(crate) struct Shared {
     pub(crate) addresses: Option<Vec<SocketAddr>>,
     /// Where controllers are.
     pub(crate) controllers: VecDeque<IpAddr>,
-    /// Where one packet is opened; taken while it is looked at.
-    pub(crate) opened: Vec<u8>,
+    pub(crate) edge: Edge,
     /// Where one packet is built before it is sealed.
     pub(crate) built: Vec<u8>,
 }

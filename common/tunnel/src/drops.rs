@@ -19,8 +19,16 @@ pub enum DropReason {
     Malformed,
     /// An inner packet in fragments.
     Fragmented,
-    /// An inner packet of another protocol than UDP and TCP.
+    /// An inner packet with options of IPv4, which may lead it elsewhere than its header says.
+    Options,
+    /// An inner packet of another protocol than UDP and TCP, and no echo.
     WrongProtocol,
+    /// A packet of the local network stack whose offload header does not fit it.
+    WrongOffload,
+    /// A packet of the local network stack on a port that a flow of ours has.
+    PortTaken,
+    /// A packet for a tunnel that is not open.
+    NotOpen,
     /// An inner packet that does not come from the granted address.
     SpoofedSource,
     /// An inner packet to an address that is not the app's.

@@ -11,6 +11,7 @@ use crate::{
     command::{End, Family},
     drops::DropReason,
     egress::Egress,
+    wireguard::packet::{Body, Packet},
 };
 
 /// The rule of one tunnel.
@@ -22,6 +23,8 @@ pub(crate) struct Filter {
     egress: Option<Egress>,
     family: Family,
     turn: usize,
+    /// Whether packets of IPv4, and of IPv6, are the local network stack's.
+    stacked: (bool, bool),
 }
 
 /// A service that this tunnel's app has: what [`Filter::check`] alone makes.
@@ -49,7 +52,17 @@ impl Filter {
             egress,
             family,
             turn: 0,
+            stacked: (false, false),
         }
+    }
+
+    pub(crate) const fn set_stacked(&mut self, v4: bool, v6: bool) {
+        self.stacked = (v4, v6);
+    }
+
+    /// Whether packets of a family are the local network stack's.
+    pub(crate) const fn is_stacked(&self, v6: bool) -> bool {
+        if v6 { self.stacked.1 } else { self.stacked.0 }
     }
 
     pub(crate) const fn end(&self) -> End {
@@ -94,6 +107,40 @@ impl Filter {
             return Err(DropReason::WrongDestination);
         }
         Ok(())
+    }
+
+    /// Whether a packet of our own network stack has the addresses that the peer will ask of it.
+    pub(crate) fn check_own_addresses(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<(), DropReason> {
+        if (source, destination) != self.addresses(source.is_ipv6()) {
+            return Err(DropReason::SpoofedSource);
+        }
+        Ok(())
+    }
+
+    /// Whether what a packet carries is of the app: one of its ports, or an echo in the right direction.
+    ///
+    /// `is_ours` says that it comes from this end.
+    pub(crate) fn check_body(
+        &self,
+        packet: &Packet,
+        is_ours: bool,
+    ) -> Result<Option<Permitted>, DropReason> {
+        let to_app = is_ours == (self.end == End::Agent);
+        let port = if to_app {
+            packet.destination_port
+        } else {
+            packet.source_port
+        };
+        match packet.body {
+            Body::Tcp { .. } => self.check(Protocol::Tcp, port).map(Some),
+            Body::Udp => self.check(Protocol::Udp, port).map(Some),
+            Body::Echo { asks } if asks == to_app => Ok(None),
+            Body::Echo { .. } => Err(DropReason::WrongProtocol),
+        }
     }
 
     /// Whether the app has this port.

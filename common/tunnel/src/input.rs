@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use cardea_proto::{app::Service, id::GrantId};
 
-use crate::{command::Command, outbox::Via};
+use crate::{bundle::Bundle, command::Command, outbox::Via};
 
 /// Names one conversation within a [`crate::Tunnels`].
 ///
@@ -62,6 +62,13 @@ pub enum Input<'a> {
     Reset {
         /// The flow.
         flow: FlowId,
+    },
+    /// A packet of the local network stack, with the inner addresses of the grant.
+    Bundle {
+        /// Through which tunnel.
+        grant: GrantId,
+        /// The packet, or many of one flow.
+        bundle: Bundle<'a>,
     },
     /// A UDP payload of the local side.
     Packet {

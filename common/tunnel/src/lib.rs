@@ -11,10 +11,16 @@
 //! connector  → source check → filter → Dial → Dialed → read → the app's socket
 //! ```
 //!
-//! What is not purely ours: boringtun and rustls draw entropy and boringtun stamps its handshakes
-//! with the system's clocks. Nothing that decides whether bytes pass rests on either.
+//! Where an end has a network stack instead of sockets, its packets come as [`Bundle`]s, which are
+//! split and sealed where they will be sent from, and leave as [`Packets`], which were opened and
+//! checked like everything else. What they are on the wire is the same, so that the two ends of a
+//! WireGuard tunnel need not be alike.
+//!
+//! What is not purely ours: rustls and quinn draw entropy. Nothing that decides whether bytes pass
+//! rests on either.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 mod carrier;
 mod command;
 mod context;
@@ -26,6 +32,7 @@ pub mod keys;
 mod life;
 mod link;
 mod outbox;
+mod packets;
 mod path;
 mod quic;
 mod schedule;
@@ -34,7 +41,8 @@ mod tunnels;
 mod udp;
 mod wireguard;
 
-pub use command::{CarrierKeys, Command, End, Family, Install};
+pub use bundle::Bundle;
+pub use command::{CarrierKeys, Command, Edge, End, Family, Install};
 pub use drops::{DropReason, Drops};
 pub use egress::{Egress, PermittedAddress};
 pub use input::{DialError, FlowId, Input, Read};
@@ -43,6 +51,7 @@ pub use outbox::{
     CloseReason, Event, FlowEvent, Outbox, ResetReason, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX,
     Transmit, USED_INTERVAL, Via,
 };
+pub use packets::{PACKET_BYTES_MAX, Packets};
 pub use path::{Path, PathReason, permit::is_reachable};
 pub use tunnel::TunnelStats;
 pub use tunnels::{TUNNELS_MAX, Tunnels};

@@ -7,6 +7,7 @@ use cardea_proto::{app::Target, id::GrantId, relay::DATA_HEADER_BYTES};
 
 use crate::{
     input::{DialError, FlowId},
+    packets::Packets,
     path::{Path, PathReason},
 };
 
@@ -19,6 +20,8 @@ pub struct Outbox {
     pub events: VecDeque<Event>,
     /// What the shell's sockets should know.
     pub flows: VecDeque<FlowEvent>,
+    /// Inner packets for a local network stack.
+    pub packets: Packets,
     spare: Vec<Vec<u8>>,
 }
 
@@ -69,7 +72,10 @@ impl Outbox {
     /// Whether nothing waits here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.transmits.is_empty() && self.events.is_empty() && self.flows.is_empty()
+        self.transmits.is_empty()
+            && self.events.is_empty()
+            && self.flows.is_empty()
+            && self.packets.is_empty()
     }
 
     /// Appends one datagram that `write` puts into the slice it is given.

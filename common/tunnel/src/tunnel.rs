@@ -11,7 +11,7 @@ use cardea_proto::{
 
 use crate::{
     carrier::{Carrier, Phase},
-    command::{CarrierKeys, End, Family, Install},
+    command::{CarrierKeys, Edge, End, Family, Install},
     context::{Context, Shared, Traffic},
     drops::DropReason,
     filter::{Filter, Permitted},
@@ -78,6 +78,9 @@ impl Tunnel {
             link.set_own(now.instant, own);
         }
         let mut filter = Filter::new(end, install.services, install.inner, install.egress, family);
+        if shared.edge == Edge::Packets && end == End::Agent {
+            filter.set_stacked(true, true);
+        }
         let mut traffic = Traffic::default();
         let keys: CarrierKeys = install.keys;
         let kind = keys.carrier();
@@ -120,6 +123,10 @@ impl Tunnel {
 
     pub(crate) fn link_mut(&mut self) -> &mut Link {
         &mut self.link
+    }
+
+    pub(crate) const fn set_stacked(&mut self, v4: bool, v6: bool) {
+        self.filter.set_stacked(v4, v6);
     }
 
     pub(crate) fn extend(&mut self, now: Now, ttl: Duration, ticket: &[u8]) {

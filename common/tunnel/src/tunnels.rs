@@ -18,8 +18,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::{
+    bundle::Bundle,
     carrier::Carrier,
-    command::{Command, End, Family, Install},
+    command::{Command, Edge, End, Family, Install},
     context::{Context, FlowTable, Shared, TRANSMITS_MAX},
     drops::{DropReason, Drops},
     input::{FlowId, Input, Read},
@@ -47,6 +48,8 @@ pub struct Tunnels {
     unflushed: VecDeque<GrantId>,
     shared: Shared,
     latest: Option<Instant>,
+    /// The tunnel that the last datagram was for: the next one usually is as well.
+    last: Option<(Handle, Via, GrantId)>,
 }
 
 impl Tunnels {
@@ -67,10 +70,11 @@ impl Tunnels {
                 drops: Drops::default(),
                 addresses: None,
                 controllers: VecDeque::new(),
-                opened: vec![0; PACKET_BYTES],
+                edge: Edge::default(),
                 built: vec![0; PACKET_BYTES],
             },
             latest: None,
+            last: None,
         }
     }
 
@@ -79,9 +83,22 @@ impl Tunnels {
         self.family = family;
     }
 
+    /// Connector: chooses whether the packets of a tunnel, by their family, go to the local network
+    /// stack; those of the others become flows.
+    pub fn set_stacked(&mut self, grant: GrantId, v4: bool, v6: bool) {
+        if let Some(tunnel) = self.tunnels.get_mut(&grant) {
+            tunnel.set_stacked(v4, v6);
+        }
+    }
+
+    /// Agent: chooses what stands at the local side of tunnels installed from here on.
+    pub const fn set_edge(&mut self, edge: Edge) {
+        self.shared.edge = edge;
+    }
+
     /// Takes one input and puts everything that must follow from it into `out`, in order.
     ///
-    /// After `Datagram` and `Packet` the shell calls [`Tunnels::flush`] when it has handed over all
+    /// After `Datagram`, `Packet` and `Bundle` the shell calls [`Tunnels::flush`] when it has handed over all
     /// that was ready; every other input flushes by itself.
     pub fn handle(&mut self, now: Now, input: Input<'_>, out: &mut Outbox) {
         self.latest = Some(now.instant);
@@ -95,6 +112,7 @@ impl Tunnels {
                 });
                 return;
             }
+            Input::Bundle { grant, bundle } => return self.bundle(now, grant, &bundle, out),
             Input::Command(command) => self.command(now, command, out),
             Input::Timeout => self.timeout(now, out),
             Input::Addresses(addresses) => self.addressed(now, addresses, out),
@@ -244,9 +262,17 @@ impl Tunnels {
             (Frame::Data(_), Via::Direct) => &self.direct,
             _ => &self.handles,
         };
-        let Some(grant) = handles.get(&handle).copied() else {
+        let is_data = matches!(frame, Frame::Data(_));
+        let known = match self.last {
+            Some((last, way, grant)) if is_data && last == handle && way == via => Some(grant),
+            Some(_) | None => handles.get(&handle).copied(),
+        };
+        let Some(grant) = known else {
             return self.shared.drops.note(DropReason::UnknownTunnel);
         };
+        if is_data {
+            self.last = Some((handle, via, grant));
+        }
         let Some(tunnel) = self.tunnels.get_mut(&grant) else {
             return self.shared.drops.note(DropReason::UnknownTunnel);
         };
@@ -272,9 +298,21 @@ impl Tunnels {
                     self.shared.drops.note(DropReason::NotAFrame);
                 }
             }
-            self.queue(grant);
         }
-        self.settle(now, grant, out);
+        // The flush settles it, once for all datagrams of a turn.
+        self.queue(grant);
+    }
+
+    fn bundle(&mut self, now: Now, grant: GrantId, bundle: &Bundle<'_>, out: &mut Outbox) {
+        match self.tunnels.get_mut(&grant) {
+            Some(tunnel) if tunnel.over(now).is_none() => {
+                tunnel.with(now, &mut self.shared, out, |carrier, context| {
+                    carrier.bundle(context, bundle);
+                });
+                self.queue(grant);
+            }
+            Some(_) | None => self.shared.drops.note(DropReason::NotOpen),
+        }
     }
 
     fn command(&mut self, now: Now, command: Command, out: &mut Outbox) {
@@ -290,6 +328,7 @@ impl Tunnels {
                     tunnel.extend(now, ttl, &ticket.0);
                     let after = tunnel.handle();
                     self.handles.remove(&before);
+                    self.last = None;
                     self.handles.insert(after, grant);
                     tunnel.timeout(now, &mut self.shared, out);
                 }
@@ -468,6 +507,8 @@ impl Tunnels {
         self.schedule.set(grant, None);
         self.handles.remove(&tunnel.handle());
         self.direct.remove(&tunnel.link().direct_handle());
+        self.last = None;
+        out.packets.forget(grant);
         tunnel.close(now, reason, &mut self.shared, out);
     }
 }
@@ -520,5 +561,5 @@ pub const TUNNELS_MAX: usize = 65_536;
 /// Most addresses of controllers that are kept, the latest ones.
 const CONTROLLERS_MAX: usize = 16;
 
-/// Room for the largest packet that a datagram can hold, opened or about to be sealed.
+/// Room for the largest packet that a datagram can hold, about to be sealed.
 const PACKET_BYTES: usize = 65_535;

@@ -232,6 +232,7 @@ impl Bench {
                     wireguard: Bytes([2; 32]),
                     kem: vec![3; KEM_KEY_BYTES].into(),
                     candidates: Vec::new(),
+                    packets: false,
                 };
                 let offer = sign_offer(&offer, &member.chain, member.key.as_ref())?;
                 let message = FromNode::Request {

@@ -191,7 +191,7 @@ pub(crate) fn first_byte_through_proxy(proxy: &str, app: &str, port: u16) -> Res
 }
 
 /// CPU time that the whole machine has spent working, in seconds.
-fn cpu_seconds() -> Result<f64> {
+pub(crate) fn cpu_seconds() -> Result<f64> {
     let text = fs::read_to_string("/proc/stat")?;
     let line = text.lines().next().context("/proc/stat is empty")?;
     let ticks: Vec<f64> = line

@@ -16,6 +16,7 @@ mod report;
 mod restart;
 mod revoke;
 mod store;
+mod tunnel;
 mod userspace;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn run() -> Result<()> {
     }
     let mut report = Report::new(&name);
     let mut rounds = None;
+    let mut only = None;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => report.json = true,
@@ -52,6 +54,7 @@ fn run() -> Result<()> {
                 let number = arguments.next().context("how many?")?;
                 rounds = Some(number.parse().context("a count is a number")?);
             }
+            "--only" => only = arguments.next(),
             other => bail!("unknown argument {other:?}"),
         }
     }
@@ -64,9 +67,10 @@ fn run() -> Result<()> {
         "decide" => decide::run(&mut report, rounds.unwrap_or(5))?,
         "restart" => restart::run(&mut report, rounds.unwrap_or(3))?,
         "store" => store::run(&mut report, rounds.unwrap_or(5))?,
+        "tunnel" => tunnel::run(&mut report, rounds.unwrap_or(5), only.as_deref())?,
         other => {
             bail!(
-                "no benchmark {other:?}; there are revoke, open, userspace, policy, store, decide, restart, crash, darkness"
+                "no benchmark {other:?}; there are revoke, open, userspace, tunnel, policy, store, decide, restart, crash, darkness"
             )
         }
     }

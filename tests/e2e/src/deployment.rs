@@ -245,6 +245,43 @@ impl Deployment {
         Ok(connector)
     }
 
+    /// Enrolls a connector of `site` and starts it with a network interface.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_kernel(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        site: &str,
+    ) -> Result<Program> {
+        let code = self.ctl(&format!("invite connector --site {site}"))?;
+        let arguments = self.node_arguments("enroll", name, &code)?;
+        crate::program::run_ok(self.program(namespace, "cardea-connector", arguments))?;
+        self.run_kernel(namespace, name)
+    }
+
+    /// Starts an enrolled connector with a network interface.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn run_kernel(&self, namespace: Option<&Namespace>, name: &str) -> Result<Program> {
+        let state = self.path(name).into_os_string();
+        let words = [
+            "run".into(),
+            "--mode".into(),
+            "kernel".into(),
+            "--state".into(),
+            state,
+        ];
+        let mut connector = Program::start(
+            name,
+            self.program::<OsString>(namespace, "cardea-connector", words),
+        )?;
+        connector.wait_for("connected to")?;
+        Ok(connector)
+    }
+
     /// Enrolls a device of `user` in `group`, starts its agent and waits until it is connected.
     /// With `facts` its posture is read from that file.
     ///
@@ -265,6 +302,43 @@ impl Deployment {
         }
         let mut command = self.program(namespace, "cardea", arguments);
         command.envs(self.node_environment.iter().cloned());
+        let mut device = Program::start(name, command)?;
+        device.wait_for("connected to")?;
+        Ok(device)
+    }
+
+    /// Enrolls a device of `user` in `group` and starts its agent with a network interface.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_interface(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        (user, group): (&str, &str),
+        facts: &Path,
+        more: &[&str],
+    ) -> Result<Program> {
+        let code = self.ctl(&format!("invite device --user {user} --group {group}"))?;
+        let mut arguments = self.node_arguments("enroll", name, &code)?;
+        arguments.extend(["--facts-from".into(), facts.as_os_str().to_owned()]);
+        crate::program::run_ok(self.program(namespace, "cardea", arguments))?;
+        self.run_interface(namespace, name, facts, more)
+    }
+
+    /// Starts the agent of an enrolled device with a network interface.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn run_interface(
+        &self,
+        namespace: Option<&Namespace>,
+        name: &str,
+        facts: &Path,
+        more: &[&str],
+    ) -> Result<Program> {
+        let mut command = self.cardea(namespace, name, "run --mode tun");
+        command.args(more).arg("--facts-from").arg(facts);
         let mut device = Program::start(name, command)?;
         device.wait_for("connected to")?;
         Ok(device)

@@ -33,7 +33,7 @@ use cardea_proto::{
     relay::{CHALLENGE_BYTES, Handle},
 };
 use cardea_relay::{Relay, Settings, Verdict};
-use cardea_tunnel::packet::{Body, Packet};
+use cardea_tunnel::{Bundle, bundle, packet::Packet};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Takes any bytes, and panics when a promise does not hold.
@@ -48,6 +48,7 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("checkpoints", checkpoints),
     ("certificates", certificates),
     ("packets", packets),
+    ("bundles", bundles),
     ("relay", relay),
     ("paths", paths),
 ];
@@ -145,11 +146,42 @@ pub fn packets(bytes: &[u8]) {
     let Ok(packet) = Packet::parse(bytes) else {
         return;
     };
-    assert!(packet.source_port != 0 && packet.destination_port != 0);
+    let has_ports = packet.source_port != 0 && packet.destination_port != 0;
+    assert_eq!(has_ports, packet.body.protocol().is_some());
     assert_eq!(packet.source.is_ipv6(), packet.destination.is_ipv6());
-    if let Body::Udp(payload) = packet.body {
-        assert!(bytes.ends_with(payload), "a payload from elsewhere");
+    assert!(packet.ip_len < packet.head_len && packet.head_len <= bytes.len());
+}
+
+/// What a kernel hands over, with a header that may lie: every part is a packet no longer than was said,
+/// and together they hold the payload.
+pub fn bundles(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    let Ok(whole) = Bundle::read(&mut bytes) else {
+        return;
+    };
+    let mut parts = Vec::new();
+    for index in 0..whole.count() {
+        let mut part = vec![0; whole.longest()];
+        let len = whole.write_part(index, &mut part);
+        assert_eq!(len, Some(whole.part_len(index)));
+        part.truncate(len.unwrap_or(0));
+        parts.push(part);
     }
+    let seen: Vec<(&[u8], Packet)> = parts
+        .iter()
+        .filter_map(|part| Some((part.as_slice(), Packet::parse_head(part).ok()?)))
+        .collect();
+    assert_eq!(seen.len(), parts.len(), "a part that is no packet");
+    let payload: usize = seen
+        .iter()
+        .map(|(bytes, packet)| packet.payload(bytes).len())
+        .sum();
+    assert_eq!(payload, whole.payload_len());
+    let mut rest = seen.as_slice();
+    while let Some((count, _)) = bundle::join(rest, true) {
+        rest = rest.get(count..).unwrap_or_default();
+    }
+    assert!(rest.is_empty(), "a part that no kernel gets");
 }
 
 /// What a relay takes from anybody: it answers with no more than came, forwards for nobody, and

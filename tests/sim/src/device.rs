@@ -102,6 +102,7 @@ impl Device {
             certificate: self.disk.certificate.clone(),
             signer: Arc::<SoftwareKey>::clone(&self.key),
             addresses: self.disk.addresses.clone(),
+            packets: false,
             program: "sim".to_owned(),
             ledger,
             checkpoint: self.checkpoint.clone(),

@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use super::{
     CodeArgument, Output, Place, Settings, client, forward,
     show::{self, PostureOutput},
-    start::{self, Device, Program},
+    start::{self, Device, Local, Program},
 };
 use crate::talk;
 
@@ -78,9 +78,8 @@ enum Verb {
     /// Serves as the daemon, in the foreground
     #[command(after_help = "Example: cardea run --state /var/lib/cardea/cardea")]
     Run {
-        /// How apps are reached
-        #[arg(long, value_enum, default_value_t, env = "CARDEA_MODE")]
-        mode: Mode,
+        #[command(flatten)]
+        way: Way,
         #[command(flatten)]
         facts: Facts,
         #[command(flatten)]
@@ -157,6 +156,22 @@ struct Facts {
     facts_from: Option<PathBuf>,
 }
 
+/// How apps are reached.
+#[derive(clap::Args, Clone, Debug)]
+struct Way {
+    /// How apps are reached
+    #[arg(long, value_enum, default_value_t, env = "CARDEA_MODE")]
+    mode: Mode,
+    /// Where apps have their addresses with --mode tun: one range for IPv4, one for IPv6
+    #[arg(
+        long,
+        env = "CARDEA_RANGES",
+        value_delimiter = ',',
+        value_name = "ADDRESS/BITS"
+    )]
+    range: Vec<String>,
+}
+
 /// Who may drive an agent that runs as root.
 #[derive(clap::Args, Clone, Debug)]
 struct OperatorArgument {
@@ -218,18 +233,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Verb::Down => done(&ask(&settings, &LocalRequest::Down)?),
         Verb::Run {
-            mode: Mode::Tun, ..
-        } => Err(Failure::new(
-            Code::Failed,
-            "this version reaches apps in userspace alone. Run: cardea run --mode userspace",
-        )),
-        Verb::Run {
-            mode: Mode::Userspace,
+            way,
             facts,
             operator,
         } => {
             let device = device(&settings, facts, operator)?;
-            start::run(PROGRAM, &settings, Some(device))
+            start::run(PROGRAM, &settings, Some(device), &way.local())
         }
         Verb::Status { output } => show_status(&settings, output.output),
         Verb::Apps { output } => show_apps(&settings, output.output),
@@ -257,6 +266,15 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Man { directory } => super::manual::<Arguments>(&directory),
+    }
+}
+
+impl Way {
+    fn local(self) -> Local {
+        match self.mode {
+            Mode::Userspace => Local::Sockets,
+            Mode::Tun => Local::Interface { ranges: self.range },
+        }
     }
 }
 

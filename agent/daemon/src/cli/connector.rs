@@ -7,11 +7,11 @@ use cardea_proto::{
     identity::Role,
     local::{LocalAnswer, LocalRequest},
 };
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use super::{
     CodeArgument, Output, Place, client, show,
-    start::{self, Program},
+    start::{self, Local, Program},
 };
 
 const PROGRAM: Program = Program {
@@ -50,7 +50,19 @@ enum Verb {
     },
     /// Serves in the foreground
     #[command(after_help = "Example: cardea-connector run")]
-    Run,
+    Run {
+        /// How apps are reached
+        #[arg(long, value_enum, default_value_t, env = "CARDEA_MODE")]
+        mode: Mode,
+        /// Which addresses devices have on this host with --mode kernel: a range for IPv4, one for IPv6
+        #[arg(
+            long,
+            env = "CARDEA_RANGES",
+            value_delimiter = ',',
+            value_name = "ADDRESS/BITS"
+        )]
+        range: Vec<String>,
+    },
     /// Is it connected, and how many grants does it serve
     #[command(after_help = "Example: cardea-connector status -o json")]
     Status {
@@ -72,6 +84,16 @@ enum Verb {
     },
 }
 
+/// How apps are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Each flow ends here and is dialed anew, without root.
+    #[default]
+    Userspace,
+    /// The kernel forwards packets, as root.
+    Kernel,
+}
+
 /// Runs `cardea-connector`.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -83,7 +105,13 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.verb {
         Verb::Up { code } => start::up(PROGRAM, &settings, &code, None),
         Verb::Enroll { code } => start::enroll(PROGRAM, &settings, &code, None),
-        Verb::Run => start::run(PROGRAM, &settings, None),
+        Verb::Run { mode, range } => {
+            let local = match mode {
+                Mode::Userspace => Local::Sockets,
+                Mode::Kernel => Local::Interface { ranges: range },
+            };
+            start::run(PROGRAM, &settings, None, &local)
+        }
         Verb::Status { output } => {
             let answer = client::ask(&settings, PROGRAM.name, &LocalRequest::Status)?;
             let LocalAnswer::ConnectorStatus(status) = answer else {

@@ -1,5 +1,7 @@
 //! Answers as tables for people, and as JSON and YAML for programs.
 
+use std::net::IpAddr;
+
 use cardea_host::exit::{Code, Failure};
 use cardea_proto::{
     local::{AgentStatus, AppState, AppStatus, ConnectorStatus, ControllerState},
@@ -89,6 +91,7 @@ pub(super) fn apps(apps: &[AppStatus]) -> String {
             app.name.to_string(),
             state(app.state).to_owned(),
             services.join(","),
+            addresses(&app.addresses),
             app.transport.clone(),
             app.path.clone().unwrap_or_else(dash),
             app.rtt_ms.map_or_else(dash, |rtt| format!("{rtt} ms")),
@@ -100,6 +103,7 @@ pub(super) fn apps(apps: &[AppStatus]) -> String {
         "NAME",
         "STATE",
         "PORTS",
+        "ADDRESS",
         "TRANSPORT",
         "PATH",
         "RTT",
@@ -107,6 +111,12 @@ pub(super) fn apps(apps: &[AppStatus]) -> String {
         "WHY",
     ];
     table(&head, rows.collect())
+}
+
+/// The first address, which is IPv4: programs that prefer the other find it in JSON.
+fn addresses(all: &[IpAddr]) -> String {
+    all.first()
+        .map_or_else(|| "-".to_owned(), IpAddr::to_string)
 }
 
 /// Every fact of a device with the controller's verdict, as programs read it.

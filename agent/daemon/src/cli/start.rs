@@ -22,6 +22,7 @@ use crate::{
     operator::{self, Operator},
     state::Node,
     talk,
+    virtual_addresses::Ranges,
 };
 
 /// One of the two programs of this crate.
@@ -29,6 +30,18 @@ use crate::{
 pub(super) struct Program {
     pub(super) name: &'static str,
     pub(super) role: Role,
+}
+
+/// What stands at this machine's side of tunnels.
+#[derive(Clone, Debug)]
+pub(super) enum Local {
+    /// Sockets, without root.
+    Sockets,
+    /// A network interface.
+    Interface {
+        /// Where its addresses come from, instead of the usual ranges.
+        ranges: Vec<String>,
+    },
 }
 
 /// What only a device's agent is told.
@@ -107,7 +120,7 @@ pub(super) fn up(
         drop(dir);
         return Err(become_run(settings, device.as_ref()));
     }
-    serve(settings, dir, node, device)
+    serve(settings, dir, node, device, &Local::Sockets)
 }
 
 /// Serves as the node that is enrolled here.
@@ -115,12 +128,13 @@ pub(super) fn run(
     program: Program,
     settings: &Settings,
     device: Option<Device>,
+    local: &Local,
 ) -> Result<(), Failure> {
     process::prepare();
     let dir = open(settings)?;
     let node = load(&dir)?.ok_or_else(|| client::not_enrolled(program.name))?;
     keep_operator(&dir, device.as_ref())?;
-    serve(settings, dir, node, device)
+    serve(settings, dir, node, device, local)
 }
 
 async fn apply(
@@ -196,21 +210,49 @@ fn serve(
     dir: StateDir,
     node: Node,
     device: Option<Device>,
+    local: &Local,
 ) -> Result<(), Failure> {
     let direct = settings.direct.clone();
+    let usual = match node.id {
+        NodeId::Connector(_) => Ranges::connector(&node.domain),
+        NodeId::Device(_) => Ranges::usual(&node.domain),
+    };
+    let ranges = ranges(local, usual)?;
     let result = match (node.id, device) {
         (NodeId::Device(id), Some(device)) => {
             let told = control::agent::Device {
                 posture: device.posture,
                 operator: operator(settings, &dir)?,
+                ranges,
             };
             block_on(control::agent::run(dir, node, id, told, direct))?
         }
-        (NodeId::Connector(id), None) => block_on(control::connector::run(dir, node, id, direct))?,
+        (NodeId::Connector(id), None) => {
+            block_on(control::connector::run(dir, node, id, (direct, ranges)))?
+        }
         (NodeId::Device(_), None) => return Err(wrong_program("cardea")),
         (NodeId::Connector(_), Some(_)) => return Err(wrong_program("cardea-connector")),
     };
     result.map_err(|error| Failure::new(Code::Failed, error.to_string()))
+}
+
+/// The ranges of an interface's addresses; `None` without an interface.
+fn ranges(local: &Local, usual: Ranges) -> Result<Option<Ranges>, Failure> {
+    let Local::Interface { ranges } = local else {
+        return Ok(None);
+    };
+    let mut all = usual;
+    for text in ranges {
+        all = all.with(text).map_err(|error| {
+            Failure::of(
+                Code::Usage,
+                &format!("--range {text}"),
+                error,
+                "For example: --range 100.64.0.0/10",
+            )
+        })?;
+    }
+    Ok(Some(all))
 }
 
 fn wrong_program(program: &str) -> Failure {

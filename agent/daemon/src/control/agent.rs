@@ -1,12 +1,14 @@
 //! An agent's loop.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
 
 use cardea_device::{
     collector::{Collector, POLL},
     posture::{Collected, Settings},
 };
-use cardea_host::{clock::Clock, entropy, files::StateDir, process, unix::PeerCredentials};
+use cardea_host::{
+    addresses::networks, clock::Clock, entropy, files::StateDir, process, unix::PeerCredentials,
+};
 use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings};
 use cardea_proto::{
     PROGRAM_VERSION,
@@ -26,11 +28,12 @@ use super::{
     nap, suggest,
 };
 use crate::{
-    data::{Data, DirectSettings, FromData, Serves, ToData},
+    data::{Data, DirectSettings, FromData, Serves, ToData, front::Front, stack::Interface},
     line::LineEvent,
     local::{self, Call, Reply},
     operator::Operator,
-    state::Node,
+    state::{self, Node},
+    virtual_addresses::{Ranges, VirtualAddresses},
 };
 
 /// Below this, ports are root's.
@@ -46,6 +49,8 @@ pub(crate) struct Device {
     pub(crate) posture: Settings,
     /// Who may ask it beside root.
     pub(crate) operator: Option<Operator>,
+    /// Where the addresses of its network interface come from, when it has one.
+    pub(crate) ranges: Option<Ranges>,
 }
 
 /// An agent and its shell.
@@ -60,6 +65,8 @@ struct Shell {
     asked: BTreeMap<u64, LocalRequest>,
     next_call: u64,
     forwards: Forwards,
+    /// Where programs reach apps, with a network interface.
+    addresses: Option<VirtualAddresses>,
 }
 
 /// Serves as the device `id` until the program is asked to end.
@@ -70,11 +77,17 @@ pub(crate) async fn run(
     dir: StateDir,
     node: Node,
     id: DeviceId,
-    Device { posture, operator }: Device,
+    Device {
+        posture,
+        operator,
+        ranges,
+    }: Device,
     direct: DirectSettings,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let clock = Clock::system();
-    let (data, mut told) = Data::start(End::Agent, clock, entropy::seed(), direct)?;
+    let interface = ranges.map(|ranges| open_interface(&dir, ranges));
+    let (addresses, front) = interface.transpose()?.unzip();
+    let (data, mut told) = Data::start_with((End::Agent, front), clock, entropy::seed(), direct)?;
     let mut calls = local::serve(dir.path(), operator.as_ref())?;
     let (deliver, mut facts) = mpsc::channel::<Vec<Collected>>(FACTS_MAX);
     let collector = Collector::start(posture, POLL, move |facts| {
@@ -91,6 +104,7 @@ pub(crate) async fn run(
         certificate: node.certificate.clone(),
         signer: std::sync::Arc::clone(&node.signer),
         addresses: node.addresses.clone(),
+        packets: addresses.is_some(),
         program: PROGRAM_VERSION.to_owned(),
         ledger: node.ledger.clone(),
         checkpoint: node.checkpoint.clone(),
@@ -106,6 +120,7 @@ pub(crate) async fn run(
         asked: BTreeMap::new(),
         next_call: 0,
         forwards,
+        addresses,
     };
     shell.handle(AgentInput::Timeout);
     let mut ending = std::pin::pin!(process::asked_to_end());
@@ -116,7 +131,7 @@ pub(crate) async fn run(
             event = shell.common.line.event() => shell.line(event),
             event = told.recv() => match event {
                 Some(event) => shell.told(event),
-                None => return Err(std::io::Error::other("the data half ended")),
+                None => return Err(io::Error::other("the data half ended")),
             },
             Some(facts) = facts.recv() => {
                 let facts = facts.into_iter().map(fact).collect();
@@ -135,6 +150,14 @@ pub(crate) async fn run(
     Ok(())
 }
 
+/// A network interface, and the addresses that apps have there.
+fn open_interface(dir: &StateDir, ranges: Ranges) -> io::Result<(VirtualAddresses, Interface)> {
+    let kept = state::load_numbers(dir).map_err(io::Error::other)?;
+    let addresses = VirtualAddresses::new(ranges, networks(), kept);
+    let front = Front::open(*addresses.ranges(), addresses.own()).map_err(io::Error::other)?;
+    Ok((addresses, Interface::Front(front)))
+}
+
 impl Shell {
     fn handle(&mut self, input: AgentInput) {
         let now = self.common.clock.now();
@@ -146,7 +169,8 @@ impl Shell {
         if std::mem::take(&mut self.out.collect) {
             self.collector.collect();
         }
-        while let Some((call, answer)) = self.out.answers.pop_front() {
+        while let Some((call, mut answer)) = self.out.answers.pop_front() {
+            self.complete(&mut answer);
             if let Some(reply) = self.calls.remove(&call)
                 && reply.send(answer.into()).is_err()
             {
@@ -212,12 +236,50 @@ impl Shell {
                 let is_apps = matches!(message, ToNode::Apps(_));
                 self.handle(AgentInput::Message(message));
                 if is_apps {
-                    let apps = self.agent.apps().to_vec();
-                    self.common.data.send(ToData::Apps(apps));
+                    self.tell_apps();
                 }
             }
         }
         self.show();
+    }
+
+    /// Tells the data half of the apps, and where they are reached.
+    fn tell_apps(&mut self) {
+        let apps = self.agent.apps().to_vec();
+        if let Some(addresses) = &mut self.addresses {
+            if addresses.assign(apps.iter().map(|view| &view.name))
+                && let Err(error) = state::save_numbers(&self.common.dir, addresses.numbers())
+            {
+                tracing::error!(%error, "the apps' addresses are not on disk: they may be others next time");
+            }
+            let both = apps
+                .iter()
+                .filter_map(|view| Some((view.name.clone(), addresses.of(&view.name)?)));
+            self.common.data.send(ToData::Addresses(both.collect()));
+        }
+        self.common.data.send(ToData::Apps(apps));
+    }
+
+    /// Adds what only this shell knows: the addresses of apps.
+    fn complete(&self, answer: &mut LocalAnswer) {
+        let apps = match answer {
+            LocalAnswer::Apps(apps) => apps,
+            LocalAnswer::Status(status) => &mut status.apps,
+            LocalAnswer::Refused(_)
+            | LocalAnswer::Done(_)
+            | LocalAnswer::ConnectorStatus(_)
+            | LocalAnswer::Explained(_)
+            | LocalAnswer::Posture { .. }
+            | LocalAnswer::Listening { .. } => return,
+        };
+        let Some(addresses) = &self.addresses else {
+            return;
+        };
+        for app in apps {
+            if let Some(both) = addresses.of(&app.name) {
+                app.addresses = vec![both.of(false), both.of(true)];
+            }
+        }
     }
 
     fn told(&mut self, event: FromData) {

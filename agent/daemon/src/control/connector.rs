@@ -12,10 +12,11 @@ use cardea_tunnel::End;
 
 use super::{Common, FAREWELL_TIME, nap};
 use crate::{
-    data::{Data, DirectSettings, FromData, ToData},
+    data::{Data, DirectSettings, FromData, ToData, back::Back, stack::Interface},
     line::LineEvent,
     local::{self, Call},
     state::Node,
+    virtual_addresses::Ranges,
 };
 
 /// A connector and its shell.
@@ -33,10 +34,18 @@ pub(crate) async fn run(
     dir: StateDir,
     node: Node,
     id: ConnectorId,
-    direct: DirectSettings,
+    (direct, ranges): (DirectSettings, Option<Ranges>),
 ) -> std::io::Result<()> {
     let clock = Clock::system();
-    let (data, mut told) = Data::start(End::Connector, clock, entropy::seed(), direct)?;
+    let interface = match ranges {
+        None => None,
+        Some(ranges) => {
+            let back = Back::open(ranges).map_err(std::io::Error::other)?;
+            Some(Interface::Back(Box::new(back)))
+        }
+    };
+    let (data, mut told) =
+        Data::start_with((End::Connector, interface), clock, entropy::seed(), direct)?;
     let mut calls = local::serve(dir.path(), None)?;
     let settings = ConnectorSettings {
         connector: id,

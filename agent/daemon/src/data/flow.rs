@@ -19,6 +19,8 @@ pub(super) struct Carry {
     pub(super) tunnels: Tunnels,
     pub(super) out: Outbox,
     pub(super) scratch: Box<[u8]>,
+    /// Where packets of the local network stack are read.
+    pub(super) stacked: Vec<u8>,
     /// Bytes that flows have moved in this turn.
     pub(super) moved: usize,
 }
@@ -30,6 +32,7 @@ impl Carry {
             tunnels,
             out: Outbox::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            stacked: Vec::new(),
             moved: 0,
         }
     }

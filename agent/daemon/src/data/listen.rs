@@ -80,6 +80,8 @@ pub(super) enum Who {
         /// Its payload.
         bytes: Bytes,
     },
+    /// A packet of the local network stack, with its virtio header.
+    Packet(Vec<u8>),
     /// A datagram of an association.
     Associated {
         /// Which.
@@ -328,6 +330,7 @@ impl Plane {
                     }
                 }
             }
+            Who::Packet(packet) => self.unpark(packet, true),
             Who::Datagram { client, bytes } => self.begin_udp(flow, open, from, client, bytes),
             Who::Associated {
                 association,
@@ -405,6 +408,7 @@ impl Plane {
                 socks: Some(_),
             }) => say(&mut stream, &socks::Reply::NotAllowed.bytes()),
             Who::Stream(caller) => tcp::abort(caller.stream),
+            Who::Packet(packet) => return self.unpark(packet, false),
             Who::Datagram { .. } | Who::Associated { .. } => {}
         }
         self.told.push(FromData::Refused {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cardea_host::clock::Clock;
-use cardea_tunnel::{Command, End, Event as TunnelEvent, FlowEvent, FlowId, Input, Tunnels};
+use cardea_tunnel::{Command, Edge, End, Event as TunnelEvent, FlowEvent, FlowId, Input, Tunnels};
 use mio::{Events, Poll, Token, Waker, event::Event as Readiness};
 use tokio::sync::mpsc as queue;
 
@@ -20,6 +20,7 @@ use super::{
     listen::{Locals, Waiting},
     relays::Relays,
     routes::Routes,
+    stack::{self, Interface},
     tcp::Turn,
     timers::Timers,
     told::Told,
@@ -73,7 +74,8 @@ pub(super) struct Plane {
     clock: Clock,
     pub(super) carry: Carry,
     pub(super) wiring: Wiring,
-    relays: Relays,
+    pub(super) relays: Relays,
+    pub(super) interface: Option<Interface>,
     pub(super) routes: Routes<Waiting>,
     pub(super) flows: Flows,
     pub(super) locals: Locals,
@@ -91,7 +93,7 @@ pub(super) struct Plane {
 
 impl Plane {
     pub(super) fn new(
-        (end, direct): (End, DirectSettings),
+        (end, direct, interface): (End, DirectSettings, Option<Interface>),
         clock: Clock,
         entropy: [u8; 32],
         commands: mpsc::Receiver<ToData>,
@@ -104,12 +106,20 @@ impl Plane {
         timers.set(now.instant + ROUTES_INTERVAL, Due::Routes);
         let mut wiring = Wiring::new(poll.registry().try_clone()?, WAKER.0 + 1);
         let direct = Direct::open(direct, &mut wiring);
+        let mut carry = Carry::new(now, Tunnels::new(end, entropy));
+        let mut interface = interface;
+        if let Some(interface) = &mut interface {
+            interface.stack().register(&mut wiring)?;
+            carry.tunnels.set_edge(Edge::Packets);
+            carry.stacked = vec![0; stack::BUFFER_BYTES];
+        }
         let mut plane = Self {
             wiring,
             poll,
             clock,
-            carry: Carry::new(now, Tunnels::new(end, entropy)),
+            carry,
             relays: Relays::new(direct),
+            interface,
             routes: Routes::new(),
             flows: Flows::default(),
             locals: Locals::default(),
@@ -166,6 +176,7 @@ impl Plane {
             || self.relays.wants_turn()
             || self.locals.wants_turn()
             || (self.asked.is_empty() && !self.wants_figures.is_empty())
+            || (!is_full && self.interface.as_ref().is_some_and(Interface::is_readable))
             || (self.carry.tunnels.wants_flush() && !is_full);
         if busy {
             return Duration::ZERO;
@@ -186,7 +197,14 @@ impl Plane {
             match self.commands.try_recv() {
                 Ok(ToData::Tunnel(command)) => {
                     self.routes.note_command(&command);
+                    let stacked = match &mut self.interface {
+                        Some(Interface::Back(back)) => back.note_command(&command),
+                        Some(Interface::Front(_)) | None => None,
+                    };
                     self.carry.input(Input::Command(command));
+                    if let Some((grant, v4, v6)) = stacked {
+                        self.carry.tunnels.set_stacked(grant, v4, v6);
+                    }
                     // Sockets of flows that ended with a tunnel are reset before anything else.
                     self.flow_events();
                 }
@@ -204,6 +222,11 @@ impl Plane {
                 }
                 Ok(ToData::Unlisten(listener)) => self.unlisten(listener),
                 Ok(ToData::Apps(apps)) => self.routes.set_apps(apps),
+                Ok(ToData::Addresses(apps)) => {
+                    if let Some(Interface::Front(front)) = &mut self.interface {
+                        front.set_apps(apps);
+                    }
+                }
                 Ok(ToData::Opened { app, grant }) => self.opened(&app, grant),
                 Ok(ToData::Denied { app, refusal }) => self.denied(&app, &refusal),
                 Ok(ToData::Figures(number)) => {
@@ -256,6 +279,11 @@ impl Plane {
                 let direct = &mut self.relays.direct;
                 direct.ready(net, readable, event.is_writable());
             }
+            Some(Owner::Stack) => {
+                if let Some(interface) = &mut self.interface {
+                    interface.stack().readable |= readable;
+                }
+            }
             Some(Owner::Listener(listener)) => self.locals.ready(listener, readable),
             Some(Owner::Guest(guest)) => self.hear_guest(guest),
             Some(Owner::Association(number)) => self.locals.associations.ready(number),
@@ -286,10 +314,9 @@ impl Plane {
     fn turn(&mut self) {
         self.told.retry();
         self.find_out();
-        let carry = &mut self.carry;
-        carry.moved = 0;
-        self.relays
-            .receive(|from, via, bytes| carry.input(Input::Datagram { from, via, bytes }));
+        self.carry.moved = 0;
+        self.receive();
+        self.serve_interface();
         while let Some(due) = self.timers.pop_due(self.carry.now.instant) {
             self.due(due);
         }
@@ -312,6 +339,30 @@ impl Plane {
         }
         self.tell_figures();
         self.flush();
+    }
+
+    /// Opens what has arrived; packets go to the local network stack while they are at hand.
+    fn receive(&mut self) {
+        let Self {
+            relays,
+            carry,
+            interface,
+            routes,
+            ..
+        } = self;
+        let mut deliver = |carry: &mut Carry| match interface {
+            Some(interface) => interface.deliver(carry, routes),
+            None => carry.out.packets.clear(),
+        };
+        relays.receive(|from, via, bytes| {
+            carry.input(Input::Datagram { from, via, bytes });
+            if carry.out.packets.is_nearly_full() {
+                deliver(carry);
+            }
+        });
+        if !carry.out.packets.is_empty() {
+            deliver(carry);
+        }
     }
 
     /// Sends what this turn came to, until the network is full or there is no more.
@@ -368,6 +419,11 @@ impl Plane {
                 | TunnelEvent::Silent { .. }
                 | TunnelEvent::Answers { .. } => false,
             };
+            if let (TunnelEvent::Closed { grant, .. }, true) = (&event, is_gone)
+                && let Some(Interface::Back(back)) = &mut self.interface
+            {
+                back.forget(*grant);
+            }
             let opened = self.routes.note_event(&event, is_gone);
             self.told.push(FromData::Tunnel(event));
             if let Some(app) = opened {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use cardea_proto::{app::Service, id::GrantId, message::AppView, name::Name};
+use cardea_proto::{
+    access::InnerAddresses, app::Service, id::GrantId, message::AppView, name::Name,
+};
 use cardea_tunnel::{Command, Egress, Event};
 
 /// Tunnels by app, as the last commands and events left them.
@@ -18,6 +20,7 @@ pub(super) struct Routes<W> {
 #[derive(Debug)]
 struct Installed {
     app: Name,
+    inner: InnerAddresses,
     egress: Option<Egress>,
 }
 
@@ -42,6 +45,7 @@ impl<W> Routes<W> {
                 // A grant that is replaced is closed by the tunnels, which is told by an event.
                 let installed = Installed {
                     app: install.app.clone(),
+                    inner: install.inner,
                     egress: install.egress.clone(),
                 };
                 self.installed.insert(install.grant, installed);
@@ -75,6 +79,16 @@ impl<W> Routes<W> {
     /// The open tunnel to an app.
     pub(super) fn open(&self, app: &Name) -> Option<GrantId> {
         self.open.get(app).copied()
+    }
+
+    /// The addresses inside the tunnel of a grant.
+    pub(super) fn inner(&self, grant: GrantId) -> Option<InnerAddresses> {
+        Some(self.installed.get(&grant)?.inner)
+    }
+
+    /// The app that a grant is for.
+    pub(super) fn app(&self, grant: GrantId) -> Option<&Name> {
+        Some(&self.installed.get(&grant)?.app)
     }
 
     /// Where the flows of a grant may go.

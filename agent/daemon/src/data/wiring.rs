@@ -22,6 +22,8 @@ pub(super) enum Owner {
     Association(u64),
     /// The stream whose end is an association's.
     Tether(u64),
+    /// The interface of the local network stack.
+    Stack,
     /// A flow.
     Flow(FlowId),
 }

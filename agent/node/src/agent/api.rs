@@ -36,6 +36,8 @@ pub struct AgentSettings {
     pub signer: Arc<dyn Signer>,
     /// Where controllers are, `HOST:PORT`, in the order in which they are tried.
     pub addresses: Vec<String>,
+    /// Whether it carries packets of a network stack, and not flows alone.
+    pub packets: bool,
     /// Version of the program.
     pub program: String,
     /// What checks the ledger's checkpoints.

@@ -42,6 +42,8 @@ pub(super) struct Wish<'a> {
     pub(super) device: DeviceId,
     pub(super) app: &'a Name,
     pub(super) candidates: &'a [SocketAddr],
+    /// Whether there are packets to send, and not flows alone.
+    pub(super) packets: bool,
 }
 
 /// Why a grant is not taken. The connector, or the controller between, is at fault.
@@ -83,6 +85,7 @@ impl PendingOffer {
             wireguard: wireguard.public,
             kem: kem.public(),
             candidates: limits::candidates(wish.candidates),
+            packets: wish.packets,
         };
         let signed = sign_offer(&offer, channel.chain(), channel.settings().signer.as_ref())?;
         let pending = Self {

@@ -80,6 +80,7 @@ impl Agent {
             not_after: held.map(|held| not_after(now, held)),
             why,
             services: view.map(|view| view.services.clone()).unwrap_or_default(),
+            addresses: Vec::new(),
         }
     }
 

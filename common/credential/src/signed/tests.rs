@@ -161,6 +161,7 @@ impl Scene {
             wireguard: Bytes([2; 32]),
             kem: vec![3; KEM_KEY_BYTES].into(),
             candidates: Vec::new(),
+            packets: false,
         }
     }
 

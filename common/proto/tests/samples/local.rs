@@ -132,5 +132,6 @@ fn app() -> AppStatus {
         not_after: Some("2026-01-01T00:05:00Z".to_owned()),
         why: None,
         services: vec![parts::service()],
+        addresses: Vec::new(),
     }
 }

@@ -180,6 +180,7 @@ pub(crate) fn offer() -> Offer {
         wireguard: Bytes([11; 32]),
         kem: blob(b"encapsulation key"),
         candidates: Vec::new(),
+        packets: false,
     }
 }
 

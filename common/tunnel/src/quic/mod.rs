@@ -1,4 +1,4 @@
-//! The QUIC carrier: TCP flows in streams, UDP payloads in DATAGRAM frames.
+//! The QUIC carrier: TCP flows in streams, UDP payloads and whole packets in DATAGRAM frames.
 
 mod config;
 mod flow;
@@ -25,6 +25,7 @@ use self::{
     wire::{Part, UdpName},
 };
 use crate::{
+    bundle::Bundle,
     carrier::Phase,
     command::End,
     context::Context,
@@ -32,7 +33,9 @@ use crate::{
     filter::Permitted,
     input::{DialError, FlowId, Read},
     outbox::{CloseReason, Room, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX},
+    packets::PACKET_BYTES_MAX,
     udp::UdpFlows,
+    wireguard::packet::Packet,
 };
 
 /// One QUIC tunnel: an endpoint that knows one connection.
@@ -245,6 +248,50 @@ impl Quic {
         context.traffic.written = context.traffic.written.saturating_add(len);
     }
 
+    /// Sends a packet of the local network stack, or each of those that it stands for.
+    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+        if let Err(reason) = self.check_bundle(context, bundle) {
+            return context.drop(reason);
+        }
+        let Some((_, connection)) = &mut self.connection else {
+            return;
+        };
+        let mut datagrams = connection.datagrams();
+        let Some(room) = datagrams.max_size() else {
+            return context.drop(DropReason::NotOpen);
+        };
+        for index in 0..bundle.count() {
+            let mut packet = BytesMut::zeroed(bundle.part_len(index));
+            if bundle.write_part(index, &mut packet).is_none() {
+                return context.drop(DropReason::Malformed);
+            }
+            self.next_packet = self.next_packet.wrapping_add(1);
+            let parts = wire::split(PACKETS, self.next_packet, &packet.freeze(), room);
+            for part in parts.into_iter().flatten() {
+                if datagrams.send(part.encode(), false).is_err() {
+                    // The network stack beyond notices, and sends more slowly.
+                    return context.drop(DropReason::QueueFull);
+                }
+            }
+        }
+        let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
+        context.traffic.written = context.traffic.written.saturating_add(len);
+    }
+
+    fn check_bundle(&self, context: &Context<'_>, bundle: &Bundle<'_>) -> Result<(), DropReason> {
+        let packet = bundle.packet();
+        let filter = &*context.filter;
+        if self.phase != Phase::Open || !filter.is_stacked(packet.source.is_ipv6()) {
+            return Err(DropReason::NotOpen);
+        }
+        filter.check_own_addresses(packet.source, packet.destination)?;
+        filter.check_body(packet, true)?;
+        if bundle.longest() > PACKET_BYTES_MAX {
+            return Err(DropReason::TooLarge);
+        }
+        Ok(())
+    }
+
     pub(crate) fn writable(&self, flow: FlowId) -> usize {
         self.flows.writable(flow)
     }
@@ -419,6 +466,13 @@ impl Quic {
                 continue;
             };
             let name = part.name;
+            if name == PACKETS {
+                let kept = self.parts.join(part).map(|packet| keep(context, &packet));
+                if let Some(Err(reason)) = kept {
+                    context.drop(reason);
+                }
+                continue;
+            }
             match context.filter.check(Protocol::Udp, name.port) {
                 Ok(to) => {
                     if let Some(payload) = self.parts.join(part) {
@@ -483,6 +537,26 @@ impl fmt::Debug for Quic {
             .finish_non_exhaustive()
     }
 }
+
+/// Checks a whole inner packet as one of the WireGuard carrier is, and keeps it for the network stack.
+fn keep(context: &mut Context<'_>, bytes: &[u8]) -> Result<(), DropReason> {
+    let packet = Packet::parse_head(bytes)?;
+    let filter = &*context.filter;
+    filter.check_addresses(packet.source, packet.destination)?;
+    filter.check_body(&packet, false)?;
+    if !filter.is_stacked(packet.source.is_ipv6()) {
+        return Err(DropReason::UnknownFlow);
+    }
+    let room = context.out.packets.room().get_mut(..bytes.len());
+    room.ok_or(DropReason::QueueFull)?.copy_from_slice(bytes);
+    context.out.packets.keep(context.grant, packet, bytes.len());
+    let len = u64::try_from(packet.payload(bytes).len()).unwrap_or(u64::MAX);
+    context.traffic.read = context.traffic.read.saturating_add(len);
+    Ok(())
+}
+
+/// Names what is no payload of a flow but a whole inner packet: no service has port 0.
+const PACKETS: UdpName = UdpName { flow: 0, port: 0 };
 
 /// What a ClientHello names: the same for all, because it can be read on the way.
 const SERVER_NAME: &str = "cardea.invalid";

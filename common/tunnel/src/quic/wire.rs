@@ -4,6 +4,7 @@
 //! stream, agent → connector   version (1) protocol (1) port (2) ∥ the flow's bytes
 //! stream, connector → agent   dialed (1) ∥ the flow's bytes
 //! DATAGRAM, either way        flow (4) port (2) packet (2) part (1) parts (1) ∥ a part of a payload
+//!                             the same with flow and port 0: of an inner packet
 //! ```
 //!
 //! A flow that is not dialed, or ends before its time, is reset with one of the codes below.

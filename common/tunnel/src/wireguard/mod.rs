@@ -8,10 +8,7 @@ mod sealer;
 mod session;
 mod stack;
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cardea_proto::{
@@ -21,6 +18,7 @@ use cardea_proto::{
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
+pub(crate) use self::sealer::INNER_MTU;
 use self::{
     noise::{Noise, Opened},
     packet::{Body, Packet},
@@ -29,6 +27,7 @@ use self::{
     stack::{Pair, Stack},
 };
 use crate::{
+    bundle::{self, Bundle},
     carrier::Phase,
     command::End,
     context::Context,
@@ -62,11 +61,13 @@ impl WireGuard {
         let mut entropy = ChaCha20Rng::from_seed(seed);
         let mut port = || u16::try_from(entropy.next_u32() & 0x7fff).unwrap_or(0) + PORT_BASE;
         let (tcp_port, udp_port) = (port(), port());
-        // Its upper eight bits count sessions.
+        // The lower eight bits of what it becomes count handshakes.
         let index = entropy.next_u32() >> 8;
+        let mut seed = [0; 32];
+        entropy.fill_bytes(&mut seed);
         let mut tunnel = Self {
             phase: Phase::Opening,
-            noise: Noise::new(private, peer, psk, index),
+            noise: Noise::new(private, peer, psk, index, seed),
             session: Session::new(now, context.filter.end()),
             stack: Stack::new(context, entropy.next_u64(), tcp_port),
             udp: UdpFlows::default(),
@@ -91,8 +92,9 @@ impl WireGuard {
             context.drop(DropReason::HandshakeFlood);
             return false;
         }
-        let mut room = std::mem::take(&mut context.shared.opened);
-        let opened = self.noise.open(sealed, &mut room);
+        let mut packets = std::mem::take(&mut context.out.packets);
+        let opened = self.noise.open(context.now, sealed, packets.room());
+        let mut kept = None;
         let authentic = opened != Opened::Nothing;
         match opened {
             Opened::Nothing => context.drop(DropReason::NotAuthentic),
@@ -109,12 +111,17 @@ impl WireGuard {
             Opened::Packet(packet) => {
                 self.heard(context);
                 self.session.heard_packet(now);
-                if let Err(reason) = self.receive(context, packet) {
-                    context.drop(reason);
+                match self.receive(context, packet) {
+                    Ok(To::Us) => {}
+                    Ok(To::Stack(head)) => kept = Some((head, packet.len())),
+                    Err(reason) => context.drop(reason),
                 }
             }
         }
-        context.shared.opened = room;
+        if let Some((head, len)) = kept {
+            packets.keep(context.grant, head, len);
+        }
+        context.out.packets = packets;
         authentic
     }
 
@@ -127,11 +134,13 @@ impl WireGuard {
                     self.phase = Phase::Dead(CloseReason::Lost);
                     return;
                 }
-                Due::Initiate => self.sealer(context).send_with(0, Noise::initiate),
-                Due::Tick => self.sealer(context).send_with(0, Noise::tick),
-                Due::KeepAlive => self
-                    .sealer(context)
-                    .send_with(0, |noise, room| noise.seal(&[], room)),
+                Due::Initiate => {
+                    let at = context.now;
+                    self.sealer(context)
+                        .send_with(noise::ROOM_MIN, |noise, room| noise.initiate(at, room));
+                }
+                Due::Tick => self.noise.tick(now),
+                Due::KeepAlive => self.sealer(context).send(&[]),
             }
         }
         self.stack.timeout(now);
@@ -232,6 +241,49 @@ impl WireGuard {
         context.shared.built = built;
     }
 
+    /// Seals a packet of the local network stack, or each of those that it stands for.
+    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+        if let Err(reason) = self.check_bundle(context, bundle) {
+            return context.drop(reason);
+        }
+        let mut sealer = self.sealer(context);
+        for index in 0..bundle.count() {
+            sealer.send_written(bundle.part_len(index), |room| {
+                bundle.write_part(index, room)
+            });
+        }
+        let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
+        context.traffic.written = context.traffic.written.saturating_add(len);
+    }
+
+    fn check_bundle(&self, context: &Context<'_>, bundle: &Bundle<'_>) -> Result<(), DropReason> {
+        let packet = bundle.packet();
+        let v6 = packet.source.is_ipv6();
+        if self.phase != Phase::Open || !context.filter.is_stacked(v6) {
+            return Err(DropReason::NotOpen);
+        }
+        let filter = &*context.filter;
+        filter.check_own_addresses(packet.source, packet.destination)?;
+        filter.check_body(packet, true)?;
+        if bundle.longest() > INNER_MTU {
+            return Err(DropReason::TooLarge);
+        }
+        let name = Pair {
+            v6,
+            own_port: packet.source_port,
+            peer_port: packet.destination_port,
+        };
+        let is_taken = match packet.body {
+            Body::Tcp { .. } => self.stack.has_name(name),
+            Body::Udp => self.udp.has_name(name),
+            Body::Echo { .. } => false,
+        };
+        if is_taken {
+            return Err(DropReason::PortTaken);
+        }
+        Ok(())
+    }
+
     pub(crate) fn writable(&self, flow: FlowId) -> usize {
         self.stack.writable(flow)
     }
@@ -271,28 +323,30 @@ impl WireGuard {
 
     /// Checks a packet that was opened, in this order: well-formed, from the granted address to
     /// ours, of a service or a known flow. Only then does a stack see it.
-    fn receive(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Result<(), DropReason> {
-        let packet = Packet::parse(bytes)?;
+    fn receive(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Result<To, DropReason> {
+        let packet = Packet::parse_head(bytes)?;
         context
             .filter
             .check_addresses(packet.source, packet.destination)?;
-        let protocol = packet.body.protocol();
-        let service_port = match context.filter.end() {
-            End::Agent => packet.source_port,
-            End::Connector => packet.destination_port,
-        };
-        let to = context.filter.check(protocol, service_port)?;
+        let to = context.filter.check_body(&packet, false)?;
         let name = Pair {
-            v6: matches!(packet.source, IpAddr::V6(_)),
+            v6: packet.source.is_ipv6(),
             own_port: packet.destination_port,
             peer_port: packet.source_port,
         };
-        match packet.body {
-            Body::Udp(payload) => {
-                self.udp
-                    .receive(context, name, to, Bytes::copy_from_slice(payload));
+        if context.filter.is_stacked(name.v6) && !self.is_flow(context, &packet, name) {
+            let len = u64::try_from(packet.payload(bytes).len()).unwrap_or(u64::MAX);
+            context.traffic.read = context.traffic.read.saturating_add(len);
+            return Ok(To::Stack(packet));
+        }
+        // Nobody but us would look at its checksum.
+        let packet = Packet::parse(bytes)?;
+        match (packet.body, to) {
+            (Body::Udp, Some(to)) => {
+                let payload = Bytes::copy_from_slice(packet.payload(bytes));
+                self.udp.receive(context, name, to, payload);
             }
-            Body::Tcp { begins } => {
+            (Body::Tcp { begins }, Some(to)) => {
                 let Self {
                     stack,
                     noise,
@@ -302,8 +356,36 @@ impl WireGuard {
                 let seal = Seal { noise, session };
                 stack.receive(context, seal, bytes, name, begins.then_some(to));
             }
+            (Body::Echo { asks: true }, _) => self.answer_echo(context, bytes, packet),
+            (Body::Echo { asks: false }, _) => return Err(DropReason::UnknownFlow),
+            (Body::Tcp { .. } | Body::Udp, None) => return Err(DropReason::WrongService),
         }
-        Ok(())
+        Ok(To::Us)
+    }
+
+    /// Whether a packet belongs to a flow of ours; beside a network stack, only an agent has any.
+    fn is_flow(&self, context: &Context<'_>, packet: &Packet, name: Pair) -> bool {
+        context.filter.end() == End::Agent
+            && match packet.body {
+                Body::Tcp { .. } => self.stack.has_name(name),
+                Body::Udp => self.udp.has_name(name),
+                Body::Echo { .. } => false,
+            }
+    }
+
+    /// A connector without a network stack answers for the app that its tunnel works.
+    fn answer_echo(&mut self, context: &mut Context<'_>, bytes: &[u8], mut packet: Packet) {
+        let mut built = std::mem::take(&mut context.shared.built);
+        if let Some(answer) = built.get_mut(..bytes.len().min(INNER_MTU)) {
+            if answer.len() == bytes.len() {
+                answer.copy_from_slice(bytes);
+                bundle::answer_echo(answer, &mut packet);
+                self.sealer(context).send(answer);
+            } else {
+                context.drop(DropReason::TooLarge);
+            }
+        }
+        context.shared.built = built;
     }
 
     /// Something came under the keys of a session: it is proven now.
@@ -317,14 +399,6 @@ impl WireGuard {
     }
 
     fn opened(&mut self, context: &mut Context<'_>) {
-        // What boringtun was asked to seal while it had no keys.
-        let mut built = std::mem::take(&mut context.shared.built);
-        while let Some(len) = self.noise.unsent(&mut built) {
-            if let Some(sealed) = built.get(..len) {
-                self.sealer(context).send_bare(sealed);
-            }
-        }
-        context.shared.built = built;
         if self.phase == Phase::Opening {
             self.phase = Phase::Open;
             for (flow, payload) in self.udp.take_early() {
@@ -353,6 +427,14 @@ impl WireGuard {
             context,
         }
     }
+}
+
+/// Whom a packet is for that has passed.
+enum To {
+    /// Our own flows have it.
+    Us,
+    /// The local network stack.
+    Stack(Packet),
 }
 
 /// Where an agent's ports begin: those below are services'.

@@ -47,11 +47,28 @@ pub(crate) struct Sealer<'a, 'b> {
 }
 
 impl Sealer<'_, '_> {
-    /// Seals one packet and appends it to the outbox.
+    /// Seals one packet, or none as a sign of life, and appends it to the outbox.
     pub(crate) fn send(&mut self, packet: &[u8]) {
+        self.send_written(packet.len(), |room| {
+            room.get_mut(..packet.len())?.copy_from_slice(packet);
+            Some(packet.len())
+        });
+    }
+
+    /// Seals the packet of `len` bytes that `write` puts where it will be sent from.
+    pub(crate) fn send_written(
+        &mut self,
+        len: usize,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) {
         let now = self.context.now.instant;
-        self.session.sent_packet(now);
-        self.send_with(packet.len(), |noise, room| noise.seal(packet, room));
+        if len > 0 {
+            self.session.sent_packet(now);
+        }
+        self.send_with(noise::room_for(len), |noise, room| {
+            let len = write(room.get_mut(noise::HEADER_BYTES..)?)?;
+            noise.seal(now, len, room)
+        });
     }
 
     /// Sends a datagram that carries no packet.
@@ -64,17 +81,14 @@ impl Sealer<'_, '_> {
         });
     }
 
-    /// Sends what `write` makes of a packet of about `len` bytes.
+    /// Sends a datagram of `len` bytes that `write` makes.
     pub(crate) fn send_with(
         &mut self,
         len: usize,
         write: impl FnOnce(&mut Noise, &mut [u8]) -> Option<usize>,
     ) {
         let now = self.context.now.instant;
-        let room = Room {
-            max: noise::room_for(len),
-            expected: len + noise::OVERHEAD_BYTES,
-        };
+        let room = Room::exact(len);
         let noise = &mut *self.noise;
         self.context
             .link

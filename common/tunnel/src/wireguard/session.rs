@@ -8,8 +8,8 @@
 //!                                                    Lost ◀──────────────────────────── Lost
 //! ```
 //!
-//! boringtun alone would wait 5 s for the answer to a lost first message, and one lost datagram must
-//! not cost a person that.
+//! The protocol's own timers would wait 5 s for the answer to a lost first message, and one lost
+//! datagram must not cost a person that.
 
 use std::time::{Duration, Instant};
 
@@ -227,7 +227,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// How long a packet may go unanswered before the peer is asked: longer than its [`KEEP_ALIVE`].
 const UNHEARD_MAX: Duration = Duration::from_secs(5);
 
-/// How often boringtun may let old keys go.
+/// How often old keys are let go.
 const TICK: Duration = Duration::from_secs(30);
 
 /// Handshakes of a peer in one second: its retries make four. One costs us about 0.2 ms.

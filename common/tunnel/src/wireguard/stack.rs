@@ -209,6 +209,10 @@ impl Stack {
         }
     }
 
+    pub(crate) fn has_name(&self, name: Pair) -> bool {
+        self.names.contains_key(&name)
+    }
+
     pub(crate) fn writable(&self, flow: FlowId) -> usize {
         let flow = self.flows.get(&flow);
         flow.map_or(0, |conversation| conversation.writable(self.budget()))

@@ -44,11 +44,10 @@ proptest! {
 
 #[test]
 fn what_is_no_part_of_a_flow_is_dropped_and_counted() {
-    let honest = tcp(&Segment {
-        flags: 2,
-        ..Segment::default()
-    });
+    let honest = honest();
     check(with(&honest, 6, 0x20), DropReason::Fragmented);
+    // The tail of a datagram that would lie over its head.
+    check(with(&honest, 7, 0x01), DropReason::Fragmented);
     check(with(&honest, 7, 0x10), DropReason::Fragmented);
     // An ICMP error could quote a flow that is not this tunnel's.
     check(with(&honest, 9, 1), DropReason::WrongProtocol);
@@ -56,20 +55,91 @@ fn what_is_no_part_of_a_flow_is_dropped_and_counted() {
     check(with(&honest, 15, 99), DropReason::SpoofedSource);
     check(with(&honest, 19, 99), DropReason::WrongDestination);
     check(with(&honest, 23, 81), DropReason::WrongService);
-    check(with(&honest, 33, 0x10), DropReason::UnknownFlow);
     check(with(&honest, 32, 0xf0), DropReason::Malformed);
+    // A header of 24 bytes: options, a source route among them perhaps.
+    check(with(&honest, 0, 0x46), DropReason::Options);
+    check(with(&honest, 3, 41), DropReason::Malformed);
+    for kind in [3, 5, 11, 12] {
+        check(icmp(kind, &honest), DropReason::WrongProtocol);
+    }
+    check(icmp(0, &[]), DropReason::WrongProtocol);
 }
 
-fn check(packet: Vec<u8>, reason: DropReason) {
-    let mut villain = Ends::open();
-    villain.send(&packet);
-    villain.pass(Duration::from_secs(1));
+#[test]
+fn a_segment_of_no_flow_is_dropped_where_flows_end_and_the_kernels_business_elsewhere() {
+    let late = with(&honest(), 33, 0x10);
+    let mut flows = Ends::open();
+    flows.send(&late);
     assert_eq!(
-        villain.connector.shared.drops.count(reason),
-        1,
-        "{reason:?}"
+        flows.connector.shared.drops.count(DropReason::UnknownFlow),
+        1
     );
-    assert_eq!(villain.connector.traffic.flows, 0);
+    let mut kernel = Ends::open();
+    kernel.connector.filter.set_stacked(true, true);
+    kernel.send(&late);
+    assert_eq!(kernel.connector.out.packets.iter().count(), 1);
+    kernel.connector.filter.set_stacked(false, true);
+    kernel.send(&late);
+    assert_eq!(
+        kernel.connector.out.packets.iter().count(),
+        1,
+        "IPv4 has flows"
+    );
+}
+
+#[test]
+fn an_echo_is_answered_for_the_app_or_goes_to_the_network_stack() {
+    let asks = icmp(8, b"12345678");
+    let mut flows = Ends::open();
+    flows.send(&asks);
+    assert_eq!(flows.connector.shared.drops.total(), 0);
+    let answer = Packet::parse(&flows.heard).unwrap();
+    assert_eq!(answer.body, Body::Echo { asks: false });
+    assert_eq!(flows.heard[12..16], asks[16..20]);
+    assert_eq!(flows.heard[24..], asks[24..]);
+    let mut kernel = Ends::open();
+    kernel.connector.filter.set_stacked(true, true);
+    kernel.send(&asks);
+    assert_eq!(kernel.connector.out.packets.iter().count(), 1);
+}
+
+/// Neither flows nor a network stack hear of it.
+fn check(packet: Vec<u8>, reason: DropReason) {
+    for stacked in [false, true] {
+        let mut villain = Ends::open();
+        villain.connector.filter.set_stacked(stacked, stacked);
+        villain.send(&packet);
+        villain.pass(Duration::from_secs(1));
+        assert_eq!(
+            villain.connector.shared.drops.count(reason),
+            1,
+            "{reason:?}, {stacked}"
+        );
+        assert_eq!(villain.connector.traffic, Traffic::default());
+        assert!(villain.connector.out.packets.is_empty());
+    }
+}
+
+/// A segment that begins a conversation.
+fn honest() -> Vec<u8> {
+    tcp(&Segment {
+        flags: 2,
+        ..Segment::default()
+    })
+}
+
+/// An ICMP message from the granted address to the app's.
+fn icmp(kind: u8, rest: &[u8]) -> Vec<u8> {
+    let mut packet = honest();
+    packet.truncate(20);
+    let mut message = vec![kind, 0, 0, 0, 0, 1, 0, 2];
+    message.extend_from_slice(rest);
+    let made = !packet::fold(packet::sum(0, &message));
+    message[2..4].copy_from_slice(&made.to_be_bytes());
+    packet.extend(message);
+    let total = u16::try_from(packet.len()).unwrap().to_be_bytes();
+    packet[2..4].copy_from_slice(&total);
+    with(&packet, 9, 1)
 }
 
 /// A TCP segment of the villain, relative to what a first one would have.
@@ -149,6 +219,8 @@ struct Ends {
     flows: Vec<FlowId>,
     /// The acknowledgment number that would be right.
     expected: u32,
+    /// The last packet that came back.
+    heard: Vec<u8>,
 }
 
 struct OneEnd {
@@ -174,6 +246,7 @@ impl Ends {
             connector: OneEnd::new(now, End::Connector),
             flows: Vec::new(),
             expected: 0,
+            heard: Vec::new(),
         };
         ends.connector.start(now, &b.private, a.public, &psk);
         ends.villain.start(now, &a.private, b.public, &psk);
@@ -190,9 +263,11 @@ impl Ends {
     /// Seals what the villain's own stack never would; its acknowledgment counts from the right one.
     fn send(&mut self, packet: &[u8]) {
         let mut packet = packet.to_vec();
-        let relative = u32::from_be_bytes(packet[28..32].try_into().unwrap());
-        let absolute = self.expected.wrapping_add(relative);
-        packet[28..32].copy_from_slice(&absolute.to_be_bytes());
+        if packet[9] == 6 {
+            let relative = u32::from_be_bytes(packet[28..32].try_into().unwrap());
+            let absolute = self.expected.wrapping_add(relative);
+            packet[28..32].copy_from_slice(&absolute.to_be_bytes());
+        }
         let now = self.now;
         self.villain.with(now, |carrier, context| {
             carrier.sealer(context).send(&packet)
@@ -228,7 +303,8 @@ impl Ends {
             // Sealed for the villain; what matters is where the connector's numbers begin.
             let mut room = vec![0; 70_000];
             let carrier = self.villain.carrier.as_mut().unwrap();
-            match carrier.noise.open(&datagram, &mut room) {
+            match carrier.noise.open(now, &datagram, &mut room) {
+                Opened::Packet(packet) if packet[9] != 6 => self.heard = packet.to_vec(),
                 Opened::Packet(packet) if packet[33] & 2 != 0 => {
                     let sequence = u32::from_be_bytes(packet[24..28].try_into().unwrap());
                     self.expected = sequence.wrapping_add(1);
@@ -297,7 +373,7 @@ impl OneEnd {
                 drops: Drops::default(),
                 addresses: None,
                 controllers: VecDeque::new(),
-                opened: vec![0; 65_535],
+                edge: crate::command::Edge::default(),
                 built: vec![0; 65_535],
             },
             out: Outbox::default(),

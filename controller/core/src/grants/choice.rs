@@ -25,9 +25,10 @@ impl Controller {
     }
 }
 
-/// Agents of this version carry flows, for which QUIC is the better carrier.
-pub(super) const fn carrier(app: &AppSpec) -> Carrier {
+/// Flows travel better over QUIC, which has streams; packets over WireGuard, which only seals them.
+pub(super) const fn carrier(app: &AppSpec, packets: bool) -> Carrier {
     match app.transport {
+        Transport::Auto if packets => Carrier::WireGuard,
         Transport::Auto | Transport::Quic => Carrier::Quic,
         Transport::WireGuard => Carrier::WireGuard,
     }

@@ -44,6 +44,8 @@ pub(crate) struct Offering {
     pub(super) app: Name,
     pub(super) offer: Signed,
     device_key: Digest,
+    /// Whether the device has packets to send, and not flows alone.
+    packets: bool,
     /// Connectors that did not answer.
     tried: BTreeSet<ConnectorId>,
     /// The grant that the last of those did not admit.
@@ -76,8 +78,8 @@ impl Controller {
         (request, app, offer): (u64, Name, Signed),
         statement: Statement,
     ) {
-        let device_key = match self.check_offer(device, &app, statement) {
-            Ok(key) => key,
+        let (device_key, packets) = match self.check_offer(device, &app, statement) {
+            Ok(checked) => checked,
             Err(refusal) => {
                 self.note_refusal(
                     turn,
@@ -108,6 +110,7 @@ impl Controller {
             app,
             offer,
             device_key,
+            packets,
             tried: BTreeSet::new(),
             replaces: None,
             planned: None,
@@ -151,7 +154,10 @@ impl Controller {
         let Some(spec) = self.world.state.app(&offering.app) else {
             return;
         };
-        let (site, carrier) = (spec.spec.site.clone(), carrier(&spec.spec));
+        let (site, carrier) = (
+            spec.spec.site.clone(),
+            carrier(&spec.spec, offering.packets),
+        );
         let Some(connector) = self.choose(&site, &offering.tried) else {
             let refusal = no_connector(&offering.app, &site, !offering.tried.is_empty());
             self.deny(turn, *offering, refusal, None);

@@ -12,13 +12,14 @@ use cardea_proto::{
 use crate::{controller::Controller, heard::Statement};
 
 impl Controller {
-    /// Checks a device's offer for an app; the digest of the key that signed it.
+    /// Checks a device's offer for an app; the digest of the key that signed it, and whether the device
+    /// has packets to send.
     pub(super) fn check_offer(
         &self,
         device: DeviceId,
         app: &Name,
         statement: Statement,
-    ) -> Result<Digest, Refusal> {
+    ) -> Result<(Digest, bool), Refusal> {
         let not_proven = |why: &str| {
             Refusal::new(
                 RefusalCode::NotProven,
@@ -47,7 +48,7 @@ impl Controller {
         } else if offer.app != *app {
             Err(not_proven("it is for another app"))
         } else {
-            Ok(leaf.key)
+            Ok((leaf.key, offer.packets))
         }
     }
 

@@ -273,6 +273,7 @@ impl Bench {
             wireguard: Bytes([2; 32]),
             kem: vec![3; KEM_KEY_BYTES].into(),
             candidates: Vec::new(),
+            packets: false,
         };
         sign_offer(&offer, &node.chain, &node.key).unwrap()
     }

@@ -362,6 +362,7 @@ impl Link {
             wireguard: Bytes(entropy::seed()),
             kem: vec![3; KEM_KEY_BYTES].into(),
             candidates: Vec::new(),
+            packets: false,
         };
         let chain = &node.enrolled.certificate.chain;
         let offer = sign_offer(&offer, chain, node.key.as_ref())?;

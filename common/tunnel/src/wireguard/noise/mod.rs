@@ -1,0 +1,268 @@
+//! WireGuard's protocol: handshakes and sealed packets, between two ends that know each other.
+//!
+//! When to begin a handshake is decided in [`super::session`]. An agent's end begins them all, a
+//! connector's answers. Nothing here reads a clock or draws entropy: ephemeral keys come from the
+//! tunnel's seed, and the timestamp in a handshake, which must grow, from the time that we are given.
+//! Inner addresses are not looked at; our filter does that.
+//!
+//! ```text
+//! agent      initiate ──▶ Attempt ──Answered──▶ current ──next answer──▶ previous ──180 s──▶ gone
+//! connector  Handshake ─▶ next ──first packet under it──▶ current ──▶ previous
+//! ```
+
+mod handshake;
+mod session;
+
+use std::{fmt, time::Instant};
+
+use cardea_proto::{
+    codec::{Bytes, Secret32},
+    time::Now,
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use zeroize::Zeroizing;
+
+pub(crate) use self::session::HEADER_BYTES;
+use self::{
+    handshake::{
+        Agreed, Asked, Identity, Initiation, KIND_INITIATION, KIND_RESPONSE, STAMP_BYTES, TAG_BYTES,
+    },
+    session::{KIND_DATA, Keys},
+};
+
+/// The sealed side of one tunnel.
+pub(crate) struct Noise {
+    identity: Identity,
+    entropy: ChaCha20Rng,
+    /// Its upper 24 bits are the tunnel's, the others count handshakes.
+    next_index: u32,
+    attempt: Option<Initiation>,
+    /// Of the latest initiation that was sent, or answered.
+    stamp: [u8; STAMP_BYTES],
+    /// Answered, and not proven yet.
+    next: Option<Keys>,
+    current: Option<Keys>,
+    /// For what is still on its way.
+    previous: Option<Keys>,
+}
+
+/// What a datagram turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Opened<'a> {
+    /// An inner packet.
+    Packet(&'a [u8]),
+    /// A sign of life without a packet.
+    KeepAlive,
+    /// The peer begins a handshake; this answers it.
+    Handshake {
+        /// To be sent as it is.
+        answer: &'a [u8],
+    },
+    /// The peer has answered our handshake; this lets it trust the new keys.
+    Answered {
+        /// To be sent as it is.
+        confirm: &'a [u8],
+    },
+    /// Not from the peer, or not new.
+    Nothing,
+}
+
+impl Noise {
+    /// `seed` makes the ephemeral keys and is used once; `index` has its lower eight bits free.
+    pub(crate) fn new(
+        private: &Secret32,
+        peer: Bytes<32>,
+        psk: &Secret32,
+        index: u32,
+        seed: [u8; 32],
+    ) -> Self {
+        Self {
+            identity: Identity::new(&private.0, peer.0, &psk.0),
+            entropy: ChaCha20Rng::from_seed(seed),
+            next_index: index << 8,
+            attempt: None,
+            stamp: [0; STAMP_BYTES],
+            next: None,
+            current: None,
+            previous: None,
+        }
+    }
+
+    /// Whether a datagram is a handshake's first message: the one that costs us most.
+    pub(crate) fn is_handshake(sealed: &[u8]) -> bool {
+        sealed.first() == Some(&KIND_INITIATION)
+    }
+
+    /// Opens a datagram into `room`, which must be no shorter and hold at least [`ROOM_MIN`] bytes.
+    pub(crate) fn open<'a>(&mut self, now: Now, sealed: &[u8], room: &'a mut [u8]) -> Opened<'a> {
+        let Some(([kind, 0, 0, 0], rest)) = sealed.split_first_chunk::<4>() else {
+            return Opened::Nothing;
+        };
+        let opened = match *kind {
+            KIND_DATA => self.open_packet(now.instant, rest, room),
+            KIND_INITIATION => self.answer(now, sealed, room),
+            KIND_RESPONSE => self.finish(now.instant, sealed, room),
+            _ => None,
+        };
+        opened.unwrap_or(Opened::Nothing)
+    }
+
+    /// Seals the packet of `len` bytes, none as a sign of life, that stands [`HEADER_BYTES`] into `room`;
+    /// says how long it became.
+    pub(crate) fn seal(&mut self, now: Instant, len: usize, room: &mut [u8]) -> Option<usize> {
+        self.current.as_mut()?.seal(now, len, room)
+    }
+
+    /// Begins a handshake, also while another waits for its answer.
+    pub(crate) fn initiate(&mut self, now: Now, room: &mut [u8]) -> Option<usize> {
+        let stamp = stamp(now).max(after(self.stamp));
+        let (index, ephemeral) = (self.index(), self.ephemeral());
+        let (initiation, len) = Initiation::begin(&self.identity, index, *ephemeral, stamp, room)?;
+        self.stamp = stamp;
+        self.attempt = Some(initiation);
+        Some(len)
+    }
+
+    /// Forgets keys that are too old.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        for keys in [&mut self.next, &mut self.current, &mut self.previous] {
+            if keys.as_ref().is_some_and(|keys| !keys.is_fresh(now)) {
+                *keys = None;
+            }
+        }
+    }
+
+    fn open_packet<'a>(
+        &mut self,
+        now: Instant,
+        rest: &[u8],
+        room: &'a mut [u8],
+    ) -> Option<Opened<'a>> {
+        let (index, rest) = rest.split_first_chunk::<4>()?;
+        let (number, sealed) = rest.split_first_chunk::<8>()?;
+        let (index, number) = (u32::from_le_bytes(*index), u64::from_le_bytes(*number));
+        let has = |keys: &Option<Keys>| keys.as_ref().is_some_and(|keys| keys.own_index == index);
+        let is_next = has(&self.next);
+        let keys = if has(&self.current) {
+            &mut self.current
+        } else if is_next {
+            &mut self.next
+        } else if has(&self.previous) {
+            &mut self.previous
+        } else {
+            return None;
+        };
+        let packet = keys.as_mut()?.open(now, number, sealed, room)?;
+        if is_next {
+            self.previous = self.current.take();
+            self.current = self.next.take();
+        }
+        Some(if packet.is_empty() {
+            Opened::KeepAlive
+        } else {
+            Opened::Packet(packet)
+        })
+    }
+
+    /// Answers the peer's first message, unless it is older than one that was answered.
+    fn answer<'a>(&mut self, now: Now, message: &[u8], room: &'a mut [u8]) -> Option<Opened<'a>> {
+        let asked = Asked::read(&self.identity, message)?;
+        let stamp = asked.stamp;
+        if stamp <= self.stamp {
+            return None;
+        }
+        let (index, ephemeral) = (self.index(), self.ephemeral());
+        let (agreed, len) = asked.answer(&self.identity, index, *ephemeral, room)?;
+        let Agreed {
+            peer_index,
+            initiator,
+            responder,
+        } = agreed;
+        let indexes = (index, peer_index);
+        self.next = Some(Keys::new(now.instant, indexes, &responder, &initiator)?);
+        self.stamp = stamp;
+        let answer = room.get(..len)?;
+        Some(Opened::Handshake { answer })
+    }
+
+    /// Takes the peer's answer, and confirms it with an empty packet.
+    fn finish<'a>(
+        &mut self,
+        now: Instant,
+        message: &[u8],
+        room: &'a mut [u8],
+    ) -> Option<Opened<'a>> {
+        let attempt = self.attempt.as_ref()?;
+        let own_index = attempt.index();
+        let Agreed {
+            peer_index,
+            initiator,
+            responder,
+        } = attempt.finish(&self.identity, message)?;
+        let keys = Keys::new(now, (own_index, peer_index), &initiator, &responder)?;
+        self.attempt = None;
+        self.previous = self.current.replace(keys);
+        let len = self.seal(now, 0, room)?;
+        let confirm = room.get(..len)?;
+        Some(Opened::Answered { confirm })
+    }
+
+    fn index(&mut self) -> u32 {
+        let index = self.next_index;
+        let count = index.wrapping_add(1) & 0xff;
+        self.next_index = (index & !0xff) | count;
+        index
+    }
+
+    fn ephemeral(&mut self) -> Zeroizing<[u8; 32]> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        self.entropy.fill_bytes(bytes.as_mut_slice());
+        bytes
+    }
+}
+
+/// A timestamp as TAI64N writes it. Source: the WireGuard paper, §5.1.
+fn stamp(now: Now) -> [u8; STAMP_BYTES] {
+    let (seconds, millis) = (now.unix.0 / 1_000, now.unix.0 % 1_000);
+    let [a, b, c, d, e, f, g, h] = (TAI64_BASE + seconds).to_be_bytes();
+    let nanos = u32::try_from(millis * 1_000_000).unwrap_or(0);
+    let [i, j, k, l] = nanos.to_be_bytes();
+    [a, b, c, d, e, f, g, h, i, j, k, l]
+}
+
+/// The next timestamp: a clock that was set back must not stop handshakes.
+fn after(stamp: [u8; STAMP_BYTES]) -> [u8; STAMP_BYTES] {
+    let mut next = stamp;
+    for byte in next.iter_mut().rev() {
+        let (sum, overflows) = byte.overflowing_add(1);
+        *byte = sum;
+        if !overflows {
+            break;
+        }
+    }
+    next
+}
+
+/// How long a packet of `len` bytes is when it is sealed.
+pub(crate) const fn room_for(len: usize) -> usize {
+    len + OVERHEAD_BYTES
+}
+
+impl fmt::Debug for Noise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Noise(…)")
+    }
+}
+
+/// 1970 in TAI64, ten leap seconds aside.
+const TAI64_BASE: u64 = 0x4000_0000_0000_000a;
+
+/// What sealing adds. Source: the WireGuard paper, §5.4.6.
+pub(crate) const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
+
+/// The longest handshake message. Source: the WireGuard paper, §5.4.2.
+pub(crate) const ROOM_MIN: usize = 148;
+
+#[cfg(test)]
+mod tests;
