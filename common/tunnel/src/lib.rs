@@ -45,5 +45,5 @@ pub use outbox::{
 };
 pub use path::{Path, PathReason, permit::is_reachable};
 pub use tunnel::TunnelStats;
-pub use tunnels::{TUNNELS_MAX, Tunnels};
+pub use tunnels::{Sizes, TUNNELS_MAX, Tunnels};
 pub use wireguard::packet;

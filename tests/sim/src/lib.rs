@@ -15,7 +15,8 @@
 //! 6. All controllers' folds are equal at equal revisions.
 //! 7. What was acknowledged is durable.
 //!
-//! When the faults stop, every permitted flow completes and every denied one is told why.
+//! When the faults stop, every permitted flow completes, every denied one is told why, and nobody
+//! holds more than what is live.
 #![forbid(unsafe_code)]
 
 mod beside;
@@ -25,6 +26,7 @@ mod control;
 mod device;
 mod dice;
 mod founding;
+mod growth;
 mod liar;
 mod member;
 mod model;

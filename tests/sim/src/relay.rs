@@ -53,6 +53,11 @@ impl Host {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.running.as_ref()?.deadline()
     }
+
+    /// Ends that are bound.
+    pub(crate) fn ends(&self) -> usize {
+        self.running.as_ref().map_or(0, Relay::ends)
+    }
 }
 
 impl World {

@@ -119,6 +119,7 @@ impl World {
             self.judge_codes();
             self.judge_answers();
             self.judge_statuses();
+            self.judge_growth();
         }
     }
 
