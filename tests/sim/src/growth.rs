@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use cardea_proto::id::GrantId;
 use cardea_tunnel::Tunnels;
 
-use crate::{device::Device, member::Acting, plan::TTL, site::Site, world::World};
+use crate::{device::Device, member::Acting, plan::TTL, site::Site, user::FLOWS_MAX, world::World};
 
 /// How long the relay goes on holding an end that fell silent: its default, and a keepalive.
 const SILENT_END: Duration = Duration::from_secs(110);
@@ -98,8 +98,9 @@ impl World {
         };
         let who = format!("site {index}");
         let mut sizes = tunnel_sizes(&who, &serving.tunnels, serving.flows.len());
-        let flows = self.devices.iter().map(|device| device.user.flows.len());
-        sizes.push((format!("{who}: flows"), serving.flows.len(), flows.sum()));
+        // An end may know of flows that the other one has given up, while their tunnel lives.
+        let flows = self.devices.len() * FLOWS_MAX;
+        sizes.push((format!("{who}: flows"), serving.flows.len(), flows));
         if self.plan.liar != Some(index) {
             let of_the_dead = self.of_the_dead(serving.tunnels.grants());
             sizes.push((format!("{who}: tunnels of no grant"), of_the_dead, 0));
