@@ -57,6 +57,10 @@ pub(crate) struct FlowTable {
 }
 
 impl FlowTable {
+    pub(crate) fn count(&self) -> usize {
+        self.owners.len()
+    }
+
     pub(crate) fn owner(&self, flow: FlowId) -> Option<GrantId> {
         self.owners.get(&flow).copied()
     }

@@ -54,5 +54,5 @@ pub use outbox::{
 pub use packets::{PACKET_BYTES_MAX, Packets};
 pub use path::{Path, PathReason, permit::is_reachable};
 pub use tunnel::TunnelStats;
-pub use tunnels::{TUNNELS_MAX, Tunnels};
+pub use tunnels::{Sizes, TUNNELS_MAX, Tunnels};
 pub use wireguard::packet;

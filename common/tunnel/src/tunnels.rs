@@ -52,6 +52,19 @@ pub struct Tunnels {
     last: Option<(Handle, Via, GrantId)>,
 }
 
+/// Sizes of one end's tables and queues: none but the flows may outgrow the tunnels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Tunnels.
+    pub tunnels: usize,
+    /// Handles under which datagrams come, through the relay or directly, whichever are more.
+    pub handles: usize,
+    /// Tunnels that may have something to send.
+    pub unflushed: usize,
+    /// Flows that not both ends have finished.
+    pub flows: usize,
+}
+
 impl Tunnels {
     /// No tunnels yet; `entropy` makes ports, indexes and connection ids that nobody can guess.
     #[must_use]
@@ -235,6 +248,17 @@ impl Tunnels {
     /// The grants that have a tunnel.
     pub fn grants(&self) -> impl Iterator<Item = GrantId> + '_ {
         self.tunnels.keys().copied()
+    }
+
+    /// How much this end holds.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            tunnels: self.tunnels.len(),
+            handles: self.handles.len().max(self.direct.len()),
+            unflushed: self.unflushed.len(),
+            flows: self.shared.flows.count(),
+        }
     }
 
     /// What was dropped, and why.

@@ -117,6 +117,15 @@ impl Channels {
         Some((channel, last))
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Nodes of which something outlives the channel.
+    pub(crate) fn remembered(&self) -> usize {
+        self.seen.len().max(self.budgets.len())
+    }
+
     pub(crate) fn get(&self, id: ChannelId) -> Option<&Channel> {
         self.by_id.get(&id)
     }

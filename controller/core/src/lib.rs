@@ -36,6 +36,7 @@ mod refusals;
 mod reviews;
 mod search;
 mod settings;
+mod sizes;
 pub mod state;
 mod suggest;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub use self::{
         CERTIFICATE_LIFE_MAX, CERTIFICATE_LIFE_MIN, CLOCK_SKEW_MAX, Keys, POLLS_MISSED_MAX,
         Settings, TTL_MAX, TTL_MIN,
     },
+    sizes::Sizes,
     state::{Revisions, State},
     who::who,
 };

@@ -141,6 +141,10 @@ impl Postures {
         self.0.remove(&device);
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The devices that have reported.
     pub(crate) fn devices(&self) -> BTreeSet<DeviceId> {
         self.0.keys().copied().collect()

@@ -94,6 +94,10 @@ impl Proposals {
         out.proposals.push_back(Proposal { id, expects, draft });
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.pending.len()
+    }
+
     pub(crate) fn take(&mut self, id: ProposalId) -> Option<Pending> {
         self.pending.remove(&id)
     }

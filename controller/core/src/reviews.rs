@@ -32,6 +32,10 @@ pub(crate) struct Reviews {
 }
 
 impl Reviews {
+    pub(crate) fn count(&self) -> usize {
+        self.waiting.len().max(self.sent.len())
+    }
+
     /// Forgets what a device was sent: it is a new channel.
     pub(crate) fn forget(&mut self, device: DeviceId) {
         self.sent.remove(&device);

@@ -53,6 +53,10 @@ impl Timers {
         }
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.order.len()
+    }
+
     pub(crate) fn next(&self) -> Option<Instant> {
         self.order.first().map(|(at, _)| *at)
     }

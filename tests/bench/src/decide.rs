@@ -14,15 +14,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use cardea_core::{
-    ChannelId, Controller, Heard, Input, Keys, Outbox, Peer, Proposal, ProposalId, Settings,
+    ChannelId, Controller, Heard, Input, Outbox, Peer, Proposal, ProposalId, Settings,
     policy::default_folder,
 };
 use cardea_credential::{
     admin::{admin_key_id, admin_public_key},
-    authority::{Intermediate, Leaf, Root, backdated, serial_number},
+    authority::{Leaf, backdated, serial_number},
     key::{self, KeyAlgorithm, Signer, SoftwareKey},
     signed::{offer_digest, sign_answer, sign_offer},
-    ticket::TicketKey,
     trust::Trust,
 };
 use cardea_e2e::program::now as instant;
@@ -32,7 +31,7 @@ use cardea_proto::{
     access::{Admit, Answer, KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES, Offer, Signed},
     app::{AppSpec, Principal, Transport},
     codec::{Blob, Bytes},
-    id::{ConnectorId, ControllerId, DeviceId, NodeId},
+    id::{ConnectorId, DeviceId, NodeId},
     identity::{Identity, Role},
     ledger::{
         Actor, CertificateRecord, Change, Draft, Founded, Link, Node, RecordKey, Revision, User,
@@ -44,7 +43,10 @@ use cardea_proto::{
 };
 use cardea_store::{EmbeddedStore, Store};
 
-use crate::report::{Report, Row, bytes_of, median, percentile};
+use crate::{
+    domain::{CONTROLLER, Domain, ticket_key},
+    report::{Report, Row, bytes_of, median, percentile},
+};
 
 /// Devices, each of its own user.
 const DEVICES: u64 = 500;
@@ -155,7 +157,7 @@ impl Bench {
             ..Settings::default()
         };
         let state = store.load()?.state;
-        let controller = Controller::new(settings, state, company.keys()?, [7; 32])?;
+        let controller = Controller::new(settings, state, company.domain.keys()?, [7; 32])?;
         let mut this = Self {
             controller,
             store,
@@ -344,10 +346,9 @@ impl Bench {
     }
 }
 
-/// The keys of a trust domain, and what is recorded of it.
+/// A trust domain, and what is recorded of it.
 struct Company {
-    root: Root,
-    intermediate: (Vec<u8>, Arc<SoftwareKey>),
+    domain: Domain,
     admin: SoftwareKey,
     trust: Trust,
     /// The devices, then the connector.
@@ -356,13 +357,7 @@ struct Company {
 
 impl Company {
     fn new(now: Now) -> Result<Self> {
-        let domain: Name = "corp.example".parse()?;
-        let root_key = Arc::new(SoftwareKey::generate(KeyAlgorithm::P384)?);
-        let root = Root::create(&domain, root_key, serial_number([1; 16]), now.unix)?;
-        let key = Arc::new(SoftwareKey::generate(KeyAlgorithm::P256)?);
-        let serial = serial_number([2; 16]);
-        let intermediate =
-            root.issue_intermediate(controller(), key.public_key(), serial, now.unix)?;
+        let domain = Domain::new(now)?;
         let mut keys = Vec::new();
         for number in 0..DEVICES {
             let id = NodeId::Device(DeviceId::from_bytes(bytes_of(number + 1)));
@@ -371,32 +366,24 @@ impl Company {
         let id = NodeId::Connector(ConnectorId::from_bytes([8; 10]));
         keys.push((id, leaf_key(Role::Connector)?));
         Ok(Self {
-            trust: Trust::new(domain, root.certificate().to_vec())?,
-            root,
-            intermediate: (intermediate, key),
+            trust: Trust::new(
+                domain.root.domain().clone(),
+                domain.root.certificate().to_vec(),
+            )?,
+            domain,
             admin: SoftwareKey::from_seed(&[3; 32])?,
             keys,
         })
     }
 
-    fn keys(&self) -> Result<Keys> {
-        let (certificate, key) = &self.intermediate;
-        let key: Arc<dyn Signer> = Arc::<SoftwareKey>::clone(key);
-        Ok(Keys {
-            intermediate: Intermediate::load(certificate.clone(), key)?,
-            root_der: self.root.certificate().to_vec(),
-            ticket: TicketKey::from_seed(&[5; 32])?,
-        })
-    }
-
     /// Everybody's certificate.
     fn members(&self, now: Now) -> Result<Vec<Member>> {
-        let intermediate = self.keys()?.intermediate;
+        let intermediate = self.domain.keys()?.intermediate;
         let mut members = Vec::new();
         for ((id, key), channel) in self.keys.iter().zip(1..) {
             let leaf = Leaf {
                 identity: Identity {
-                    domain: self.root.domain().clone(),
+                    domain: self.domain.root.domain().clone(),
                     holder: (*id).into(),
                 },
                 public_key: key.public_key().to_vec().into(),
@@ -416,16 +403,16 @@ impl Company {
 
     /// The ledger until then.
     fn drafts(&self, now: Now) -> Result<Vec<Proposal>> {
-        let domain = self.root.domain().clone();
+        let domain = self.domain.root.domain().clone();
         let public = admin_public_key(&self.admin).context("an Ed25519 key")?;
         let ledger = LedgerKey::from_seed(&domain, &[4; 32])?;
         let mut changes = vec![
             Change::Founded(Founded {
                 domain,
-                controller: controller(),
-                root: self.root.digest(),
+                controller: CONTROLLER,
+                root: self.domain.root.digest(),
                 admin: (admin_key_id(&public), public.to_vec().into()),
-                ticket_key: TicketKey::from_seed(&[5; 32])?.public().to_vec().into(),
+                ticket_key: ticket_key()?.public().to_vec().into(),
                 ledger_key: ledger.verifier().public().to_vec().into(),
             }),
             Change::SiteAdded("default".parse()?),
@@ -463,7 +450,7 @@ impl Company {
         }
         let draft = Draft {
             at: now.unix,
-            actor: Actor::Controller(controller()),
+            actor: Actor::Controller(CONTROLLER),
             changes,
             decision: None,
             signed: None,
@@ -495,10 +482,6 @@ fn apps() -> Result<Vec<Change>> {
         }));
     }
     Ok(changes)
-}
-
-const fn controller() -> ControllerId {
-    ControllerId::from_bytes([1; 10])
 }
 
 fn app_name(app: u64) -> Result<Name> {

@@ -9,6 +9,7 @@
 mod crash;
 mod darkness;
 mod decide;
+mod domain;
 mod load;
 mod open;
 mod peers;

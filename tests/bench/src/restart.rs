@@ -3,23 +3,34 @@
 use std::{ffi::OsString, path::Path};
 
 use anyhow::{Context, Result};
-use cardea_core::{Proposal, ProposalId};
+use cardea_core::{
+    Controller, Input, Outbox, Proposal, ProposalId, Settings, policy::default_folder,
+};
+use cardea_credential::knock::Door;
 use cardea_e2e::program::{binaries, command, now, run_ok};
+use cardea_host::clock::Clock;
 use cardea_ledger::checkpoint::LedgerKey;
 use cardea_proto::{
     app::Carrier,
     codec::{Blob, Bytes},
-    id::{AdminKeyId, ConnectorId, ControllerId, DeviceId, GrantId, NodeId},
+    id::{AdminKeyId, ConnectorId, DeviceId, GrantId, NodeId},
     ledger::{Actor, CertificateRecord, Change, Draft, EndReason, Founded, Grant, Node},
     name::Name,
     time::UnixMillis,
 };
 use cardea_store::{EmbeddedStore, Notary, Store};
 
-use crate::report::{Report, Row, bytes_of, median, percentile};
+use crate::{
+    domain::{self, CONTROLLER, Domain},
+    report::{Report, Row, bytes_of, median, percentile},
+};
 
 /// The argument with which the benchmark starts itself.
 pub(crate) const START: &str = "start-on";
+
+/// Where the ledger is, and where the keys are, in the folder of the benchmark.
+const LEDGER: &str = "ledger";
+const KEYS: &str = "keys";
 
 /// Devices, each with a certificate.
 const DEVICES: u64 = 100_000;
@@ -38,12 +49,16 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
     let place = tempfile::Builder::new()
         .prefix("restart-bench-")
         .tempdir_in(std::env::current_exe()?.parent().context("no folder")?)?;
-    let dir = place.path();
-    found(dir)?;
+    let place = place.path();
+    let dir = &place.join(LEDGER);
+    std::fs::create_dir(dir)?;
+    let domain = Domain::new(Clock::system().now())?;
+    domain.save(&place.join(KEYS))?;
+    found(dir, &domain)?;
     let mut times = Vec::new();
     let mut grown = Vec::new();
     for _ in 0..rounds {
-        let (seconds, mib) = started(dir)?;
+        let (seconds, mib) = started(place)?;
         times.push(seconds);
         grown.push(mib);
     }
@@ -51,7 +66,7 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
     row(report, "memory of 100,000 devices", &grown, 150.0, "MiB");
     verify(report, dir, rounds)?;
     std::fs::remove_dir_all(dir.join("index"))?;
-    let (seconds, _) = started(dir)?;
+    let (seconds, _) = started(place)?;
     row(
         report,
         "start that rebuilds everything",
@@ -85,11 +100,11 @@ fn verify(report: &mut Report, dir: &Path, rounds: u32) -> Result<()> {
 }
 
 /// Starts in a process of its own, whose memory holds nothing else: seconds, and MiB that are
-/// resident while the store and the controller have their states.
-fn started(dir: &Path) -> Result<(f64, f64)> {
+/// resident while the store, the controller and its door have their states.
+fn started(place: &Path) -> Result<(f64, f64)> {
     let output = std::process::Command::new(std::env::current_exe()?)
         .arg(START)
-        .arg(dir)
+        .arg(place)
         .output()?;
     anyhow::ensure!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout)?;
@@ -98,18 +113,38 @@ fn started(dir: &Path) -> Result<(f64, f64)> {
     Ok((number()?, number()?))
 }
 
-/// What the process of its own does.
+/// What the process of its own does: opens the store, builds the controller on what it holds, and
+/// lets it take its first input, in which it adopts every grant and opens its door to every node.
+///
+/// The next thing that a controller does is to answer. Sockets and TLS are not in the time.
 ///
 /// # Errors
-/// When the store fails.
-pub(crate) fn start(dir: &Path) -> Result<(f64, f64)> {
+/// When the store or the controller does not start.
+pub(crate) fn start(place: &Path) -> Result<(f64, f64)> {
     let before = resident_mib()?;
     let begin = now();
-    let mut store = EmbeddedStore::new(dir);
-    let loaded = store.load()?;
+    let moment = Clock::system().now();
+    let mut store = EmbeddedStore::new(&place.join(LEDGER));
+    let state = store.load()?.state;
+    let root = state.founded().context("nothing was founded")?.root;
+    let keys = domain::load(&place.join(KEYS))?;
+    let mut controller = Controller::new(Settings::default(), state, keys, [7; 32])?;
+    let mut door = Door::new(root, moment);
+    let mut out = Outbox::default();
+    controller.handle(moment, Input::Timeout, &mut out);
+    for change in std::mem::take(&mut out.door) {
+        door.change(change);
+    }
     let seconds = now().duration_since(begin).as_secs_f64();
-    anyhow::ensure!(loaded.head.revision.0 == ENTRIES, "entries are missing");
-    Ok((seconds, resident_mib()? - before))
+    let mib = resident_mib()? - before;
+    anyhow::ensure!(
+        controller.state().head().0 == ENTRIES,
+        "entries are missing"
+    );
+    // Grants and certificates of every device are waited for.
+    anyhow::ensure!(controller.deadline().is_some(), "no grant was adopted");
+    drop(door);
+    Ok((seconds, mib))
 }
 
 fn row(report: &mut Report, case: &str, values: &[f64], floor: f64, unit: &'static str) {
@@ -133,7 +168,7 @@ fn resident_mib() -> Result<f64> {
 }
 
 /// A hundred thousand enrollments, then the certificates and grants of some working hours.
-fn found(dir: &Path) -> Result<()> {
+fn found(dir: &Path, domain: &Domain) -> Result<()> {
     let mut store = EmbeddedStore::new(dir);
     let loaded = store.load()?;
     let mut notary = Notary::new(key()?, &mut store, &loaded)?;
@@ -144,7 +179,7 @@ fn found(dir: &Path) -> Result<()> {
             Ok(Proposal {
                 id: ProposalId(0),
                 expects: Vec::new(),
-                draft: draft(number)?,
+                draft: draft(number, domain)?,
             })
         });
         for outcome in store.commit(batch.collect::<Result<_>>()?) {
@@ -156,7 +191,7 @@ fn found(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn draft(number: u64) -> Result<Draft> {
+fn draft(number: u64, domain: &Domain) -> Result<Draft> {
     let device = DeviceId::from_bytes(bytes_of(number % DEVICES));
     let node = NodeId::Device(device);
     let certificate = Change::CertificateIssued(CertificateRecord {
@@ -168,14 +203,18 @@ fn draft(number: u64) -> Result<Draft> {
     });
     let user: Name = format!("user-{}@corp.example", number % DEVICES).parse()?;
     let changes = if number == 0 {
-        vec![Change::Founded(Founded {
-            domain: "corp.example".parse()?,
-            controller: ControllerId::from_bytes([1; 10]),
-            root: Bytes([2; 32]),
+        let founded = Founded {
+            domain: domain.root.domain().clone(),
+            controller: CONTROLLER,
+            root: domain.root.digest(),
             admin: (AdminKeyId::from_bytes([3; 10]), Blob(vec![4; 32])),
-            ticket_key: Blob(vec![5; 32]),
+            ticket_key: Blob(domain::ticket_key()?.public().to_vec()),
             ledger_key: Blob(key()?.verifier().public().to_vec()),
-        })]
+        };
+        vec![
+            Change::Founded(founded),
+            Change::PolicySet(default_folder()),
+        ]
     } else if number < DEVICES {
         let node = Node {
             id: node,

@@ -25,8 +25,11 @@ use zeroize::Zeroizing;
 
 use crate::report::{Report, Row, bytes_of, median, percentile};
 
-/// Writers that wait at the same time, and whose entries are one group commit.
-const WRITERS: usize = 64;
+/// Entries of one group commit: what the store is handed when 64 writers wait for it.
+///
+/// One thread makes the batches and commits one after the other, for every contender alike; threads
+/// that wait and are woken are not in the figures.
+const GROUP: usize = 64;
 
 /// Commits of one entry in a round.
 const SINGLE: usize = 400;
@@ -45,7 +48,7 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
     let place = tempfile::Builder::new()
         .prefix("store-bench-")
         .tempdir_in(std::env::current_exe()?.parent().context("no folder")?)?;
-    for (case, group, commits) in [("one at a time", 1, SINGLE), ("grouped", WRITERS, GROUPS)] {
+    for (case, group, commits) in [("one at a time", 1, SINGLE), ("grouped", GROUP, GROUPS)] {
         let mut all: [Figures; 5] = Default::default();
         for round in 0..rounds {
             let dir = place.path().join(format!("{group}-{round}"));

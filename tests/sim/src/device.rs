@@ -127,6 +127,11 @@ impl Device {
             .min()
     }
 
+    /// Its tunnels, while its programs run.
+    pub(crate) fn tunnels(&self) -> Option<&Tunnels> {
+        self.running.as_ref().map(|running| &running.tunnels)
+    }
+
     pub(crate) fn collect(&self, at: Instant) -> Vec<Collected> {
         let fact = |(name, reading)| Collected {
             name,

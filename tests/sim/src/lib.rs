@@ -2,8 +2,8 @@
 //!
 //! Real controllers over one memory store, real agents, connectors, tunnels and relay, joined by
 //! links that lose, delay, repeat and break, and behind NATs between which direct paths come and go. Devices crash, sleep, roam and fall out of compliance;
-//! admins revoke, block and change rules; controllers stop, start and lose sight of the store; clocks
-//! step; the store conflicts and fills up. One device is a villain with a modified agent, one
+//! admins revoke, block and change rules; controllers stop, start and lose sight of the store; the
+//! relay crashes and knows nobody when it is back; clocks step; the store conflicts and fills up. One device is a villain with a modified agent, one
 //! connector may lie, and a stranger sends to everybody. A small reference model watches the ledger
 //! and the wire, and says after every step whether ARCHITECTURE §7 still holds:
 //!
@@ -15,7 +15,8 @@
 //! 6. All controllers' folds are equal at equal revisions.
 //! 7. What was acknowledged is durable.
 //!
-//! When the faults stop, every permitted flow completes and every denied one is told why.
+//! When the faults stop, every permitted flow completes, every denied one is told why, and nobody
+//! holds more than what is live.
 #![forbid(unsafe_code)]
 
 mod beside;
@@ -25,12 +26,14 @@ mod control;
 mod device;
 mod dice;
 mod founding;
+mod growth;
 mod liar;
 mod member;
 mod model;
 mod nat;
 mod network;
 mod plan;
+mod relay;
 mod schedule;
 mod script;
 mod setup;

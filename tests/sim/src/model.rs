@@ -225,6 +225,15 @@ impl Model {
         live.map(|(grant, _)| *grant).collect()
     }
 
+    /// Grants that have not ended, or did so since then.
+    pub(crate) fn live_since(&self, since: Instant) -> BTreeSet<GrantId> {
+        let lived = self.grants.iter().filter(|(_, known)| {
+            let ended = known.ended.as_ref();
+            ended.is_none_or(|ended| ended.at >= since)
+        });
+        lived.map(|(grant, _)| *grant).collect()
+    }
+
     /// The rules in force.
     pub(crate) const fn links(&self) -> &BTreeSet<Link> {
         &self.links

@@ -97,6 +97,10 @@ pub(crate) enum Event {
     Heard { who: Who },
     /// The store has room again.
     Room,
+    /// The relay crashes.
+    RelayCrashes,
+    /// It starts again.
+    RelayStarts,
 }
 
 /// Events in the order in which they happen; at one moment, in the order in which they were planned.

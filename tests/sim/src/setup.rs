@@ -17,7 +17,6 @@ use cardea_proto::{
     posture::{Fact, Grade, Report},
     time::testing,
 };
-use cardea_relay::{Relay, Settings};
 use cardea_store::MemoryStore;
 
 use crate::{
@@ -29,6 +28,7 @@ use crate::{
     model::{Bounds, Model},
     network::Network,
     plan::{Plan, TTL},
+    relay::Host,
     schedule::{Event, Schedule, Who},
     site::Site,
     stranger::Stranger,
@@ -51,7 +51,7 @@ impl World {
         let mut dice = Dice::new(seed, "world");
         let mut store = MemoryStore::new();
         let domain = Domain::found(&mut dice, &plan, &mut store, now.unix);
-        let relay = Relay::new(domain.ticket_key(), [7; 32], Settings::default());
+        let relay = Host::new(seed, domain.ticket_key());
         let bounds = Bounds {
             push: plan.push(),
             commit: plan.commit.1,

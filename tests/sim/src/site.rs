@@ -95,6 +95,11 @@ impl Site {
         }));
     }
 
+    /// Its tunnels, while its programs run.
+    pub(crate) fn tunnels(&self) -> Option<&Tunnels> {
+        self.serving.as_ref().map(|serving| &serving.tunnels)
+    }
+
     /// When it next has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let serving = self.serving.as_ref()?;

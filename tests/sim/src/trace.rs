@@ -54,7 +54,9 @@ impl Trace {
             | Event::Back { .. }
             | Event::Mended { .. }
             | Event::Heard { .. }
-            | Event::Room => {}
+            | Event::Room
+            | Event::RelayCrashes
+            | Event::RelayStarts => {}
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Flows that one user keeps open; older ones are finished first.
-const FLOWS_MAX: usize = 8;
+pub(crate) const FLOWS_MAX: usize = 8;
 
 /// What a user has and waits for.
 #[derive(Debug, Default)]

@@ -19,6 +19,8 @@ pub struct Summary {
     pub delivered: u64,
     /// Datagrams that went past the relay, without small probes.
     pub beside: u64,
+    /// Ends that the relay had bound when it crashed.
+    pub forgotten: u64,
     /// Grants that were ever offered.
     pub grants: usize,
     /// Entries of the ledger.
@@ -75,12 +77,14 @@ pub fn run(seed: u64) -> Result<Summary, Box<Failure>> {
     };
     let mut world = World::new(seed).map_err(setup)?;
     world.plan_between(seed);
+    world.plan_relay(seed);
     world.live();
     let World { log, model, .. } = &world;
     if log.failures.is_empty() {
         Ok(Summary {
             delivered: log.delivered,
             beside: log.beside,
+            forgotten: world.relay.forgotten,
             grants: model.grants_seen(),
             entries: model.entries_seen(),
             time: world.now.instant - world.begun,
@@ -115,6 +119,7 @@ impl World {
             self.judge_codes();
             self.judge_answers();
             self.judge_statuses();
+            self.judge_growth();
         }
     }
 

@@ -9,7 +9,6 @@ use std::{
 use cardea_core::Input;
 use cardea_node::{AgentInput, ConnectorInput};
 use cardea_proto::{identity::Role, time::Now};
-use cardea_relay::{Relay, Verdict};
 use cardea_tunnel::{Transmit, Via};
 
 use crate::{
@@ -21,9 +20,10 @@ use crate::{
     model::{Model, Violation},
     network::{Network, Way},
     plan::Plan,
+    relay::Host,
     schedule::{Event, Schedule, Who},
     site::Site,
-    stranger::{Stranger, is_stranger},
+    stranger::Stranger,
     trace::Trace,
 };
 
@@ -47,7 +47,7 @@ pub(crate) struct World {
     pub(crate) control: Control,
     pub(crate) devices: Vec<Device>,
     pub(crate) sites: Vec<Site>,
-    pub(crate) relay: Relay,
+    pub(crate) relay: Host,
     pub(crate) model: Model,
     pub(crate) admin: Admin,
     /// The codes that have admitted the nodes of this world.
@@ -240,7 +240,7 @@ impl World {
             }
         }
         if is_due(self.relay.deadline()) {
-            self.relay.expire(self.now);
+            self.relay_expires();
         }
         for index in 0..self.devices.len() {
             if is_due(self.devices.get(index).and_then(Device::deadline)) {
@@ -309,6 +309,8 @@ impl World {
             }
             Event::Heard { who } => self.network.deafen(who, BTreeSet::new()),
             Event::Room => self.control.is_full = false,
+            Event::RelayCrashes => self.relay_crashes(),
+            Event::RelayStarts => self.relay_starts(),
         }
     }
 
@@ -319,42 +321,6 @@ impl World {
         }
         self.schedule
             .at(self.now.instant + self.plan.poll, Event::Poll);
-    }
-
-    fn at_relay(&mut self, from: SocketAddr, mut bytes: Vec<u8>) {
-        let to = match self.relay.handle(self.now, from, &mut bytes) {
-            Verdict::Forward { to } => to,
-            Verdict::Answer { len } => {
-                bytes.truncate(len);
-                self.misplace(&mut bytes);
-                from
-            }
-            Verdict::Drop(_) => return,
-        };
-        if is_stranger(to) {
-            self.fail(4, "the relay sends to a stranger".to_owned());
-        }
-        let Ok(from) = RELAY.parse() else {
-            return;
-        };
-        if let Some(who) = self.network.behind(to) {
-            return self.come_in(who, (from, to), &bytes);
-        }
-        let Some(who) = self.network.holder(to) else {
-            return;
-        };
-        let sent = (who, Way::In);
-        for at in self.network.datagram(self.now.instant, sent, bytes.len()) {
-            let bytes = bytes.clone();
-            let event = Event::AtNode {
-                who,
-                to,
-                from,
-                via: Via::Relay,
-                bytes,
-            };
-            self.schedule.at(at, event);
-        }
     }
 
     fn at_node(

@@ -63,6 +63,13 @@ fn tunnels_go_past_the_relay_in_most_worlds_and_not_in_all() {
 }
 
 #[test]
+fn the_relay_crashes_with_ends_bound_in_some_worlds_and_not_in_all() {
+    let forgotten = |seed| cardea_sim::run(seed).unwrap().forgotten;
+    let crashed = (1..=8).filter(|seed| forgotten(*seed) > 0).count();
+    assert!((2..8).contains(&crashed), "{crashed} of 8");
+}
+
+#[test]
 fn a_seed_tells_the_same_story_twice() {
     // The trace's digest is part of what is compared.
     let story = |seed| cardea_sim::run(seed).map_err(|failure| failure.to_string());

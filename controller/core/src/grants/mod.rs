@@ -43,6 +43,7 @@ use crate::{
     api::ChannelId,
     channels::Named,
     controller::{Controller, Turn},
+    sizes::Sizes,
     timers::Timer,
 };
 
@@ -105,6 +106,17 @@ impl Live {
     pub(crate) fn is_open(&self, grant: &GrantId) -> bool {
         let tunnel = self.tunnels.get(grant);
         tunnel.is_some_and(|tunnel| matches!(tunnel.stage, Stage::Open(_)))
+    }
+
+    /// How much of each there is.
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes {
+            tunnels: self.tunnels.len(),
+            endings: self.endings.len(),
+            deciding: self.deciding.len(),
+            promised: self.promised.values().sum(),
+            ..Sizes::default()
+        }
     }
 
     fn insert(&mut self, grant: GrantId, stage: Stage) {

@@ -18,6 +18,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Seeds within which every mutant must be caught.
 const SEEDS: &str = "200";
 
+/// What a world says that does not even begin: no property was looked at.
+const SET_UP: &str = "could not be set up";
+
 /// The list of guards.
 const LIST: &str = "tests/sim/mutants.toml";
 
@@ -144,7 +147,11 @@ fn seeds(tree: &Path, target: &Path) -> Result<Option<String>> {
     let at = lines.iter().position(|line| line.contains("replay it"));
     let property = at.and_then(|at| lines.get(at.checked_sub(1)?));
     let seed = seed.and_then(|line| line.split_whitespace().nth(1));
-    let property = property.unwrap_or(&"it crashed").trim();
+    let is_property = |line: &&&str| line.contains("property ") && !line.contains(SET_UP);
+    let Some(property) = property.filter(is_property) else {
+        return Err(format!("a mutant fails without a property that does not hold: {said}").into());
+    };
+    let property = property.trim();
     Ok(Some(format!("seed {}: {property}", seed.unwrap_or("?"))))
 }
 
