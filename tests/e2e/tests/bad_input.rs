@@ -159,6 +159,10 @@ fn a_target_on_the_connectors_own_host_needs_the_admins_word() {
             .unwrap();
         expect(&output, 1, "--allow-host-scoped").unwrap();
     }
+    // A name that leads home is never dialed, so it may not be published either.
+    let line = "app add x --target localhost:80 --allow-host-scoped";
+    let output = world.ctl_output(line.split_whitespace()).unwrap();
+    expect(&output, 1, "name the address").unwrap();
     assert!(!world.ctl("app ls").unwrap().contains("127.0.0.1"));
 }
 

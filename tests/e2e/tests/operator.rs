@@ -84,10 +84,42 @@ fn drive() -> Result<()> {
     ensure!(!refused.status.success(), "{why}");
     ensure!(why.contains("its operator may ask it"), "{why}");
 
+    administering(&world, open.path())?;
+
     // Whom the state directory keeps needs not be named again.
     laptop.stop()?;
     let _laptop = restart(&world, &socket, &[])?;
     run_ok(ask(OPERATOR.1, "down"))?;
+    Ok(())
+}
+
+/// The same holds for who administers the controller, where the files let him in.
+fn administering(world: &Deployment, open: &Path) -> Result<()> {
+    let admin = world.path("controller").join("admin.sock");
+    std::fs::copy(binaries()?.join("cardeactl"), open.join("cardeactl"))?;
+    for (path, mode) in [
+        (world.path(""), 0o755),
+        (world.path("controller"), 0o755),
+        (admin.clone(), 0o666),
+    ] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+    }
+    let mut status = other_user(OPERATOR.1, &open.join("cardeactl"));
+    status
+        .arg("--admin")
+        .arg(format!("unix:{}", admin.display()))
+        .arg("status");
+    let refused = run(status)?;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success(), "{why}");
+    ensure!(
+        why.contains("only root and the owner of the state folder"),
+        "{why}"
+    );
+    std::fs::set_permissions(
+        world.path("controller"),
+        std::fs::Permissions::from_mode(0o700),
+    )?;
     Ok(())
 }
 
@@ -101,16 +133,23 @@ fn restart(world: &Deployment, socket: &Path, more: &[&str]) -> Result<Program> 
 
 /// `cardea` as another user, who has no agent of his own.
 fn as_user(open: &Path, socket: &Path, user: u32, line: &str) -> Command {
-    let mut command = Command::new("setpriv");
+    let mut command = other_user(user, &open.join("cardea"));
     command
-        .arg(format!("--reuid={user}"))
-        .arg(format!("--regid={user}"))
-        .args(["--clear-groups", "--inh-caps=-all", "--no-new-privs"])
-        .arg(open.join("cardea"))
         .args(line.split_whitespace())
         .arg("--socket")
         .arg(socket)
         .arg("--state")
         .arg(open.join("nothing"));
+    command
+}
+
+/// A program as another user.
+fn other_user(user: u32, program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .arg(format!("--reuid={user}"))
+        .arg(format!("--regid={user}"))
+        .args(["--clear-groups", "--inh-caps=-all", "--no-new-privs"])
+        .arg(program);
     command
 }

@@ -47,15 +47,21 @@ pub(super) fn check(spec: &AppSpec) -> Result<(), Refusal> {
             "app {name} has more than {LABELS_MAX} labels, or one longer than {LABEL_BYTES_MAX} bytes"
         )));
     }
-    if *host_scoped {
-        return Ok(());
-    }
     for target in targets {
-        if let Some(kind) = host_scope(target) {
+        let Some(kind) = host_scope(target) else {
+            continue;
+        };
+        // A connector dials such an address only where it was named itself.
+        let is_name = target.address().is_none();
+        if is_name || !host_scoped {
+            let next = match is_name {
+                true => "If exactly that is meant, name the address, with --allow-host-scoped",
+                false => "If exactly that is meant, add: --allow-host-scoped",
+            };
             return Err(invalid(format!(
                 "app {name}: target {target} is {kind}, which leads to the connector's own host or network"
             ))
-            .with_next("If exactly that is meant, add: --allow-host-scoped"));
+            .with_next(next));
         }
     }
     Ok(())
@@ -107,9 +113,6 @@ mod tests {
             "127.9.9.9:80",
             "[::1]:80",
             "[::ffff:127.0.0.1]:80",
-            "localhost:80",
-            "LOCALHOST:80",
-            "db.localhost:80",
             "169.254.169.254:80",
             "169.254.0.1:80",
             "[fe80::1]:80",
@@ -122,6 +125,11 @@ mod tests {
         ] {
             check_target(target, false, false);
             check_target(target, true, true);
+        }
+        // No connector dials a name that leads home.
+        for target in ["localhost:80", "LOCALHOST:80", "db.localhost:80"] {
+            check_target(target, false, false);
+            check_target(target, true, false);
         }
         for target in [
             "10.9.0.10:80",

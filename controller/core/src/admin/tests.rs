@@ -14,6 +14,7 @@ use cardea_proto::{
 use super::{SESSIONS_MAX, Sessions};
 use crate::{
     CallId, CommitError, Input, Settings,
+    policy::default_folder,
     testing::{Bench, SESSION, app, name, sane_facts},
 };
 
@@ -113,6 +114,39 @@ fn every_change_that_cannot_be_made_says_why_and_records_nothing() {
     let refusal = refusal(bench.order(AdminChange::PolicyApply(vec![broken])));
     assert!(refusal.message.contains("base.cedar"), "{refusal}");
     assert_eq!(bench.entries.len(), before);
+}
+
+#[test]
+fn a_policy_whose_own_tests_fail_is_not_applied() {
+    let (mut bench, _, _) = Bench::office();
+    let before = bench.entries.len();
+    let mut files = default_folder();
+    files.push(PolicyFile {
+        path: "wrong.test.toml".to_owned(),
+        text: r#"
+[given.users]
+"alice@corp.example" = ["staff"]
+
+[given.devices.laptop]
+user = "alice@corp.example"
+posture = { "agent.version" = "0.1.0" }
+
+[[test]]
+name = "nobody is certified"
+ask = { certify = "laptop" }
+expect = { allowed = false }
+"#
+        .to_owned(),
+    });
+    let refusal = refusal(bench.order(AdminChange::PolicyApply(files.clone())));
+    assert_eq!(refusal.code, RefusalCode::PolicyTestFailed, "{refusal}");
+    assert!(refusal.message.contains("nobody is certified"), "{refusal}");
+    assert_eq!(bench.entries.len(), before);
+    files.pop();
+    assert!(matches!(
+        bench.order(AdminChange::PolicyApply(files)),
+        AdminAnswer::Done { .. }
+    ));
 }
 
 #[test]
