@@ -141,8 +141,6 @@ pub(crate) fn start(place: &Path) -> Result<(f64, f64)> {
         controller.state().head().0 == ENTRIES,
         "entries are missing"
     );
-    // Grants and certificates of every device are waited for.
-    anyhow::ensure!(controller.deadline().is_some(), "no grant was adopted");
     drop(door);
     Ok((seconds, mib))
 }
