@@ -106,14 +106,16 @@ impl Renewal {
     pub(super) fn is_due(&self, now: Now) -> bool {
         match self.stage {
             Stage::Unscheduled => false,
-            Stage::Waiting { due } => due <= now.instant || self.is_late(now),
+            Stage::Waiting { due } => due <= now.instant || self.is_unfit(now),
             Stage::Paused { due } | Stage::Asked { until: due } => due <= now.instant,
         }
     }
 
-    /// Whether an eighth of the certificate's life is left, or less.
-    fn is_late(&self, now: Now) -> bool {
-        self.certificate.not_after.since(now.unix) < self.life() / 8
+    /// Whether an eighth of the certificate's life is left, or less, or none of it has begun: it was
+    /// made while both ends' clocks were ahead, and nobody else believes it any more.
+    fn is_unfit(&self, now: Now) -> bool {
+        let is_early = self.certificate.not_before > now.unix;
+        is_early || self.certificate.not_after.since(now.unix) < self.life() / 8
     }
 
     pub(super) fn asked(&mut self, now: Instant) {
@@ -210,11 +212,12 @@ mod tests {
     fn a_certificate_planned_by_a_clock_that_was_behind_is_due_when_the_clock_is_right() {
         let now = testing::start();
         let (mut renewal, mut rng) = renewal(now);
-        let certificate = renewal.certificate().clone();
         let behind = Now {
             unix: cardea_proto::time::UnixMillis(now.unix.0 - 3_600_000),
             ..now
         };
+        let mut certificate = renewal.certificate().clone();
+        certificate.not_before = behind.unix;
         renewal.renewed(behind, certificate, &mut rng);
         let later = Duration::from_secs(3_500);
         assert!(!renewal.is_due(behind.plus(later)));
@@ -222,6 +225,24 @@ mod tests {
         let refusal = Refusal::new(RefusalCode::PostureFailed, "no");
         renewal.refuse(now.plus(later).instant, refusal, &mut rng);
         assert!(!renewal.is_due(now.plus(later)));
+    }
+
+    #[test]
+    fn a_certificate_that_has_not_begun_any_more_is_due_when_the_clock_is_right() {
+        let ahead = testing::start().plus(Duration::from_secs(600));
+        let (mut renewal, mut rng) = renewal(ahead);
+        let certificate = renewal.certificate().clone();
+        renewal.renewed(ahead, certificate, &mut rng);
+        assert!(!renewal.is_due(ahead));
+        let right = Now {
+            unix: testing::start().unix,
+            ..ahead
+        };
+        assert!(renewal.is_due(right));
+        // A clock that only we think right gets the next one refused, and asks again after a pause.
+        let refusal = Refusal::new(RefusalCode::NotProven, "no");
+        renewal.refuse(right.instant, refusal, &mut rng);
+        assert!(!renewal.is_due(right));
     }
 
     #[test]
