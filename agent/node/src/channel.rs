@@ -114,6 +114,8 @@ struct Outage {
     attempts: u32,
     why: Option<String>,
     told: Option<Refusal>,
+    /// Attempts since a controller last said something.
+    unanswered: u32,
 }
 
 impl Channel {
@@ -243,6 +245,7 @@ impl Channel {
     pub(crate) fn refuse(&mut self, now: Now, refusal: Refusal, out: &mut NodeOutbox) {
         warn!(reason = %refusal, "channel refused");
         self.outage.told = Some(refusal);
+        self.outage.unanswered = 0;
         self.step(now, Step::Refuse, out);
     }
 
@@ -388,6 +391,7 @@ impl Channel {
             Effect::Nothing | Effect::Hello => {}
             Effect::Connect => {
                 self.outage.attempts = self.outage.attempts.saturating_add(1);
+                self.outage.unanswered = self.outage.unanswered.saturating_add(1);
                 self.tries = self.tries.saturating_add(1);
                 out.connect = Some(Connect {
                     address: self.address().to_owned(),
@@ -513,13 +517,24 @@ impl Channel {
     }
 
     /// Whether only a person can lift what stands in the way.
+    ///
+    /// A round of addresses that kept silent says nothing of that: the knock may have been timed by a
+    /// clock that was set since, and the next round is timed by the other one.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other refusal may be over at the next attempt"
+    )]
     fn is_hopeless(&self) -> bool {
-        self.outage.told.as_ref().is_some_and(|told| {
-            matches!(
-                told.code,
-                RefusalCode::Blocked | RefusalCode::NotProven | RefusalCode::CertificateExpired
-            )
-        })
+        self.outage
+            .told
+            .as_ref()
+            .is_some_and(|told| match told.code {
+                RefusalCode::CertificateExpired => true,
+                RefusalCode::Blocked | RefusalCode::NotProven => {
+                    self.outage.unanswered < self.count()
+                }
+                _ => false,
+            })
     }
 
     /// Whether the channel has been ready for [`STEADY`].

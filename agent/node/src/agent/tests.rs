@@ -598,6 +598,27 @@ fn who_is_refused_for_good_asks_every_controller_before_it_pauses() {
 }
 
 #[test]
+fn who_is_refused_for_good_and_then_hears_nothing_tries_by_the_other_clock_soon() {
+    let mut world = World::new();
+    let mut agent = renewing_agent(&mut world);
+    let goodbye = ToNode::Goodbye(Refusal::new(RefusalCode::Blocked, "blocked"));
+    world.turn(&mut agent, AgentInput::Message(goodbye));
+    let patience = [(true, "refused"), (false, "silent"), (false, "silent")];
+    for (is_patient, why) in patience {
+        let pause = agent.deadline().unwrap() - world.now.instant;
+        assert_eq!(
+            pause >= Duration::from_secs(60),
+            is_patient,
+            "{why}: {pause:?}"
+        );
+        world.pass(pause);
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert!(out.node.connect.is_some(), "{why}");
+        world.turn(&mut agent, down());
+    }
+}
+
+#[test]
 fn a_certificate_lifts_what_a_device_was_turned_away_for_before() {
     let mut world = World::new();
     let mut agent = renewing_agent(&mut world);
