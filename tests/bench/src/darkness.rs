@@ -24,7 +24,7 @@ use cardea_e2e::{
 };
 use rustix::process::Signal;
 
-use crate::report::{Report, Row};
+use crate::report::Report;
 
 const HOST: &str = "10.78.0.1";
 const STRANGER: &str = "10.78.0.2";
@@ -65,7 +65,7 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
         flooding.join().ok().context("the stranger panicked")??;
         lived
     })?;
-    for (case, ours, floor, unit) in [
+    report.add_figures([
         ("probes", count(flood.sent()), None, ""),
         ("answers", count(watch.packets(&host)?), Some(0.0), ""),
         (
@@ -80,17 +80,7 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
             None,
             "MiB",
         ),
-    ] {
-        report.add(Row {
-            case: case.to_owned(),
-            ours,
-            range: (ours, ours),
-            peer: None,
-            floor,
-            goal: None,
-            unit,
-        });
-    }
+    ]);
     Ok(())
 }
 

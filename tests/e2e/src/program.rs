@@ -15,6 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a program may take to say what is awaited of it. Debug builds on two busy cores are slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How the addresses begin that programs print.
+const LOOPBACK: &str = "127.0.0.1:";
+
 /// A running program of which every line is kept.
 #[derive(Debug)]
 pub struct Program {
@@ -93,6 +96,19 @@ impl Program {
             }
             drop(self.lines.wait(said, left.min(Duration::from_millis(200))));
         }
+    }
+
+    /// Waits for a line that names an address on loopback, and returns that address.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn wait_for_address(&mut self) -> Result<String> {
+        let line = self.wait_for(LOOPBACK)?;
+        let mut words = line.split_whitespace();
+        let address = words.find(|word| word.starts_with(LOOPBACK));
+        Ok(address
+            .with_context(|| format!("no address in {line:?}"))?
+            .to_owned())
     }
 
     /// How many lines it has said.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     program::{Program, free_port, run, run_ok},
@@ -98,12 +98,7 @@ fn denied(world: &Deployment) -> Result<()> {
 fn through_socks(world: &Deployment, port: u16) -> Result<()> {
     let command = world.cardea(None, "laptop", "proxy --socks5 127.0.0.1:0");
     let mut proxy = Program::start("cardea proxy", command)?;
-    let line = proxy.wait_for("127.0.0.1:")?;
-    let at = line
-        .split_whitespace()
-        .find(|word| word.starts_with("127.0.0.1:"))
-        .context("no address")?;
-    let socks = format!("socks5h://{at}");
+    let socks = format!("socks5h://{}", proxy.wait_for_address()?);
     let page = format!("http://web:{port}/");
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--max-time", "20", "--proxy", &socks, &page]);
