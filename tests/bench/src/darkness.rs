@@ -18,7 +18,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::{now, run_ok},
     stranger::probe,
 };
@@ -48,7 +49,7 @@ const PHASE_TIME: Duration = Duration::from_secs(600);
 /// # Errors
 /// When something of the deployment fails: a node must get in while strangers knock.
 pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
-    ensure!(may_make_namespaces(), "darkness needs root");
+    ensure!(needs::root_and(&["ip", "nft"]), "darkness needs root");
     let host = Namespace::new("dark", "host")?;
     let stranger = Namespace::new("dark", "stranger")?;
     host.link("outside", "10.78.0.1/24", &stranger, "wire", "10.78.0.2/24")?;

@@ -152,17 +152,3 @@ impl Drop for Namespace {
         drop(fs::remove_dir_all(self.settings()));
     }
 }
-
-/// Whether this process may make namespaces; says so once on stderr when it may not.
-#[must_use]
-#[expect(
-    clippy::print_stderr,
-    reason = "a test that leaves something out must say so"
-)]
-pub fn may_make_namespaces() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("left out: network namespaces need root");
-    }
-    root
-}

@@ -7,18 +7,15 @@
 
 use std::{
     fs,
-    io::ErrorKind,
     net::UdpSocket,
     os::unix::fs::{PermissionsExt, chown},
     process::Output,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{Program, command, run, run_ok},
-    traffic::{WebServer, fetch},
+    program::{Program, run, run_ok},
 };
 
 #[test]
@@ -238,80 +235,6 @@ fn a_port_in_use_is_named() {
     expect(&output, 1, &listen).unwrap();
 }
 
-#[test]
-fn datagrams_of_every_size_end_no_socket() {
-    datagrams().unwrap();
-}
-
-fn datagrams() -> Result<()> {
-    let mut world = started(&["--allow-simulated-posture"])?;
-    let web = WebServer::start("127.0.0.1:0", "page\n")?;
-    world.ctl(&format!(
-        "app add wiki --target {} --allow-host-scoped --allow everyone",
-        web.address
-    ))?;
-    let connector = world.start_connector(None, "connector", "default")?;
-    let facts = world.write_facts("laptop", GOOD_FACTS)?;
-    let laptop = world.start_device(None, "laptop", "alice", "staff", Some(&facts))?;
-    let (_forward, address) = world.forward(None, "laptop", "wiki")?;
-    ensure!(fetch(&address)? == "page\n");
-    let ids = [world.controller()?.id(), connector.id(), laptop.id()];
-    let ports = udp_ports(&ids)?;
-    ensure!(ports.len() >= 6, "only {ports:?}");
-    let stranger = UdpSocket::bind("127.0.0.1:0")?;
-    let bytes: Vec<u8> = (0..65_507_u32)
-        .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_be_bytes())
-        .collect();
-    for port in &ports {
-        for size in (0..1_600)
-            .chain((1_600..65_507).step_by(997))
-            .chain([65_507])
-        {
-            for first in [0x30, 0x31, 0x32, 0x01, 0x04, 0xc3, 0x40] {
-                let mut datagram = bytes.get(..size).context("a size in range")?.to_vec();
-                if let Some(kind) = datagram.first_mut() {
-                    *kind = first;
-                }
-                // A connected socket answers with an error that the next send reports.
-                drop(stranger.send_to(&datagram, ("127.0.0.1", *port)));
-            }
-        }
-    }
-    ensure!(
-        fetch(&address)? == "page\n",
-        "the tunnel does not carry any more"
-    );
-    let port = listening_port(&mut world)?;
-    stays_dark(&stranger, port)?;
-    let (_second, fresh) = world.forward(None, "laptop", "wiki")?;
-    ensure!(fetch(&fresh)? == "page\n");
-    world.ctl("status").map(drop)
-}
-
-/// The controller has not answered the stranger, and does not for the packets that QUIC would answer.
-fn stays_dark(stranger: &UdpSocket, port: u16) -> Result<()> {
-    for version in [1, 2, 0x0a0a_0a0a_u32] {
-        for id in [0, 8, 16, 20_u8] {
-            let head = [&[0xc3][..], &version.to_be_bytes(), &[id]].concat();
-            let bait = [head, vec![7; usize::from(id)], vec![0; 1_300]].concat();
-            stranger.send_to(&bait, ("127.0.0.1", port))?;
-        }
-    }
-    stranger.set_read_timeout(Some(Duration::from_millis(300)))?;
-    let mut answer = [0; 2_048];
-    loop {
-        match stranger.recv_from(&mut answer) {
-            Ok((length, from)) => ensure!(
-                from.port() != port,
-                "the controller answers with {length} bytes"
-            ),
-            // Ports that are closed say so once for each datagram that was sent to them.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-            Err(_) => return Ok(()),
-        }
-    }
-}
-
 /// A controller on loopback.
 fn started(more: &[&str]) -> Result<Deployment> {
     let mut world = Deployment::new()?;
@@ -358,19 +281,4 @@ fn listening_port(world: &mut Deployment) -> Result<u16> {
             .ok()
     });
     port.with_context(|| format!("no port in {line:?}"))
-}
-
-/// All UDP ports that processes have open.
-fn udp_ports(ids: &[u32]) -> Result<Vec<u16>> {
-    let text = run_ok(command("ss", ["-Huanp"]))?;
-    let ours = |line: &&str| ids.iter().any(|id| line.contains(&format!("pid={id},")));
-    let port = |line: &str| {
-        line.split_whitespace()
-            .nth(3)?
-            .rsplit(':')
-            .next()?
-            .parse()
-            .ok()
-    };
-    Ok(text.lines().filter(ours).filter_map(port).collect())
 }

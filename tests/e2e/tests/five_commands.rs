@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     apps::nginx,
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::{Program, binaries, run_ok},
 };
 
@@ -18,7 +19,7 @@ const PAGE: &str = "the page that the README promises\n";
 
 #[test]
 fn the_readme_leads_to_an_application() {
-    if may_make_namespaces() {
+    if needs::root_and(&["ip", "nginx", "curl"]) {
         follow().unwrap();
     }
 }

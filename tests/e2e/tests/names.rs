@@ -11,7 +11,8 @@ use anyhow::{Result, ensure};
 use cardea_e2e::{
     apps,
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::run_ok,
     traffic::WebServer,
 };
@@ -25,7 +26,7 @@ const METADATA: &str = "169.254.169.254";
 
 #[test]
 fn a_name_is_resolved_for_each_flow_and_may_not_lead_home() {
-    if may_make_namespaces() {
+    if needs::root_and(&["ip", "nginx", "dnsmasq", "curl"]) {
         follow_the_name().unwrap();
     }
 }

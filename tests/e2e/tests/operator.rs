@@ -5,7 +5,7 @@ use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::may_make_namespaces,
+    needs,
     program::{Program, binaries, run, run_ok},
     traffic::{WebServer, fetch},
 };
@@ -19,7 +19,7 @@ const STRANGER: u32 = 54_321;
 #[test]
 fn the_operator_drives_an_agent_of_root_and_nobody_else_does() {
     // Only root can be two other people.
-    if may_make_namespaces() {
+    if needs::root_and(&["setpriv"]) {
         drive().unwrap();
     }
 }

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     apps,
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::{PATIENCE, Program, now, run, run_ok},
 };
 
@@ -21,23 +22,28 @@ const PAGE: &str = "served by an unmodified nginx\n";
 /// Bytes of a page that takes many packets.
 const LARGE_BYTES: usize = 3_000_000;
 
+/// What these tests run beside our programs.
+const TOOLS: [&str; 8] = [
+    "ip", "nft", "sysctl", "nginx", "dnsmasq", "dig", "curl", "ping",
+];
+
 #[test]
 fn curl_ping_and_dig_reach_apps_at_their_addresses() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         reach_everything().unwrap();
     }
 }
 
 #[test]
 fn an_interface_without_the_right_to_make_one_says_what_is_missing() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         say_what_is_missing().unwrap();
     }
 }
 
 #[test]
 fn a_connector_forwards_through_the_kernel_and_takes_its_rules_with_it() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         forward_by_kernel().unwrap();
     }
 }

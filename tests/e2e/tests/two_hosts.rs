@@ -15,7 +15,8 @@ use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     apps,
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::{Program, command, run, run_ok},
     traffic::stay_unanswered,
 };
@@ -24,7 +25,9 @@ const PAGE: &str = "served by an unmodified nginx\n";
 
 #[test]
 fn nginx_postgresql_and_dns_are_served_over_both_carriers() {
-    if may_make_namespaces() {
+    if needs::root_and(&[
+        "ip", "nft", "sysctl", "nginx", "dnsmasq", "psql", "dig", "curl", "ss",
+    ]) {
         serve_everything().unwrap();
     }
 }
