@@ -147,11 +147,12 @@ impl Agent {
         let mut warnings = Vec::new();
         if self.channel.is_wanted() && self.channel.is_unreachable() && !self.channel.is_renewing()
         {
+            let refusal = self.channel.unreachable();
+            let next = refusal.next.as_deref().unwrap_or("Check the network");
             warnings.push(warning(
                 "controller_unreachable",
-                self.channel.unreachable().message,
-                "Open tunnels go on for their ttl; check the network, then: cardea status"
-                    .to_owned(),
+                refusal.message.clone(),
+                format!("Open tunnels go on for their ttl. {next}, then: cardea status"),
             ));
         }
         if let Some(told) = self.channel.told() {
