@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a program may take to say what is awaited of it. Debug builds on two busy cores are slow.
@@ -269,6 +269,32 @@ pub fn run_ok(command: Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Makes sure that a command ended with `code` and said `text`.
+///
+/// # Errors
+/// When it did not, or panicked; the error holds all that it said.
+pub fn expect(output: &Output, code: i32, text: &str) -> Result<()> {
+    let said = text_of(output);
+    ensure!(
+        output.status.code() == Some(code),
+        "{}, not {code}: {said}",
+        output.status
+    );
+    ensure!(said.contains(text), "no {text:?} in: {said}");
+    ensure!(!said.contains("panicked"), "{said}");
+    Ok(())
+}
+
+/// All that a command said.
+#[must_use]
+pub fn text_of(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// A command with its arguments.

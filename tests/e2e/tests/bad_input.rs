@@ -5,17 +5,12 @@
     reason = "a stranger uses sockets as he likes"
 )]
 
-use std::{
-    fs,
-    net::UdpSocket,
-    os::unix::fs::{PermissionsExt, chown},
-    process::Output,
-};
+use std::{fs, net::UdpSocket, process::Output};
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{Program, run, run_ok},
+    program::{Program, expect, run, run_ok, text_of},
 };
 
 #[test]
@@ -187,33 +182,25 @@ fn simulated_posture_is_refused_unless_the_controller_was_told() {
 }
 
 #[test]
-fn a_state_folder_that_cannot_be_trusted_is_refused() {
-    folders().unwrap();
-}
-
-fn folders() -> Result<()> {
-    let mut world = started(&[])?;
-    let run_on = |state: &std::path::Path| {
-        let state = state.display().to_string();
-        run(world.program(None, "cardea-controller", ["run", "--state", &state]))
-    };
-    expect(&run_on(&world.path("missing"))?, 7, "init")?;
-    expect(&run_on(&world.path("controller"))?, 7, "twice")?;
-    let file = world.path("file");
-    fs::write(&file, "not a folder")?;
-    expect(&run_on(&file)?, 7, "file")?;
-    let open = world.path("open");
-    fs::create_dir(&open)?;
-    fs::set_permissions(&open, fs::Permissions::from_mode(0o777))?;
-    expect(&run_on(&open)?, 7, "chmod")?;
-    if rustix::process::geteuid().is_root() {
-        let foreign = world.path("foreign");
-        fs::create_dir(&foreign)?;
-        chown(&foreign, Some(65_534), None)?;
-        expect(&run_on(&foreign)?, 7, "belongs to")?;
+fn a_life_or_a_ttl_beyond_its_bounds_makes_no_trust_domain() {
+    let world = Deployment::new().unwrap();
+    let state = world.path("controller").display().to_string();
+    for (flag, value, text) in [
+        ("--certificate-life", "4m", "4m is not between 5m and 1d"),
+        ("--certificate-life", "25h", "is not between 5m and 1d"),
+        ("--certificate-life", "soon", "is not a duration"),
+        ("--grant-ttl", "29s", "29s is not between 30s and 1h"),
+        ("--grant-ttl", "61m", "is not between 30s and 1h"),
+        ("--grant-ttl", "-30s", "--grant-ttl"),
+    ] {
+        for verb in ["init", "up"] {
+            let line = [verb, "--domain", "corp.example", "--state", &state];
+            let mut command = world.program(None, "cardea-controller", line);
+            command.arg(format!("{flag}={value}"));
+            expect(&run(command).unwrap(), 2, text).unwrap();
+        }
     }
-    world.ctl("site ls")?;
-    world.stop_controller()
+    assert!(!world.path("controller").exists(), "something was made");
 }
 
 #[test]
@@ -247,27 +234,6 @@ fn started(more: &[&str]) -> Result<Deployment> {
 
 fn enroll(world: &Deployment, program: &str, name: &str, code: &str) -> Result<Output> {
     run(world.program(None, program, world.node_arguments("enroll", name, code)?))
-}
-
-/// The command ended with `code` and said `text`.
-fn expect(output: &Output, code: i32, text: &str) -> Result<()> {
-    let said = text_of(output);
-    ensure!(
-        output.status.code() == Some(code),
-        "exit {:?}, not {code}: {said}",
-        output.status.code()
-    );
-    ensure!(said.contains(text), "no {text:?} in: {said}");
-    ensure!(!said.contains("panicked"), "{said}");
-    Ok(())
-}
-
-fn text_of(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 /// The UDP port of the controller's channels.

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     needs,
-    program::{Program, free_port, run, run_ok},
+    program::{Program, expect, free_port, run, run_ok},
     traffic::{WebServer, fetch},
 };
 
@@ -83,7 +83,7 @@ fn answers(world: &Deployment, taken: u16) -> Result<()> {
         ensure!(here.trim() == there.trim(), "{here:?} is not {there:?}");
     }
     let line = format!("forward web --listen 127.0.0.1:{taken}");
-    says(&run(ask(&line))?, 1, "cannot listen on")
+    expect(&run(ask(&line))?, 1, "cannot listen on")
 }
 
 /// Posture breaks, and every verb says which fact it is.
@@ -94,8 +94,8 @@ fn denied(world: &Deployment) -> Result<()> {
         "laptop",
         &GOOD_FACTS.replace("\"disk.encrypted\": true", "\"disk.encrypted\": false"),
     )?;
-    says(&run(ask("posture"))?, 6, "disk.encrypted is false")?;
-    says(&run(ask("forward web"))?, 6, "disk.encrypted is false")
+    expect(&run(ask("posture"))?, 6, "disk.encrypted is false")?;
+    expect(&run(ask("forward web"))?, 6, "disk.encrypted is false")
 }
 
 fn through_socks(world: &Deployment, port: u16) -> Result<()> {
@@ -107,16 +107,5 @@ fn through_socks(world: &Deployment, port: u16) -> Result<()> {
     curl.args(["-sS", "--max-time", "20", "--proxy", &socks, &page]);
     let page = run_ok(curl)?;
     ensure!(page == PAGE, "{page}");
-    Ok(())
-}
-
-fn says(output: &std::process::Output, code: i32, text: &str) -> Result<()> {
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.code() == Some(code),
-        "{}: {said}",
-        output.status
-    );
-    ensure!(said.contains(text), "{said}");
     Ok(())
 }

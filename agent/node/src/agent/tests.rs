@@ -552,7 +552,7 @@ fn whoever_cannot_reach_the_controller_is_told_what_may_be_wrong() {
         ),
         ("network is unreachable", "Check the network"),
     ] {
-        let mut world = World::new();
+        let world = World::new();
         let mut agent = world.agent(&["c:7443"]);
         world.turn(&mut agent, AgentInput::Timeout);
         let why = why.to_owned();
