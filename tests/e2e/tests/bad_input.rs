@@ -12,6 +12,7 @@ use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     program::{Program, expect, run, run_ok, text_of},
 };
+use cardea_proto::{codec::Secret32, invite::InviteCode};
 
 #[test]
 fn a_code_admits_one_node_and_says_why_it_admits_no_other() {
@@ -29,8 +30,9 @@ fn codes() -> Result<()> {
     let used = enroll(&world, "cardea-connector", "second", &code)?;
     expect(&used, 4, "this code was already used")?;
 
-    let forged = enroll(&world, "cardea", "forger", "cardea1-aaaa")?;
-    expect(&forged, 4, "not a Cardea code")?;
+    let mistyped = enroll(&world, "cardea", "typist", "cardea1-aaaa")?;
+    expect(&mistyped, 4, "not a Cardea code")?;
+    forged(&world)?;
 
     let wrong_role = enroll(&world, "cardea", "laptop", &world.ctl("invite connector")?)?;
     expect(&wrong_role, 4, "connector")?;
@@ -53,6 +55,32 @@ fn codes() -> Result<()> {
         );
     }
     another_controller(&mut world)
+}
+
+/// A code that is whole and that nobody made: the controller is silent to its knock, which is nothing
+/// to record. A removed one is as good, or as bad.
+fn forged(world: &Deployment) -> Result<()> {
+    let (id, code) = invite(world)?;
+    let before = world.ctl("audit tail -n 1 -o json")?;
+    let mut forged: InviteCode = code.parse()?;
+    forged.secret = Secret32([7; 32]);
+    let output = enroll(world, "cardea-connector", "forger", &forged.reveal())?;
+    expect(&output, 5, "no answer")?;
+    let after = world.ctl("audit tail -n 1 -o json")?;
+    ensure!(before == after, "an entry: {after}");
+    world.ctl(&format!("invite rm {id} --yes"))?;
+    let output = enroll(world, "cardea-connector", "late", &code)?;
+    expect(&output, 5, "no answer")
+}
+
+/// The only open invite, and its code.
+fn invite(world: &Deployment) -> Result<(String, String)> {
+    let code = world.ctl("invite connector")?;
+    let invites: serde_json::Value = serde_json::from_str(&world.ctl("invite ls -o json")?)?;
+    let rows = invites.as_array().context("no list")?;
+    let last = rows.iter().rfind(|row| row["state"] == "open");
+    let id = last.and_then(|row| row["id"].as_str());
+    Ok((id.context("no invite")?.to_owned(), code))
 }
 
 /// A code of a controller whose address now belongs to another one, which is silent to it.
