@@ -57,7 +57,7 @@ fn edit() -> Result<()> {
         } else {
             world.write_facts("laptop", &broken)?;
         }
-        times.push(stream.last_byte(PATIENCE)?.duration_since(edited));
+        times.push(stream.last_byte(LIMIT * 10)?.duration_since(edited));
         let tail = world.ctl("audit tail -n 20")?;
         ensure!(tail.contains("disk.encrypted is false"), "{tail}");
         world.write_facts("laptop", GOOD_FACTS)?;
