@@ -10,7 +10,6 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
@@ -25,7 +24,7 @@ use cardea_e2e::{
 };
 use rustix::process::Signal;
 
-use crate::report::Report;
+use crate::{process::Process, report::Report};
 
 const HOST: &str = "10.78.0.1";
 const STRANGER: &str = "10.78.0.2";
@@ -122,7 +121,7 @@ fn live(
     let _another = world.start_connector(Some(host), "con-b", "default")?;
     phases.pass("again")?;
     flood.is_paused.store(true, Ordering::Relaxed);
-    let costs = costs(stranger, world.controller()?.id())?;
+    let costs = costs(stranger, &Process::of(world.controller()?.id()))?;
     flood.is_paused.store(false, Ordering::Relaxed);
     world.stop_controller()?;
     phases.pass("drained")?;
@@ -199,11 +198,11 @@ impl Flood {
 }
 
 /// What the controller spends on garbage at its port, beyond what it spends anyway.
-fn costs(stranger: &Namespace, process: u32) -> Result<Costs> {
+fn costs(stranger: &Namespace, process: &Process) -> Result<Costs> {
     let target: SocketAddr = format!("{HOST}:{CHANNELS}").parse()?;
-    let (before, memory) = (cpu_ticks(process)?, resident_kib(process)?);
+    let (before, memory) = (process.cpu()?, process.resident_kib()?);
     pause(COST_TIME);
-    let idle = cpu_ticks(process)? - before;
+    let idle = process.cpu()? - before;
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
             stranger.enter()?;
@@ -211,12 +210,11 @@ fn costs(stranger: &Namespace, process: u32) -> Result<Costs> {
         });
         sender.join().ok().context("the sender panicked")?
     })?;
-    let busy = cpu_ticks(process)? - before - idle;
-    let seconds = (busy - idle).max(0.0) / TICKS;
-    let share = seconds / COST_TIME.as_secs_f64();
+    let busy = process.cpu()? - before - idle;
+    let share = busy.saturating_sub(idle).as_secs_f64() / COST_TIME.as_secs_f64();
     Ok(Costs {
         percent: share * 100.0 / (f64::from(RATE) / 10_000.0),
-        grown_kib: resident_kib(process)? - memory,
+        grown_kib: process.resident_kib()? - memory,
     })
 }
 
@@ -237,26 +235,6 @@ fn paced(target: SocketAddr) -> Result<()> {
         }
         pause(Duration::from_millis(1));
     }
-}
-
-/// Clock ticks a second in /proc. Source: `USER_HZ`, the same on every architecture we know.
-const TICKS: f64 = 100.0;
-
-/// User and system time of a process, in ticks. Source: proc(5), fields 14 and 15.
-fn cpu_ticks(process: u32) -> Result<f64> {
-    let text = std::fs::read_to_string(Path::new("/proc").join(process.to_string()).join("stat"))?;
-    let (_, fields) = text.rsplit_once(')').context("no fields")?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let mut field = || -> Result<f64> { Ok(fields.next().context("no field")?.parse()?) };
-    Ok(field()? + field()?)
-}
-
-fn resident_kib(process: u32) -> Result<f64> {
-    let text =
-        std::fs::read_to_string(Path::new("/proc").join(process.to_string()).join("status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let word = line.and_then(|line| line.split_whitespace().next());
-    Ok(word.context("no VmRSS")?.parse()?)
 }
 
 /// Counts in the host's own rules what leaves for the stranger.

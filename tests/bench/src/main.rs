@@ -13,6 +13,8 @@ mod domain;
 mod load;
 mod open;
 mod peers;
+mod process;
+mod relay;
 mod report;
 mod restart;
 mod revoke;
@@ -67,12 +69,13 @@ fn run() -> Result<()> {
         "crash" => crash::run(&mut report, rounds.unwrap_or(100))?,
         "darkness" => darkness::run(&mut report, u64::from(rounds.unwrap_or(1_000_000)))?,
         "decide" => decide::run(&mut report, rounds.unwrap_or(5))?,
+        "relay" => relay::run(&mut report, rounds.unwrap_or(5))?,
         "restart" => restart::run(&mut report, rounds.unwrap_or(3))?,
         "store" => store::run(&mut report, rounds.unwrap_or(5))?,
         "tunnel" => tunnel::run(&mut report, rounds.unwrap_or(5), only.as_deref())?,
         other => {
             bail!(
-                "no benchmark {other:?}; there are revoke, open, userspace, tunnel, policy, store, decide, restart, crash, darkness"
+                "no benchmark {other:?}; there are revoke, open, userspace, tunnel, policy, store, decide, restart, relay, crash, darkness"
             )
         }
     }

@@ -22,6 +22,7 @@ use cardea_store::{EmbeddedStore, Notary, Store};
 
 use crate::{
     domain::{self, CONTROLLER, Domain},
+    process::Process,
     report::{Report, Row, bytes_of, median, percentile},
 };
 
@@ -154,7 +155,7 @@ pub(crate) fn start(place: &Path, entries: u64) -> Result<(f64, f64)> {
         door.change(change);
     }
     let seconds = now().duration_since(begin).as_secs_f64();
-    let mib = resident_mib()?;
+    let mib = Process::own().resident_kib()? / 1_024.0;
     anyhow::ensure!(
         controller.state().head().0 == entries,
         "entries are missing"
@@ -173,14 +174,6 @@ fn row(report: &mut Report, case: &str, values: &[f64], floor: Option<f64>, unit
         goal: None,
         unit,
     });
-}
-
-fn resident_mib() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    let kib: f64 = kib.context("no VmRSS")?.parse()?;
-    Ok(kib / 1_024.0)
 }
 
 /// Keys, and a ledger of so many entries: a hundred thousand enrollments, then the certificates and
