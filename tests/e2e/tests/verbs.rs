@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     needs,
-    program::{Program, expect, free_port, run, run_ok},
+    program::{PATIENCE, Program, expect, free_port, now, run, run_ok},
     traffic::{WebServer, fetch},
 };
 
@@ -134,8 +134,11 @@ fn answers(world: &Deployment, taken: u16) -> Result<()> {
 fn not_permitted(world: &Deployment) -> Result<()> {
     let output = run(world.cardea(None, "laptop", "forward other"))?;
     expect(&output, 3, "no rule permits")?;
-    let tail = world.ctl("audit tail -n 3")?;
-    ensure!(tail.contains("other"), "no entry: {tail}");
+    // The answer does not wait until the denial is on record.
+    let deadline = now() + PATIENCE;
+    while !world.ctl("audit tail -n 3")?.contains("other") {
+        ensure!(now() < deadline, "no entry: {}", world.ctl("audit tail")?);
+    }
     Ok(())
 }
 

@@ -206,3 +206,26 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_seed_says_how_to_see_it_again() {
+        let violation = Violation {
+            property: 2,
+            what: "a grant outlived its ttl".to_owned(),
+        };
+        let failure = Failure {
+            seed: 8_511,
+            violations: vec![(Duration::from_millis(1_500), violation)],
+            notes: vec!["the relay crashed".to_owned()],
+            digest: 0xabc,
+        };
+        let said = failure.to_string();
+        assert!(said.contains("a grant outlived its ttl"), "{said}");
+        let (_, command) = said.split_once("replay it: ").unwrap();
+        assert_eq!(command, "tests/sim/run --seed 8511");
+    }
+}
