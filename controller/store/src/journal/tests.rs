@@ -305,7 +305,7 @@ fn a_folder_that_cannot_be_written_is_refused_with_its_name() {
 
 #[test]
 fn what_was_acknowledged_survives_the_loss_of_power_at_every_step() {
-    let (mut cut_short, all) = (0, power_losses());
+    let (mut cut_short, all) = (0, power_losses(2_000));
     for seed in 0..all {
         let reserve = if seed % 2 == 0 { 0 } else { RESERVE };
         let disk = FaultyDisk::default();
@@ -341,9 +341,9 @@ fn what_was_acknowledged_survives_the_loss_of_power_at_every_step() {
     clippy::disallowed_methods,
     reason = "the campaign's command says how often"
 )]
-fn power_losses() -> u64 {
+pub(crate) fn power_losses(in_a_test: u64) -> u64 {
     let asked = std::env::var("CARDEA_POWER_LOSSES");
-    asked.map_or(2_000, |asked| asked.parse().unwrap())
+    asked.map_or(in_a_test, |asked| asked.parse().unwrap())
 }
 
 #[test]
@@ -384,6 +384,7 @@ fn open_with(disk: &FaultyDisk, reserve: u64) -> Result<(Journal, Option<TornTai
     let sizes = Sizes {
         segment: SEGMENT,
         reserve,
+        snapshot: SIZES.snapshot,
     };
     let closed = ClosedJournal::lock(Box::new(disk.clone()), sizes, None)?;
     let scan = closed.scan(&mut |_| Ok(()))?;
