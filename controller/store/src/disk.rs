@@ -173,7 +173,7 @@ impl DiskFile for RealFile {
 
     fn sync(&mut self) -> io::Result<()> {
         #[cfg(any(feature = "failpoints", debug_assertions))]
-        failpoint::pass();
+        failpoint::pass_sync()?;
         // fdatasync also writes the length, which is all of the metadata that reading needs.
         let synced = self.0.sync_data();
         #[cfg(any(feature = "failpoints", debug_assertions))]

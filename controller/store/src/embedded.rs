@@ -284,7 +284,9 @@ impl Fold {
 fn refused(error: AppendError) -> CommitError {
     match error {
         AppendError::Full => CommitError::Full,
-        AppendError::Latched(reason) => CommitError::Failed(reason),
+        AppendError::Latched(reason) => CommitError::Failed(format!(
+            "{reason}; nothing is recorded until the controller is restarted"
+        )),
     }
 }
 
