@@ -8,7 +8,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{Program, free_port},
+    program::{PATIENCE, Program, free_port, now},
     traffic::{Volley, WebServer, fetch, tcp_echo},
 };
 
@@ -81,7 +81,14 @@ fn broken(operation: &str) -> Result<()> {
     let sites = world.ctl("site ls")?;
     ensure!(sites.contains("kept") && !sites.contains("late"), "{sites}");
     world.ctl("site add after")?;
-    let (_other, page) = world.forward(None, "laptop", "other")?;
+    // The laptop asks the new controller once it has found it.
+    let deadline = now() + PATIENCE;
+    let (_other, page) = loop {
+        match world.forward(None, "laptop", "other") {
+            Ok(forward) => break forward,
+            Err(error) => ensure!(now() < deadline, "{error:#}"),
+        }
+    };
     ensure!(fetch(&page)? == PAGE, "another page");
     world.stop_controller()?;
     world.verify_ledger()
