@@ -1,9 +1,10 @@
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 
 use super::*;
 use crate::{
     MemoryStore,
     conformance::{key, site, take},
+    disk::recorded::{Recorder, Step},
     snapshot::ENTRIES,
 };
 
@@ -16,6 +17,32 @@ fn a_second_process_on_the_same_folder_is_refused() {
     assert!(matches!(second.load(), Err(LoadError::Locked(_))));
     drop(first);
     second.load().unwrap();
+}
+
+#[test]
+fn a_group_of_commits_is_one_write_and_one_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::<()>::beginning_with(&BTreeMap::new());
+    let mut store = EmbeddedStore::new(dir.path());
+    store.disks = Box::new(recorder.clone());
+    store.load().unwrap();
+    take(&mut store, vec![site("before")]);
+    recorder.take();
+    for entries in [1, 64, 2_000] {
+        let batch = (0..entries).map(|n| site(&format!("s{n}"))).collect();
+        take(&mut store, batch);
+        let steps = recorder.take();
+        let [
+            Step::Write(segment, ..),
+            Step::Sync(synced),
+            Step::Write(mark, ..),
+        ] = &steps[..]
+        else {
+            panic!("{entries}: {steps:?}");
+        };
+        assert_eq!(segment, synced, "{entries}");
+        assert_ne!(segment, mark, "{entries}");
+    }
 }
 
 #[test]
