@@ -54,14 +54,44 @@ pub(crate) struct Index {
 }
 
 /// A state as it was after one entry.
-#[derive(Debug, Default)]
-pub(crate) struct Snapshot {
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
     /// The entry.
     pub(crate) head: Head,
     /// The state.
     pub(crate) state: State,
     /// The tree over the entries until then.
     pub(crate) tree: Tree,
+}
+
+impl Snapshot {
+    /// Reads the file of a snapshot, if it is whole and this build can use it.
+    #[must_use]
+    pub fn parse(bytes: &[u8], key: Option<&DataKey>) -> Option<Self> {
+        let (sum, body) = bytes.split_first_chunk::<4>()?;
+        if crc32c::crc32c(body).to_be_bytes() != *sum {
+            return None;
+        }
+        let opened = match key {
+            Some(key) => Some(key.open(PURPOSE, body).ok()?),
+            None => None,
+        };
+        let body = opened.as_ref().map_or(body, |opened| opened.as_slice());
+        let (program, revision, hash, state, tree): (String, Revision, Digest, State, Tree) =
+            codec::decode(body, body.len()).ok()?;
+        let head = Head { revision, hash };
+        // Another build may fold the same entries into something else.
+        let usable =
+            program == PROGRAM_VERSION && state.head() == revision && tree.size() == revision.0;
+        usable.then_some(Self { head, state, tree })
+    }
+
+    /// What stands in the file behind the checksum, where it is not sealed.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
+        let Self { head, state, tree } = self;
+        codec::encode(&(PROGRAM_VERSION, head.revision, head.hash, state, tree))
+    }
 }
 
 /// Why the index is of no use.
@@ -118,22 +148,7 @@ impl Index {
     /// The latest snapshot, if there is one that this build can read.
     pub(crate) fn snapshot(&self) -> Option<Snapshot> {
         let bytes = std::fs::read(self.folder.path(SNAPSHOT.0)).ok()?;
-        let (sum, body) = bytes.split_first_chunk::<4>()?;
-        if crc32c::crc32c(body).to_be_bytes() != *sum {
-            return None;
-        }
-        let opened = match &self.key {
-            Some(key) => Some(key.open(PURPOSE, body).ok()?),
-            None => None,
-        };
-        let body = opened.as_ref().map_or(body, |opened| opened.as_slice());
-        let (program, revision, hash, state, tree): (String, Revision, Digest, State, Tree) =
-            codec::decode(body, body.len()).ok()?;
-        let head = Head { revision, hash };
-        // Another build may fold the same entries into something else.
-        let usable =
-            program == PROGRAM_VERSION && state.head() == revision && tree.size() == revision.0;
-        usable.then_some(Snapshot { head, state, tree })
+        Snapshot::parse(&bytes, self.key.as_ref())
     }
 
     /// Forgets a snapshot that disagrees with the journal.
@@ -146,8 +161,7 @@ impl Index {
 
     /// Replaces the snapshot.
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), IndexError> {
-        let Snapshot { head, state, tree } = snapshot;
-        let body = codec::encode(&(PROGRAM_VERSION, head.revision, head.hash, state, tree));
+        let body = snapshot.body();
         let body = match &self.key {
             Some(key) => key.seal(PURPOSE, random()?, &body)?,
             None => body,
