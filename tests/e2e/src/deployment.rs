@@ -231,6 +231,14 @@ impl Deployment {
         &self,
         arguments: impl IntoIterator<Item = S>,
     ) -> Result<Output> {
+        run(self.ctl_command(arguments))
+    }
+
+    /// A `cardeactl` command about the controller.
+    pub fn ctl_command<S: Into<OsString>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
         let state = self.path("controller");
         let mut command = self.program(None, "cardeactl", arguments);
         command.env(
@@ -238,7 +246,7 @@ impl Deployment {
             format!("unix:{}", state.join("admin.sock").display()),
         );
         command.env("CARDEA_ADMIN_KEY", state.join("keys/admin.key"));
-        run(command)
+        command
     }
 
     /// Enrolls a connector of `site`, starts it and waits until it is connected.

@@ -265,13 +265,53 @@ fn searched() -> Result<()> {
             "audit export --format {format} --out {}",
             file.display()
         ))?;
-        let lines = std::fs::read_to_string(file)?.lines().count();
+        let written = std::fs::read_to_string(file)?;
+        let lines = written.lines().count();
         ensure!(
             u64::try_from(lines).ok() >= entries,
             "{format}: {lines} lines"
         );
+        let printed = world.ctl(&format!("audit export --format {format}"))?;
+        ensure!(
+            printed.starts_with(written.trim_end()),
+            "{format}: {printed}"
+        );
     }
+    narrowed(&world)?;
+    followed(&world)
+}
+
+/// By actor, by time and by decision.
+fn narrowed(world: &World) -> Result<()> {
+    for (filter, some, none) in [
+        ("--actor laptop", "alice@corp.example", "adm_"),
+        ("--decision allow", "grant", "\"allowed\": false"),
+        ("--from 2000-01-01 --to 2100-01-01", "laptop", "2100-01"),
+    ] {
+        let found = world.ctl(&format!("audit search {filter} -o json"))?;
+        ensure!(
+            found.contains(some) && !found.contains(none),
+            "{filter}: {found}"
+        );
+    }
+    let future = world.ctl("audit search --from 2100-01-01 -o json")?;
+    ensure!(future.trim() == "[]", "{future}");
     Ok(())
+}
+
+/// Whoever follows is told of what comes.
+fn followed(world: &World) -> Result<()> {
+    let follow = |line: &str| -> Result<Program> {
+        let command = world.deployment.ctl_command(line.split_whitespace());
+        let mut program = Program::start(line, command)?;
+        program.wait_for("web")?;
+        Ok(program)
+    };
+    let mut tail = follow("audit tail --follow")?;
+    let mut export = follow("audit export --format cef --follow")?;
+    world.ctl("site add follow-me")?;
+    tail.wait_for("follow-me")?;
+    export.wait_for("follow-me").map(drop)
 }
 
 #[test]
