@@ -8,7 +8,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{PATIENCE, Program, free_port, now},
+    program::{PATIENCE, free_port, now, run},
     traffic::{Volley, WebServer, fetch, tcp_echo},
 };
 
@@ -65,12 +65,12 @@ fn broken(operation: &str) -> Result<()> {
         ensure!(store.contains(part), "{store}");
     }
     ensure!(world.ctl("status")?.contains(store), "not shown to people");
-    let mut other = Program::start(
-        "cardea forward",
-        world.cardea(None, "laptop", "forward other"),
-    )?;
-    other.wait_for("cannot record anything")?;
-    ensure!(other.wait()? == Some(7), "{}", other.said());
+    let other = run(world.cardea(None, "laptop", "forward other"))?;
+    let said = String::from_utf8_lossy(&other.stderr);
+    ensure!(
+        other.status.code() == Some(7) && said.contains("cannot record anything"),
+        "{other:?}"
+    );
     ensure!(fetch(&page)? == PAGE, "an open tunnel was cut");
     conversation.play(|| false)?;
     ensure!(world.controller()?.is_alive()?, "the controller ended");
@@ -81,15 +81,18 @@ fn broken(operation: &str) -> Result<()> {
     let sites = world.ctl("site ls")?;
     ensure!(sites.contains("kept") && !sites.contains("late"), "{sites}");
     world.ctl("site add after")?;
-    // The laptop asks the new controller once it has found it.
+    // The laptop asks the new controller once it has found it; until then a forward may end at once.
     let deadline = now() + PATIENCE;
-    let (_other, page) = loop {
-        match world.forward(None, "laptop", "other") {
-            Ok(forward) => break forward,
+    let opened = || -> Result<String> {
+        let (_other, page) = world.forward(None, "laptop", "other")?;
+        fetch(&page)
+    };
+    loop {
+        match opened() {
+            Ok(page) => break ensure!(page == PAGE, "another page"),
             Err(error) => ensure!(now() < deadline, "{error:#}"),
         }
-    };
-    ensure!(fetch(&page)? == PAGE, "another page");
+    }
     world.stop_controller()?;
     world.verify_ledger()
 }
