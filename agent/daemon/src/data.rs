@@ -26,7 +26,7 @@ mod port;
 mod relays;
 mod resolver;
 mod routes;
-mod socks;
+pub mod socks;
 pub(crate) mod stack;
 mod tcp;
 mod timers;

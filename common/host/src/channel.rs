@@ -29,6 +29,7 @@ use rustls::pki_types::CertificateDer;
 
 pub use self::{
     client::{Caller, Client, Connected},
+    filter::Filter,
     gate::Gate,
     link::{Link, Receiver, Sender},
     server::{Accepted, Server},

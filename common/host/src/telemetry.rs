@@ -1,7 +1,5 @@
 //! Log lines on stderr.
 
-use std::io::IsTerminal;
-
 use tracing_subscriber::EnvFilter;
 
 /// How loud a program is.
@@ -40,7 +38,7 @@ impl Level {
     }
 }
 
-/// Sends the program's events to stderr, without color unless it is a terminal and `NO_COLOR` unset.
+/// Sends the program's events to stderr, without color.
 ///
 /// A second call changes nothing: tests and embedded programs may each call it.
 pub fn init(level: Level) {
@@ -48,10 +46,9 @@ pub fn init(level: Level) {
     let crates = OURS.iter().fold(others.to_owned(), |text, name| {
         format!("{text},{name}={ours}")
     });
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let done = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_ansi(color)
+        .with_ansi(false)
         .with_target(level == Level::Trace)
         .with_env_filter(EnvFilter::new(crates))
         .try_init();

@@ -205,12 +205,15 @@ impl<'a> Reader<'a> {
             return Ok(Next::End { offset });
         }
         let bad = |fault| Ok(Next::Bad { offset, fault });
-        let Some(header) = self.fill(frame::HEADER_BYTES)?.first_chunk().copied() else {
-            return bad("the file ends within a frame's header");
-        };
-        if header == [0; frame::HEADER_BYTES] && self.is_blank()? {
+        let begin = self.fill(frame::HEADER_BYTES)?;
+        let header = begin.first_chunk().copied();
+        // Of what was reserved, less than a header may be left.
+        if begin.iter().all(|byte| *byte == 0) && self.is_blank()? {
             return Ok(Next::End { offset });
         }
+        let Some(header) = header else {
+            return bad("the file ends within a frame's header");
+        };
         let header = frame::Header::parse(header);
         let Some(payload_bytes) = header.payload_bytes() else {
             return bad("no frame is that long");

@@ -53,6 +53,7 @@ pub use outbox::{
 };
 pub use packets::{PACKET_BYTES_MAX, Packets};
 pub use path::{Path, PathReason, permit::is_reachable};
+pub use quic::wire;
 pub use tunnel::TunnelStats;
 pub use tunnels::{Sizes, TUNNELS_MAX, Tunnels};
 pub use wireguard::packet;

@@ -291,12 +291,14 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use cardea_ledger::checkpoint::LedgerKey;
+    use cardea_ledger::tree::Tree;
+    use cardea_proto::codec::Digest;
     use cardea_proto::{
         id::ControllerId,
         ledger::{Actor, Change, Draft, RecordKey},
         time::UnixMillis,
     };
-    use cardea_store::{EmbeddedStore, MemoryStore};
+    use cardea_store::{EmbeddedStore, LoadError, Loaded, MemoryStore};
 
     use super::*;
 
@@ -349,6 +351,83 @@ mod tests {
         let loaded = EmbeddedStore::new(dir.path()).load().unwrap();
         let checkpoint = key().verifier().verify(&loaded.checkpoint.unwrap());
         assert_eq!(checkpoint.unwrap().size, 1);
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_commit_is_made_durable_shares_the_next_one_and_hears_of_it_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let (begun, begins) = std::sync::mpsc::channel();
+        let (goes_on, go_on) = std::sync::mpsc::channel();
+        let store = EmbeddedStore::new(dir.path());
+        let (ledger, mut outcomes, thread) = started(Box::new(Held {
+            store,
+            begun,
+            go_on,
+        }));
+        ledger.commit(site(0, 0)).unwrap();
+        assert_eq!(begins.recv().unwrap(), 1);
+        let mut writers = tokio::task::JoinSet::new();
+        for id in 1..64 {
+            let ledger = ledger.clone();
+            writers.spawn(async move { ledger.commit(site(id, id)).unwrap() });
+        }
+        while let Some(written) = writers.join_next().await {
+            written.unwrap();
+        }
+        assert!(outcomes.try_recv().is_err(), "told before it was durable");
+        goes_on.send(()).unwrap();
+        assert_eq!(begins.recv().unwrap(), 63, "one commit for all that waited");
+        assert!(is_taken(outcomes.recv().await));
+        assert!(outcomes.try_recv().is_err(), "told before it was durable");
+        goes_on.send(()).unwrap();
+        for _ in 1..64 {
+            assert!(is_taken(outcomes.recv().await));
+        }
+        drop(ledger);
+        thread.join().unwrap();
+        assert!(begins.try_recv().is_err(), "a third commit");
+        let loaded = EmbeddedStore::new(dir.path()).load().unwrap();
+        assert_eq!(loaded.head.revision, Revision(64));
+    }
+
+    fn is_taken(outcome: Option<Outcome>) -> bool {
+        matches!(outcome, Some(Outcome::Proposed { result: Ok(_), .. }))
+    }
+
+    /// The embedded store, which says how much a commit holds and waits for a word before it.
+    #[derive(Debug)]
+    struct Held {
+        store: EmbeddedStore,
+        begun: std::sync::mpsc::Sender<usize>,
+        go_on: std::sync::mpsc::Receiver<()>,
+    }
+
+    impl Store for Held {
+        fn load(&mut self) -> Result<Loaded, LoadError> {
+            self.store.load()
+        }
+
+        fn commit(&mut self, batch: Vec<Proposal>) -> Vec<Result<Entry, CommitError>> {
+            self.begun.send(batch.len()).unwrap();
+            self.go_on.recv().unwrap();
+            self.store.commit(batch)
+        }
+
+        fn tail(&mut self, after: Revision, limit: usize) -> Result<Vec<Entry>, TailError> {
+            self.store.tail(after, limit)
+        }
+
+        fn tree(&self) -> &Tree {
+            self.store.tree()
+        }
+
+        fn leaves(&mut self, after: Revision, limit: usize) -> Result<Vec<Digest>, TailError> {
+            self.store.leaves(after, limit)
+        }
+
+        fn checkpoint(&mut self, note: &str) -> Result<(), CommitError> {
+            self.store.checkpoint(note)
+        }
     }
 
     fn key() -> LedgerKey {

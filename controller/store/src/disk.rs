@@ -11,8 +11,24 @@ use std::{
 use cardea_ledger::segment::ReadAt;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
+/// What opens folders.
+pub(crate) trait Disks: fmt::Debug + Send + Sync {
+    /// Opens the folder at `path`, creating it where it is missing.
+    fn folder(&self, path: &Path) -> io::Result<Box<dyn Disk>>;
+}
+
+/// The folders of this machine.
+#[derive(Debug)]
+pub(crate) struct Machine;
+
+impl Disks for Machine {
+    fn folder(&self, path: &Path) -> io::Result<Box<dyn Disk>> {
+        Ok(Box::new(Folder::open(path)?))
+    }
+}
+
 /// A folder of flat files.
-pub(crate) trait Disk: fmt::Debug + Send {
+pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Takes the folder for this process alone; `false` when another one has it.
     fn lock(&mut self) -> io::Result<bool>;
 
@@ -28,7 +44,10 @@ pub(crate) trait Disk: fmt::Debug + Send {
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Makes creations and removals durable.
+    /// Gives a file another name, in the place of the one that has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Makes creations, removals and other names durable.
     fn sync(&self) -> io::Result<()>;
 
     /// Where a file is, for messages.
@@ -118,6 +137,11 @@ impl Disk for Folder {
         Ok(())
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        rustix::fs::renameat(&self.handle, from, &self.handle, to)?;
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
@@ -149,7 +173,7 @@ impl DiskFile for RealFile {
 
     fn sync(&mut self) -> io::Result<()> {
         #[cfg(any(feature = "failpoints", debug_assertions))]
-        failpoint::pass();
+        failpoint::pass_sync()?;
         // fdatasync also writes the length, which is all of the metadata that reading needs.
         let synced = self.0.sync_data();
         #[cfg(any(feature = "failpoints", debug_assertions))]
@@ -169,6 +193,9 @@ mod failpoint;
 
 #[cfg(test)]
 pub(crate) mod faulty;
+
+#[cfg(test)]
+pub(crate) mod recorded;
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ use cardea_proto::{
 use crate::{
     Head, LoadError, Loaded, Store, TailError,
     admission::Admission,
-    disk::{Disk, Folder},
+    disk::{Disks, Machine},
     index::{Index, IndexError, Snapshot},
     journal::{AppendError, ClosedJournal, Journal, SIZES, Sizes},
     reading::Reading,
@@ -30,6 +30,8 @@ use crate::{
 pub struct EmbeddedStore {
     ledger: PathBuf,
     index: PathBuf,
+    disks: Box<dyn Disks>,
+    sizes: Sizes,
     key: Option<DataKey>,
     open: Option<Open>,
 }
@@ -50,6 +52,8 @@ impl EmbeddedStore {
         Self {
             ledger: dir.join("ledger"),
             index: dir.join("index"),
+            disks: Box::new(Machine),
+            sizes: SIZES,
             key: None,
             open: None,
         }
@@ -72,13 +76,15 @@ impl Store for EmbeddedStore {
     fn load(&mut self) -> Result<Loaded, LoadError> {
         // A loaded store holds its own lock.
         self.open = None;
-        let folder = Folder::open(&self.ledger).map_err(|source| LoadError::Io {
+        let folder = self.disks.folder(&self.ledger);
+        let folder = folder.map_err(|source| LoadError::Io {
             operation: "open",
             path: self.ledger.clone(),
             source,
         })?;
-        let (open, loaded) =
-            Open::load(Box::new(folder), SIZES, Some(&self.index), self.key.clone())?;
+        let closed = ClosedJournal::lock(folder, self.sizes, self.key.clone())?;
+        let index = Index::open(&self.index, self.disks.as_ref(), self.key.clone());
+        let (open, loaded) = Open::load(closed, index.map_err(report).ok())?;
         self.open = Some(open);
         Ok(loaded)
     }
@@ -114,14 +120,8 @@ impl Store for EmbeddedStore {
 }
 
 impl Open {
-    fn load(
-        disk: Box<dyn Disk>,
-        sizes: Sizes,
-        index: Option<&Path>,
-        key: Option<DataKey>,
-    ) -> Result<(Self, Loaded), LoadError> {
-        let closed = ClosedJournal::lock(disk, sizes, key.clone())?;
-        let mut index = index.and_then(|path| Index::open(path, key).map_err(report).ok());
+    fn load(closed: ClosedJournal, mut index: Option<Index>) -> Result<(Self, Loaded), LoadError> {
+        let wait = closed.sizes().snapshot;
         let mut fold = Fold::from(index.as_ref().and_then(Index::snapshot));
         let mut scan = closed.scan(&mut |found| fold.take(found))?;
         let rebuilt = !fold.agrees();
@@ -147,7 +147,7 @@ impl Open {
             recorded: fold.state.revisions().clone(),
             tree: fold.tree,
             index: agreed,
-            saver: Saver::new(fold.start.revision),
+            saver: Saver::new(fold.start.revision, wait),
             journal,
         };
         let loaded = Loaded {
@@ -284,7 +284,9 @@ impl Fold {
 fn refused(error: AppendError) -> CommitError {
     match error {
         AppendError::Full => CommitError::Full,
-        AppendError::Latched(reason) => CommitError::Failed(reason),
+        AppendError::Latched(reason) => CommitError::Failed(format!(
+            "{reason}; nothing is recorded until the controller is restarted"
+        )),
     }
 }
 
@@ -301,5 +303,7 @@ fn warn(error: &IndexError) {
     tracing::warn!(reason = %error, cause, "the store goes on without its index");
 }
 
+#[cfg(test)]
+mod powerloss;
 #[cfg(test)]
 mod tests;

@@ -7,10 +7,9 @@
 
 use std::{
     fs::File,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use cardea_core::State;
@@ -18,6 +17,7 @@ use cardea_ledger::{
     seal::{DataKey, SealError},
     segment::Place,
     tree::Tree,
+    wide,
 };
 use cardea_proto::{
     PROGRAM_VERSION,
@@ -25,7 +25,11 @@ use cardea_proto::{
     ledger::Revision,
 };
 
-use crate::{Head, seal::random};
+use crate::{
+    Head,
+    disk::{Disk, Disks},
+    seal::random,
+};
 
 /// One entry in so many has its place in the index; a reader walks from the nearest one.
 const STRIDE: u64 = 64;
@@ -43,20 +47,51 @@ const SNAPSHOT: (&str, &str) = ("state", "state.new");
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
     places: sled::Tree,
-    folder: PathBuf,
+    /// Where the snapshot is.
+    folder: Arc<dyn Disk>,
     /// Seals the snapshot, where the ledger is sealed; places are no secret.
     key: Option<DataKey>,
 }
 
 /// A state as it was after one entry.
-#[derive(Debug, Default)]
-pub(crate) struct Snapshot {
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
     /// The entry.
     pub(crate) head: Head,
     /// The state.
     pub(crate) state: State,
     /// The tree over the entries until then.
     pub(crate) tree: Tree,
+}
+
+impl Snapshot {
+    /// Reads the file of a snapshot, if it is whole and this build can use it.
+    #[must_use]
+    pub fn parse(bytes: &[u8], key: Option<&DataKey>) -> Option<Self> {
+        let (sum, body) = bytes.split_first_chunk::<4>()?;
+        if crc32c::crc32c(body).to_be_bytes() != *sum {
+            return None;
+        }
+        let opened = match key {
+            Some(key) => Some(key.open(PURPOSE, body).ok()?),
+            None => None,
+        };
+        let body = opened.as_ref().map_or(body, |opened| opened.as_slice());
+        let (program, revision, hash, state, tree): (String, Revision, Digest, State, Tree) =
+            codec::decode(body, body.len()).ok()?;
+        let head = Head { revision, hash };
+        // Another build may fold the same entries into something else.
+        let usable =
+            program == PROGRAM_VERSION && state.head() == revision && tree.size() == revision.0;
+        usable.then_some(Self { head, state, tree })
+    }
+
+    /// What stands in the file behind the checksum, where it is not sealed.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
+        let Self { head, state, tree } = self;
+        codec::encode(&(PROGRAM_VERSION, head.revision, head.hash, state, tree))
+    }
 }
 
 /// Why the index is of no use.
@@ -74,8 +109,12 @@ pub(crate) enum IndexError {
 
 impl Index {
     /// Opens the index at `path`. One that cannot be opened is thrown away and begun anew.
-    pub(crate) fn open(path: &Path, key: Option<DataKey>) -> Result<Self, IndexError> {
-        if let Some(index) = Self::try_open(path, &key) {
+    pub(crate) fn open(
+        path: &Path,
+        disks: &dyn Disks,
+        key: Option<DataKey>,
+    ) -> Result<Self, IndexError> {
+        if let Some(index) = Self::try_open(path, disks, &key) {
             return Ok(index);
         }
         tracing::warn!("the index cannot be opened and is rebuilt from the journal");
@@ -84,11 +123,11 @@ impl Index {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unusable()),
             Ok(()) | Err(_) => {}
         }
-        Self::try_open(path, &key).ok_or_else(unusable)
+        Self::try_open(path, disks, &key).ok_or_else(unusable)
     }
 
     /// Sled panics on some damaged files, so that a panic here means the same as an error.
-    fn try_open(path: &Path, key: &Option<DataKey>) -> Option<Self> {
+    fn try_open(path: &Path, disks: &dyn Disks, key: &Option<DataKey>) -> Option<Self> {
         let open = || -> sled::Result<Self> {
             await_lock(path)?;
             let database = sled::Config::new()
@@ -99,7 +138,7 @@ impl Index {
             let places = database.open_tree("places")?;
             Ok(Self {
                 places,
-                folder: path.to_owned(),
+                folder: disks.folder(path)?.into(),
                 key: key.clone(),
             })
         };
@@ -108,28 +147,13 @@ impl Index {
 
     /// The latest snapshot, if there is one that this build can read.
     pub(crate) fn snapshot(&self) -> Option<Snapshot> {
-        let bytes = std::fs::read(self.folder.join(SNAPSHOT.0)).ok()?;
-        let (sum, body) = bytes.split_first_chunk::<4>()?;
-        if crc32c::crc32c(body).to_be_bytes() != *sum {
-            return None;
-        }
-        let opened = match &self.key {
-            Some(key) => Some(key.open(PURPOSE, body).ok()?),
-            None => None,
-        };
-        let body = opened.as_ref().map_or(body, |opened| opened.as_slice());
-        let (program, revision, hash, state, tree): (String, Revision, Digest, State, Tree) =
-            codec::decode(body, body.len()).ok()?;
-        let head = Head { revision, hash };
-        // Another build may fold the same entries into something else.
-        let usable =
-            program == PROGRAM_VERSION && state.head() == revision && tree.size() == revision.0;
-        usable.then_some(Snapshot { head, state, tree })
+        let bytes = std::fs::read(self.folder.path(SNAPSHOT.0)).ok()?;
+        Snapshot::parse(&bytes, self.key.as_ref())
     }
 
     /// Forgets a snapshot that disagrees with the journal.
     pub(crate) fn forget_snapshot(&self) -> Result<(), IndexError> {
-        match std::fs::remove_file(self.folder.join(SNAPSHOT.0)) {
+        match self.folder.remove(SNAPSHOT.0) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             Ok(()) | Err(_) => Ok(()),
         }
@@ -137,20 +161,21 @@ impl Index {
 
     /// Replaces the snapshot.
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), IndexError> {
-        let Snapshot { head, state, tree } = snapshot;
-        let body = codec::encode(&(PROGRAM_VERSION, head.revision, head.hash, state, tree));
+        let body = snapshot.body();
         let body = match &self.key {
             Some(key) => key.seal(PURPOSE, random()?, &body)?,
             None => body,
         };
-        let (place, fresh) = (self.folder.join(SNAPSHOT.0), self.folder.join(SNAPSHOT.1));
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&fresh)?;
-        file.write_all(&crc32c::crc32c(&body).to_be_bytes())?;
-        file.write_all(&body)?;
-        file.sync_data()?;
-        std::fs::rename(&fresh, &place)?;
+        let mut file = match self.folder.open(SNAPSHOT.1)? {
+            Some(file) => file,
+            None => self.folder.create(SNAPSHOT.1)?,
+        };
+        file.truncate(0)?;
+        let sum = crc32c::crc32c(&body).to_be_bytes();
+        file.write_all_at(&sum, 0)?;
+        file.write_all_at(&body, wide(sum.len()))?;
+        file.sync()?;
+        self.folder.rename(SNAPSHOT.1, SNAPSHOT.0)?;
         Ok(())
     }
 

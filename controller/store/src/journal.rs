@@ -10,6 +10,7 @@ use crate::{
     reading::{Readable, Reading},
     scan::{Scan, Visit, failed, scan},
     seal::Framer,
+    snapshot::ENTRIES,
 };
 use cardea_ledger::{
     entry::Encoded,
@@ -20,20 +21,23 @@ use cardea_ledger::{
     wide,
 };
 
-/// Sizes of a journal's files, in bytes.
+/// Sizes of a store's files.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
-    /// When a segment is full and the next one begins: a few hundred thousand entries, and small
-    /// enough to copy.
+    /// When a segment is full and the next one begins, in bytes: a few hundred thousand entries, and
+    /// small enough to copy.
     pub(crate) segment: u64,
-    /// How much is reserved at a time: a few dozen group commits. None where it is 0.
+    /// How many bytes are reserved at a time: a few dozen group commits. None where it is 0.
     pub(crate) reserve: u64,
+    /// After how many entries a snapshot is taken.
+    pub(crate) snapshot: u64,
 }
 
 /// What every store but a test's has.
 pub(crate) const SIZES: Sizes = Sizes {
     segment: 64 * 1024 * 1024,
     reserve: 1024 * 1024,
+    snapshot: ENTRIES,
 };
 
 /// A journal whose folder is locked for this process and whose entries were not read yet.
@@ -85,6 +89,11 @@ impl ClosedJournal {
             true => Ok(Self { disk, sizes, key }),
             false => Err(LoadError::Locked(disk.path(""))),
         }
+    }
+
+    /// Its sizes.
+    pub(crate) const fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
     /// Reads and checks everything, showing each entry to `visit`; may be called again.
@@ -384,4 +393,4 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -32,6 +32,7 @@ mod conformance;
 pub use self::{
     embedded::EmbeddedStore,
     error::{LoadError, TailError, TornTail},
+    index::Snapshot,
     memory::MemoryStore,
     notary::{Disproved, Notary, ShowError},
 };

@@ -26,6 +26,8 @@ const RECORDS_FOR_EACH: u64 = 4;
 /// Takes snapshots, one at a time.
 #[derive(Debug)]
 pub(crate) struct Saver {
+    /// After how many entries the next one is taken.
+    wait: u64,
     /// The last entry that the latest one covers, or is to cover.
     covered: Revision,
     saving: Option<JoinHandle<()>>,
@@ -44,8 +46,9 @@ enum SaveError {
 
 impl Saver {
     /// After a load, when the index's snapshot covers the entries up to `covered`.
-    pub(crate) const fn new(covered: Revision) -> Self {
+    pub(crate) const fn new(covered: Revision, wait: u64) -> Self {
         Self {
+            wait,
             covered,
             saving: None,
         }
@@ -54,7 +57,7 @@ impl Saver {
     /// Whether one is to be taken, of a ledger with that head and that many records.
     pub(crate) fn is_due(&self, head: Revision, records: usize) -> bool {
         let records = u64::try_from(records).unwrap_or(u64::MAX);
-        let wait = ENTRIES.max(records / RECORDS_FOR_EACH);
+        let wait = self.wait.max(records / RECORDS_FOR_EACH);
         let busy = self.saving.as_ref();
         let busy = busy.is_some_and(|saving| !saving.is_finished());
         head.0.saturating_sub(self.covered.0) >= wait && !busy

@@ -1,4 +1,5 @@
-//! Kills a controller at random moments, under load, and asks what it still knows.
+//! Kills a controller under load, at random moments and at operations of its disk, and asks what it
+//! still knows.
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "a client hears what it waits for and passes over the rest"
@@ -7,13 +8,14 @@
 mod clients;
 mod facts;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment},
     program::{free_port, now},
 };
+use cardea_proto::admin::{AdminAnswer, AdminQuery};
 use rand_core::{OsRng, RngCore};
 use rustix::process::Signal;
 
@@ -26,8 +28,11 @@ use crate::report::Report;
 /// Clients that enroll, renew, open and revoke at the same time.
 const CLIENTS: usize = 48;
 
-/// Longest time between two kills, in milliseconds.
+/// Longest time until a kill at a random moment, in milliseconds.
 const LIFE_MS: u64 = 600;
+
+/// How long a controller may take to come to the operation of the disk at which it dies.
+const POINT_TIME: Duration = Duration::from_secs(10);
 
 /// Operations of the disk, some of them before it serves, among which one is chosen to die at.
 const POINTS: u64 = 600;
@@ -52,37 +57,44 @@ fn kill(campaign: &mut Campaign, report: &mut Report, kills: u32) -> Result<()> 
         .enable_all()
         .build()?;
     let mut slowest: f64 = 0.0;
-    let mut deaths = 0_u32;
+    let (mut at_points, mut at_moments) = (0_u32, 0_u32);
     for kill in 0..kills {
         let begin = now();
         // Every other one dies by itself, at some operation of its disk.
         let point = match kill % 2 {
-            0 => 0,
-            _ => 1 + OsRng.next_u64() % POINTS,
+            0 => None,
+            _ => Some(1 + OsRng.next_u64() % POINTS),
         };
         if let Err(error) = campaign.start(point) {
-            ensure!(point > 0, "the controller does not come back: {error:#}");
+            ensure!(
+                point.is_some(),
+                "the controller does not come back: {error:#}"
+            );
             // It died before it served; one that refuses to start would refuse again.
-            campaign.start(0)?;
+            campaign.verify()?;
+            campaign.start(None)?;
             campaign.deployment.controller()?.signal(Signal::KILL)?;
             campaign.deployment.controller()?.wait()?;
-            campaign.deployment.verify_ledger()?;
-            deaths += 1;
+            campaign.verify()?;
+            at_points += 1;
             continue;
         }
         slowest = slowest.max(now().duration_since(begin).as_secs_f64());
-        let life = Duration::from_millis(OsRng.next_u64() % LIFE_MS);
-        runtime.block_on(campaign.live(life))?;
-        campaign.deployment.verify_ledger()?;
-        deaths += 1;
+        match runtime.block_on(campaign.live(point.is_some()))? {
+            Death::AtPoint => at_points += 1,
+            Death::AtMoment => at_moments += 1,
+        }
+        campaign.verify()?;
     }
-    campaign.start(0)?;
+    campaign.start(None)?;
     runtime.block_on(campaign.check())?;
     campaign.deployment.stop_controller()?;
-    campaign.deployment.verify_ledger()?;
+    campaign.verify()?;
     let facts = &campaign.shared.facts;
     report.add_figures([
-        ("kills", f64::from(deaths), None, ""),
+        ("kills", f64::from(at_points + at_moments), None, ""),
+        ("at operations of the disk", f64::from(at_points), None, ""),
+        ("at random moments", f64::from(at_moments), None, ""),
         ("acknowledged facts", facts.acknowledged(), None, ""),
         ("lost", facts.lost(), Some(0.0), ""),
         ("half-applied", facts.half_applied(), Some(0.0), ""),
@@ -92,6 +104,15 @@ fn kill(campaign: &mut Campaign, report: &mut Report, kills: u32) -> Result<()> 
     let bad = facts.describe();
     ensure!(bad.is_empty(), "{bad}");
     Ok(())
+}
+
+/// How a controller died.
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    /// By itself, at an operation of its disk.
+    AtPoint,
+    /// Killed while it was doing anything.
+    AtMoment,
 }
 
 /// One deployment whose controller dies again and again.
@@ -115,7 +136,7 @@ impl Campaign {
             shared,
             ports,
         };
-        this.start(0)?;
+        this.start(None)?;
         this.deployment
             .ctl("app add wiki --target 10.9.0.10:80 --allow group:staff --transport quic")?;
         this.deployment.stop_controller()?;
@@ -123,8 +144,8 @@ impl Campaign {
     }
 
     /// Starts it; with a `point`, it dies there.
-    fn start(&mut self, point: u64) -> Result<()> {
-        let point = point.to_string();
+    fn start(&mut self, point: Option<u64>) -> Result<()> {
+        let point = point.unwrap_or(0).to_string();
         self.deployment.start_controller(&ControllerOptions {
             port: self.ports.0,
             relay_port: self.ports.1,
@@ -133,9 +154,23 @@ impl Campaign {
         })
     }
 
-    /// Lets everybody work for a while, kills the controller, and starts the next round with a look
-    /// at what it should know.
-    async fn live(&mut self, life: Duration) -> Result<()> {
+    /// What an auditor says of what is there, by itself and since the checkpoint that he kept.
+    fn verify(&self) -> Result<()> {
+        self.deployment.verify_ledger()?;
+        let kept = self.kept();
+        match kept.exists() {
+            true => self.deployment.verify_ledger_since(&kept),
+            false => Ok(()),
+        }
+    }
+
+    fn kept(&self) -> PathBuf {
+        self.deployment.path("kept.checkpoint")
+    }
+
+    /// Looks at what the controller should know and lets everybody work, until the controller dies
+    /// at its point, or for a while and then kills it.
+    async fn live(&mut self, has_point: bool) -> Result<Death> {
         // It may die while it is asked.
         if let Err(error) = self.check().await
             && !self.is_dying().await?
@@ -147,13 +182,24 @@ impl Campaign {
         for number in 0..CLIENTS {
             clients.spawn(clients::device(Arc::clone(&self.shared), number));
         }
-        tokio::time::sleep(life).await;
-        if self.deployment.controller()?.is_alive()? {
-            self.deployment.controller()?.signal(Signal::KILL)?;
+        if has_point {
+            let deadline = now() + POINT_TIME;
+            while now() < deadline && self.deployment.controller()?.is_alive()? {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        } else {
+            tokio::time::sleep(Duration::from_millis(OsRng.next_u64() % LIFE_MS)).await;
         }
+        let death = match self.deployment.controller()?.is_alive()? {
+            true => {
+                self.deployment.controller()?.signal(Signal::KILL)?;
+                Death::AtMoment
+            }
+            false => Death::AtPoint,
+        };
         self.deployment.controller()?.wait()?;
         clients.shutdown().await;
-        Ok(())
+        Ok(death)
     }
 
     /// Whether the controller ends now: its sockets close before the process is gone.
@@ -173,6 +219,9 @@ impl Campaign {
             .await
             .context("the controller that came back takes no admin")?;
         self.shared.facts.read(&mut admin).await?;
+        if let AdminAnswer::Checkpoint(note) = admin.query(AdminQuery::Checkpoint).await? {
+            std::fs::write(self.kept(), note)?;
+        }
         clients::try_used_codes(&self.shared).await;
         Ok(())
     }

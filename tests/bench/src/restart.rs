@@ -4,17 +4,18 @@ use std::{ffi::OsString, path::Path};
 
 use anyhow::{Context, Result};
 use cardea_core::{
-    Controller, Input, Outbox, Proposal, ProposalId, Settings, policy::default_folder,
+    Controller, Input, Outbox, Proposal, ProposalId, Search, Settings, policy::default_folder,
 };
 use cardea_credential::knock::Door;
 use cardea_e2e::program::{binaries, command, now, run_ok};
 use cardea_host::clock::Clock;
 use cardea_ledger::checkpoint::LedgerKey;
 use cardea_proto::{
+    admin::AuditFilter,
     app::Carrier,
     codec::{Blob, Bytes},
     id::{AdminKeyId, ConnectorId, DeviceId, GrantId, NodeId},
-    ledger::{Actor, CertificateRecord, Change, Draft, EndReason, Founded, Grant, Node},
+    ledger::{Actor, CertificateRecord, Change, Draft, EndReason, Founded, Grant, Node, Revision},
     name::Name,
     time::UnixMillis,
 };
@@ -84,6 +85,7 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
         "MiB",
     );
     verify(report, dir, rounds)?;
+    search(report, dir, rounds)?;
     std::fs::remove_dir_all(dir.join("index"))?;
     let (seconds, _) = started(full, ENTRIES)?;
     row(
@@ -106,16 +108,50 @@ fn verify(report: &mut Report, dir: &Path, rounds: u32) -> Result<()> {
         let ledger = ["--ledger".into(), dir.as_os_str().to_owned()];
         let begin = now();
         run_ok(command(&program, arguments.into_iter().chain(ledger)))?;
-        let seconds = now().duration_since(begin).as_secs_f64();
-        #[expect(
-            clippy::as_conversions,
-            clippy::cast_precision_loss,
-            reason = "a million entries"
-        )]
-        rates.push(ENTRIES as f64 / seconds);
+        rates.push(rate(begin));
     }
     row(report, "audit verify", &rates, Some(200_000.0), "entries/s");
     Ok(())
+}
+
+/// How fast a controller looks through all of it for one device.
+fn search(report: &mut Report, dir: &Path, rounds: u32) -> Result<()> {
+    let mut store = EmbeddedStore::new(dir);
+    store.load()?;
+    let mut rates = Vec::new();
+    for _ in 0..rounds {
+        let filter = AuditFilter {
+            device: Some("laptop-77".to_owned()),
+            ..AuditFilter::default()
+        };
+        let (mut search, mut after, mut found) = (Search::new(filter), Revision(0), 0_u32);
+        let begin = now();
+        loop {
+            let entries = store.tail(after, SEARCHED)?;
+            let Some(last) = entries.last() else { break };
+            after = last.revision;
+            found += entries
+                .iter()
+                .map(|entry| u32::from(search.take(entry)))
+                .sum::<u32>();
+        }
+        rates.push(rate(begin));
+        anyhow::ensure!(found > 1, "the device is not found: {found}");
+    }
+    row(report, "audit search", &rates, None, "entries/s");
+    Ok(())
+}
+
+/// Entries that a search reads at a time.
+const SEARCHED: usize = 1_000;
+
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "a million entries"
+)]
+fn rate(begin: std::time::Instant) -> f64 {
+    ENTRIES as f64 / now().duration_since(begin).as_secs_f64()
 }
 
 /// Starts in a process of its own, whose memory holds nothing else: seconds, and MiB that are

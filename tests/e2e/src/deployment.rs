@@ -102,8 +102,20 @@ impl Deployment {
     /// # Errors
     /// When it does not verify.
     pub fn verify_ledger(&self) -> Result<()> {
+        self.verify(None)
+    }
+
+    /// The same, and that it goes on from the checkpoint in a file.
+    ///
+    /// # Errors
+    /// When it does not verify, or does not go on from there.
+    pub fn verify_ledger_since(&self, checkpoint: &Path) -> Result<()> {
+        self.verify(Some(checkpoint))
+    }
+
+    fn verify(&self, since: Option<&Path>) -> Result<()> {
         let state = self.path("controller");
-        let arguments = [
+        let mut arguments = vec![
             "audit".into(),
             "verify".into(),
             "--ledger".into(),
@@ -111,6 +123,9 @@ impl Deployment {
             "--key".into(),
             state.join("keys/ledger.pub").into_os_string(),
         ];
+        if let Some(checkpoint) = since {
+            arguments.extend(["--since".into(), checkpoint.as_os_str().to_owned()]);
+        }
         crate::program::run_ok(self.program(None, "cardeactl", arguments)).map(drop)
     }
 
@@ -216,6 +231,14 @@ impl Deployment {
         &self,
         arguments: impl IntoIterator<Item = S>,
     ) -> Result<Output> {
+        run(self.ctl_command(arguments))
+    }
+
+    /// A `cardeactl` command about the controller.
+    pub fn ctl_command<S: Into<OsString>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
         let state = self.path("controller");
         let mut command = self.program(None, "cardeactl", arguments);
         command.env(
@@ -223,7 +246,7 @@ impl Deployment {
             format!("unix:{}", state.join("admin.sock").display()),
         );
         command.env("CARDEA_ADMIN_KEY", state.join("keys/admin.key"));
-        run(command)
+        command
     }
 
     /// Enrolls a connector of `site`, starts it and waits until it is connected.

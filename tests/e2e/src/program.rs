@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -37,9 +37,17 @@ impl Program {
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub fn start(name: &str, mut command: Command) -> Result<Self> {
+    pub fn start(name: &str, command: Command) -> Result<Self> {
+        Self::start_with(name, command, Stdio::null())
+    }
+
+    /// Starts `command`, which reads `stdin`, with both outputs captured.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_with(name: &str, mut command: Command, stdin: Stdio) -> Result<Self> {
         command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command
@@ -233,9 +241,17 @@ pub fn binaries() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be started or does not end within [`PATIENCE`].
-pub fn run(mut command: Command) -> Result<Output> {
+pub fn run(command: Command) -> Result<Output> {
+    run_with(command, Stdio::null())
+}
+
+/// Runs a command that reads `stdin` to its end.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(mut command: Command, stdin: Stdio) -> Result<Output> {
     command
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let child = command
@@ -251,6 +267,16 @@ pub fn run(mut command: Command) -> Result<Output> {
         bail!("{command:?} does not end and cannot be ended");
     }
     bail!("{command:?} does not end")
+}
+
+/// What a program reads that is given a few lines: as many as a pipe holds.
+///
+/// # Errors
+/// When there is no pipe.
+pub fn typed(text: &str) -> Result<Stdio> {
+    let (reader, mut writer) = std::io::pipe()?;
+    writer.write_all(text.as_bytes())?;
+    Ok(reader.into())
 }
 
 /// Runs a command that must succeed and returns what it printed on stdout.

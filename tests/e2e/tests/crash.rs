@@ -19,6 +19,11 @@ fn ten_kills() -> Result<()> {
             anyhow::bail!("no row: {line}");
         };
         match case {
+            // Half of them, but for one that is slow to come to its operation; a release has none.
+            "at operations of the disk" => {
+                anyhow::ensure!(ours > 2.5 || !cfg!(debug_assertions), "{line}");
+            }
+            "at random moments" => {}
             "kills" => anyhow::ensure!(ours > 9.5, "{line}"),
             "acknowledged facts" => anyhow::ensure!(ours > 50.0, "nothing was done: {line}"),
             // A figure of the benchmark, on a machine that has nothing else to do.

@@ -1,7 +1,10 @@
 //! The ledger of a running deployment: audited from outside, rolled back, and missed by its nodes.
 #![expect(clippy::indexing_slicing, reason = "JSON that lacks a field is null")]
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
@@ -62,6 +65,30 @@ impl World {
 
     fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.ctl("status -o json")?)?)
+    }
+
+    /// A backup of the running controller, made by the command.
+    fn backup(&self) -> Result<PathBuf> {
+        let backup = self.deployment.path("backup.tar");
+        let state = self.deployment.path("controller");
+        self.ctl(&format!(
+            "backup {} --state {}",
+            backup.display(),
+            state.display()
+        ))?;
+        Ok(backup)
+    }
+
+    /// Puts a backup in the place of the state, by the command.
+    fn restore(&self, backup: &Path) -> Result<()> {
+        let state = self.deployment.path("controller");
+        std::fs::rename(&state, self.deployment.path("replaced"))?;
+        self.ctl(&format!(
+            "restore {} --state {}",
+            backup.display(),
+            state.display()
+        ))?;
+        Ok(())
     }
 
     fn verify(&self, more: &str) -> Result<String> {
@@ -238,30 +265,86 @@ fn searched() -> Result<()> {
             "audit export --format {format} --out {}",
             file.display()
         ))?;
-        let lines = std::fs::read_to_string(file)?.lines().count();
+        let written = std::fs::read_to_string(file)?;
+        let lines = written.lines().count();
         ensure!(
             u64::try_from(lines).ok() >= entries,
             "{format}: {lines} lines"
         );
+        let printed = world.ctl(&format!("audit export --format {format}"))?;
+        ensure!(
+            printed.starts_with(written.trim_end()),
+            "{format}: {printed}"
+        );
     }
+    narrowed(&world)?;
+    followed(&world)
+}
+
+/// By actor, by time and by decision.
+fn narrowed(world: &World) -> Result<()> {
+    for (filter, some, none) in [
+        ("--actor laptop", "alice@corp.example", "adm_"),
+        ("--decision allow", "grant", "\"allowed\": false"),
+        ("--from 2000-01-01 --to 2100-01-01", "laptop", "2100-01"),
+    ] {
+        let found = world.ctl(&format!("audit search {filter} -o json"))?;
+        ensure!(
+            found.contains(some) && !found.contains(none),
+            "{filter}: {found}"
+        );
+    }
+    let future = world.ctl("audit search --from 2100-01-01 -o json")?;
+    ensure!(future.trim() == "[]", "{future}");
     Ok(())
 }
 
-#[test]
-fn a_ledger_that_was_rolled_back_is_noticed_by_its_nodes_and_nothing_is_given() {
-    rolled_back().unwrap();
+/// Whoever follows is told of what comes.
+fn followed(world: &World) -> Result<()> {
+    let follow = |line: &str| -> Result<Program> {
+        let command = world.deployment.ctl_command(line.split_whitespace());
+        let mut program = Program::start(line, command)?;
+        program.wait_for("web")?;
+        Ok(program)
+    };
+    let mut tail = follow("audit tail --follow")?;
+    let mut export = follow("audit export --format cef --follow")?;
+    world.ctl("site add follow-me")?;
+    tail.wait_for("follow-me")?;
+    export.wait_for("follow-me").map(drop)
 }
 
-fn rolled_back() -> Result<()> {
+#[test]
+fn an_older_backup_is_noticed_by_the_nodes_and_nothing_is_given_until_an_admin_has_spoken() {
+    let older = |world: &mut World, backup: &Path| world.restore(backup);
+    missed(older).unwrap();
+}
+
+#[test]
+fn a_ledger_that_went_another_way_is_noticed_although_it_is_longer() {
+    let forked = |world: &mut World, backup: &Path| {
+        world.restore(backup)?;
+        // Where no node hears of it, the backup grows past what the nodes know.
+        let ports = (world.port, world.relay_port);
+        (world.port, world.relay_port) = (program::free_port()?, program::free_port()?);
+        world.start()?;
+        for number in 0..20 {
+            world.ctl(&format!("site add fork-{number}"))?;
+        }
+        world.deployment.stop_controller()?;
+        (world.port, world.relay_port) = ports;
+        Ok(())
+    };
+    missed(forked).unwrap();
+}
+
+/// Puts another ledger in the place of the one that the nodes know.
+fn missed(replace: impl FnOnce(&mut World, &Path) -> Result<()>) -> Result<()> {
     let mut world = World::new()?;
-    let (_connector, _laptop) = world.app_and_laptop()?;
+    let (mut connector, mut laptop) = world.app_and_laptop()?;
     let (_forward, local) = world.deployment.forward(None, "laptop", "web")?;
     ensure!(fetch(&local)? == PAGE, "another page");
-    world.deployment.stop_controller()?;
-    let state = world.deployment.path("controller");
-    let backup = world.deployment.path("backup");
-    copy(&state.join("ledger"), &backup)?;
-    world.start()?;
+    let backup = world.backup()?;
     world.ctl("site add lost")?;
     // A node remembers what it is shown, which it is when it connects.
     let shown = remembered(&world, "laptop")?;
@@ -272,12 +355,13 @@ fn rolled_back() -> Result<()> {
         ensure!(now() < deadline, "the laptop was shown nothing");
     }
     world.deployment.stop_controller()?;
-    std::fs::remove_dir_all(state.join("ledger"))?;
-    copy(&backup, &state.join("ledger"))?;
+    replace(&mut world, &backup)?;
+    let seen = [&connector, &laptop].map(Program::line_count);
     world.start()?;
-    let deadline = now() + PATIENCE + NOTICED;
+    let reconnected = first_back(&mut connector, &mut laptop, seen)?;
     while world.status()?["rollback"].is_null() {
-        ensure!(now() < deadline, "nobody noticed: {}", world.status()?);
+        let status = world.status()?;
+        ensure!(now() < reconnected + NOTICED, "nobody noticed: {status}");
     }
     let explained = world.ctl("status")?;
     ensure!(explained.contains("--acknowledge-rollback"), "{explained}");
@@ -290,14 +374,19 @@ fn rolled_back() -> Result<()> {
         }
         ensure!(now() < deadline, "the laptop does not doubt: {status}");
     }
-    // What was granted before goes on, can be taken, and is not given again.
-    ensure!(fetch(&local)? == PAGE, "an open tunnel was cut");
+    safe_mode(&world, &local)?;
+    world.verify("").map(drop)
+}
+
+/// What was granted before goes on, can be taken, and is not given again before the admin's word.
+fn safe_mode(world: &World, local: &str) -> Result<()> {
+    ensure!(fetch(local)? == PAGE, "an open tunnel was cut");
     let grants: serde_json::Value = serde_json::from_str(&world.ctl("grant ls -o json")?)?;
     let id = grants[0]["id"].as_str().context("no grant")?;
     world.ctl(&format!("grant revoke {id} --yes"))?;
     let deadline = now() + PATIENCE;
     loop {
-        ensure!(fetch(&local).is_err(), "granted in safe mode");
+        ensure!(fetch(local).is_err(), "granted in safe mode");
         let status = world.deployment.cardea(None, "laptop", "status");
         let status = program::run_ok(status)?;
         if status.contains("safe mode") {
@@ -308,13 +397,36 @@ fn rolled_back() -> Result<()> {
     world.ctl("status --acknowledge-rollback --yes")?;
     ensure!(world.status()?["rollback"].is_null(), "still in safe mode");
     let deadline = now() + PATIENCE;
-    while fetch(&local).is_err() {
+    while fetch(local).is_err() {
         ensure!(
             now() < deadline,
             "nothing is granted after the admin's word"
         );
     }
-    world.verify("").map(drop)
+    Ok(())
+}
+
+/// When the first of the two nodes had a channel again.
+fn first_back(
+    connector: &mut Program,
+    laptop: &mut Program,
+    seen: [usize; 2],
+) -> Result<std::time::Instant> {
+    let deadline = now() + PATIENCE;
+    loop {
+        for (node, seen) in [&*connector, &*laptop].into_iter().zip(seen) {
+            let said = node.said();
+            if said
+                .lines()
+                .skip(seen)
+                .any(|line| line.contains("connected to"))
+            {
+                return Ok(now());
+            }
+        }
+        ensure!(now() < deadline, "no node came back");
+        std::thread::yield_now();
+    }
 }
 
 /// The checkpoint that a node has on its disk.
@@ -328,13 +440,4 @@ fn remembered(world: &World, node: &str) -> Result<String> {
             Err(_) => std::thread::yield_now(),
         }
     }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
 }

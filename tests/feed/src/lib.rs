@@ -5,24 +5,36 @@
 //! that they left behind.
 #![forbid(unsafe_code)]
 
-use std::fmt::Debug;
+use std::{
+    fmt::Debug,
+    sync::{Arc, LazyLock},
+};
 
+use bytes::Bytes;
 use cardea_credential::{
+    pem,
     signed::{verify_answer, verify_offer},
     ticket::{TicketKey, verify_ticket},
     trust::Trust,
 };
-use cardea_host::clock::Clock;
+use cardea_daemon::data::socks::{self, Heard, Stage};
+use cardea_host::{
+    channel::{Filter, Gate},
+    clock::Clock,
+    frame,
+};
 use cardea_ledger::{
     audit::Audit,
     checkpoint::Verifier,
     mark::Mark,
+    seal::{DataKey, Wrapped},
     segment::{self, HEADER_BYTES, Next, Reader},
     wide,
 };
 use cardea_proto::{
     access::Signed,
     admin::{AdminAnswer, AdminHello, AdminRequest, ChangeOrder},
+    app::Protocol,
     codec::{self, Blob, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_ADMIN, MESSAGE_BYTES_MAX_STRANGER},
     enroll::{EnrollAnswer, EnrollRequest},
     invite::InviteCode,
@@ -33,8 +45,10 @@ use cardea_proto::{
     relay::{CHALLENGE_BYTES, Handle},
 };
 use cardea_relay::{Relay, Settings, Verdict};
-use cardea_tunnel::{Bundle, bundle, packet::Packet};
+use cardea_store::Snapshot;
+use cardea_tunnel::{Bundle, bundle, packet::Packet, wire};
 use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
 /// Takes any bytes, and panics when a promise does not hold.
 pub type Feed = fn(&[u8]);
@@ -51,14 +65,18 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("bundles", bundles),
     ("relay", relay),
     ("paths", paths),
+    ("local", local),
+    ("socks", socks),
+    ("quic", quic),
+    ("knocks", knocks),
+    ("sealed", sealed),
+    ("snapshots", snapshots),
 ];
 
-/// Messages between nodes and controllers, and of the agent's local socket.
+/// Messages between nodes and controllers.
 pub fn messages(bytes: &[u8]) {
     same::<FromNode>(bytes, MESSAGE_BYTES_MAX);
     same::<ToNode>(bytes, MESSAGE_BYTES_MAX);
-    same::<LocalRequest>(bytes, MESSAGE_BYTES_MAX);
-    same::<LocalAnswer>(bytes, MESSAGE_BYTES_MAX);
     // They hold secrets, which cannot be compared or shown: what matters is that decoding ends.
     drop(codec::decode::<EnrollRequest>(
         bytes,
@@ -232,6 +250,107 @@ pub fn paths(bytes: &[u8]) {
     }
     assert_eq!(PathFrame::decode(&frame.encode()), Some(frame));
 }
+
+/// Messages of the agent's local socket, and how they stand on its stream.
+pub fn local(bytes: &[u8]) {
+    same::<LocalRequest>(bytes, MESSAGE_BYTES_MAX);
+    same::<LocalAnswer>(bytes, MESSAGE_BYTES_MAX);
+    let mut stream = bytes;
+    if let Ok(request) = frame::read_sync::<LocalRequest>(&mut stream, MESSAGE_BYTES_MAX) {
+        let framed = codec::encode_framed(&request);
+        let again = frame::read_sync::<LocalRequest>(&mut framed.as_slice(), usize::MAX);
+        assert_eq!(again.ok(), Some(request));
+    }
+}
+
+/// What a local program says over SOCKS: nothing is taken that has not come, and a header that is
+/// read is the header that is written.
+pub fn socks(bytes: &[u8]) {
+    for stage in [Stage::Methods, Stage::Request] {
+        match socks::hear(stage, bytes) {
+            Heard::Methods { used } => assert!(used <= bytes.len()),
+            Heard::Connect {
+                host,
+                service,
+                used,
+            } => {
+                assert!(used <= bytes.len() && service.port != 0);
+                assert!(host.len() <= usize::from(u8::MAX));
+            }
+            Heard::Refuse(answer) => assert_eq!(answer.first(), Some(&5)),
+            Heard::More => assert!(bytes.len() < socks::BYTES_MAX, "it waits for ever"),
+            Heard::Associate | Heard::Garbage => {}
+        }
+    }
+    if let Some((host, port, used)) = socks::datagram(bytes) {
+        let header = socks::datagram_header(host, port);
+        assert_eq!(bytes.get(..used), Some(header.as_slice()));
+    }
+}
+
+/// What the other end of a QUIC tunnel begins its streams with and puts into its datagrams.
+pub fn quic(bytes: &[u8]) {
+    if let Some(header) = bytes.first_chunk::<{ wire::HEADER_BYTES }>()
+        && let Some(service) = wire::parse_header(*header)
+    {
+        assert_eq!(service.protocol, Protocol::Tcp);
+    }
+    if let Some(part) = wire::Part::parse(Bytes::copy_from_slice(bytes)) {
+        assert_eq!(part.encode(), bytes);
+    }
+}
+
+/// Datagrams of a stranger at a controller's port: none passes.
+pub fn knocks(bytes: &[u8]) {
+    static FILTER: LazyLock<Arc<Filter>> =
+        LazyLock::new(|| Filter::new(Some(Gate::new(codec::Bytes([7; 32])))));
+    let source = ([192, 0, 2, 1], 7).into();
+    assert!(!FILTER.passes(bytes, source), "a stranger is heard");
+}
+
+/// What is sealed at rest, none of it with the key that it is opened with.
+pub fn sealed(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        if let Ok(wrapped) = Wrapped::parse(text) {
+            assert_eq!(Wrapped::parse(&wrapped.to_string()), Ok(wrapped));
+        }
+        if let Ok(block) = pem::decode(LABEL, text) {
+            let again = pem::decode(LABEL, &pem::encode(LABEL, &block));
+            assert_eq!(again.ok(), Some(block));
+        }
+    }
+    let key = DataKey::new(Zeroizing::new([7; 32]));
+    assert!(key.open("snapshot", bytes).is_err(), "nobody has that key");
+    assert!(Snapshot::parse(bytes, Some(&key)).is_none());
+    let header = segment::Header::parse(bytes);
+    let Some(Ok(key)) = header.map(|header| key.segment(&header)) else {
+        return;
+    };
+    let Ok(reader) = Reader::at(&bytes, wide(HEADER_BYTES)) else {
+        return;
+    };
+    let next = reader
+        .sealed_with(Some(&key))
+        .advance()
+        .map(|next| match next {
+            Next::Frame { .. } => false,
+            Next::End { .. } | Next::Bad { .. } => true,
+        });
+    assert!(next.unwrap_or(true), "nobody has that key");
+}
+
+/// A snapshot whose checksum holds: what a disk can make of one is refused by that.
+pub fn snapshots(bytes: &[u8]) {
+    let whole = |body: &[u8]| [&crc32c::crc32c(body).to_be_bytes(), body].concat();
+    if let Some(snapshot) = Snapshot::parse(&whole(bytes), None) {
+        let again = Snapshot::parse(&whole(&snapshot.body()), None);
+        assert_eq!(again, Some(snapshot));
+    }
+    drop(Snapshot::parse(bytes, None));
+}
+
+/// The label of a sealed file's PEM block.
+const LABEL: &str = "CARDEA SEALED SECRET";
 
 /// What decodes encodes to something that decodes to the same.
 fn same<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8], max: usize) {

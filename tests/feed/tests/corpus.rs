@@ -53,7 +53,7 @@ fn every_golden_message_is_taken_whole_cut_and_flipped() {
             .decode(digits.replace(' ', "").as_bytes())
             .unwrap();
         for (name, feed) in TARGETS {
-            if ["messages", "admin", "journal"].contains(name) {
+            if ["messages", "admin", "journal", "local"].contains(name) {
                 fed(*feed, &bytes);
             }
         }

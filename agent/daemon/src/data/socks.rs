@@ -10,17 +10,17 @@ use cardea_proto::app::{Protocol, Service};
 /// Longest that a client may say before it has said where it wants to go, in bytes.
 ///
 /// 2 + 255 methods, and 4 + 1 + 255 + 2 of a request.
-pub(super) const BYTES_MAX: usize = 519;
+pub const BYTES_MAX: usize = 519;
 
 /// What to answer "no authentication needed" with.
-pub(super) const NO_AUTHENTICATION: [u8; 2] = [5, 0];
+pub const NO_AUTHENTICATION: [u8; 2] = [5, 0];
 
 /// None of the client's ways to authenticate is ours.
 const NO_METHOD: [u8; 2] = [5, 0xff];
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub enum Reply {
     /// Connected.
     Succeeded,
     /// Something else went wrong.
@@ -39,7 +39,8 @@ pub(super) enum Reply {
 
 impl Reply {
     /// The reply on the wire; the bound address in it is of no use to anybody.
-    pub(super) const fn bytes(self) -> [u8; 10] {
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 10] {
         let code = match self {
             Self::Succeeded => 0,
             Self::Failed => 1,
@@ -55,7 +56,7 @@ impl Reply {
 
 /// How far a client has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub enum Stage {
     /// It names its ways to authenticate.
     Methods,
     /// It says where it wants to go.
@@ -64,7 +65,7 @@ pub(super) enum Stage {
 
 /// What the bytes of a client come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub enum Heard {
     /// Not whole yet.
     More,
     /// The methods are fine; this many bytes were theirs. Answer [`NO_AUTHENTICATION`].
@@ -90,7 +91,8 @@ pub(super) enum Heard {
 }
 
 /// Reads what a client has said since its last stage.
-pub(super) fn hear(stage: Stage, bytes: &[u8]) -> Heard {
+#[must_use]
+pub fn hear(stage: Stage, bytes: &[u8]) -> Heard {
     match stage {
         Stage::Methods => methods(bytes),
         Stage::Request => request(bytes),
@@ -157,7 +159,8 @@ const fn whole(address: &[u8], length: usize) -> Heard {
 }
 
 /// The reply that says where an association's datagrams go.
-pub(super) fn succeeded_at(address: SocketAddr) -> Vec<u8> {
+#[must_use]
+pub fn succeeded_at(address: SocketAddr) -> Vec<u8> {
     let mut reply = vec![5, 0, 0];
     match address.ip() {
         IpAddr::V4(v4) => {
@@ -175,7 +178,8 @@ pub(super) fn succeeded_at(address: SocketAddr) -> Vec<u8> {
 
 /// Where a datagram of an association goes, and how long its header is; `None` when it is in
 /// fragments, or for no name.
-pub(super) fn datagram(bytes: &[u8]) -> Option<(&str, u16, usize)> {
+#[must_use]
+pub fn datagram(bytes: &[u8]) -> Option<(&str, u16, usize)> {
     let [0, 0, 0, 3, length, rest @ ..] = bytes else {
         return None;
     };
@@ -186,7 +190,8 @@ pub(super) fn datagram(bytes: &[u8]) -> Option<(&str, u16, usize)> {
 }
 
 /// The header of a datagram that comes from an app, under the name that the client gave it.
-pub(super) fn datagram_header(host: &str, port: u16) -> Vec<u8> {
+#[must_use]
+pub fn datagram_header(host: &str, port: u16) -> Vec<u8> {
     let length = u8::try_from(host.len()).unwrap_or(u8::MAX);
     let mut header = vec![0, 0, 0, 3, length];
     header.extend_from_slice(host.as_bytes());

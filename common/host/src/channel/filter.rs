@@ -51,7 +51,7 @@ const FIRST_BYTES_MIN: usize = 1_200;
 
 /// Lets through what belongs to one endpoint.
 #[derive(Debug)]
-pub(super) struct Filter {
+pub struct Filter {
     ids: ConnectionIds,
     /// What a server has, and a client does not.
     gate: Option<Gate>,
@@ -72,7 +72,8 @@ enum Header<'a> {
 
 impl Filter {
     /// The filter of an endpoint; one with a gate takes connections.
-    pub(super) fn new(gate: Option<Gate>) -> Arc<Self> {
+    #[must_use]
+    pub fn new(gate: Option<Gate>) -> Arc<Self> {
         Arc::new(Self {
             ids: ConnectionIds::new(&entropy::seed()),
             gate,
@@ -124,7 +125,9 @@ impl Filter {
         meta.len = kept;
     }
 
-    fn passes(&self, datagram: &[u8], source: SocketAddr) -> bool {
+    /// Whether one datagram passes.
+    #[must_use]
+    pub fn passes(&self, datagram: &[u8], source: SocketAddr) -> bool {
         match Header::of(datagram) {
             Some(Header::Short { id } | Header::Handshake { id }) => self.ids.is_ours(id),
             Some(Header::Initial { id, .. }) if id.len() == CONNECTION_ID_BYTES => {

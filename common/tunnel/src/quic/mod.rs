@@ -4,7 +4,7 @@ mod config;
 mod flow;
 mod flows;
 mod parts;
-mod wire;
+pub mod wire;
 
 use std::{
     fmt,

@@ -16,7 +16,7 @@ use quinn_proto::VarInt;
 use crate::{input::DialError, outbox::ResetReason};
 
 /// Bytes before the flow's own on an agent's side of a stream.
-pub(super) const HEADER_BYTES: usize = 4;
+pub const HEADER_BYTES: usize = 4;
 
 /// What a connector sends once the target is reached.
 pub(super) const DIALED: u8 = 0;
@@ -32,7 +32,8 @@ pub(super) fn header(service: Service) -> [u8; HEADER_BYTES] {
 }
 
 /// The service that a stream asks for; only TCP travels in streams.
-pub(super) fn parse_header(header: [u8; HEADER_BYTES]) -> Option<Service> {
+#[must_use]
+pub fn parse_header(header: [u8; HEADER_BYTES]) -> Option<Service> {
     let [version, protocol, high, low] = header;
     (version == VERSION && protocol == PROTOCOL_TCP).then_some(Service {
         protocol: Protocol::Tcp,
@@ -72,14 +73,14 @@ pub(super) fn reason(code: VarInt) -> ResetReason {
 
 /// Names a UDP flow within a tunnel; the agent counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct UdpName {
+pub struct UdpName {
     pub(super) flow: u32,
     pub(super) port: u16,
 }
 
 /// One DATAGRAM: a whole payload, or a part of one that is longer than the path carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub struct Part {
     pub(super) name: UdpName,
     /// Counts a flow's payloads, so that parts of two are not mixed.
     pub(super) packet: u16,
@@ -89,7 +90,9 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub(super) fn encode(&self) -> Bytes {
+    /// Its bytes on the wire.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
         let mut frame = BytesMut::with_capacity(PART_HEADER_BYTES + self.bytes.len());
         frame.put_u32(self.name.flow);
         frame.put_u16(self.name.port);
@@ -100,7 +103,9 @@ impl Part {
         frame.freeze()
     }
 
-    pub(super) fn parse(mut frame: Bytes) -> Option<Self> {
+    /// Reads one; `None` when it is no part of a payload.
+    #[must_use]
+    pub fn parse(mut frame: Bytes) -> Option<Self> {
         let header = *frame.first_chunk::<PART_HEADER_BYTES>()?;
         let [f0, f1, f2, f3, p0, p1, n0, n1, part, parts] = header;
         let bytes = frame.split_off(PART_HEADER_BYTES);

@@ -205,6 +205,14 @@ impl Disk for FaultyDisk {
         removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut contents = self.contents();
+        let moved = contents.files.remove(from);
+        let moved = moved.ok_or(io::ErrorKind::NotFound)?;
+        contents.files.insert(to.to_owned(), moved);
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut contents = self.contents();
         contents.check(Operation::SyncFolder)?;

@@ -1,9 +1,10 @@
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 
 use super::*;
 use crate::{
     MemoryStore,
     conformance::{key, site, take},
+    disk::recorded::{Recorder, Step},
     snapshot::ENTRIES,
 };
 
@@ -16,6 +17,32 @@ fn a_second_process_on_the_same_folder_is_refused() {
     assert!(matches!(second.load(), Err(LoadError::Locked(_))));
     drop(first);
     second.load().unwrap();
+}
+
+#[test]
+fn a_group_of_commits_is_one_write_and_one_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::<()>::beginning_with(&BTreeMap::new());
+    let mut store = EmbeddedStore::new(dir.path());
+    store.disks = Box::new(recorder.clone());
+    store.load().unwrap();
+    take(&mut store, vec![site("before")]);
+    recorder.take();
+    for entries in [1, 64, 2_000] {
+        let batch = (0..entries).map(|n| site(&format!("s{n}"))).collect();
+        take(&mut store, batch);
+        let steps = recorder.take();
+        let [
+            Step::Write(segment, ..),
+            Step::Sync(synced),
+            Step::Write(mark, ..),
+        ] = &steps[..]
+        else {
+            panic!("{entries}: {steps:?}");
+        };
+        assert_eq!(segment, synced, "{entries}");
+        assert_ne!(segment, mark, "{entries}");
+    }
 }
 
 #[test]
@@ -60,7 +87,7 @@ fn a_snapshot_is_used_when_it_agrees_and_thrown_away_when_it_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let state = founded(dir.path(), 10);
     let snapshot = |revision, hash| {
-        let index = Index::open(&dir.path().join("index"), None).unwrap();
+        let index = Index::open(&dir.path().join("index"), &Machine, None).unwrap();
         let head = Head { revision, hash };
         let mut empty = State::default();
         if revision == state.head() {
@@ -93,7 +120,7 @@ fn a_snapshot_ahead_of_the_journal_is_thrown_away() {
     let mut store = EmbeddedStore::new(other.path());
     let head = store.load().unwrap().head;
     let tree = store.tree().clone();
-    let index = Index::open(&dir.path().join("index"), None).unwrap();
+    let index = Index::open(&dir.path().join("index"), &Machine, None).unwrap();
     let snapshot = Snapshot {
         head,
         state: ahead,
@@ -109,7 +136,7 @@ fn a_snapshot_ahead_of_the_journal_is_thrown_away() {
 fn an_index_that_leads_elsewhere_is_put_right_by_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     founded(dir.path(), 200);
-    let index = Index::open(&dir.path().join("index"), None).unwrap();
+    let index = Index::open(&dir.path().join("index"), &Machine, None).unwrap();
     let wrong = Place {
         segment: 1,
         offset: 61,
@@ -170,7 +197,7 @@ fn snapshots_are_taken_while_running_each_from_the_one_before() {
         }
         // The thread that takes it ends with the store.
         drop(store);
-        let index = Index::open(&dir.path().join("index"), None).unwrap();
+        let index = Index::open(&dir.path().join("index"), &Machine, None).unwrap();
         let found = index.snapshot().unwrap();
         assert_eq!(found.head.revision, Revision(snapshot * ENTRIES));
         assert_eq!(found.tree.size(), snapshot * ENTRIES);
@@ -286,7 +313,7 @@ fn a_sealed_snapshot_shows_nothing_and_another_key_does_not_read_it() {
     let mut store = MemoryStore::new();
     take(&mut store, vec![site("crown-jewels")]);
     let loaded = store.load().unwrap();
-    let index = Index::open(&path, Some(key(1))).unwrap();
+    let index = Index::open(&path, &Machine, Some(key(1))).unwrap();
     let snapshot = Snapshot {
         head: loaded.head,
         state: loaded.state,
@@ -300,7 +327,7 @@ fn a_sealed_snapshot_shows_nothing_and_another_key_does_not_read_it() {
         assert!(!bytes.windows(12).any(|window| window == b"crown-jewels"));
     }
     for other in [None, Some(key(2))] {
-        let index = Index::open(&path, other).unwrap();
+        let index = Index::open(&path, &Machine, other).unwrap();
         assert!(index.snapshot().is_none());
     }
 }

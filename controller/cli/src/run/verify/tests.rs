@@ -147,6 +147,15 @@ impl Ledger {
 }
 
 fn verify(dir: &Path, since: Option<&str>) -> Result<String, String> {
+    verify_before(dir, since, true).map(|(out, _)| out)
+}
+
+/// What is printed, and what a person sees meanwhile.
+fn verify_before(
+    dir: &Path,
+    since: Option<&str>,
+    is_person: bool,
+) -> Result<(String, String), String> {
     let place = tempfile::tempdir().unwrap();
     let since = since.map(|note| {
         let path = place.path().join("checkpoint");
@@ -165,15 +174,17 @@ fn verify(dir: &Path, since: Option<&str>) -> Result<String, String> {
         format: Format::Json,
         yes: false,
     };
-    let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let [out, talk] = [0, 1].map(|_| std::sync::Arc::new(std::sync::Mutex::new(Vec::new())));
     let mut console = Console::new(
         Box::new(Shared(std::sync::Arc::clone(&out))),
-        Box::new(io::sink()),
+        Box::new(Shared(std::sync::Arc::clone(&talk))),
         Box::new(Cursor::new("")),
-        true,
+        is_person,
     );
     run(&what, &settings, &mut console).map_err(|failure| failure.message)?;
-    Ok(String::from_utf8(out.lock().unwrap().clone()).unwrap())
+    let [out, talk] =
+        [out, talk].map(|text| String::from_utf8(text.lock().unwrap().clone()).unwrap());
+    Ok((out, talk))
 }
 
 struct Shared(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
@@ -410,6 +421,22 @@ fn entries_that_no_checkpoint_covers_for_long_are_suspicious() {
         error.contains("no checkpoint covers the entries from 7 on"),
         "{error}"
     );
+}
+
+#[test]
+fn a_person_sees_how_far_it_has_come_and_nobody_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    genuine().write(dir.path());
+    let (out, talk) = verify_before(dir.path(), None, true).unwrap();
+    let steps: Vec<&str> = talk.split("\r\x1b[K").collect();
+    // One in each segment, and none is left behind.
+    assert!(
+        matches!(steps[..], ["", first, second, ""]
+            if first.ends_with(" %, entry 1") && second.ends_with(" %, entry 5")),
+        "{steps:?}"
+    );
+    let (quiet, nothing) = verify_before(dir.path(), None, false).unwrap();
+    assert_eq!((quiet, nothing), (out, String::new()));
 }
 
 #[test]
