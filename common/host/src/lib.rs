@@ -11,6 +11,7 @@ pub mod exit;
 pub mod files;
 pub mod frame;
 pub mod guard;
+mod keyboard;
 pub mod nat;
 pub mod places;
 pub mod process;
