@@ -29,6 +29,7 @@ use std::{fmt, time::Duration};
 
 use cardea_proto::{
     codec::{Digest, Secret32},
+    detour::FRONT_PROOF_BYTES,
     id::NodeId,
     time::UnixMillis,
 };
@@ -116,6 +117,20 @@ impl KnockKeys {
         Knock(bytes)
     }
 
+    /// What a front says first to whoever knocked with these keys: that it holds them too, and that
+    /// nobody stands between, who would see another `exporter` at each side.
+    #[must_use]
+    pub fn front_proof(&self, exporter: &[u8; 32]) -> [u8; FRONT_PROOF_BYTES] {
+        // Longer than anything that a knock's tag is over.
+        mac(&self.tag, &[b"cardea front proof", exporter])
+    }
+
+    /// Whether a front's proof is that of these keys; takes the same time for every proof.
+    #[must_use]
+    pub fn is_front_proof(&self, exporter: &[u8; 32], proof: &[u8; FRONT_PROOF_BYTES]) -> bool {
+        key::equal_secrets(&self.front_proof(exporter), proof)
+    }
+
     /// The id of an epoch.
     pub(crate) fn id(&self, epoch: u32) -> Id {
         first(&mac(&self.id, &[&epoch.to_be_bytes()]))
@@ -151,6 +166,23 @@ impl Knock {
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
+    }
+
+    /// The knock as a label of a domain name: on a TLS connection it stands first in the server's
+    /// name (RFC 6066 §3), which is read before anything is sent.
+    #[must_use]
+    pub fn label(&self) -> String {
+        data_encoding::BASE32_NOPAD
+            .encode(&self.0)
+            .to_ascii_lowercase()
+    }
+
+    /// The knock that a label is; `None` when it is none. Case means nothing in names (RFC 1035
+    /// §2.3.3).
+    #[must_use]
+    pub fn from_label(label: &str) -> Option<Self> {
+        let bytes = data_encoding::BASE32_NOPAD.decode(label.to_ascii_uppercase().as_bytes());
+        Self::from_bytes(&bytes.ok()?)
     }
 
     pub(crate) fn parts(&self) -> (Id, [u8; MOMENT_BYTES], [u8; TAG_BYTES]) {

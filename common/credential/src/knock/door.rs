@@ -147,12 +147,24 @@ impl Door {
         if self.attempts.has(*knock, source, now.instant) {
             return Answer::Open;
         }
-        self.turn_to(epoch_of(secs_of(now.unix)), now.unix);
-        let answer = self.answer(knock, now);
+        let answer = match self.knock_once(knock, now) {
+            Ok(_) => Answer::Open,
+            Err(answer) => answer,
+        };
         if answer == Answer::Open {
             self.attempts.open(*knock, source, now.instant);
         }
-        self.count(answer);
+        answer
+    }
+
+    /// The keys of whoever made a knock that opens, for what carries one only once: a stream.
+    ///
+    /// # Errors
+    /// What else it comes to.
+    pub fn knock_once(&mut self, knock: &Knock, now: Now) -> Result<KnockKeys, Answer> {
+        self.turn_to(epoch_of(secs_of(now.unix)), now.unix);
+        let answer = self.answer(knock, now);
+        self.count(answer.as_ref().err().copied().unwrap_or(Answer::Open));
         answer
     }
 
@@ -182,7 +194,7 @@ impl Door {
         *counter = counter.saturating_add(1);
     }
 
-    fn answer(&mut self, knock: &Knock, now: Now) -> Answer {
+    fn answer(&mut self, knock: &Knock, now: Now) -> Result<KnockKeys, Answer> {
         let mut found = Answer::Unknown;
         let opened = self.opened(now);
         for who in self.candidates(knock) {
@@ -192,27 +204,28 @@ impl Door {
             if record.is_over(now.unix) {
                 continue;
             }
-            let Some(moment) = record.keys().iter().find_map(|keys| keys.open(knock)) else {
+            let opened_by = |keys: &KnockKeys| Some((keys.open(knock)?, keys.clone()));
+            let Some((moment, keys)) = record.keys().iter().find_map(opened_by) else {
                 found = Answer::Forged;
                 continue;
             };
             let (at, window) = (secs_of(now.unix), window_secs());
             if moment.secs > at.saturating_add(window) {
-                return Answer::Early;
+                return Err(Answer::Early);
             }
             if moment.secs < at.saturating_sub(window).max(opened) {
-                return Answer::Late;
+                return Err(Answer::Late);
             }
             if !record.hear(moment, now.unix) {
-                return Answer::Replayed;
+                return Err(Answer::Replayed);
             }
             // It is heard by now: refused or not, nobody can use it again.
             if !record.spend(now.instant) {
-                return Answer::TooMany;
+                return Err(Answer::TooMany);
             }
-            return Answer::Open;
+            return Ok(keys);
         }
-        found
+        Err(found)
     }
 
     /// The second in which the door was opened, as the wall clock has it by now: one that was wrong
