@@ -20,6 +20,7 @@ mod link;
 mod server;
 mod socket;
 mod vigil;
+mod ways;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -32,6 +33,7 @@ pub use self::{
     gate::Gate,
     link::{Link, Receiver, Sender},
     server::{Accepted, Server},
+    socket::Inlet,
 };
 
 /// How long a stranger has from its first datagram to its first whole message.

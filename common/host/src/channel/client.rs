@@ -2,19 +2,24 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use cardea_credential::knock::KnockKeys;
+use cardea_credential::knock::{Knock, KnockKeys};
 use cardea_proto::{
     codec::{Digest, Secret32},
+    detour::FRONT_PROOF_BYTES,
     time::ClockOffset,
 };
-use quinn::{ConnectionId, crypto::rustls::QuicClientConfig};
+use quinn::{AsyncUdpSocket, ConnectionId, crypto::rustls::QuicClientConfig};
 use rustls::pki_types::CertificateDer;
+use tokio::sync::Notify;
 
 use super::{
-    ChannelError, Handshake, KEEPALIVE, Kind, Link, filter::Filter, socket::FilteredSocket,
+    ChannelError, Handshake, KEEPALIVE, Kind, Link,
+    filter::Filter,
+    socket::FilteredSocket,
     transport,
+    ways::{BEHIND, Ways},
 };
-use crate::{clock::Clock, entropy};
+use crate::{clock::Clock, detour::TlsStream, entropy};
 
 /// Server name that every client asks for: names play no part in our certificates.
 const SERVER_NAME: &str = "cardea.invalid";
@@ -50,8 +55,26 @@ impl Caller {
 
     /// A knock of this moment: the connection id to which a connection's first packets go.
     pub(super) fn knock(&self) -> ConnectionId {
+        ConnectionId::new(&self.make().0)
+    }
+
+    /// A knock of this moment: the first label of a server's name.
+    pub(crate) fn label(&self) -> String {
+        self.make().label()
+    }
+
+    /// Whether what answered a knock holds the same seed.
+    pub(crate) fn is_front_proof(
+        &self,
+        exporter: &[u8; 32],
+        proof: &[u8; FRONT_PROOF_BYTES],
+    ) -> bool {
+        self.keys.is_front_proof(exporter, proof)
+    }
+
+    fn make(&self) -> Knock {
         let at = self.offset.theirs(self.clock.now().unix);
-        ConnectionId::new(&self.keys.knock(at, entropy::bytes()).0)
+        self.keys.knock(at, entropy::bytes())
     }
 }
 
@@ -82,15 +105,43 @@ impl Client {
         caller: &Caller,
         time: Duration,
     ) -> Result<Connected, ChannelError> {
+        let filter = Filter::new(None);
+        let (socket, refused) =
+            FilteredSocket::connect(server, &filter).map_err(ChannelError::Socket)?;
+        Self::connect_on((socket, &filter, refused), server, tls, caller, time).await
+    }
+
+    /// Connects over a detour to the controller behind it. Should UDP to `server` work, now or later,
+    /// the connection moves there by itself.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_by(
+        detour: TlsStream,
+        server: Option<SocketAddr>,
+        tls: Arc<rustls::ClientConfig>,
+        caller: &Caller,
+        time: Duration,
+    ) -> Result<Connected, ChannelError> {
+        let filter = Filter::new(None);
+        let (socket, refused) = Ways::new(detour, server, &filter).map_err(ChannelError::Socket)?;
+        let server = server.unwrap_or(BEHIND);
+        Self::connect_on((socket, &filter, refused), server, tls, caller, time).await
+    }
+
+    async fn connect_on(
+        (socket, filter, refused): (Arc<dyn AsyncUdpSocket>, &Arc<Filter>, Arc<Notify>),
+        server: SocketAddr,
+        tls: Arc<rustls::ClientConfig>,
+        caller: &Caller,
+        time: Duration,
+    ) -> Result<Connected, ChannelError> {
         let crypto = QuicClientConfig::try_from(tls).map_err(|_| ChannelError::Tls)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         let caller = caller.clone();
         config
             .transport_config(Arc::new(transport(0, Some(KEEPALIVE))))
             .initial_dst_cid_provider(Arc::new(move || caller.knock()));
-        let filter = Filter::new(None);
-        let (socket, refused) =
-            FilteredSocket::connect(server, &filter).map_err(ChannelError::Socket)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             filter.endpoint(),
             None,

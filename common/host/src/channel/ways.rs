@@ -1,0 +1,251 @@
+//! A client's socket where UDP did not answer: a detour, and UDP again as soon as that works.
+//!
+//! ```text
+//!  sends:     by the detour ── now and then a datagram by UDP instead ──▶ … ── one came by UDP ──▶ by UDP
+//!  receives:  from both
+//! ```
+//!
+//! A trial is one datagram of the connection, which QUIC says again when it was lost. When it arrives,
+//! the server answers to where it came from (RFC 9000 §9.3); when that answer does not arrive, the next
+//! datagram by the detour brings the server back.
+
+use std::{
+    fmt,
+    io::{self, IoSliceMut},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use cardea_proto::detour::Aim;
+use quinn::{AsyncUdpSocket, UdpPoller, udp};
+use tokio::sync::{Notify, mpsc};
+
+use super::{IDLE_TIMEOUT, filter::Filter, socket::FilteredSocket};
+use crate::{
+    clock::Clock,
+    detour::{Frame, TlsStream, WAITING_MAX},
+};
+
+/// Where a server is that only its front reaches: nowhere (RFC 5737 §3). QUIC wants an address.
+pub(super) const BEHIND: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
+
+/// How long after a trial of UDP the next one may be.
+const TRIAL_EVERY: Duration = Duration::from_secs(5);
+
+/// Both ways to one server.
+pub(super) struct Ways {
+    server: SocketAddr,
+    /// Gone once UDP works.
+    outgoing: Mutex<Option<mpsc::Sender<Frame>>>,
+    incoming: Mutex<mpsc::Receiver<Box<[u8]>>>,
+    udp: Option<Arc<FilteredSocket>>,
+    is_direct: Arc<AtomicBool>,
+    clock: Clock,
+    next_trial: Mutex<Instant>,
+    filter: Arc<Filter>,
+}
+
+impl Ways {
+    /// A socket over `detour`, and what tells that it has ended.
+    pub(super) fn new(
+        detour: TlsStream,
+        server: Option<SocketAddr>,
+        filter: &Arc<Filter>,
+    ) -> io::Result<(Arc<Self>, Arc<Notify>)> {
+        let (udp, refused) = match server {
+            None => (None, Arc::default()),
+            Some(server) => {
+                let (socket, refused) = FilteredSocket::connect(server, filter)?;
+                (Some(socket), refused)
+            }
+        };
+        let (sender, outgoing) = mpsc::channel(WAITING_MAX);
+        let (deliver, incoming) = mpsc::channel::<Box<[u8]>>(WAITING_MAX);
+        let is_direct = Arc::<AtomicBool>::default();
+        let (ended, is_left) = (Arc::clone(&refused), Arc::clone(&is_direct));
+        tokio::spawn(async move {
+            let carried = detour.carry(outgoing, IDLE_TIMEOUT, |aim, datagram| {
+                if aim == Aim::Controller && deliver.try_send(datagram.into()).is_err() {
+                    tracing::trace!("a datagram of a detour was lost");
+                }
+            });
+            if let Err(error) = carried.await {
+                tracing::debug!(reason = %error, "the detour of a channel ended");
+            }
+            if !is_left.load(Ordering::Relaxed) {
+                ended.notify_one();
+            }
+        });
+        let clock = Clock::system();
+        let ways = Self {
+            server: server.unwrap_or(BEHIND),
+            outgoing: Mutex::new(Some(sender)),
+            incoming: Mutex::new(incoming),
+            udp,
+            is_direct,
+            next_trial: Mutex::new(clock.now().instant + TRIAL_EVERY),
+            clock,
+            filter: Arc::clone(filter),
+        };
+        Ok((Arc::new(ways), refused))
+    }
+
+    /// The socket that this datagram goes through, when it is not the detour.
+    fn udp_for_this(&self) -> Option<&Arc<FilteredSocket>> {
+        let udp = self.udp.as_ref()?;
+        if self.is_direct.load(Ordering::Relaxed) {
+            return Some(udp);
+        }
+        let now = self.clock.now().instant;
+        let mut next = self
+            .next_trial
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if now < *next {
+            return None;
+        }
+        *next = now + TRIAL_EVERY;
+        Some(udp)
+    }
+
+    /// UDP has brought something: everything goes that way from now on.
+    fn leave_detour(&self) {
+        if !self.is_direct.swap(true, Ordering::Relaxed) {
+            tracing::info!("UDP reaches the controller again: the channel leaves its detour");
+            let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+            outgoing.take();
+        }
+    }
+
+    fn poll_udp(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [udp::RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let Some(udp) = &self.udp else {
+            return Poll::Pending;
+        };
+        let polled = udp.poll_recv(context, buffers, metas);
+        if let Poll::Ready(Ok(count)) = &polled
+            && metas.iter().take(*count).any(|meta| meta.len > 0)
+        {
+            self.leave_detour();
+        }
+        polled
+    }
+
+    fn poll_detour(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [udp::RecvMeta],
+    ) -> usize {
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut filled = 0;
+        for (buffer, meta) in buffers.iter_mut().zip(metas) {
+            let Poll::Ready(Some(datagram)) = incoming.poll_recv(context) else {
+                break;
+            };
+            *meta = received(self.server, &datagram, buffer);
+            self.filter.keep(buffer, meta);
+            filled += 1;
+        }
+        filled
+    }
+}
+
+/// Puts a datagram where QUIC looks for it; one that is too long for that is none.
+pub(super) fn received(
+    from: SocketAddr,
+    datagram: &[u8],
+    buffer: &mut IoSliceMut<'_>,
+) -> udp::RecvMeta {
+    let len = match buffer.get_mut(..datagram.len()) {
+        Some(place) => {
+            place.copy_from_slice(datagram);
+            datagram.len()
+        }
+        None => 0,
+    };
+    udp::RecvMeta {
+        addr: from,
+        len,
+        stride: len,
+        ecn: None,
+        dst_ip: None,
+    }
+}
+
+impl fmt::Debug for Ways {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ways")
+            .field("is_direct", &self.is_direct)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsyncUdpSocket for Ways {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(AlwaysWritable)
+    }
+
+    /// A socket that is full loses the datagram: it may be the trial's, and no poller waits for it.
+    fn try_send(&self, transmit: &udp::Transmit<'_>) -> io::Result<()> {
+        if let Some(udp) = self.udp_for_this() {
+            return match udp.try_send(transmit) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            };
+        }
+        let outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+        let frame = Frame::new(Aim::Controller, transmit.contents);
+        if let Some(Err(error)) = outgoing.as_ref().map(|outgoing| outgoing.try_send(frame)) {
+            tracing::trace!(%error, "a detour lost a datagram");
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [udp::RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let filled = self.poll_detour(context, buffers, metas);
+        if filled > 0 {
+            return Poll::Ready(Ok(filled));
+        }
+        self.poll_udp(context, buffers, metas)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.udp {
+            Some(udp) => udp.local_addr(),
+            // Of the server's family, which is all that QUIC asks for.
+            None if self.server.is_ipv4() => Ok((Ipv4Addr::LOCALHOST, 0).into()),
+            None => Ok((Ipv6Addr::LOCALHOST, 0).into()),
+        }
+    }
+
+    fn may_fragment(&self) -> bool {
+        false
+    }
+}
+
+/// There is always room: what does not fit is lost.
+#[derive(Debug)]
+struct AlwaysWritable;
+
+impl UdpPoller for AlwaysWritable {
+    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
