@@ -6,12 +6,16 @@ use cardea_credential::{key::Signer, tls, trust::Trust};
 use cardea_host::{
     channel::{Caller, CloseCode, Sender},
     clock::Clock,
+    detour::Proxy,
 };
 use cardea_node::Connect;
-use cardea_proto::message::{FromNode, Purpose, ToNode};
+use cardea_proto::{
+    detour::FRONT_SCHEME,
+    message::{FromNode, Purpose, ToNode},
+};
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use crate::dial::dial;
+use crate::dial::{Destination, Dialed, dial};
 
 /// Messages that wait for the control half; the peer's stream is not read meanwhile.
 const EVENTS_MAX: usize = 256;
@@ -62,6 +66,7 @@ pub(crate) struct Line {
     trust: Trust,
     signer: Arc<dyn Signer>,
     clock: Clock,
+    proxy: Option<Proxy>,
     tell: mpsc::Sender<Numbered>,
     told: mpsc::Receiver<Numbered>,
     number: u64,
@@ -70,12 +75,18 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(trust: Trust, signer: Arc<dyn Signer>, clock: Clock) -> Self {
+    pub(crate) fn new(
+        trust: Trust,
+        signer: Arc<dyn Signer>,
+        clock: Clock,
+        proxy: Option<Proxy>,
+    ) -> Self {
         let (tell, told) = mpsc::channel(EVENTS_MAX);
         Self {
             trust,
             signer,
             clock,
+            proxy,
             tell,
             told,
             number: 0,
@@ -103,7 +114,12 @@ impl Line {
             number: self.number,
             tell: self.tell.clone(),
         };
-        let task = tokio::spawn(attempt.run(connect.address, tls, caller));
+        let to = Destination {
+            address: connect.address,
+            fronts: connect.fronts,
+            proxy: self.proxy.clone(),
+        };
+        let task = tokio::spawn(attempt.run(to, tls, caller));
         self.task = Some(task.abort_handle());
     }
 
@@ -174,11 +190,12 @@ struct Attempt {
 }
 
 impl Attempt {
-    async fn run(self, address: String, tls: Arc<rustls::ClientConfig>, caller: Caller) {
-        let connected = match dial(&address, &tls, &caller).await {
-            Ok(connected) => connected,
+    async fn run(self, to: Destination, tls: Arc<rustls::ClientConfig>, caller: Caller) {
+        let Dialed { connected, front } = match dial(&to, &tls, &caller).await {
+            Ok(dialed) => dialed,
             Err(error) => return self.tell(RawEvent::Down(error.to_string())).await,
         };
+        let address = front.map_or(to.address, |front| format!("{FRONT_SCHEME}{front}"));
         let sender = connected.link.sender;
         let mut receiver = connected.link.receiver;
         self.tell(RawEvent::Up {

@@ -35,6 +35,8 @@ pub struct NodeOutbox {
 pub struct Connect {
     /// `HOST:PORT`.
     pub address: String,
+    /// Where its front may be, `HOST:PORT`, for when UDP does not pass.
+    pub fronts: Vec<String>,
     /// What for, which its ALPN says: the certificate has ended when it is a renewal.
     pub purpose: Purpose,
     /// Leaf, then intermediate; DER.

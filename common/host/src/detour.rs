@@ -27,5 +27,5 @@ pub use self::{
 
 /// Datagrams that wait for a stream before the next one is lost.
 ///
-/// Half a second of a slow line (3 Mbit/s); more would only delay what comes behind.
-pub const WAITING_MAX: usize = 128;
+/// A third of a second of 10 Mbit/s; more would only delay what comes behind.
+pub const WAITING_MAX: usize = 256;

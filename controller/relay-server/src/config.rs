@@ -1,12 +1,14 @@
 //! The relay's configuration: flags over environment over file.
 
 use std::{
+    fmt,
     net::{Ipv6Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use cardea_host::{
     files::{CONFIG_BYTES_MAX, read_named_text},
@@ -14,6 +16,8 @@ use cardea_host::{
 };
 use cardea_proto::PORT_RELAY;
 use cardea_relay::Settings;
+
+use crate::front::Decoy;
 
 /// What `--config FILE` holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -32,6 +36,69 @@ pub struct Config {
     pub idle: Option<Duration>,
     /// Most tickets that are checked in a second.
     pub checks_per_second: Option<u32>,
+}
+
+/// The files of what strangers see at a front, `CERT,KEY[,PAGE]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecoyFiles {
+    /// Certificates, PEM, the leaf first.
+    certificate: PathBuf,
+    /// Its private key, PEM (PKCS#8).
+    key: PathBuf,
+    /// HTML.
+    page: Option<PathBuf>,
+}
+
+impl DecoyFiles {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file.
+    pub fn load(&self) -> Result<Decoy, ConfigError> {
+        let page = self.page.as_deref().map(read).transpose()?;
+        Decoy::new(&read(&self.certificate)?, &read(&self.key)?, page)
+            .map_err(|error| ConfigError(format!("{self}: {error}")))
+    }
+}
+
+impl FromStr for DecoyFiles {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let mut files = text.split(',').map(PathBuf::from);
+        let mut next = || files.next().filter(|file| !file.as_os_str().is_empty());
+        match (next(), next(), next(), files.next()) {
+            (Some(certificate), Some(key), page, None) => Ok(Self {
+                certificate,
+                key,
+                page,
+            }),
+            _ => Err(ConfigError(format!("{text:?} is not CERT,KEY[,PAGE]"))),
+        }
+    }
+}
+
+impl fmt::Display for DecoyFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.certificate.display(), self.key.display())?;
+        match &self.page {
+            Some(page) => write!(f, ",{}", page.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Serialize for DecoyFiles {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DecoyFiles {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// Why a configuration cannot be used. Who wrote it is at fault.
@@ -233,6 +300,19 @@ mod tests {
         assert!(key(file.to_str().unwrap()).is_err());
         assert!(key("/nonexistent/ticket.pub").is_err());
         assert!(Config::default().key().is_err());
+    }
+
+    #[test]
+    fn what_strangers_see_is_two_files_and_perhaps_a_page() {
+        for text in ["a.pem,b.pem", "/a,/b,/c.html"] {
+            assert_eq!(text.parse::<DecoyFiles>().unwrap().to_string(), text);
+        }
+        for text in ["", "a", "a,", ",b", "a,b,c,d"] {
+            assert!(text.parse::<DecoyFiles>().is_err(), "{text}");
+        }
+        let missing: DecoyFiles = "/nonexistent/a,/nonexistent/b".parse().unwrap();
+        let error = missing.load().unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/a"), "{error}");
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub struct RunningFront {
 struct Shared {
     gate: Gate,
     tls: Arc<ServerConfig>,
-    decoy: Option<Arc<Decoy>>,
+    decoy: Option<Decoy>,
     detours: Detours,
     targets: Targets,
     places: Places,
@@ -118,7 +118,7 @@ impl Front {
             shared: Shared {
                 gate,
                 tls,
-                decoy: decoy.map(Arc::new),
+                decoy,
                 detours,
                 targets,
                 places: Places::new(most, (most / SOURCE_PART).max(1)),

@@ -3,14 +3,14 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use cardea_host::exit::{Code, Failure};
-use cardea_proto::PORT_RELAY;
+use cardea_proto::{PORT_RELAY, detour::FRONT_SCHEME};
 
 use crate::{config::Settings, values::Place};
 
 /// Addresses for nodes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reach {
-    /// `HOST:PORT` of this controller.
+    /// `HOST:PORT` of this controller, then its fronts with their scheme.
     pub(crate) addresses: Vec<String>,
     /// Relays.
     pub(crate) relays: Vec<SocketAddr>,
@@ -25,15 +25,19 @@ impl Reach {
         settings: &Settings,
         listening: SocketAddr,
         relay_listening: Option<SocketAddr>,
+        front_listening: Option<SocketAddr>,
     ) -> Result<Self, Failure> {
         let advertise = match settings.advertise.as_slice() {
             [] => vec![own_place(listening)],
             given => given.to_vec(),
         };
-        let addresses = advertise
+        let mut addresses: Vec<String> = advertise
             .iter()
             .map(|place| place.with_port(listening.port()))
             .collect();
+        if let Some(front) = front_listening {
+            addresses.extend(front_addresses(settings, &advertise, front.port()));
+        }
         let mut never: Vec<IpAddr> = advertise.iter().flat_map(addresses_of).collect();
         let mut relays = Vec::new();
         match (settings.relay_addresses.as_slice(), relay_listening) {
@@ -72,6 +76,25 @@ impl Reach {
             never,
         })
     }
+}
+
+/// Where nodes reach a front: where they were told to, or on the hosts of its controller.
+fn front_addresses(settings: &Settings, advertise: &[Place], port: u16) -> Vec<String> {
+    let mut hosts: Vec<Place> = match settings.front_addresses.as_slice() {
+        [] => advertise.to_vec(),
+        given => return given.iter().map(|place| front(place, port)).collect(),
+    };
+    for host in &mut hosts {
+        // It is that of the channels.
+        host.port = None;
+    }
+    let mut fronts: Vec<String> = hosts.iter().map(|place| front(place, port)).collect();
+    fronts.dedup();
+    fronts
+}
+
+fn front(place: &Place, port: u16) -> String {
+    format!("{FRONT_SCHEME}{}", place.with_port(port))
 }
 
 /// Where a controller is when nobody said: the address it listens on, or the name of its host.
@@ -130,16 +153,37 @@ mod tests {
     fn controllers_and_relays_are_never_dialed() {
         let text = "advertise = [\"192.0.2.1\"]\n[relay]\naddresses = [\"192.0.2.9\"]";
         let settings = Settings::of(toml::from_str::<Config>(text).unwrap()).unwrap();
-        let reach = Reach::of(&settings, "127.0.0.1:9001".parse().unwrap(), None).unwrap();
+        let reach = Reach::of(&settings, "127.0.0.1:9001".parse().unwrap(), None, None).unwrap();
         let never: Vec<String> = reach.never.iter().map(ToString::to_string).collect();
         assert_eq!(never, ["192.0.2.1", "192.0.2.9"]);
+    }
+
+    #[test]
+    fn a_front_is_on_the_controllers_hosts_or_where_it_is_said_to_be() {
+        for (more, expected) in [
+            (
+                "",
+                ["tls://192.0.2.1:9443", "tls://[2001:db8::1]:9443"].as_slice(),
+            ),
+            (
+                "[relay]\ntls_addresses = [\"a\", \"b:1\"]",
+                &["tls://a:9443", "tls://b:1"],
+            ),
+        ] {
+            let text = format!("advertise = [\"192.0.2.1:7\", \"2001:db8::1\"]\n{more}");
+            let settings = Settings::of(toml::from_str::<Config>(&text).unwrap()).unwrap();
+            let listening = "0.0.0.0:9001".parse().unwrap();
+            let front = Some("0.0.0.0:9443".parse().unwrap());
+            let reach = Reach::of(&settings, listening, None, front).unwrap();
+            assert_eq!(reach.addresses[2..], *expected);
+        }
     }
 
     fn check(config: &str, relay: Option<&str>, expected: (&[&str], &[&str])) {
         let settings = Settings::of(toml::from_str::<Config>(config).unwrap()).unwrap();
         let listening = "127.0.0.1:9001".parse().unwrap();
         let relay = relay.map(|relay| relay.parse().unwrap());
-        let reach = Reach::of(&settings, listening, relay).unwrap();
+        let reach = Reach::of(&settings, listening, relay, None).unwrap();
         assert_eq!(reach.addresses, expected.0);
         let relays: Vec<String> = reach.relays.iter().map(ToString::to_string).collect();
         assert_eq!(relays, expected.1);

@@ -5,6 +5,7 @@
 //! admin.sock ──────▶ ├ events ─▶ turn ─────┤──▶ admins
 //! store thread ────▶ ┘ outcomes            └──▶ proposals ─▶ store thread
 //! relay thread (its own socket, knows nothing of the rest)
+//! front thread (TLS; its detours lead to the two above)
 //! ```
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, task::Poll, thread::JoinHandle};
@@ -20,7 +21,10 @@ use cardea_host::{
     unix::UnixListener,
 };
 use cardea_proto::ledger::Founded;
-use cardea_relay_server::{Running as RunningRelay, Server as RelayServer};
+use cardea_relay_server::{
+    Running as RunningRelay, Server as RelayServer,
+    front::{Front, RunningFront},
+};
 use cardea_store::{EmbeddedStore, Loaded, Notary, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -54,6 +58,8 @@ pub struct Service {
     /// Resolves when the relay's thread has ended.
     relay_ended: Option<oneshot::Receiver<()>>,
     relay_address: Option<SocketAddr>,
+    front: Option<RunningFront>,
+    front_address: Option<SocketAddr>,
     store: JoinHandle<()>,
     /// Held until everything else has ended.
     _state: StateDir,
@@ -75,9 +81,19 @@ impl Service {
             .map_err(|error| Failure::of(Code::Storage, "root certificate", error, ""))?;
         let (identity, tls) = own_identity(&keys, &trust, &founded, settings)?;
         let gate = Gate::new(founded.root);
-        let Sockets { server, relay } = Sockets::bind(settings, &tls, &gate, keys.ticket.public())?;
+        let Sockets {
+            server,
+            relay,
+            front,
+        } = Sockets::bind(settings, &tls, &gate, keys.ticket.public())?;
         let relay_address = relay.as_ref().map(RelayServer::local_address);
-        let reach = Reach::of(settings, server.local_address(), relay_address)?;
+        let front_address = front.as_ref().map(Front::local_address);
+        let reach = Reach::of(
+            settings,
+            server.local_address(),
+            relay_address,
+            front_address,
+        )?;
         if reach.relays.is_empty() {
             tracing::warn!("there is no relay, so no tunnel can open; run with --relay");
         }
@@ -104,6 +120,9 @@ impl Service {
         let relay = relay
             .map(|relay| relay.spawn(relay_ends).map_err(no_thread))
             .transpose()?;
+        let front = front
+            .map(|front| front.spawn().map_err(no_thread))
+            .transpose()?;
         let (ledger, outcomes, store) = Ledger::start(store, notary).map_err(no_thread)?;
         let (head, followed) = watch::channel(head);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
@@ -127,6 +146,8 @@ impl Service {
             relay,
             relay_ended,
             relay_address,
+            front,
+            front_address,
             store,
             _state: state,
         })
@@ -142,6 +163,12 @@ impl Service {
     #[must_use]
     pub const fn relay(&self) -> Option<SocketAddr> {
         self.relay_address
+    }
+
+    /// Where the relay's front is.
+    #[must_use]
+    pub const fn front(&self) -> Option<SocketAddr> {
+        self.front_address
     }
 
     /// Serves until `stop` comes, then says goodbye to the nodes and ends in order.
@@ -161,6 +188,7 @@ impl Service {
             admin_path,
             relay,
             relay_ended,
+            front,
             store,
             _state,
             ..
@@ -182,6 +210,8 @@ impl Service {
         admins.abort();
         renewal.abort();
         server.close("the controller is stopping").await;
+        // Farewells have gone out by it.
+        drop(front);
         drop(nodes);
         // Channels and admins drop their ends of the loop; what still holds one is given up.
         let ended = match ended {

@@ -8,9 +8,14 @@ use std::{
 
 use cardea_host::{
     channel::{ChannelError, Gate, Server},
+    detour::Detours,
     exit::{Code, Failure},
 };
-use cardea_relay_server::{Server as RelayServer, config::Config as RelayConfig};
+use cardea_relay_server::{
+    Server as RelayServer,
+    config::{Config as RelayConfig, DecoyFiles},
+    front::{Front, Targets},
+};
 use rustls::ServerConfig;
 
 use crate::config::Settings;
@@ -22,6 +27,8 @@ pub(crate) struct Sockets {
     pub(crate) server: Server,
     /// The embedded relay, if there is one.
     pub(crate) relay: Option<RelayServer>,
+    /// Its front, if it has one.
+    pub(crate) front: Option<Front>,
 }
 
 impl Sockets {
@@ -34,8 +41,12 @@ impl Sockets {
     ) -> Result<Self, Failure> {
         // Before the first port is open: what strangers see is the same from then on.
         settings.guard.install()?;
-        let server = bind(settings.listen, "--listen", |listen| {
-            Server::bind(listen, Arc::clone(tls), gate.clone()).map_err(into_io)
+        let decoy = settings.decoy.as_ref().map(DecoyFiles::load).transpose();
+        let decoy = decoy.map_err(|error| Failure::of(Code::Usage, "--tls-decoy", error, ""))?;
+        let detours = Detours::default();
+        let (server, inlet) = bind(settings.listen, "--listen", |listen| {
+            Server::bind_behind(listen, Arc::clone(tls), gate.clone(), detours.clone())
+                .map_err(into_io)
         })?;
         let limits = RelayConfig::default().settings();
         let relay = settings.relay_listen.map(|listen| {
@@ -43,9 +54,24 @@ impl Sockets {
                 RelayServer::bind(listen, ticket_key, limits)
             })
         });
+        let mut relay = relay.transpose()?;
+        let front = match (settings.front_listen, &mut relay) {
+            (Some(listen), Some(relay)) => {
+                let targets = Targets {
+                    relay: relay.serve_behind(detours.clone()),
+                    controller: inlet,
+                };
+                Some(bind(listen, "--listen-tls", |listen| {
+                    let leads = (detours.clone(), targets.clone());
+                    Front::bind(listen, gate.clone(), decoy.clone(), leads)
+                })?)
+            }
+            (Some(_) | None, _) => None,
+        };
         Ok(Self {
             server,
-            relay: relay.transpose()?,
+            relay,
+            front,
         })
     }
 }

@@ -13,6 +13,7 @@ const REQUEST_BYTES_MAX: usize = 8 * 1024;
 const PAGE: &str = "<!doctype html><title>It works</title><h1>It works</h1>\n";
 
 /// A page behind an operator's certificate.
+#[derive(Clone)]
 pub struct Decoy {
     tls: Arc<ServerConfig>,
     page: String,
