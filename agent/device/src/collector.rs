@@ -44,8 +44,18 @@ struct Control {
     poll: Duration,
     /// New programs to watch, until the thread has taken them.
     processes: Option<Vec<String>>,
-    collect: bool,
+    /// The latest number that was asked for.
+    asked: u64,
     stop: bool,
+}
+
+/// All facts, as they stand.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The facts.
+    pub facts: Vec<Collected>,
+    /// The latest [`Collector::collect`] that they were read after; 0 for none.
+    pub number: u64,
 }
 
 impl Collector {
@@ -57,13 +67,13 @@ impl Collector {
     pub fn start(
         settings: Settings,
         poll: Duration,
-        deliver: impl FnMut(Vec<Collected>) + Send + 'static,
+        deliver: impl FnMut(Delivery) + Send + 'static,
     ) -> io::Result<Self> {
         let watch = Watch::new(&settings)?;
         let control = Arc::new(Mutex::new(Control {
             poll: poll.max(POLL_MIN),
             processes: None,
-            collect: false,
+            asked: 0,
             stop: false,
         }));
         let collector = Self {
@@ -79,6 +89,7 @@ impl Collector {
             },
             watch,
             control,
+            number: 0,
             clock: Clock::system(),
         };
         std::thread::Builder::new()
@@ -87,9 +98,9 @@ impl Collector {
         Ok(collector)
     }
 
-    /// Reads the facts now.
-    pub fn collect(&self) {
-        lock(&self.control).collect = true;
+    /// Reads the facts now; what is delivered then carries this number, which grows with each call.
+    pub fn collect(&self, number: u64) {
+        lock(&self.control).asked = number;
         self.waker.wake();
     }
 
@@ -115,6 +126,8 @@ struct Thread {
     watch: Watch,
     processes: Vec<String>,
     control: Arc<Mutex<Control>>,
+    /// What had been asked for when the facts were read.
+    number: u64,
     clock: Clock,
 }
 
@@ -130,7 +143,7 @@ enum Next {
 }
 
 impl Thread {
-    fn run(mut self, mut deliver: impl FnMut(Vec<Collected>)) {
+    fn run(mut self, mut deliver: impl FnMut(Delivery)) {
         // Nothing is known yet, so the first reading waits for all of them.
         let mut facts = self.posture.collect();
         let mut read = self.clock.now().instant;
@@ -139,7 +152,8 @@ impl Thread {
             if next == Next::Read && !self.processes.is_empty() {
                 self.watch.follow(&self.processes);
             }
-            deliver(facts);
+            let number = self.number;
+            deliver(Delivery { facts, number });
             next = self.until_next(read).unwrap_or_else(|error| {
                 // Without facts the controller ends access, which is what must happen.
                 tracing::error!(%error, "posture is no longer collected");
@@ -149,6 +163,7 @@ impl Thread {
                 Next::Stop => return,
                 Next::Deliver => {}
                 Next::Read => {
+                    self.number = lock(&self.control).asked;
                     self.posture.ask();
                     self.posture.gather(GATHER);
                     read = self.clock.now().instant;
@@ -205,7 +220,7 @@ impl Thread {
         if control.stop {
             return Some(Next::Stop);
         }
-        let mut collect = std::mem::take(&mut control.collect);
+        let mut collect = control.asked > self.number;
         if let Some(processes) = control.processes.take()
             && processes != self.processes
         {
@@ -248,23 +263,21 @@ mod tests {
         settings.facts_from = Some(file.clone());
         let (tell, told) = mpsc::channel();
         let collector =
-            Collector::start(settings, POLL, move |facts| tell.send(facts).unwrap()).unwrap();
-        assert_eq!(encrypted(&told), Value::Bool(true));
+            Collector::start(settings, POLL, move |told| tell.send(told).unwrap()).unwrap();
+        assert_eq!(encrypted(&told), (Value::Bool(true), 0));
 
         std::fs::write(&file, "{\"disk.encrypted\": false}").unwrap();
-        assert_eq!(encrypted(&told), Value::Bool(false));
+        assert_eq!(encrypted(&told), (Value::Bool(false), 0));
 
-        collector.collect();
-        assert_eq!(encrypted(&told), Value::Bool(false));
+        collector.collect(1);
+        assert_eq!(encrypted(&told), (Value::Bool(false), 1));
 
         collector.configure(POLL, vec!["clamd".to_owned()]);
-        assert_eq!(encrypted(&told), Value::Bool(false));
+        assert_eq!(encrypted(&told), (Value::Bool(false), 1));
         collector.configure(POLL, vec!["clamd".to_owned()]);
         drop(collector);
-        assert_eq!(
-            told.recv_timeout(SOON),
-            Err(mpsc::RecvTimeoutError::Disconnected)
-        );
+        let end = told.recv_timeout(SOON).unwrap_err();
+        assert_eq!(end, mpsc::RecvTimeoutError::Disconnected);
     }
 
     #[test]
@@ -304,16 +317,16 @@ mod tests {
         let collector =
             Collector::start(settings, POLL, move |facts| drop(tell.send(facts))).unwrap();
         let on = Reading::Value(Value::Bool(true));
-        let facts = told.recv_timeout(SOON).unwrap();
-        assert_eq!(reading(&facts, "firewall.enabled"), &on);
+        let first = told.recv_timeout(SOON).unwrap();
+        assert_eq!(reading(&first, "firewall.enabled"), &on);
 
         std::fs::write(&open, "").unwrap();
         std::fs::write(at("etc/os-release"), "ID=second\n").unwrap();
         let second = Reading::Value(Value::Text("second".to_owned()));
         loop {
-            let facts = told.recv_timeout(SOON).unwrap();
-            assert_eq!(reading(&facts, "firewall.enabled"), &on);
-            if reading(&facts, "os.name") == &second {
+            let next = told.recv_timeout(SOON).unwrap();
+            assert_eq!(reading(&next, "firewall.enabled"), &on);
+            if reading(&next, "os.name") == &second {
                 break;
             }
         }
@@ -330,20 +343,16 @@ mod tests {
         drop(collector);
     }
 
-    fn reading<'a>(facts: &'a [Collected], name: &str) -> &'a Reading {
-        let fact = facts.iter().find(|fact| fact.name == name);
+    fn reading<'a>(told: &'a Delivery, name: &str) -> &'a Reading {
+        let fact = told.facts.iter().find(|fact| fact.name == name);
         &fact.unwrap().reading
     }
 
-    fn encrypted(told: &mpsc::Receiver<Vec<Collected>>) -> Value {
-        let facts = told.recv_timeout(SOON).unwrap();
-        let fact = facts
-            .into_iter()
-            .find(|fact| fact.name == "disk.encrypted")
-            .unwrap();
-        let Reading::Value(value) = fact.reading else {
-            panic!("{:?}", fact.reading);
+    fn encrypted(told: &mpsc::Receiver<Delivery>) -> (Value, u64) {
+        let told = told.recv_timeout(SOON).unwrap();
+        let Reading::Value(value) = reading(&told, "disk.encrypted").clone() else {
+            panic!("{told:?}");
         };
-        value
+        (value, told.number)
     }
 }

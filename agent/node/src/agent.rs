@@ -61,6 +61,8 @@ pub struct Agent {
     channel: Channel,
     is_started: bool,
     posture: Posture,
+    /// How often facts were asked for.
+    collections: u64,
     apps: Apps,
     calls: Calls,
     usage: UsageReports,
@@ -93,6 +95,7 @@ impl Agent {
             channel: Channel::new(channel, seed(&mut rng)),
             is_started: false,
             posture: Posture::new(),
+            collections: 0,
             apps: Apps::default(),
             calls: Calls::default(),
             usage: UsageReports::default(),
@@ -106,7 +109,7 @@ impl Agent {
         let was = (self.channel.is_open(), self.channel.is_ready());
         if !self.is_started {
             self.is_started = true;
-            out.collect = true;
+            self.collect(out);
             self.channel.start(now, &mut out.node);
         }
         self.expire(now, out);
@@ -123,7 +126,7 @@ impl Agent {
             AgentInput::Wanted { app } => self.wanted(now, &app, out),
             AgentInput::Tunnel(event) => self.tunnel(now, event, out),
             AgentInput::Addresses(addresses) => self.addresses = addresses,
-            AgentInput::Facts(facts) => self.facts(now, facts, out),
+            AgentInput::Facts { facts, number } => self.facts(now, facts, number, out),
             AgentInput::Local { call, request } => self.local(now, call, request, out),
             AgentInput::Timeout => {}
         }
@@ -221,7 +224,7 @@ impl Agent {
         self.name = welcome.name;
         self.user = welcome.user.or_else(|| self.user.take());
         out.watch = Some(welcome.watched_processes);
-        out.collect = true;
+        self.collect(out);
         // A renewal rests on one report, so that one is of facts which are collected for it.
         if self.posture.is_known() && self.channel.is_ready() {
             self.report(now, out);
@@ -230,10 +233,9 @@ impl Agent {
 
     fn judged(&mut self, now: Now, verdict: PostureVerdict, out: &mut AgentOutbox) {
         let is_compliant = verdict.compliant;
+        let judged = self.calls.judged(verdict.report.unwrap_or(0));
         self.posture.judged(verdict);
-        for call in self.calls.verdict() {
-            out.answers.push_back((call, self.posture_answer(now)));
-        }
+        self.answer_postures(now, judged, out);
         for app in self.apps.names() {
             let step = if is_compliant {
                 Step::Mended
@@ -364,24 +366,37 @@ impl Agent {
         }
     }
 
-    fn facts(&mut self, now: Now, facts: Vec<Collected>, out: &mut AgentOutbox) {
-        let is_asked = self.calls.is_collecting();
+    /// Has all facts collected, under a number of its own.
+    fn collect(&mut self, out: &mut AgentOutbox) -> u64 {
+        self.collections += 1;
+        out.collect = Some(self.collections);
+        self.collections
+    }
+
+    fn facts(&mut self, now: Now, facts: Vec<Collected>, number: u64, out: &mut AgentOutbox) {
         let is_news = self.posture.collected(facts);
-        let is_changed = self.posture.has_changed();
-        let is_open = self.channel.is_open();
-        if is_open && (is_news || is_asked) {
-            self.report(now, out);
+        if !self.channel.is_open() {
+            let waiting = self.calls.collected(number);
+            self.answer_postures(now, waiting, out);
+        } else if is_news || self.calls.waits_for(number) {
+            let counter = self.report(now, out);
+            self.calls.reported(now.instant, number, counter);
         }
-        let is_verdict_due = is_open && (is_changed || self.posture.verdict().is_none());
-        for call in self.calls.collected(now.instant, is_verdict_due) {
+    }
+
+    fn answer_postures(&self, now: Now, calls: Vec<u64>, out: &mut AgentOutbox) {
+        for call in calls {
             out.answers.push_back((call, self.posture_answer(now)));
         }
     }
 
-    fn report(&mut self, now: Now, out: &mut AgentOutbox) {
+    /// Reports the facts as they stand; returns the report's counter.
+    fn report(&mut self, now: Now, out: &mut AgentOutbox) -> u64 {
         let report = self.posture.report(now);
+        let counter = report.counter;
         out.node.messages.push_back(FromNode::Report(report));
         self.channel.reported(now, &mut out.node);
+        counter
     }
 
     /// What follows from a channel that became ready or was lost in this turn; `was` tells whether it
@@ -420,12 +435,11 @@ impl Agent {
             }
         }
         if self.posture.poll(now.instant, &mut self.rng) {
-            out.collect = true;
+            self.collect(out);
         }
         self.expire(now, out);
-        for call in self.calls.due_postures(now.instant) {
-            out.answers.push_back((call, self.posture_answer(now)));
-        }
+        let due = self.calls.due_postures(now.instant);
+        self.answer_postures(now, due, out);
         for call in self.calls.due_explains(now.instant) {
             let refusal = Refusal::new(
                 RefusalCode::Unreachable,

@@ -168,6 +168,7 @@ mod tests {
                 remedy: Some("Turn on disk encryption".to_owned()),
             }],
             remedy: None,
+            report: None,
         };
         let app = "wiki".parse().unwrap();
         let refusal = ended(&app, EndReason::PostureFailed, Some(&verdict));

@@ -163,4 +163,7 @@ pub struct PostureVerdict {
     pub failed: Vec<Check>,
     /// What to do about them.
     pub remedy: Option<String>,
+    /// Counter of the report behind it; `None` when that came over an earlier channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<u64>,
 }

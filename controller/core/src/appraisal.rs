@@ -100,7 +100,7 @@ impl Controller {
         device: DeviceId,
     ) {
         if let Some(verdict) = self.postures.get(device).and_then(|p| p.verdict.clone()) {
-            turn.send(channel, ToNode::Posture(verdict));
+            self.send_verdict(turn, channel, device, verdict);
         }
         self.reviews.forget(device);
         self.review(turn, device);
@@ -250,10 +250,26 @@ impl Controller {
 
     fn push_verdict(&self, turn: &mut Turn<'_>, device: DeviceId, verdict: PostureVerdict) {
         let node = NodeId::Device(device);
-        if let Some(renewal) = self.channels.renewal_of(node) {
-            turn.send(renewal, ToNode::Posture(verdict.clone()));
+        let channels = [self.channels.renewal_of(node), self.channels.of(node)];
+        for channel in channels.into_iter().flatten() {
+            self.send_verdict(turn, channel, device, verdict.clone());
         }
-        self.channels.send(node, ToNode::Posture(verdict), turn.out);
+    }
+
+    /// Sends a verdict, and which of the channel's reports it answers.
+    fn send_verdict(
+        &self,
+        turn: &mut Turn<'_>,
+        channel: ChannelId,
+        device: DeviceId,
+        mut verdict: PostureVerdict,
+    ) {
+        let nonce = self.channels.get(channel).and_then(|open| open.nonce);
+        let last = self.postures.get(device).and_then(|known| known.last);
+        verdict.report = last
+            .filter(|(reported, _)| Some(*reported) == nonce)
+            .map(|(_, counter)| counter);
+        turn.send(channel, ToNode::Posture(verdict));
     }
 }
 

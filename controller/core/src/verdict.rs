@@ -140,6 +140,7 @@ pub(crate) fn verdict_of(
             checked_at,
             failed: Vec::new(),
             remedy: None,
+            report: None,
         },
         Err(decision) => PostureVerdict {
             compliant: false,
@@ -149,6 +150,7 @@ pub(crate) fn verdict_of(
                 .remedy
                 .clone()
                 .or_else(|| decision.checks.is_empty().then(|| decision.summary())),
+            report: None,
         },
     }
 }
@@ -160,5 +162,6 @@ pub(crate) const fn verdict_passed(checked_at: UnixMillis) -> PostureVerdict {
         checked_at,
         failed: Vec::new(),
         remedy: None,
+        report: None,
     }
 }

@@ -234,10 +234,11 @@ impl World {
         if let Some(connect) = node.connect {
             self.dial(who, &connect);
         }
-        if out.collect
+        if let Some(number) = out.collect
             && let Some(device) = self.devices.get(index)
         {
-            inputs.push_back(AgentInput::Facts(device.collect(self.now.instant)));
+            let facts = device.collect(self.now.instant);
+            inputs.push_back(AgentInput::Facts { facts, number });
         }
         for (app, answer) in out.opened {
             self.opened(index, &app, answer);

@@ -339,7 +339,8 @@ impl World {
         device.posture = condition;
         if !device.is_asleep {
             let facts = device.collect(now);
-            self.agent(index, cardea_node::AgentInput::Facts(facts));
+            let number = 0;
+            self.agent(index, cardea_node::AgentInput::Facts { facts, number });
         }
     }
 

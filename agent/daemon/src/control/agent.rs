@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
 
 use cardea_device::{
-    collector::{Collector, POLL},
+    collector::{Collector, Delivery, POLL},
     posture::{Collected, Settings},
 };
 use cardea_host::{
@@ -89,9 +89,9 @@ pub(crate) async fn run(
     let (addresses, front) = interface.transpose()?.unzip();
     let (data, mut told) = Data::start_with((End::Agent, front), clock, entropy::seed(), direct)?;
     let mut calls = local::serve(dir.path(), operator.as_ref())?;
-    let (deliver, mut facts) = mpsc::channel::<Vec<Collected>>(FACTS_MAX);
-    let collector = Collector::start(posture, POLL, move |facts| {
-        if deliver.blocking_send(facts).is_err() {
+    let (deliver, mut collected) = mpsc::channel::<Delivery>(FACTS_MAX);
+    let collector = Collector::start(posture, POLL, move |delivery| {
+        if deliver.blocking_send(delivery).is_err() {
             tracing::debug!("facts came while the agent was ending");
         }
     })?;
@@ -133,9 +133,9 @@ pub(crate) async fn run(
                 Some(event) => shell.told(event),
                 None => return Err(io::Error::other("the data half ended")),
             },
-            Some(facts) = facts.recv() => {
+            Some(Delivery { facts, number }) = collected.recv() => {
                 let facts = facts.into_iter().map(fact).collect();
-                shell.handle(AgentInput::Facts(facts));
+                shell.handle(AgentInput::Facts { facts, number });
             }
             Some(call) = calls.recv() => shell.call(call),
             Some(listener) = ends.recv() => shell.forwards.ended(listener, &shell.common.data),
@@ -166,8 +166,8 @@ impl Shell {
         if let Some(programs) = self.out.watch.take() {
             self.collector.configure(self.poll, programs);
         }
-        if std::mem::take(&mut self.out.collect) {
-            self.collector.collect();
+        if let Some(number) = self.out.collect.take() {
+            self.collector.collect(number);
         }
         while let Some((call, mut answer)) = self.out.answers.pop_front() {
             self.complete(&mut answer);

@@ -73,7 +73,12 @@ pub enum AgentInput {
     /// Where the data half may be reached directly, from now on.
     Addresses(Vec<SocketAddr>),
     /// All facts as they stand: those missing here are not known any longer.
-    Facts(Vec<Collected>),
+    Facts {
+        /// The facts.
+        facts: Vec<Collected>,
+        /// The latest [`AgentOutbox::collect`] that they were read after; 0 for none.
+        number: u64,
+    },
     /// A request at the local socket; [`AgentOutbox::answers`] answers under the same number.
     Local {
         /// Names this request in the answer.
@@ -90,8 +95,8 @@ pub enum AgentInput {
 pub struct AgentOutbox {
     /// What both roles have.
     pub node: NodeOutbox,
-    /// Collect all facts and hand them over.
-    pub collect: bool,
+    /// Collect all facts and hand them over, with this number, which grows.
+    pub collect: Option<u64>,
     /// Programs whose running is a fact from now on.
     pub watch: Option<Vec<String>>,
     /// Answers to local requests.

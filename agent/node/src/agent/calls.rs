@@ -13,8 +13,8 @@ const CALLS_MAX: usize = 64;
 /// How long collectors may take; each has its own, shorter limit.
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a person waits for a verdict that may not come: an unchanged one is not sent again.
-const VERDICT_TIMEOUT: Duration = Duration::from_millis(400);
+/// How long the controller may take to judge; one that has too much to do drops reports.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the controller may take to explain.
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,10 +29,22 @@ pub(super) struct Calls {
 /// A request for posture, on its way.
 #[derive(Clone, Copy, Debug)]
 enum PostureCall {
-    /// The shell collects.
-    Collecting { until: Instant },
-    /// The controller judges.
-    Judging { until: Instant },
+    /// The shell collects, under this number.
+    Collecting { number: u64, until: Instant },
+    /// The controller judges the report with this counter.
+    Judging { counter: u64, until: Instant },
+}
+
+impl PostureCall {
+    const fn until(self) -> Instant {
+        match self {
+            Self::Collecting { until, .. } | Self::Judging { until, .. } => until,
+        }
+    }
+
+    const fn takes_facts(self, collected: u64) -> bool {
+        matches!(self, Self::Collecting { number, .. } if number <= collected)
+    }
 }
 
 /// The daemon has no room for another request.
@@ -54,59 +66,43 @@ impl Calls {
         self.explains.remove(&request).map(|(call, _)| call)
     }
 
-    pub(super) fn posture(&mut self, now: Instant, call: u64) {
+    /// A call for posture, which waits for facts that are collected under `number` or later.
+    pub(super) fn posture(&mut self, now: Instant, call: u64, number: u64) {
         let until = now + COLLECT_TIMEOUT;
         self.postures
-            .insert(call, PostureCall::Collecting { until });
+            .insert(call, PostureCall::Collecting { number, until });
     }
 
-    /// Whether somebody waits for facts.
-    pub(super) fn is_collecting(&self) -> bool {
-        self.postures
-            .values()
-            .any(|call| matches!(call, PostureCall::Collecting { .. }))
+    /// Whether somebody waits for facts that were collected under `number`.
+    pub(super) fn waits_for(&self, number: u64) -> bool {
+        self.postures.values().any(|call| call.takes_facts(number))
     }
 
-    /// Facts are here: the calls that can be answered come back, the others wait for the verdict.
-    pub(super) fn collected(&mut self, now: Instant, is_verdict_due: bool) -> Vec<u64> {
-        if !is_verdict_due {
-            return self.judged();
-        }
+    /// Who waited for these facts waits for the verdict on the report that carries them.
+    pub(super) fn reported(&mut self, now: Instant, number: u64, counter: u64) {
         let until = now + VERDICT_TIMEOUT;
         for call in self.postures.values_mut() {
-            if matches!(call, PostureCall::Collecting { .. }) {
-                *call = PostureCall::Judging { until };
+            if call.takes_facts(number) {
+                *call = PostureCall::Judging { counter, until };
             }
         }
-        Vec::new()
     }
 
-    /// The verdict is here: every call that does not wait for facts can be answered.
-    pub(super) fn verdict(&mut self) -> Vec<u64> {
-        let judging = |call: &PostureCall| matches!(call, PostureCall::Judging { .. });
-        let ready: Vec<u64> = self
-            .postures
-            .iter()
-            .filter(|(_, call)| judging(call))
-            .map(|(call, _)| *call)
-            .collect();
-        self.postures.retain(|_, call| !judging(call));
-        ready
+    /// Calls that waited for these facts, when nobody will judge them.
+    pub(super) fn collected(&mut self, number: u64) -> Vec<u64> {
+        self.take_postures(|call| call.takes_facts(number))
+    }
+
+    /// Calls that waited for the verdict on this report, or an earlier one.
+    pub(super) fn judged(&mut self, report: u64) -> Vec<u64> {
+        self.take_postures(
+            |call| matches!(call, PostureCall::Judging { counter, .. } if counter <= report),
+        )
     }
 
     /// Calls for posture that have waited long enough, and are answered with what is known.
     pub(super) fn due_postures(&mut self, now: Instant) -> Vec<u64> {
-        let is_due = |call: &PostureCall| match call {
-            PostureCall::Collecting { until } | PostureCall::Judging { until } => *until <= now,
-        };
-        let due: Vec<u64> = self
-            .postures
-            .iter()
-            .filter(|(_, call)| is_due(call))
-            .map(|(call, _)| *call)
-            .collect();
-        self.postures.retain(|_, call| !is_due(call));
-        due
+        self.take_postures(|call| call.until() <= now)
     }
 
     /// Calls for an explanation that nobody answered in time.
@@ -130,9 +126,7 @@ impl Calls {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let postures = self.postures.values().map(|call| match call {
-            PostureCall::Collecting { until } | PostureCall::Judging { until } => *until,
-        });
+        let postures = self.postures.values().map(|call| call.until());
         self.explains
             .values()
             .map(|(_, until)| *until)
@@ -140,7 +134,8 @@ impl Calls {
             .min()
     }
 
-    fn judged(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.postures).into_keys().collect()
+    fn take_postures(&mut self, is_taken: impl Fn(PostureCall) -> bool) -> Vec<u64> {
+        let taken = self.postures.extract_if(.., |_, call| is_taken(*call));
+        taken.map(|(call, _)| call).collect()
     }
 }

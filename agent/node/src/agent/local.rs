@@ -47,7 +47,7 @@ impl Agent {
 
     fn up(&mut self, now: Now, out: &mut AgentOutbox) -> LocalAnswer {
         if !self.channel.is_wanted() {
-            out.collect = true;
+            self.collect(out);
             self.channel.start(now, &mut out.node);
         }
         let address = self.channel.controller_view().address;
@@ -97,8 +97,8 @@ impl Agent {
         if !self.calls.has_room() {
             return Some(LocalAnswer::Refused(calls::busy()));
         }
-        self.calls.posture(now.instant, call);
-        out.collect = true;
+        let number = self.collect(out);
+        self.calls.posture(now.instant, call, number);
         None
     }
 }

@@ -62,7 +62,14 @@ fn verdict(compliant: bool) -> PostureVerdict {
         checked_at: UnixMillis(0),
         failed: if compliant { Vec::new() } else { vec![check] },
         remedy: None,
+        report: None,
     }
+}
+
+/// Facts that were collected under `number`.
+fn facts(world: &World, encrypted: bool, number: u64) -> AgentInput {
+    let facts = vec![fact(world.now, "a", encrypted)];
+    AgentInput::Facts { facts, number }
 }
 
 #[test]
@@ -316,11 +323,9 @@ fn facts_are_reported_at_once_when_they_change_and_at_each_poll() {
     let mut world = World::new();
     let mut agent = world.agent(&["c:7443"]);
     let out = world.turn(&mut agent, AgentInput::Timeout);
-    assert!(out.collect);
-    world.turn(
-        &mut agent,
-        AgentInput::Facts(vec![fact(world.now, "a", true)]),
-    );
+    assert_eq!(out.collect, Some(1));
+    let first = facts(&world, true, 1);
+    world.turn(&mut agent, first);
     let out = world.greet(&mut agent);
     assert_eq!(out.watch, Some(vec!["edr".to_owned()]));
     let reports = |out: &AgentOutbox| {
@@ -335,16 +340,21 @@ fn facts_are_reported_at_once_when_they_change_and_at_each_poll() {
             .collect::<Vec<_>>()
     };
     assert_eq!(reports(&out), [1]);
-    let mut facts = |world: &World, value| {
-        let facts = AgentInput::Facts(vec![fact(world.now, "a", value)]);
+    let mut reported = |world: &World, value| {
+        let facts = facts(world, value, 2);
         reports(&world.turn(&mut agent, facts))
     };
-    assert_eq!(facts(&world, true), [2], "collected for the welcome");
-    assert_eq!(facts(&world, true), [0_u64; 0]);
-    assert_eq!(facts(&world, false), [3]);
+    assert_eq!(reported(&world, true), [2], "collected for the welcome");
+    assert_eq!(reported(&world, true), [0_u64; 0]);
+    assert_eq!(reported(&world, false), [3]);
     world.pass(Duration::from_secs(60));
-    assert!(world.turn(&mut agent, AgentInput::Timeout).collect);
-    let again = AgentInput::Facts(vec![fact(world.now, "a", false)]);
+    assert!(
+        world
+            .turn(&mut agent, AgentInput::Timeout)
+            .collect
+            .is_some()
+    );
+    let again = facts(&world, false, 3);
     assert_eq!(reports(&world.turn(&mut agent, again)), [4]);
 }
 
@@ -383,21 +393,6 @@ fn local_requests_are_answered_from_state() {
     let states: Vec<AppState> = apps.iter().map(|app| app.state).collect();
     assert_eq!(states, [AppState::Denied, AppState::Idle]);
 
-    let out = world.turn(&mut agent, local(2, LocalRequest::Posture));
-    assert!(out.collect && out.answers.is_empty());
-    world.turn(
-        &mut agent,
-        AgentInput::Facts(vec![fact(world.now, "a", true)]),
-    );
-    let out = world.turn(
-        &mut agent,
-        AgentInput::Message(ToNode::Posture(verdict(false))),
-    );
-    assert!(matches!(
-        out.answers.front(),
-        Some((2, LocalAnswer::Posture { report, verdict: Some(_) })) if report.facts.len() == 1
-    ));
-
     let out = world.turn(&mut agent, local(3, LocalRequest::Explain(name("wiki"))));
     assert!(matches!(
         out.node.messages.front(),
@@ -409,6 +404,71 @@ fn local_requests_are_answered_from_state() {
         out.answers.front(),
         Some((3, LocalAnswer::Refused(_)))
     ));
+}
+
+/// The verdict that a person reads is on facts which were collected after the question.
+#[test]
+fn posture_is_answered_with_the_verdict_on_facts_that_were_read_for_it() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    let ask = |call| AgentInput::Local {
+        call,
+        request: LocalRequest::Posture,
+    };
+    let judged = |compliant, report| {
+        let report = Some(report);
+        AgentInput::Message(ToNode::Posture(PostureVerdict {
+            report,
+            ..verdict(compliant)
+        }))
+    };
+    let counter = |out: &AgentOutbox| match out.node.messages.front() {
+        Some(FromNode::Report(report)) => Some(report.counter),
+        _ => None,
+    };
+    let answer = |out: &AgentOutbox| match out.answers.front() {
+        Some((call, LocalAnswer::Posture { verdict, .. })) => {
+            let passes = verdict.as_ref().map(|verdict| verdict.compliant);
+            Some((*call, passes))
+        }
+        _ => None,
+    };
+
+    // Broken and reported, and not judged when the question comes.
+    let broken = facts(&world, false, 0);
+    let first = counter(&world.turn(&mut agent, broken)).unwrap();
+    let out = world.turn(&mut agent, ask(1));
+    let number = out.collect.unwrap();
+    assert_eq!(answer(&out), None);
+    let before = facts(&world, false, number - 1);
+    let out = world.turn(&mut agent, before);
+    assert_eq!(answer(&out), None, "read before the question");
+    let fresh = facts(&world, false, number);
+    let second = counter(&world.turn(&mut agent, fresh)).unwrap();
+    assert!(second > first, "reported again, though nothing changed");
+    let out = world.turn(&mut agent, judged(true, first));
+    assert_eq!(answer(&out), None, "on an earlier report");
+    let out = world.turn(
+        &mut agent,
+        AgentInput::Message(ToNode::Posture(verdict(true))),
+    );
+    assert_eq!(answer(&out), None, "on a report of an earlier channel");
+    let out = world.turn(&mut agent, judged(false, second));
+    assert_eq!(answer(&out), Some((1, Some(false))));
+
+    // Nobody judges, or nobody is there: what is known is the answer.
+    let number = world.turn(&mut agent, ask(2)).collect.unwrap();
+    let fresh = facts(&world, true, number);
+    world.turn(&mut agent, fresh);
+    world.pass(Duration::from_secs(5));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert_eq!(answer(&out), Some((2, Some(false))));
+    let why = "the link broke".to_owned();
+    world.turn(&mut agent, AgentInput::ChannelDown { why });
+    let number = world.turn(&mut agent, ask(3)).collect.unwrap();
+    let fresh = facts(&world, true, number);
+    let out = world.turn(&mut agent, fresh);
+    assert_eq!(answer(&out), Some((3, Some(false))));
 }
 
 #[test]
@@ -502,8 +562,11 @@ fn renewing_agent(world: &mut World) -> Agent {
     assert_eq!(out.node.connect.unwrap().purpose, Purpose::Renewal);
     assert_eq!(words(&world.turn(&mut agent, up())), ["hello"]);
     let out = world.turn(&mut agent, AgentInput::Message(world.welcome()));
-    assert!(out.collect && out.node.messages.is_empty(), "not yet");
-    let facts = AgentInput::Facts(vec![fact(world.now, "a", true)]);
+    assert!(
+        out.collect.is_some() && out.node.messages.is_empty(),
+        "not yet"
+    );
+    let facts = facts(world, true, 0);
     assert_eq!(
         words(&world.turn(&mut agent, facts)),
         ["report", "renew"],

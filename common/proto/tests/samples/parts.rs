@@ -144,6 +144,7 @@ pub(crate) fn verdict() -> PostureVerdict {
         checked_at: at(),
         failed: vec![check()],
         remedy: None,
+        report: Some(7),
     }
 }
 

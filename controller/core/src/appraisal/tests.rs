@@ -46,6 +46,23 @@ fn a_device_hears_what_failed_and_what_to_do() {
     assert!(verdict_passes(&mut bench, &device));
 }
 
+/// A device tells its user of the verdict on the report that it made for him.
+#[test]
+fn a_verdict_names_the_report_of_its_channel_that_it_answers() {
+    let (mut bench, mut device, _) = Bench::office();
+    // Passed before and after, failed now, failed again.
+    for facts in [sane_facts(), sane_facts(), BTreeMap::new(), BTreeMap::new()] {
+        bench.report(&mut device, facts);
+        let verdict = verdict(&mut bench, &device);
+        assert_eq!(verdict.report, Some(device.counter));
+    }
+    bench.connect(&mut device, &[]);
+    let welcome = verdict(&mut bench, &device);
+    assert_eq!(welcome.report, None, "no report of this channel");
+    bench.report(&mut device, sane_facts());
+    assert_eq!(verdict(&mut bench, &device).report, Some(device.counter));
+}
+
 #[test]
 fn a_report_that_is_replayed_or_from_another_channel_changes_nothing() {
     let (mut bench, mut device, _) = Bench::office();
