@@ -9,5 +9,6 @@ pub mod deployment;
 pub mod namespace;
 pub mod nat;
 pub mod program;
+pub mod proxy;
 pub mod stranger;
 pub mod traffic;
