@@ -118,7 +118,8 @@ fn by_proxy() -> Result<()> {
     let proxy = world
         .internet
         .within(|| ConnectProxy::start("198.51.100.1:3128", "YWxpY2U6cGE6c3M="))?;
-    world.wall(&format!("meta l4proto udp drop\n ip daddr {CONTROLLER} drop"))?;
+    world.wall("meta l4proto != tcp drop")?;
+    world.wall_off(CONTROLLER)?;
     let refused = run(world.enroll("wrong", "http://alice:guess@198.51.100.1:3128")?)?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(refused.status.code() == Some(5), "{said}");
@@ -212,6 +213,12 @@ impl World {
              chain pre {{ type filter hook prerouting priority -200; iifname \"home\" {drops}\n }}\n\
              chain post {{ type filter hook postrouting priority 200; oifname \"home\" {drops}\n }}\n}}\n"
         ))
+    }
+
+    /// No packet of the device reaches `host` any longer.
+    fn wall_off(&self, host: &str) -> Result<()> {
+        let rule = format!("add rule inet wall pre iifname \"home\" ip daddr {host} drop\n");
+        self.internet.nft(&rule)
     }
 
     fn wall_falls(&self) -> Result<()> {
