@@ -96,7 +96,8 @@ impl Common {
             let root = self.node.trust.root_digest();
             self.data.send(ToData::Fronts(Box::new(Fronts {
                 addresses: connect.fronts.clone(),
-                caller: Caller::new(&connect.knock, &root, connect.clock),
+                caller: Caller::new(&connect.knock, &root, connect.clock)
+                    .with_pass(connect.pass.clone()),
                 proxy: self.proxy.clone(),
             })));
             self.line.connect(connect);

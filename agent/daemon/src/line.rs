@@ -109,7 +109,8 @@ impl Line {
             Arc::new(self.clock),
         );
         let root = self.trust.root_digest();
-        let caller = Caller::new(&connect.knock, &root, connect.clock);
+        let caller =
+            Caller::new(&connect.knock, &root, connect.clock).with_pass(connect.pass.clone());
         let attempt = Attempt {
             number: self.number,
             tell: self.tell.clone(),

@@ -402,6 +402,7 @@ impl Channel {
                     purpose: self.connection.purpose(),
                     chain: self.chain().to_vec(),
                     knock: self.renewal.certificate().knock.clone(),
+                    pass: self.renewal.certificate().pass.clone(),
                     clock: self.offset(now),
                 });
             }

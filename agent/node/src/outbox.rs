@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use cardea_proto::{
     codec::{Blob, Secret32},
-    enroll::Certificate,
+    enroll::{Certificate, Pass},
     message::{FromNode, Purpose},
     time::ClockOffset,
 };
@@ -43,6 +43,8 @@ pub struct Connect {
     pub chain: Vec<Blob>,
     /// The seed of the knock that the controller answers.
     pub knock: Secret32,
+    /// What opens fronts that are not beside the controller.
+    pub pass: Option<Pass>,
     /// How far the controller's clock, by which a knock is timed, was from ours when it last said.
     pub clock: ClockOffset,
 }

@@ -23,21 +23,26 @@
 mod attempts;
 mod door;
 mod ids;
+mod pass;
 mod record;
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use cardea_proto::{
     codec::{Digest, Secret32},
     detour::FRONT_PROOF_BYTES,
     id::NodeId,
-    time::UnixMillis,
+    time::{Now, UnixMillis},
 };
 
 pub use self::{
     attempts::ATTEMPT_TIME,
     door::{Answer, Door, DoorChange, Knocker, Stay, WINDOW},
     ids::{CONNECTION_ID_BYTES, ConnectionIds},
+    pass::{FrontKey, PassDoor, pass_keys, pass_label},
 };
 use crate::{
     authority, key,
@@ -279,6 +284,14 @@ fn xor<const N: usize>(mut left: [u8; N], right: [u8; N]) -> [u8; N] {
         *left ^= right;
     }
     left
+}
+
+/// The second in which a door was opened, as the wall clock has it by now: one that was wrong then and
+/// has been set must not keep everybody waiting.
+fn since_opened(opened_at: Instant, now: Now) -> u32 {
+    let since = now.instant.saturating_duration_since(opened_at);
+    let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    secs_of(UnixMillis(now.unix.0.saturating_sub(since)))
 }
 
 /// Whole seconds; four bytes of them last until 2106.

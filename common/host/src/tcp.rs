@@ -20,7 +20,6 @@ pub fn listen(local: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// As [`listen`].
-#[expect(clippy::disallowed_types, reason = "sockets live here")]
 pub fn listen_with(local: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(local),

@@ -10,11 +10,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use cardea_credential::knock::FrontKey;
 use cardea_host::{
     files::{CONFIG_BYTES_MAX, read_named_text},
     guard::Guard,
 };
-use cardea_proto::PORT_RELAY;
+use cardea_proto::{PORT_RELAY, codec::Secret32};
 use cardea_relay::Settings;
 
 use crate::front::Decoy;
@@ -27,6 +28,14 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The controller's public ticket key: 64 hexadecimal digits, or a file that holds them.
     pub ticket_key: Option<String>,
+    /// Where the front listens, if there is one.
+    pub listen_tls: Option<SocketAddr>,
+    /// What the front shares with the controller: 64 hexadecimal digits, or a file that holds them.
+    pub front_key: Option<String>,
+    /// The controller to which the front leads, `HOST:PORT`.
+    pub controller: Option<String>,
+    /// What strangers see at the front.
+    pub tls_decoy: Option<DecoyFiles>,
     /// What stands before this machine's ports.
     pub guard: Option<Guard>,
     /// Most ends that are bound at once; a tunnel has two.
@@ -130,6 +139,10 @@ impl Config {
         Self {
             listen: over.listen.or(self.listen),
             ticket_key: over.ticket_key.or(self.ticket_key),
+            listen_tls: over.listen_tls.or(self.listen_tls),
+            front_key: over.front_key.or(self.front_key),
+            controller: over.controller.or(self.controller),
+            tls_decoy: over.tls_decoy.or(self.tls_decoy),
             guard: over.guard.or(self.guard),
             ends_max: over.ends_max.or(self.ends_max),
             idle: over.idle.or(self.idle),
@@ -156,17 +169,33 @@ impl Config {
         let given = self.ticket_key.as_deref().ok_or_else(|| {
             ConfigError("no ticket key. Give the controller's with --ticket-key".to_owned())
         })?;
-        if let Some(key) = key(given) {
-            return Ok(key);
-        }
-        let text = read(Path::new(given)).map_err(|error| {
-            ConfigError(format!(
-                "the ticket key is neither 64 hexadecimal digits nor a file: {error}"
-            ))
-        })?;
-        key(&text)
-            .ok_or_else(|| ConfigError(format!("{given}: holds no key of 64 hexadecimal digits")))
+        key_of("ticket", given)
     }
+
+    /// What a front shares with the controller.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when there is none, or when it is none.
+    pub fn front_key(&self) -> Result<FrontKey, ConfigError> {
+        let given = self.front_key.as_deref().ok_or_else(|| {
+            let why = "no front key. Give the controller's keys/front.key with --front-key";
+            ConfigError(why.to_owned())
+        })?;
+        key_of("front", given).map(|key| FrontKey::new(Secret32(key)))
+    }
+}
+
+/// A key that is given by its digits or in a file.
+fn key_of(what: &str, given: &str) -> Result<[u8; 32], ConfigError> {
+    if let Some(key) = key(given) {
+        return Ok(key);
+    }
+    let text = read(Path::new(given)).map_err(|error| {
+        ConfigError(format!(
+            "the {what} key is neither 64 hexadecimal digits nor a file: {error}"
+        ))
+    })?;
+    key(&text).ok_or_else(|| ConfigError(format!("{given}: holds no key of 64 hexadecimal digits")))
 }
 
 /// Where a relay listens when nobody says otherwise: every address of both families.

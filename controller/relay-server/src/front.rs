@@ -10,13 +10,15 @@
 //! Everything runs on a thread of its own, so that handshakes keep nobody else waiting.
 
 mod decoy;
+mod far;
 mod hello;
+mod keeper;
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use cardea_credential::tls;
 use cardea_host::{
-    channel::{Gate, Inlet},
+    channel::Inlet,
     clock::Clock,
     detour::{Detours, TlsStream},
     places::{Place, Places},
@@ -29,7 +31,8 @@ use tokio::{
     sync::oneshot,
 };
 
-pub use self::decoy::Decoy;
+use self::far::Far;
+pub use self::{decoy::Decoy, keeper::Keeper};
 use crate::Arrivals;
 
 /// How long a stranger has from his connection to the end of its handshake.
@@ -70,8 +73,17 @@ pub struct Front {
 pub struct Targets {
     /// The relay's loop.
     pub relay: Arrivals,
-    /// The controller's port.
-    pub controller: Option<Inlet>,
+    /// The controller's port, if there is one.
+    pub controller: Option<Controller>,
+}
+
+/// How a controller is reached from a front.
+#[derive(Clone, Debug)]
+pub enum Controller {
+    /// It is in this process.
+    Beside(Inlet),
+    /// It is elsewhere, at this `HOST:PORT`, by UDP.
+    At(String),
 }
 
 /// A front on a thread of its own; dropping it ends the front and its detours.
@@ -84,7 +96,7 @@ pub struct RunningFront {
 /// What every connection needs.
 #[derive(Clone)]
 struct Shared {
-    gate: Gate,
+    keeper: Keeper,
     tls: Arc<ServerConfig>,
     decoy: Option<Decoy>,
     detours: Detours,
@@ -99,13 +111,13 @@ impl fmt::Debug for Shared {
 }
 
 impl Front {
-    /// Listens at `listen` (port 0 takes any) for whoever may knock at `gate`.
+    /// Listens at `listen` (port 0 takes any) for whoever `keeper` knows.
     ///
     /// # Errors
     /// As the system says, `AddrInUse` among others.
     pub fn bind(
         listen: SocketAddr,
-        gate: Gate,
+        keeper: Keeper,
         decoy: Option<Decoy>,
         (detours, targets): (Detours, Targets),
     ) -> io::Result<Self> {
@@ -116,7 +128,7 @@ impl Front {
             address: listener.local_addr()?,
             listener,
             shared: Shared {
-                gate,
+                keeper,
                 tls,
                 decoy,
                 detours,
@@ -200,13 +212,32 @@ impl Shared {
         let from = joined.address();
         tracing::debug!("a detour is open");
         let Targets { relay, controller } = self.targets;
-        stream
-            .carry(outgoing, IDLE, |aim, datagram| match (aim, &controller) {
-                (Aim::Relay, _) => relay.give(from, datagram),
-                (Aim::Controller, Some(controller)) => controller.give(from, datagram),
-                (Aim::Controller, None) => {}
-            })
+        let far = match &controller {
+            Some(Controller::At(address)) => Some(Far::open(address).await?),
+            Some(Controller::Beside(_)) | None => None,
+        };
+        let carried = stream.carry(outgoing, IDLE, |aim, datagram| match (aim, &controller) {
+            (Aim::Relay, _) => relay.give(from, datagram),
+            (Aim::Controller, Some(Controller::Beside(inlet))) => inlet.give(from, datagram),
+            (Aim::Controller, Some(Controller::At(_)) | None) => {
+                if let Some(far) = &far {
+                    far.send(datagram);
+                }
+            }
+        });
+        let answers = async {
+            match &far {
+                Some(far) => far.receive(|datagram| {
+                    self.detours.send(from, Aim::Controller, datagram);
+                }),
+                None => return std::future::pending().await,
+            }
             .await
+        };
+        tokio::select! {
+            result = carried => result,
+            error = answers => Err(error),
+        }
     }
 
     /// Hears the knock, and proves that it was heard; `None` for who did not.
@@ -218,8 +249,8 @@ impl Shared {
         let Some(hello) = hello::read(&tcp).await? else {
             return Ok(None);
         };
-        let knock = hello::knock(&hello);
-        let Some(keys) = knock.and_then(|knock| self.gate.opens_once(&knock)) else {
+        let keys = hello::label(&hello).and_then(|label| self.keeper.opens(&label));
+        let Some(keys) = keys else {
             return self.turn_away(hello, tcp).await.map(|()| None);
         };
         let Ok(seat) = self.places.take(peer) else {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use cardea_host::exit::{Code, Failure};
-use cardea_proto::{PORT_RELAY, detour::FRONT_SCHEME};
+use cardea_proto::{PORT_FRONT, PORT_RELAY, detour::FRONT_SCHEME};
 
 use crate::{config::Settings, values::Place};
 
@@ -35,9 +35,7 @@ impl Reach {
             .iter()
             .map(|place| place.with_port(listening.port()))
             .collect();
-        if let Some(front) = front_listening {
-            addresses.extend(front_addresses(settings, &advertise, front.port()));
-        }
+        addresses.extend(front_addresses(settings, &advertise, front_listening));
         let mut never: Vec<IpAddr> = advertise.iter().flat_map(addresses_of).collect();
         let mut relays = Vec::new();
         match (settings.relay_addresses.as_slice(), relay_listening) {
@@ -78,19 +76,27 @@ impl Reach {
     }
 }
 
-/// Where nodes reach a front: where they were told to, or on the hosts of its controller.
-fn front_addresses(settings: &Settings, advertise: &[Place], port: u16) -> Vec<String> {
-    let mut hosts: Vec<Place> = match settings.front_addresses.as_slice() {
-        [] => advertise.to_vec(),
-        given => return given.iter().map(|place| front(place, port)).collect(),
-    };
-    for host in &mut hosts {
-        // It is that of the channels.
-        host.port = None;
+/// Where nodes reach fronts: where they were told to, or on the hosts of a controller that has one.
+fn front_addresses(
+    settings: &Settings,
+    advertise: &[Place],
+    listening: Option<SocketAddr>,
+) -> Vec<String> {
+    let port = listening.map_or(PORT_FRONT, |listening| listening.port());
+    match (settings.front_addresses.as_slice(), listening) {
+        ([], None) => Vec::new(),
+        ([], Some(_)) => {
+            // The ports that are advertised are those of the channels.
+            let hosts = advertise.iter().map(|place| Place {
+                host: place.host.clone(),
+                port: None,
+            });
+            let mut fronts: Vec<String> = hosts.map(|place| front(&place, port)).collect();
+            fronts.dedup();
+            fronts
+        }
+        (given, _) => given.iter().map(|place| front(place, port)).collect(),
     }
-    let mut fronts: Vec<String> = hosts.iter().map(|place| front(place, port)).collect();
-    fronts.dedup();
-    fronts
 }
 
 fn front(place: &Place, port: u16) -> String {
@@ -177,6 +183,11 @@ mod tests {
             let reach = Reach::of(&settings, listening, None, front).unwrap();
             assert_eq!(reach.addresses[2..], *expected);
         }
+        let text = "advertise = [\"192.0.2.1\"]\n[relay]\ntls_addresses = [\"relay\"]";
+        let settings = Settings::of(toml::from_str::<Config>(text).unwrap()).unwrap();
+        let listening = "0.0.0.0:9001".parse().unwrap();
+        let reach = Reach::of(&settings, listening, None, None).unwrap();
+        assert_eq!(reach.addresses, ["192.0.2.1:9001", "tls://relay:443"]);
     }
 
     fn check(config: &str, relay: Option<&str>, expected: (&[&str], &[&str])) {

@@ -21,10 +21,7 @@ use cardea_host::{
     unix::UnixListener,
 };
 use cardea_proto::ledger::Founded;
-use cardea_relay_server::{
-    Running as RunningRelay, Server as RelayServer,
-    front::{Front, RunningFront},
-};
+use cardea_relay_server::{Running as RunningRelay, Server as RelayServer, front::Front};
 use cardea_store::{EmbeddedStore, Loaded, Notary, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -38,7 +35,7 @@ use crate::{
     nodes::Nodes,
     reach::Reach,
     seal::Seal,
-    sockets::Sockets,
+    sockets::{Relaying, Sockets},
     turn::{EVENTS_MAX, Event, Turn},
 };
 
@@ -54,11 +51,8 @@ pub struct Service {
     admin: Admin,
     admin_listener: UnixListener,
     admin_path: PathBuf,
-    relay: Option<RunningRelay>,
-    /// Resolves when the relay's thread has ended.
-    relay_ended: Option<oneshot::Receiver<()>>,
+    relaying: Relaying,
     relay_address: Option<SocketAddr>,
-    front: Option<RunningFront>,
     front_address: Option<SocketAddr>,
     store: JoinHandle<()>,
     /// Held until everything else has ended.
@@ -85,7 +79,10 @@ impl Service {
             server,
             relay,
             front,
-        } = Sockets::bind(settings, &tls, &gate, keys.ticket.public())?;
+        } = Sockets::bind(settings, &tls, &gate, &keys.ticket)?;
+        if !settings.front_addresses.is_empty() {
+            folder::write_front_key(&state, &keys.ticket)?;
+        }
         let relay_address = relay.as_ref().map(RelayServer::local_address);
         let front_address = front.as_ref().map(Front::local_address);
         let reach = Reach::of(
@@ -115,14 +112,7 @@ impl Service {
             Failure::of(Code::Storage, &admin_path.display().to_string(), error, "")
         })?;
         let no_thread = |error| Failure::of(Code::Failed, "thread", error, "");
-        let (relay_ends, relay_ended) = oneshot::channel::<()>();
-        let relay_ended = relay.is_some().then_some(relay_ended);
-        let relay = relay
-            .map(|relay| relay.spawn(relay_ends).map_err(no_thread))
-            .transpose()?;
-        let front = front
-            .map(|front| front.spawn().map_err(no_thread))
-            .transpose()?;
+        let relaying = Relaying::start(relay, front).map_err(no_thread)?;
         let (ledger, outcomes, store) = Ledger::start(store, notary).map_err(no_thread)?;
         let (head, followed) = watch::channel(head);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
@@ -143,10 +133,8 @@ impl Service {
             admin,
             admin_listener,
             admin_path,
-            relay,
-            relay_ended,
+            relaying,
             relay_address,
-            front,
             front_address,
             store,
             _state: state,
@@ -186,9 +174,12 @@ impl Service {
             admin,
             admin_listener,
             admin_path,
-            relay,
-            relay_ended,
-            front,
+            relaying:
+                Relaying {
+                    relay,
+                    relay_ended,
+                    front,
+                },
             store,
             _state,
             ..
@@ -351,6 +342,7 @@ fn own_identity(
 fn core_settings(settings: &Settings, reach: Reach) -> cardea_core::Settings {
     cardea_core::Settings {
         addresses: reach.addresses,
+        has_fronts_elsewhere: !settings.front_addresses.is_empty(),
         relays: reach.relays,
         never: reach.never,
         certificate_life: settings.certificate_life,

@@ -6,17 +6,19 @@ use std::{
     sync::Arc,
 };
 
+use cardea_credential::ticket::TicketKey;
 use cardea_host::{
     channel::{ChannelError, Gate, Server},
     detour::Detours,
     exit::{Code, Failure},
 };
 use cardea_relay_server::{
-    Server as RelayServer,
+    Running as RunningRelay, Server as RelayServer,
     config::{Config as RelayConfig, DecoyFiles},
-    front::{Front, Targets},
+    front::{Controller, Front, Keeper, RunningFront, Targets},
 };
 use rustls::ServerConfig;
+use tokio::sync::oneshot;
 
 use crate::config::Settings;
 
@@ -37,7 +39,7 @@ impl Sockets {
         settings: &Settings,
         tls: &Arc<ServerConfig>,
         gate: &Gate,
-        ticket_key: [u8; 32],
+        tickets: &TicketKey,
     ) -> Result<Self, Failure> {
         // Before the first port is open: what strangers see is the same from then on.
         settings.guard.install()?;
@@ -51,7 +53,7 @@ impl Sockets {
         let limits = RelayConfig::default().settings();
         let relay = settings.relay_listen.map(|listen| {
             bind(listen, "--relay-listen", |listen| {
-                RelayServer::bind(listen, ticket_key, limits)
+                RelayServer::bind(listen, tickets.public(), limits)
             })
         });
         let mut relay = relay.transpose()?;
@@ -59,11 +61,12 @@ impl Sockets {
             (Some(listen), Some(relay)) => {
                 let targets = Targets {
                     relay: relay.serve_behind(detours.clone()),
-                    controller: inlet,
+                    controller: inlet.map(Controller::Beside),
                 };
+                let keeper = Keeper::new(tickets.fronts().clone(), Some(gate.clone()));
                 Some(bind(listen, "--listen-tls", |listen| {
                     let leads = (detours.clone(), targets.clone());
-                    Front::bind(listen, gate.clone(), decoy.clone(), leads)
+                    Front::bind(listen, keeper.clone(), decoy.clone(), leads)
                 })?)
             }
             (Some(_) | None, _) => None,
@@ -72,6 +75,29 @@ impl Sockets {
             server,
             relay,
             front,
+        })
+    }
+}
+
+/// The relay and its front, each on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Relaying {
+    /// The relay.
+    pub(crate) relay: Option<RunningRelay>,
+    /// Resolves when the relay's thread has ended.
+    pub(crate) relay_ended: Option<oneshot::Receiver<()>>,
+    /// Its front.
+    pub(crate) front: Option<RunningFront>,
+}
+
+impl Relaying {
+    /// Starts what there is.
+    pub(crate) fn start(relay: Option<RelayServer>, front: Option<Front>) -> io::Result<Self> {
+        let (ends, ended) = oneshot::channel::<()>();
+        Ok(Self {
+            relay_ended: relay.is_some().then_some(ended),
+            relay: relay.map(|relay| relay.spawn(ends)).transpose()?,
+            front: front.map(Front::spawn).transpose()?,
         })
     }
 }

@@ -33,7 +33,7 @@ use super::{
     attempts::Attempts,
     epoch_of,
     record::{Record, window_secs},
-    secs_of,
+    secs_of, since_opened,
 };
 
 /// How far a knocker's clock may be from ours.
@@ -196,7 +196,7 @@ impl Door {
 
     fn answer(&mut self, knock: &Knock, now: Now) -> Result<KnockKeys, Answer> {
         let mut found = Answer::Unknown;
-        let opened = self.opened(now);
+        let opened = since_opened(self.opened_at, now);
         for who in self.candidates(knock) {
             let Some(record) = self.knockers.get_mut(&who) else {
                 continue;
@@ -226,14 +226,6 @@ impl Door {
             return Ok(keys);
         }
         Err(found)
-    }
-
-    /// The second in which the door was opened, as the wall clock has it by now: one that was wrong
-    /// then and has been set must not keep everybody waiting.
-    fn opened(&self, now: Now) -> u32 {
-        let since = now.instant.saturating_duration_since(self.opened_at);
-        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        secs_of(UnixMillis(now.unix.0.saturating_sub(since)))
     }
 
     /// Whose id a knock has. Two may have the same one, once in 2^48.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cardea_proto::time::UnixMillis;
+use cardea_proto::time::{Now, UnixMillis};
 
 use super::{
     KnockKeys, Moment,
@@ -107,6 +107,13 @@ impl Record {
             self.full_at = Some(full_at);
         }
         is_allowed
+    }
+
+    /// Whether all that it made would be late by now, and its bucket is full again.
+    pub(super) fn is_silent(&self, now: Now) -> bool {
+        let late = secs_of(now.unix).saturating_sub(window_secs());
+        let is_late = self.heard.last().is_none_or(|last| last.secs < late);
+        is_late && self.full_at.is_none_or(|full_at| full_at <= now.instant)
     }
 
     #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use cardea_credential::knock::{Knock, KnockKeys};
+use cardea_credential::knock::{Knock, KnockKeys, pass_keys, pass_label};
 use cardea_proto::{
     codec::{Digest, Secret32},
     detour::FRONT_PROOF_BYTES,
+    enroll::Pass,
     time::ClockOffset,
 };
 use quinn::{AsyncUdpSocket, ConnectionId, crypto::rustls::QuicClientConfig};
@@ -39,6 +40,7 @@ pub struct Caller {
     keys: KnockKeys,
     clock: Clock,
     offset: ClockOffset,
+    pass: Option<Pass>,
 }
 
 impl Caller {
@@ -50,17 +52,27 @@ impl Caller {
             keys: KnockKeys::new(seed, root),
             clock: Clock::system(),
             offset,
+            pass: None,
         }
+    }
+
+    /// The same, who has a pass for fronts that are not beside the controller.
+    #[must_use]
+    pub fn with_pass(self, pass: Option<Pass>) -> Self {
+        Self { pass, ..self }
     }
 
     /// A knock of this moment: the connection id to which a connection's first packets go.
     pub(super) fn knock(&self) -> ConnectionId {
-        ConnectionId::new(&self.make().0)
+        ConnectionId::new(&self.make(&self.keys).0)
     }
 
     /// A knock of this moment: the first label of a server's name.
     pub(crate) fn label(&self) -> String {
-        self.make().label()
+        match &self.pass {
+            None => self.make(&self.keys).label(),
+            Some(pass) => pass_label(pass, &self.make(&pass_keys(pass))),
+        }
     }
 
     /// Whether what answered a knock holds the same seed.
@@ -69,12 +81,14 @@ impl Caller {
         exporter: &[u8; 32],
         proof: &[u8; FRONT_PROOF_BYTES],
     ) -> bool {
-        self.keys.is_front_proof(exporter, proof)
+        let pass = self.pass.as_ref().map(pass_keys);
+        let keys = pass.as_ref().unwrap_or(&self.keys);
+        keys.is_front_proof(exporter, proof)
     }
 
-    fn make(&self) -> Knock {
+    fn make(&self, keys: &KnockKeys) -> Knock {
         let at = self.offset.theirs(self.clock.now().unix);
-        self.keys.knock(at, entropy::bytes())
+        keys.knock(at, entropy::bytes())
     }
 }
 

@@ -226,7 +226,7 @@ impl AsyncUdpSocket for FilteredSocket {
         match self.poll_kernel(context, buffers, metas) {
             Poll::Ready(Ok(count)) => Poll::Ready(Ok(filled + count)),
             Poll::Ready(Err(_)) | Poll::Pending if filled > 0 => Poll::Ready(Ok(filled)),
-            polled => polled,
+            polled @ (Poll::Ready(Err(_)) | Poll::Pending) => polled,
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::io::{self, Read};
 
-use cardea_credential::knock::Knock;
 use rustls::server::{Accepted, Acceptor};
 use tokio::net::TcpStream;
 
@@ -36,11 +35,11 @@ pub(super) async fn read(tcp: &TcpStream) -> io::Result<Option<Accepted>> {
     Ok(None)
 }
 
-/// The knock that its server name begins with.
-pub(super) fn knock(hello: &Accepted) -> Option<Knock> {
+/// The label that its server name begins with.
+pub(super) fn label(hello: &Accepted) -> Option<String> {
     let hello = hello.client_hello();
     let (label, _) = hello.server_name()?.split_once('.')?;
-    Knock::from_label(label)
+    Some(label.to_owned())
 }
 
 /// So many bytes of a connection at most.

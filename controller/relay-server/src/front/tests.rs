@@ -3,17 +3,17 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use cardea_credential::{
-    knock::{DoorChange, KnockKeys, Knocker, Stay},
+    knock::{DoorChange, FrontKey, KnockKeys, Knocker, Stay},
     ticket::TicketKey,
 };
 use cardea_host::{
-    channel::Caller,
+    channel::{Caller, Gate},
     detour::{self, Frame, OpenError},
     entropy,
 };
 use cardea_proto::{
     codec::{Bytes, Digest, Secret32},
-    id::InviteId,
+    id::{DeviceId, InviteId, NodeId},
     relay::{FrameKind, Handle, Side, TICKET_BYTES, Ticket},
     time::{ClockOffset, UnixMillis},
 };
@@ -150,6 +150,45 @@ async fn one_address_that_holds_connections_open_keeps_nobody_else_out() {
 }
 
 #[tokio::test]
+async fn who_has_a_pass_reaches_the_one_controller_that_the_front_was_told_and_hears_it() {
+    let controller = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap();
+    let stage = Stage::before(Some(controller.local_addr().unwrap().to_string()), None);
+    let node = NodeId::Device(DeviceId::from_bytes([1; 10]));
+    let seed = Secret32([5; 32]);
+    let with = |key: FrontKey| {
+        let pass = key.pass(node, stage.now());
+        Caller::new(&seed, &ROOT, ClockOffset::default()).with_pass(Some(pass))
+    };
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let caller = with(front_key());
+        streams.push(detour::open(&stage.address(), &caller, None).await.unwrap());
+    }
+    let mut sources = Vec::new();
+    for (number, stream) in (0_u8..).zip(&mut streams) {
+        let header = Aim::Controller.header(1).unwrap();
+        stream
+            .write(&[&header[..], &[number]].concat())
+            .await
+            .unwrap();
+        let mut buffer = [0; 16];
+        let (length, from) = controller.recv_from(&mut buffer).await.unwrap();
+        assert_eq!(buffer[..length], [number]);
+        sources.push(from);
+    }
+    for (from, stream) in sources.iter().zip(&mut streams) {
+        controller.send_to(&[7, 8], from).await.unwrap();
+        let heard: [u8; 5] = stream.read_exact().await.unwrap();
+        let header = Aim::Controller.header(2).unwrap();
+        assert_eq!(heard, *[&header[..], &[7, 8]].concat());
+    }
+    let other = with(FrontKey::new(Secret32([6; 32])));
+    assert!(detour::open(&stage.address(), &other, None).await.is_err());
+}
+
+#[tokio::test]
 async fn a_peer_that_stops_speaking_in_frames_is_cut_off_and_forgotten() {
     let stage = Stage::new(None);
     let mut stream = detour::open(&stage.address(), &caller(), None)
@@ -217,17 +256,23 @@ struct Stage {
 
 impl Stage {
     fn new(decoy: Option<Decoy>) -> Self {
+        Self::before(None, decoy)
+    }
+
+    /// A front that leads to a controller elsewhere.
+    fn before(controller: Option<String>, decoy: Option<Decoy>) -> Self {
         let tickets = TicketKey::from_seed(&[7; 32]).unwrap();
         let local = (Ipv4Addr::LOCALHOST, 0).into();
         let mut relay = Server::bind(local, tickets.public(), Settings::default()).unwrap();
         let detours = Detours::default();
         let targets = Targets {
             relay: relay.serve_behind(detours.clone()),
-            controller: None,
+            controller: controller.map(Controller::At),
         };
         let gate = Gate::new(ROOT);
         gate.change([admit(SEED)]);
-        let front = Front::bind(local, gate.clone(), decoy, (detours.clone(), targets)).unwrap();
+        let keeper = Keeper::new(front_key(), Some(gate.clone()));
+        let front = Front::bind(local, keeper, decoy, (detours.clone(), targets)).unwrap();
         Self {
             front: front.local_address(),
             gate,
@@ -356,6 +401,10 @@ impl Pretender {
 
 fn keys() -> KnockKeys {
     KnockKeys::new(&SEED, &ROOT)
+}
+
+fn front_key() -> FrontKey {
+    FrontKey::new(Secret32([4; 32]))
 }
 
 fn caller() -> Caller {
