@@ -13,7 +13,7 @@ use std::{
 
 use cardea_host::{
     channel::{Caller, ChannelError, Client, Connected},
-    detour::{self, OpenError, Proxy},
+    detour::{self, OpenError, Proxy, TlsStream},
 };
 use tokio::task::JoinSet;
 
@@ -30,6 +30,9 @@ const UDP_HEAD_START: Duration = Duration::from_millis(300);
 
 /// How long a handshake may take; with 20 % loss it is done by then.
 pub const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// How long one front may take while a channel waits, which is given up 1.4 s after that is known.
+const DETOUR_TIME: Duration = Duration::from_secs(1);
 
 /// Where a controller is, and how one gets there.
 #[derive(Clone, Debug)]
@@ -125,6 +128,19 @@ pub async fn dial(
         }
     }
     Err(why.unwrap_or_else(|| ChannelError::NoAnswer(CONNECT_TIME).into()))
+}
+
+/// A detour to the first front that lets us in, for a channel that is up.
+pub(crate) async fn detour(to: &Destination, caller: &Caller) -> Option<TlsStream> {
+    for front in to.fronts.iter().take(ADDRESSES_MAX) {
+        let opening = detour::open(front, caller, to.proxy.as_ref());
+        match tokio::time::timeout(DETOUR_TIME, opening).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => tracing::debug!(%front, reason = %error, "no detour"),
+            Err(_) => tracing::debug!(%front, "no detour: no answer in time"),
+        }
+    }
+    None
 }
 
 /// Resolves a name and races its addresses; tells the first of them.

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use cardea_credential::{key::Signer, tls, trust::Trust};
 use cardea_host::{
-    channel::{Caller, CloseCode, Sender},
+    channel::{Caller, CloseCode, Fallback, Sender},
     clock::Clock,
     detour::Proxy,
 };
@@ -13,9 +13,12 @@ use cardea_proto::{
     detour::FRONT_SCHEME,
     message::{FromNode, Purpose, ToNode},
 };
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
 
-use crate::dial::{Destination, Dialed, dial};
+use crate::dial::{Destination, Dialed, detour, dial};
 
 /// Messages that wait for the control half; the peer's stream is not read meanwhile.
 const EVENTS_MAX: usize = 256;
@@ -196,7 +199,13 @@ impl Attempt {
             Ok(dialed) => dialed,
             Err(error) => return self.tell(RawEvent::Down(error.to_string())).await,
         };
-        let address = front.map_or(to.address, |front| format!("{FRONT_SCHEME}{front}"));
+        let address = match front {
+            Some(front) => format!("{FRONT_SCHEME}{front}"),
+            None => to.address.clone(),
+        };
+        // Ends with this attempt, whatever ends it.
+        let mut beside = JoinSet::new();
+        beside.spawn(detour_when_wanted(connected.fallback, to, caller));
         let sender = connected.link.sender;
         let mut receiver = connected.link.receiver;
         self.tell(RawEvent::Up {
@@ -220,6 +229,17 @@ impl Attempt {
         let number = self.number;
         if self.tell.send(Numbered { number, event }).await.is_err() {
             tracing::debug!("a channel outlived its node");
+        }
+    }
+}
+
+/// Gives a channel whose server falls silent a detour, each time.
+async fn detour_when_wanted(fallback: Fallback, to: Destination, caller: Caller) {
+    loop {
+        fallback.wanted().await;
+        if let Some(detour) = detour(&to, &caller).await {
+            tracing::info!("the controller does not answer by UDP: the channel takes a detour");
+            fallback.take(detour);
         }
     }
 }

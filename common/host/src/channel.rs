@@ -29,7 +29,7 @@ use quinn::VarInt;
 use rustls::pki_types::CertificateDer;
 
 pub use self::{
-    client::{Caller, Client, Connected},
+    client::{Caller, Client, Connected, Fallback},
     gate::Gate,
     link::{Link, Receiver, Sender},
     server::{Accepted, Server},

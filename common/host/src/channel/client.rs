@@ -14,11 +14,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 
 use super::{
-    ChannelError, Handshake, KEEPALIVE, Kind, Link,
-    filter::Filter,
-    socket::FilteredSocket,
-    transport,
-    ways::{BEHIND, Ways},
+    ChannelError, Handshake, KEEPALIVE, Kind, Link, filter::Filter, transport, ways::Ways,
 };
 use crate::{clock::Clock, detour::TlsStream, entropy};
 
@@ -105,6 +101,27 @@ pub struct Connected {
     pub address: SocketAddr,
     /// The messages.
     pub link: Link,
+    /// Where a detour is taken when UDP falls silent.
+    pub fallback: Fallback,
+}
+
+/// A channel's other way.
+#[derive(Debug)]
+pub struct Fallback {
+    ways: Arc<Ways>,
+    doubted: Arc<Notify>,
+}
+
+impl Fallback {
+    /// Waits until the server does not answer as soon as it should. Safe to cancel.
+    pub async fn wanted(&self) {
+        self.doubted.notified().await;
+    }
+
+    /// Goes on by a detour, for as long as UDP brings nothing.
+    pub fn take(&self, detour: TlsStream) {
+        self.ways.take(detour);
+    }
 }
 
 impl Client {
@@ -120,9 +137,8 @@ impl Client {
         time: Duration,
     ) -> Result<Connected, ChannelError> {
         let filter = Filter::new(None);
-        let (socket, refused) =
-            FilteredSocket::connect(server, &filter).map_err(ChannelError::Socket)?;
-        Self::connect_on((socket, &filter, refused), server, tls, caller, time).await
+        let ways = Ways::new(Some(server), &filter).map_err(ChannelError::Socket)?;
+        Self::connect_on((ways, &filter), tls, caller, time).await
     }
 
     /// Connects over a detour to the controller behind it. Should UDP to `server` work, now or later,
@@ -138,14 +154,13 @@ impl Client {
         time: Duration,
     ) -> Result<Connected, ChannelError> {
         let filter = Filter::new(None);
-        let (socket, refused) = Ways::new(detour, server, &filter).map_err(ChannelError::Socket)?;
-        let server = server.unwrap_or(BEHIND);
-        Self::connect_on((socket, &filter, refused), server, tls, caller, time).await
+        let ways = Ways::new(server, &filter).map_err(ChannelError::Socket)?;
+        ways.take(detour);
+        Self::connect_on((ways, &filter), tls, caller, time).await
     }
 
     async fn connect_on(
-        (socket, filter, refused): (Arc<dyn AsyncUdpSocket>, &Arc<Filter>, Arc<Notify>),
-        server: SocketAddr,
+        (ways, filter): (Arc<Ways>, &Arc<Filter>),
         tls: Arc<rustls::ClientConfig>,
         caller: &Caller,
         time: Duration,
@@ -156,6 +171,7 @@ impl Client {
         config
             .transport_config(Arc::new(transport(0, Some(KEEPALIVE))))
             .initial_dst_cid_provider(Arc::new(move || caller.knock()));
+        let socket: Arc<dyn AsyncUdpSocket> = Arc::<Ways>::clone(&ways);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             filter.endpoint(),
             None,
@@ -164,8 +180,9 @@ impl Client {
         )
         .map_err(ChannelError::Socket)?;
         let connecting = endpoint
-            .connect_with(config, server, SERVER_NAME)
+            .connect_with(config, ways.server(), SERVER_NAME)
             .map_err(|error| ChannelError::Closed(error.to_string()))?;
+        let refused = ways.refused();
         let connection = tokio::select! {
             result = connecting => result.map_err(|error| ChannelError::Closed(error.to_string()))?,
             () = refused.notified() => return Err(ChannelError::Refused),
@@ -181,7 +198,8 @@ impl Client {
             .await
             .map_err(|_| ChannelError::NoAnswer(time))?
             .map_err(|error| ChannelError::Closed(error.to_string()))?;
-        let keeps = (endpoint, refused);
+        let doubted = Arc::<Notify>::default();
+        let keeps = (endpoint, refused, Arc::clone(&doubted));
         let link = Link::of_client(connection, streams, MESSAGE_BYTES_MAX, keeps);
         Ok(Connected {
             kind,
@@ -189,6 +207,7 @@ impl Client {
             exporter,
             address,
             link,
+            fallback: Fallback { ways, doubted },
         })
     }
 }

@@ -1,7 +1,8 @@
-//! A client's socket where UDP did not answer: a detour, and UDP again as soon as that works.
+//! A client's socket: UDP, and a detour for as long as that brings nothing.
 //!
 //! ```text
-//!  sends:     by the detour ── now and then a datagram by UDP instead ──▶ … ── one came by UDP ──▶ by UDP
+//!  sends:     by UDP ── silent: a detour is taken ──▶ by the detour ── one came by UDP ──▶ by UDP
+//!                                                     (now and then a datagram by UDP)
 //!  receives:  from both
 //! ```
 //!
@@ -15,7 +16,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -42,23 +43,28 @@ const TRIAL_EVERY: Duration = Duration::from_secs(5);
 /// Both ways to one server.
 pub(super) struct Ways {
     server: SocketAddr,
-    /// Gone once UDP works.
-    outgoing: Mutex<Option<mpsc::Sender<Frame>>>,
-    incoming: Mutex<mpsc::Receiver<Box<[u8]>>>,
     udp: Option<Arc<FilteredSocket>>,
-    is_direct: Arc<AtomicBool>,
+    is_direct: AtomicBool,
+    detour: Mutex<Detour>,
+    deliver: mpsc::Sender<Box<[u8]>>,
+    incoming: Mutex<mpsc::Receiver<Box<[u8]>>>,
+    refused: Arc<Notify>,
     clock: Clock,
-    next_trial: Mutex<Instant>,
     filter: Arc<Filter>,
 }
 
+/// The detour that was taken last.
+struct Detour {
+    /// Gone once UDP works.
+    outgoing: Option<mpsc::Sender<Frame>>,
+    /// How many were taken.
+    number: u64,
+    next_trial: Instant,
+}
+
 impl Ways {
-    /// A socket over `detour`, and what tells that it has ended.
-    pub(super) fn new(
-        detour: TlsStream,
-        server: Option<SocketAddr>,
-        filter: &Arc<Filter>,
-    ) -> io::Result<(Arc<Self>, Arc<Notify>)> {
+    /// A socket to `server` by UDP, or to wherever a detour leads.
+    pub(super) fn new(server: Option<SocketAddr>, filter: &Arc<Filter>) -> io::Result<Arc<Self>> {
         let (udp, refused) = match server {
             None => (None, Arc::default()),
             Some(server) => {
@@ -66,10 +72,47 @@ impl Ways {
                 (Some(socket), refused)
             }
         };
+        let (deliver, incoming) = mpsc::channel(WAITING_MAX);
+        let clock = Clock::system();
+        Ok(Arc::new(Self {
+            server: server.unwrap_or(BEHIND),
+            udp,
+            is_direct: AtomicBool::new(true),
+            detour: Mutex::new(Detour {
+                outgoing: None,
+                number: 0,
+                next_trial: clock.now().instant,
+            }),
+            deliver,
+            incoming: Mutex::new(incoming),
+            refused,
+            clock,
+            filter: Arc::clone(filter),
+        }))
+    }
+
+    /// Where QUIC thinks that it sends.
+    pub(super) const fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// Tells that nobody listens, or that a detour has ended.
+    pub(super) fn refused(&self) -> Arc<Notify> {
+        Arc::clone(&self.refused)
+    }
+
+    /// Goes on by `detour`.
+    pub(super) fn take(self: &Arc<Self>, detour: TlsStream) {
         let (sender, outgoing) = mpsc::channel(WAITING_MAX);
-        let (deliver, incoming) = mpsc::channel::<Box<[u8]>>(WAITING_MAX);
-        let is_direct = Arc::<AtomicBool>::default();
-        let (ended, is_left) = (Arc::clone(&refused), Arc::clone(&is_direct));
+        let number = {
+            let mut current = self.detour();
+            current.outgoing = Some(sender);
+            current.number += 1;
+            current.next_trial = self.clock.now().instant + TRIAL_EVERY;
+            current.number
+        };
+        self.is_direct.store(false, Ordering::Relaxed);
+        let (deliver, ways) = (self.deliver.clone(), Arc::downgrade(self));
         tokio::spawn(async move {
             let carried = detour.carry(outgoing, IDLE_TIMEOUT, |aim, datagram| {
                 if aim == Aim::Controller && deliver.try_send(datagram.into()).is_err() {
@@ -79,22 +122,21 @@ impl Ways {
             if let Err(error) = carried.await {
                 tracing::debug!(reason = %error, "the detour of a channel ended");
             }
-            if !is_left.load(Ordering::Relaxed) {
-                ended.notify_one();
+            if let Some(ways) = ways.upgrade() {
+                ways.ended(number);
             }
         });
-        let clock = Clock::system();
-        let ways = Self {
-            server: server.unwrap_or(BEHIND),
-            outgoing: Mutex::new(Some(sender)),
-            incoming: Mutex::new(incoming),
-            udp,
-            is_direct,
-            next_trial: Mutex::new(clock.now().instant + TRIAL_EVERY),
-            clock,
-            filter: Arc::clone(filter),
-        };
-        Ok((Arc::new(ways), refused))
+    }
+
+    /// A detour is over. When it was in use, nobody listens any longer as far as is known.
+    fn ended(&self, number: u64) {
+        if self.detour().number == number && !self.is_direct.load(Ordering::Relaxed) {
+            self.refused.notify_one();
+        }
+    }
+
+    fn detour(&self) -> MutexGuard<'_, Detour> {
+        self.detour.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The socket that this datagram goes through, when it is not the detour.
@@ -104,14 +146,11 @@ impl Ways {
             return Some(udp);
         }
         let now = self.clock.now().instant;
-        let mut next = self
-            .next_trial
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if now < *next {
+        let mut detour = self.detour();
+        if now < detour.next_trial {
             return None;
         }
-        *next = now + TRIAL_EVERY;
+        detour.next_trial = now + TRIAL_EVERY;
         Some(udp)
     }
 
@@ -119,8 +158,7 @@ impl Ways {
     fn leave_detour(&self) {
         if !self.is_direct.swap(true, Ordering::Relaxed) {
             tracing::info!("UDP reaches the controller again: the channel leaves its detour");
-            let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
-            outgoing.take();
+            self.detour().outgoing = None;
         }
     }
 
@@ -205,10 +243,16 @@ impl AsyncUdpSocket for Ways {
                 Ok(()) | Err(_) => Ok(()),
             };
         }
-        let outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
-        let frame = Frame::new(Aim::Controller, transmit.contents);
-        if let Some(Err(error)) = outgoing.as_ref().map(|outgoing| outgoing.try_send(frame)) {
-            tracing::trace!(%error, "a detour lost a datagram");
+        let detour = self.detour();
+        let Some(outgoing) = &detour.outgoing else {
+            return Ok(());
+        };
+        let size = transmit.segment_size.unwrap_or(transmit.contents.len());
+        for datagram in transmit.contents.chunks(size.max(1)) {
+            let frame = Frame::new(Aim::Controller, datagram);
+            if outgoing.try_send(frame).is_err() {
+                tracing::trace!("a detour lost a datagram");
+            }
         }
         Ok(())
     }
@@ -235,8 +279,18 @@ impl AsyncUdpSocket for Ways {
         }
     }
 
+    fn max_transmit_segments(&self) -> usize {
+        let udp = self.udp.as_ref();
+        udp.map_or(1, |udp| udp.max_transmit_segments())
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        let udp = self.udp.as_ref();
+        udp.map_or(1, |udp| udp.max_receive_segments())
+    }
+
     fn may_fragment(&self) -> bool {
-        false
+        self.udp.as_ref().is_some_and(|udp| udp.may_fragment())
     }
 }
 
