@@ -127,13 +127,15 @@ impl Detour {
     /// Sends datagrams; those for which there is no room are lost.
     pub(super) fn send(&self, transmit: &Transmit) {
         for datagram in transmit.datagrams() {
-            if self
-                .outgoing
-                .try_send(Frame::new(Aim::Relay, datagram))
-                .is_err()
-            {
-                tracing::trace!("a detour lost a datagram");
-            }
+            self.say(datagram);
+        }
+    }
+
+    /// Sends one datagram, or loses it.
+    pub(super) fn say(&self, datagram: &[u8]) {
+        let frame = Frame::new(Aim::Relay, datagram);
+        if self.outgoing.try_send(frame).is_err() {
+            tracing::trace!("a detour lost a datagram");
         }
     }
 }

@@ -108,9 +108,19 @@ impl Relays {
     /// Does what is due about the ways to relays.
     pub(super) fn look(&mut self, now: Instant) {
         for (address, relay) in &mut self.sockets {
-            let Must { ask, open, close } = relay.way.look(now);
-            if ask && let Some(question) = &relay.question {
-                relay.port.say(*address, question);
+            let Must {
+                ask,
+                ask_by_detour,
+                open,
+                close,
+            } = relay.way.look(now);
+            if let Some(question) = &relay.question {
+                if ask {
+                    relay.port.say(*address, question);
+                }
+                if let Some(detour) = relay.detour.as_ref().filter(|_| ask_by_detour) {
+                    detour.say(question);
+                }
             }
             if close || !relay.way.wants_detour() {
                 relay.detour = None;

@@ -4,7 +4,7 @@
 //!            silent for 300 ms: asks               silent still: opens a detour; it is up
 //!   ┌─ Udp ─────────────────────▶ Doubtful ─────────────────────────────────────────▶ Detour ─┐
 //!   │   ▲                          │    ▲                                              │  │   │
-//!   │   └──────── UDP answers ─────┘    └────────── it is over, or silent for 5 s ─────┘  │   │
+//!   │   └──────── UDP answers ─────┘    └────────── it is over, or silent when asked ──┘  │   │
 //!   │   ▲                                                                                 │   │
 //!   └───┴───────────────────────── UDP answers a question, asked now and then ────────────┴───┘
 //! ```
@@ -24,8 +24,11 @@ const ANSWER_TIME: Duration = Duration::from_millis(200);
 /// How long an answer holds before silence is doubted again.
 const TRUST: Duration = Duration::from_secs(1);
 
-/// How long a detour may be silent after something was sent.
-const DETOUR_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a detour may be silent after something was sent before the relay is asked by it.
+const DETOUR_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long its answer may take before the detour is given up: TCP sends again what was lost.
+const DETOUR_ANSWER_TIME: Duration = Duration::from_secs(3);
 
 /// First pause before UDP is asked again from a detour; the next are twice as long each.
 const TRIAL_MIN: Duration = Duration::from_secs(5);
@@ -62,6 +65,7 @@ enum State {
     Detour {
         next_trial: Instant,
         pause: Duration,
+        asked: Option<Instant>,
     },
 }
 
@@ -70,6 +74,8 @@ enum State {
 pub(super) struct Must {
     /// Ask the relay by UDP.
     pub(super) ask: bool,
+    /// Ask it by the detour.
+    pub(super) ask_by_detour: bool,
     /// Open a detour.
     pub(super) open: bool,
     /// Drop the detour.
@@ -112,7 +118,8 @@ impl Way {
 
     /// The detour has brought something.
     pub(super) fn heard_detour(&mut self) {
-        if self.is_detour() {
+        if let State::Detour { asked, .. } = &mut self.state {
+            *asked = None;
             self.unheard = None;
         }
     }
@@ -123,6 +130,7 @@ impl Way {
             self.state = State::Detour {
                 next_trial: now + TRIAL_MIN,
                 pause: TRIAL_MIN,
+                asked: None,
             };
             self.unheard = None;
         }
@@ -154,8 +162,13 @@ impl Way {
                 is_opening,
                 ..
             } => (!is_opening).then_some(next_open),
-            State::Detour { next_trial, .. } => {
-                let silent = self.unheard.map(|since| since + DETOUR_PATIENCE);
+            State::Detour {
+                next_trial, asked, ..
+            } => {
+                let silent = match asked {
+                    Some(asked) => Some(asked + DETOUR_ANSWER_TIME),
+                    None => self.unheard.map(|since| since + DETOUR_PATIENCE),
+                };
                 Some(silent.map_or(next_trial, |silent| silent.min(next_trial)))
             }
         }
@@ -177,10 +190,16 @@ impl Way {
                 must.ask = true;
                 must.open = true;
             }
-            State::Detour { next_trial, pause } if now >= *next_trial => {
+            State::Detour {
+                next_trial, pause, ..
+            } if now >= *next_trial => {
                 *next_trial = now + *pause;
                 *pause = (*pause * 2).min(TRIAL_MAX);
                 must.ask = true;
+            }
+            State::Detour { asked, .. } if asked.is_none() => {
+                *asked = Some(now);
+                must.ask_by_detour = true;
             }
             State::Detour { .. } => {
                 must.close = true;
@@ -207,6 +226,7 @@ mod tests {
 
     const NOTHING: Must = Must {
         ask: false,
+        ask_by_detour: false,
         open: false,
         close: false,
     };
@@ -287,14 +307,22 @@ mod tests {
         bench.way.sent(bench.now);
         bench.way.heard_detour();
         bench.way.sent(bench.now);
-        assert_eq!(bench.after(4_999), NOTHING);
-        // The question of UDP is due at the same moment, and comes first.
-        assert_eq!(bench.after(1), ASK);
+        assert_eq!(bench.after(1_999), NOTHING);
+        let ask_by_detour = Must {
+            ask_by_detour: true,
+            ..NOTHING
+        };
+        assert_eq!(bench.after(1), ask_by_detour, "it may have nothing to say");
+        bench.way.heard_detour();
+        bench.way.sent(bench.now);
+        assert_eq!(bench.after(2_000), ask_by_detour);
+        assert_eq!(bench.after(1_000), ASK, "UDP, as ever");
+        assert_eq!(bench.after(1_999), NOTHING);
         let close = Must {
             close: true,
             ..NOTHING
         };
-        assert_eq!(bench.after(0), close);
+        assert_eq!(bench.after(1), close);
         assert_eq!(bench.after(0), OPEN);
         bench.way.opened(bench.now);
         bench.way.ended(bench.now);
