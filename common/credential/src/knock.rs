@@ -62,6 +62,9 @@ pub const EPOCH: Duration = Duration::from_secs(2 * 3_600);
 /// renew: what it was given is then of this period or of the one before.
 const SEED_PERIOD: Duration = authority::INTERMEDIATE_LIFE;
 
+/// How far ahead our own clock may have been, unnoticed and unrecorded, when it gave a seed.
+const CLOCK_AHEAD: Duration = Duration::from_secs(24 * 3_600);
+
 /// Bytes of the rotating id.
 const ID_BYTES: usize = 6;
 
@@ -97,11 +100,10 @@ impl KnockKeys {
     /// The keys of `seed` in the domain whose root certificate has this digest.
     #[must_use]
     pub fn new(seed: &Secret32, root: &Digest) -> Self {
-        let derive = |label: &[u8]| Secret32(mac(seed, &[label, &root.0]));
         Self {
-            id: derive(b"cardea knock id"),
-            tag: derive(b"cardea knock tag"),
-            mask: derive(b"cardea knock mask"),
+            id: derive(seed, ID_LABEL, root),
+            tag: derive(seed, b"cardea knock tag", root),
+            mask: derive(seed, b"cardea knock mask", root),
         }
     }
 
@@ -137,8 +139,18 @@ impl KnockKeys {
     }
 
     /// The id of an epoch.
-    pub(crate) fn id(&self, epoch: u32) -> Id {
-        first(&mac(&self.id, &[&epoch.to_be_bytes()]))
+    fn id(&self, epoch: u32) -> Id {
+        id(&MacKey::from_seed(&self.id.0), epoch)
+    }
+
+    /// The ids of some epochs, made without the keys that open.
+    pub(crate) fn ids(
+        seed: &Secret32,
+        root: &Digest,
+        epochs: impl Iterator<Item = u32>,
+    ) -> impl Iterator<Item = Id> {
+        let key = MacKey::from_seed(&derive(seed, ID_LABEL, root).0);
+        epochs.map(move |epoch| id(&key, epoch))
     }
 
     /// When a knock of these keys was made; `None` when it is of others. Takes the same time for
@@ -236,13 +248,16 @@ impl SeedMaster {
         self.seed_of(node, period_of(at))
     }
 
-    /// All seeds that a node may have at this moment: of this period, of the one before, in which it
-    /// was last seen perhaps, and of the next, where our own clock was ahead when it was given.
+    /// All seeds that a node may have at this moment, whose last certificate on record is valid from
+    /// `issued`: of this period, of the one before, in which it was last seen perhaps, and of the
+    /// next, where our own clock was or may have been ahead when it was given.
     #[must_use]
-    pub fn node_seeds(&self, node: NodeId, at: UnixMillis) -> [Secret32; 3] {
+    pub fn node_seeds(&self, node: NodeId, at: UnixMillis, issued: UnixMillis) -> Vec<Secret32> {
         let period = period_of(at);
-        [period, period.saturating_sub(1), period.saturating_add(1)]
+        let latest = period_of(at.plus(CLOCK_AHEAD).max(issued)).min(period.saturating_add(1));
+        (period.saturating_sub(1)..=latest)
             .map(|period| self.seed_of(node, period))
+            .collect()
     }
 
     fn seed_of(&self, node: NodeId, period: u32) -> Secret32 {
@@ -267,6 +282,17 @@ impl fmt::Debug for SeedMaster {
 #[must_use]
 pub fn invite_seed(secret_hash: &Digest) -> Secret32 {
     Secret32(mac(&Secret32(secret_hash.0), &[b"cardea knock invite"]))
+}
+
+/// What the key of ids is derived with.
+const ID_LABEL: &[u8] = b"cardea knock id";
+
+fn derive(seed: &Secret32, label: &[u8], root: &Digest) -> Secret32 {
+    Secret32(mac(seed, &[label, &root.0]))
+}
+
+fn id(key: &MacKey, epoch: u32) -> Id {
+    first(&key.tag(&[&epoch.to_be_bytes()]))
 }
 
 /// A tag over some parts, of which at most one has no fixed length.

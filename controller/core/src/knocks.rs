@@ -41,12 +41,14 @@ impl World {
     fn node_admitted(&self, record: &NodeRecord, now: Now) -> DoorChange {
         let node = record.node.id;
         let certificate = record.certificate.as_ref();
+        let (issued, ends) = certificate.map_or((now.unix, now.unix), |certificate| {
+            (certificate.not_before, certificate.not_after)
+        });
+        let seeds = self.keys.ticket.seeds();
         DoorChange::Admit {
             who: Knocker::Node(node),
-            seeds: self.keys.ticket.seeds().node_seeds(node, now.unix).into(),
-            stay: Stay::UntilDismissed {
-                then: certificate.map_or(now.unix, |certificate| certificate.not_after),
-            },
+            seeds: seeds.node_seeds(node, now.unix, issued),
+            stay: Stay::UntilDismissed { then: ends },
         }
     }
 }

@@ -70,6 +70,7 @@ fn main() -> ExitCode {
 /// `init` when new, then `run`, with the relay.
 fn up(mut flags: Flags) -> Result<(), Failure> {
     let path = folder::state_path(flags.state.clone())?;
+    is_there(&path)?;
     let mut config = configuration(&flags, &path)?;
     if config.relay.embedded.is_none() {
         config.relay.embedded = Some(true);
@@ -88,6 +89,7 @@ fn up(mut flags: Flags) -> Result<(), Failure> {
 
 fn init(flags: &Flags) -> Result<(), Failure> {
     let path = folder::state_path(flags.state.clone())?;
+    is_there(&path)?;
     let config = configuration(flags, &path)?;
     Settings::of(config.clone())?;
     let state = StateDir::open(&path).map_err(refused)?;
@@ -221,11 +223,18 @@ fn configuration(flags: &Flags, state: &Path) -> Result<Config, Failure> {
 
 /// A folder that is not there is not made by a command that needs what is in it.
 fn check(path: &Path) -> Result<(), Failure> {
+    if is_there(path)? {
+        Ok(())
+    } else {
+        Err(no_state(path))
+    }
+}
+
+/// Whether there is a folder at `path`; one that is not ours is refused before anything in it is read.
+fn is_there(path: &Path) -> Result<bool, Failure> {
     match Dir::open(path) {
-        Ok(_) => Ok(()),
-        Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            Err(no_state(path))
-        }
+        Ok(_) => Ok(true),
+        Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(refused(error)),
     }
 }

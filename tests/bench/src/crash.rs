@@ -21,7 +21,7 @@ use self::{
     clients::{Admin, Shared},
     facts::Facts,
 };
-use crate::report::{Report, Row};
+use crate::report::Report;
 
 /// Clients that enroll, renew, open and revoke at the same time.
 const CLIENTS: usize = 48;
@@ -81,24 +81,14 @@ fn kill(campaign: &mut Campaign, report: &mut Report, kills: u32) -> Result<()> 
     campaign.deployment.stop_controller()?;
     campaign.deployment.verify_ledger()?;
     let facts = &campaign.shared.facts;
-    for (case, ours, floor, unit) in [
+    report.add_figures([
         ("kills", f64::from(deaths), None, ""),
         ("acknowledged facts", facts.acknowledged(), None, ""),
         ("lost", facts.lost(), Some(0.0), ""),
         ("half-applied", facts.half_applied(), Some(0.0), ""),
         ("codes used twice", facts.used_twice(), Some(0.0), ""),
         ("slowest return", slowest, Some(RETURN), "s"),
-    ] {
-        report.add(Row {
-            case: case.to_owned(),
-            ours,
-            range: (ours, ours),
-            peer: None,
-            floor,
-            goal: None,
-            unit,
-        });
-    }
+    ]);
     let bad = facts.describe();
     ensure!(bad.is_empty(), "{bad}");
     Ok(())

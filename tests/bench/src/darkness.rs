@@ -18,13 +18,14 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::{now, run_ok},
     stranger::probe,
 };
 use rustix::process::Signal;
 
-use crate::report::{Report, Row};
+use crate::report::Report;
 
 const HOST: &str = "10.78.0.1";
 const STRANGER: &str = "10.78.0.2";
@@ -48,7 +49,7 @@ const PHASE_TIME: Duration = Duration::from_secs(600);
 /// # Errors
 /// When something of the deployment fails: a node must get in while strangers knock.
 pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
-    ensure!(may_make_namespaces(), "darkness needs root");
+    ensure!(needs::root_and(&["ip", "nft"]), "darkness needs root");
     let host = Namespace::new("dark", "host")?;
     let stranger = Namespace::new("dark", "stranger")?;
     host.link("outside", "10.78.0.1/24", &stranger, "wire", "10.78.0.2/24")?;
@@ -65,7 +66,7 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
         flooding.join().ok().context("the stranger panicked")??;
         lived
     })?;
-    for (case, ours, floor, unit) in [
+    report.add_figures([
         ("probes", count(flood.sent()), None, ""),
         ("answers", count(watch.packets(&host)?), Some(0.0), ""),
         (
@@ -80,17 +81,7 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
             None,
             "MiB",
         ),
-    ] {
-        report.add(Row {
-            case: case.to_owned(),
-            ours,
-            range: (ours, ours),
-            peer: None,
-            floor,
-            goal: None,
-            unit,
-        });
-    }
+    ]);
     Ok(())
 }
 

@@ -41,7 +41,8 @@ fn run() -> Result<()> {
     let name = arguments.next().context("which benchmark?")?;
     if name == restart::START {
         let dir = arguments.next().context("which folder?")?;
-        let (seconds, mib) = restart::start(dir.as_ref())?;
+        let entries = arguments.next().context("how many entries?")?.parse()?;
+        let (seconds, mib) = restart::start(dir.as_ref(), entries)?;
         println!("{seconds} {mib}");
         return Ok(());
     }

@@ -176,15 +176,8 @@ impl Agent {
         let daemon = deployment.start_device(None, name, &user, "staff", Some(&facts))?;
         let command = deployment.cardea(None, name, "proxy --socks5 127.0.0.1:0");
         let mut proxy = Program::start("cardea proxy", command)?;
-        let line = proxy.wait_for("127.0.0.1:")?;
-        let address = line
-            .split_whitespace()
-            .find(|word| word.starts_with("127.0.0.1:"));
-        let address = address
-            .ok_or_else(|| anyhow!("no address in {line:?}"))?
-            .to_owned();
         Ok(Self {
-            proxy: address,
+            proxy: proxy.wait_for_address()?,
             _processes: [daemon, proxy],
         })
     }

@@ -74,6 +74,24 @@ impl Report {
         }
     }
 
+    /// Adds single figures, each with what must hold of it and its unit.
+    pub(crate) fn add_figures<const N: usize>(
+        &mut self,
+        figures: [(&str, f64, Option<f64>, &'static str); N],
+    ) {
+        for (case, ours, floor, unit) in figures {
+            self.add(Row {
+                case: case.to_owned(),
+                ours,
+                range: (ours, ours),
+                peer: None,
+                floor,
+                goal: None,
+                unit,
+            });
+        }
+    }
+
     /// Prints everything.
     pub(crate) fn print(&self) {
         if self.json {

@@ -28,7 +28,7 @@ use crate::{
 /// The argument with which the benchmark starts itself.
 pub(crate) const START: &str = "start-on";
 
-/// Where the ledger is, and where the keys are, in the folder of the benchmark.
+/// Where the ledger is, and where the keys are, in a folder of the benchmark.
 const LEDGER: &str = "ledger";
 const KEYS: &str = "keys";
 
@@ -49,29 +49,47 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
     let place = tempfile::Builder::new()
         .prefix("restart-bench-")
         .tempdir_in(std::env::current_exe()?.parent().context("no folder")?)?;
-    let place = place.path();
-    let dir = &place.join(LEDGER);
-    std::fs::create_dir(dir)?;
     let domain = Domain::new(Clock::system().now())?;
-    domain.save(&place.join(KEYS))?;
-    found(dir, &domain)?;
+    let places = ["bare", "enrolled", "full"].map(|name| place.path().join(name));
+    let [bare, enrolled, full] = &places;
+    found(bare, &domain, 1)?;
+    found(enrolled, &domain, DEVICES)?;
+    found(full, &domain, ENTRIES)?;
+    let dir = &full.join(LEDGER);
     let mut times = Vec::new();
-    let mut grown = Vec::new();
+    let mut devices = Vec::new();
+    let mut grants = Vec::new();
     for _ in 0..rounds {
-        let (seconds, mib) = started(place)?;
+        let (_, least) = started(bare, 1)?;
+        let (_, with_devices) = started(enrolled, DEVICES)?;
+        let (seconds, with_all) = started(full, ENTRIES)?;
         times.push(seconds);
-        grown.push(mib);
+        devices.push(with_devices - least);
+        grants.push(with_all - with_devices);
     }
-    row(report, "start with the snapshot", &times, 2.0, "s");
-    row(report, "memory of 100,000 devices", &grown, 150.0, "MiB");
+    row(report, "start with the snapshot", &times, Some(2.0), "s");
+    row(
+        report,
+        "memory of 100,000 devices",
+        &devices,
+        Some(150.0),
+        "MiB",
+    );
+    row(
+        report,
+        "memory of a live grant for each",
+        &grants,
+        None,
+        "MiB",
+    );
     verify(report, dir, rounds)?;
     std::fs::remove_dir_all(dir.join("index"))?;
-    let (seconds, _) = started(place)?;
+    let (seconds, _) = started(full, ENTRIES)?;
     row(
         report,
         "start that rebuilds everything",
         &[seconds],
-        60.0,
+        Some(60.0),
         "s",
     );
     Ok(())
@@ -95,16 +113,17 @@ fn verify(report: &mut Report, dir: &Path, rounds: u32) -> Result<()> {
         )]
         rates.push(ENTRIES as f64 / seconds);
     }
-    row(report, "audit verify", &rates, 200_000.0, "entries/s");
+    row(report, "audit verify", &rates, Some(200_000.0), "entries/s");
     Ok(())
 }
 
 /// Starts in a process of its own, whose memory holds nothing else: seconds, and MiB that are
-/// resident while the store, the controller and its door have their states.
-fn started(place: &Path) -> Result<(f64, f64)> {
+/// resident while the store, the controller and its door have the states of that many entries.
+fn started(place: &Path, entries: u64) -> Result<(f64, f64)> {
     let output = std::process::Command::new(std::env::current_exe()?)
         .arg(START)
         .arg(place)
+        .arg(entries.to_string())
         .output()?;
     anyhow::ensure!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout)?;
@@ -120,8 +139,7 @@ fn started(place: &Path) -> Result<(f64, f64)> {
 ///
 /// # Errors
 /// When the store or the controller does not start.
-pub(crate) fn start(place: &Path) -> Result<(f64, f64)> {
-    let before = resident_mib()?;
+pub(crate) fn start(place: &Path, entries: u64) -> Result<(f64, f64)> {
     let begin = now();
     let moment = Clock::system().now();
     let mut store = EmbeddedStore::new(&place.join(LEDGER));
@@ -136,22 +154,22 @@ pub(crate) fn start(place: &Path) -> Result<(f64, f64)> {
         door.change(change);
     }
     let seconds = now().duration_since(begin).as_secs_f64();
-    let mib = resident_mib()? - before;
+    let mib = resident_mib()?;
     anyhow::ensure!(
-        controller.state().head().0 == ENTRIES,
+        controller.state().head().0 == entries,
         "entries are missing"
     );
     drop(door);
     Ok((seconds, mib))
 }
 
-fn row(report: &mut Report, case: &str, values: &[f64], floor: f64, unit: &'static str) {
+fn row(report: &mut Report, case: &str, values: &[f64], floor: Option<f64>, unit: &'static str) {
     report.add(Row {
         case: case.to_owned(),
         ours: median(values),
         range: (percentile(values, 0.0), percentile(values, 1.0)),
         peer: None,
-        floor: Some(floor),
+        floor,
         goal: None,
         unit,
     });
@@ -165,14 +183,18 @@ fn resident_mib() -> Result<f64> {
     Ok(kib / 1_024.0)
 }
 
-/// A hundred thousand enrollments, then the certificates and grants of some working hours.
-fn found(dir: &Path, domain: &Domain) -> Result<()> {
+/// Keys, and a ledger of so many entries: a hundred thousand enrollments, then the certificates and
+/// grants of some working hours.
+fn found(place: &Path, domain: &Domain, entries: u64) -> Result<()> {
+    let dir = &place.join(LEDGER);
+    std::fs::create_dir_all(dir)?;
+    domain.save(&place.join(KEYS))?;
     let mut store = EmbeddedStore::new(dir);
     let loaded = store.load()?;
     let mut notary = Notary::new(key()?, &mut store, &loaded)?;
     let mut number = 0;
-    while number < ENTRIES {
-        let end = (number + BATCH).min(ENTRIES);
+    while number < entries {
+        let end = (number + BATCH).min(entries);
         let batch = (number..end).map(|number| {
             Ok(Proposal {
                 id: ProposalId(0),
@@ -231,27 +253,7 @@ fn draft(number: u64, domain: &Domain) -> Result<Draft> {
     } else if number.is_multiple_of(4) {
         vec![certificate]
     } else {
-        // One grant at a time for each device.
-        let mut changes = Vec::new();
-        if let Some(before) = number
-            .checked_sub(DEVICES)
-            .filter(|before| *before >= DEVICES)
-        {
-            changes.push(Change::GrantEnded {
-                grant: GrantId::from_bytes(bytes_of(before)),
-                reason: EndReason::Closed,
-            });
-        }
-        changes.push(Change::GrantOffered(Grant {
-            id: GrantId::from_bytes(bytes_of(number)),
-            device,
-            user,
-            app: format!("app-{}", number % 50).parse()?,
-            connector: ConnectorId::from_bytes([7; 10]),
-            carrier: Carrier::Quic,
-            ttl_ms: 300_000,
-        }));
-        changes
+        granted(number, device, user)?
     };
     Ok(Draft {
         at: UnixMillis(1_800_000_000_000 + number),
@@ -260,6 +262,29 @@ fn draft(number: u64, domain: &Domain) -> Result<Draft> {
         decision: None,
         signed: None,
     })
+}
+
+/// One grant at a time for each device, which its connector has answered for.
+fn granted(number: u64, device: DeviceId, user: Name) -> Result<Vec<Change>> {
+    let id = GrantId::from_bytes(bytes_of(number));
+    let before = number.checked_sub(DEVICES);
+    let ended = before
+        .filter(|before| *before >= DEVICES)
+        .map(|before| Change::GrantEnded {
+            grant: GrantId::from_bytes(bytes_of(before)),
+            reason: EndReason::Closed,
+        });
+    let offered = Change::GrantOffered(Grant {
+        id,
+        device,
+        user,
+        app: format!("app-{}", number % 50).parse()?,
+        connector: ConnectorId::from_bytes([7; 10]),
+        carrier: Carrier::Quic,
+        ttl_ms: 300_000,
+    });
+    let admitted = Change::GrantAdmitted(id);
+    Ok(ended.into_iter().chain([offered, admitted]).collect())
 }
 
 /// The key that signs this ledger.

@@ -238,11 +238,7 @@ impl Deployment {
     ) -> Result<Program> {
         let code = self.ctl(&format!("invite connector --site {site}"))?;
         let arguments = self.node_arguments("up", name, &code)?;
-        let mut command = self.program(namespace, "cardea-connector", arguments);
-        command.envs(self.node_environment.iter().cloned());
-        let mut connector = Program::start(name, command)?;
-        connector.wait_for("connected to")?;
-        Ok(connector)
+        self.start_node(name, self.program(namespace, "cardea-connector", arguments))
     }
 
     /// Enrolls a connector of `site` and starts it with a network interface.
@@ -274,12 +270,8 @@ impl Deployment {
             "--state".into(),
             state,
         ];
-        let mut connector = Program::start(
-            name,
-            self.program::<OsString>(namespace, "cardea-connector", words),
-        )?;
-        connector.wait_for("connected to")?;
-        Ok(connector)
+        let command = self.program::<OsString>(namespace, "cardea-connector", words);
+        self.start_node(name, command)
     }
 
     /// Enrolls a device of `user` in `group`, starts its agent and waits until it is connected.
@@ -300,11 +292,7 @@ impl Deployment {
         if let Some(facts) = facts {
             arguments.extend(["--facts-from".into(), facts.as_os_str().to_owned()]);
         }
-        let mut command = self.program(namespace, "cardea", arguments);
-        command.envs(self.node_environment.iter().cloned());
-        let mut device = Program::start(name, command)?;
-        device.wait_for("connected to")?;
-        Ok(device)
+        self.start_node(name, self.program(namespace, "cardea", arguments))
     }
 
     /// Enrolls a device of `user` in `group` and starts its agent with a network interface.
@@ -339,9 +327,15 @@ impl Deployment {
     ) -> Result<Program> {
         let mut command = self.cardea(namespace, name, "run --mode tun");
         command.args(more).arg("--facts-from").arg(facts);
-        let mut device = Program::start(name, command)?;
-        device.wait_for("connected to")?;
-        Ok(device)
+        self.start_node(name, command)
+    }
+
+    /// Starts a node's program and waits until it is connected.
+    fn start_node(&self, name: &str, mut command: Command) -> Result<Program> {
+        command.envs(self.node_environment.iter().cloned());
+        let mut node = Program::start(name, command)?;
+        node.wait_for("connected to")?;
+        Ok(node)
     }
 
     /// Arguments of a node's program: `verb --state … --code-file …`.
@@ -383,12 +377,8 @@ impl Deployment {
     ) -> Result<(Program, String)> {
         let command = self.cardea(namespace, name, &format!("forward {line}"));
         let mut forward = Program::start("cardea forward", command)?;
-        let line = forward.wait_for("127.0.0.1:")?;
-        let address = line
-            .split_whitespace()
-            .find(|word| word.starts_with("127.0.0.1:"))
-            .context("no address in the answer")?;
-        Ok((forward, address.trim_end_matches([',', '.']).to_owned()))
+        let address = forward.wait_for_address()?;
+        Ok((forward, address))
     }
 
     /// Writes the facts of a device and returns the file.

@@ -1,14 +1,18 @@
 //! The real binaries, as users run them: what the demo and the end-to-end tests are written with.
 //!
 //! [`program`] starts and watches processes, [`deployment`] puts a controller, a connector and a
-//! device together, [`traffic`] makes the pages and bytes that go through a tunnel, and
-//! [`namespace`] and [`nat`] make hosts and NATs out of network namespaces.
+//! device together, [`traffic`] makes the pages and bytes that go through a tunnel, [`apps`] starts
+//! what others serve with, and [`namespace`] and [`nat`] make hosts and NATs out of network namespaces.
+//! [`needs`] leaves out what a machine cannot do.
 #![forbid(unsafe_code)]
 
+pub mod apps;
 pub mod deployment;
 pub mod namespace;
 pub mod nat;
+pub mod needs;
 pub mod program;
 pub mod proxy;
+pub mod sockets;
 pub mod stranger;
 pub mod traffic;

@@ -1,6 +1,11 @@
 //! Hosts, routers and NATs made of network namespaces. They need root, and go when dropped.
 
-use std::{os::fd::AsFd as _, path::Path, process::Command};
+use std::{
+    fs,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 
@@ -55,6 +60,24 @@ impl Namespace {
         self.ip(&format!("route add default via {gateway}"))
     }
 
+    /// Has programs that are started inside from here on ask `server` for names.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn ask_names_of(&self, server: &str) -> Result<()> {
+        let own = self.settings();
+        fs::create_dir_all(&own)?;
+        let file = own.join("resolv.conf");
+        Ok(fs::write(file, format!("nameserver {server}\n"))?)
+    }
+
+    /// The folder whose files `ip netns exec` puts in the place of those in `/etc`.
+    ///
+    /// Source: ip-netns(8).
+    fn settings(&self) -> PathBuf {
+        Path::new("/etc/netns").join(&self.name)
+    }
+
     /// Makes this namespace a NAT router: what leaves through `outside` carries its address, and
     /// nothing comes in that was not asked for.
     ///
@@ -76,7 +99,7 @@ impl Namespace {
     /// # Errors
     /// Without root.
     pub fn enter(&self) -> Result<()> {
-        let namespace = std::fs::File::open(Path::new("/run/netns").join(&self.name))?;
+        let namespace = fs::File::open(Path::new("/run/netns").join(&self.name))?;
         let kind = rustix::thread::LinkNameSpaceType::Network;
         rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
         Ok(())
@@ -126,19 +149,6 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         drop(run_ok(command("ip", ["netns", "del", &self.name])));
+        drop(fs::remove_dir_all(self.settings()));
     }
-}
-
-/// Whether this process may make namespaces; says so once on stderr when it may not.
-#[must_use]
-#[expect(
-    clippy::print_stderr,
-    reason = "a test that leaves something out must say so"
-)]
-pub fn may_make_namespaces() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("left out: network namespaces need root");
-    }
-    root
 }

@@ -9,11 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a program may take to say what is awaited of it. Debug builds on two busy cores are slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How the addresses begin that programs print.
+const LOOPBACK: &str = "127.0.0.1:";
 
 /// A running program of which every line is kept.
 #[derive(Debug)]
@@ -93,6 +96,19 @@ impl Program {
             }
             drop(self.lines.wait(said, left.min(Duration::from_millis(200))));
         }
+    }
+
+    /// Waits for a line that names an address on loopback, and returns that address.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn wait_for_address(&mut self) -> Result<String> {
+        let line = self.wait_for(LOOPBACK)?;
+        let mut words = line.split_whitespace();
+        let address = words.find(|word| word.starts_with(LOOPBACK));
+        Ok(address
+            .with_context(|| format!("no address in {line:?}"))?
+            .to_owned())
     }
 
     /// How many lines it has said.
@@ -253,6 +269,32 @@ pub fn run_ok(command: Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Makes sure that a command ended with `code` and said `text`.
+///
+/// # Errors
+/// When it did not, or panicked; the error holds all that it said.
+pub fn expect(output: &Output, code: i32, text: &str) -> Result<()> {
+    let said = text_of(output);
+    ensure!(
+        output.status.code() == Some(code),
+        "{}, not {code}: {said}",
+        output.status
+    );
+    ensure!(said.contains(text), "no {text:?} in: {said}");
+    ensure!(!said.contains("panicked"), "{said}");
+    Ok(())
+}
+
+/// All that a command said.
+#[must_use]
+pub fn text_of(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// A command with its arguments.

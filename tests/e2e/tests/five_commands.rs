@@ -9,7 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
-    namespace::{Namespace, may_make_namespaces},
+    apps::nginx,
+    namespace::Namespace,
+    needs,
     program::{Program, binaries, run_ok},
 };
 
@@ -17,7 +19,7 @@ const PAGE: &str = "the page that the README promises\n";
 
 #[test]
 fn the_readme_leads_to_an_application() {
-    if may_make_namespaces() {
+    if needs::root_and(&["ip", "nginx", "curl"]) {
         follow().unwrap();
     }
 }
@@ -51,10 +53,7 @@ fn follow() -> Result<()> {
             running.push(program);
         } else if line.starts_with("cardea forward") {
             let mut forward = Program::start(&line, command)?;
-            let said = forward.wait_for("127.0.0.1:")?;
-            let from = said.find("127.0.0.1:").context("no address")?;
-            let address = said.get(from..).unwrap_or_default();
-            let address = address.split_whitespace().next().unwrap_or_default();
+            let address = forward.wait_for_address()?;
             let fetch = format!("curl -sS --max-time 20 http://{address}/");
             page = Some(run_ok(world.on("laptop", &fetch))?);
             running.push(forward);
@@ -149,20 +148,8 @@ impl World {
 
     fn web(&self) -> Result<Program> {
         let root = self.folder.path().join("www");
-        fs::create_dir(&root)?;
-        fs::write(root.join("index.html"), PAGE)?;
-        let place = root.display();
-        let configuration = format!(
-            "daemon off; user root; pid {place}/pid; error_log stderr notice;\nevents {{ }}\n\
-             http {{ access_log off; server {{ listen 10.9.0.10:80; root {place}; }} }}\n"
-        );
-        let file = root.join("nginx.conf");
-        fs::write(&file, configuration)?;
-        let mut command = self.application.command("nginx", ["-c".into(), file]);
-        command.arg("-e").arg("stderr");
-        let mut web = Program::start("nginx", command)?;
-        web.wait_for("start worker process")?;
-        Ok(web)
+        let pages = [("index.html", PAGE)];
+        nginx(&self.application, &root, &["10.9.0.10:80"], &pages)
     }
 }
 

@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::{run, run_ok},
 };
 use rustix::process::Signal;
@@ -25,17 +26,20 @@ const OTHERS: [&str; 4] = [
     "-sU -sV --version-intensity 0 --host-timeout 8s -p 7443",
 ];
 
+/// What these tests run beside our programs.
+const TOOLS: [&str; 4] = ["ip", "nft", "sysctl", "nmap"];
+
 #[test]
 fn a_scanner_cannot_tell_a_controllers_port_from_one_that_nobody_has() {
     // Only root may scan like that, and have a guard.
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         scanned(("10.77.0.1", "10.77.0.1", "-4")).unwrap();
     }
 }
 
 #[test]
 fn nor_can_one_that_speaks_ipv6() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         scanned(("[fd77::1]", "fd77::1", "-6")).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::may_make_namespaces,
+    needs,
     program::{Program, binaries, run, run_ok},
     traffic::{WebServer, fetch},
 };
@@ -19,7 +19,7 @@ const STRANGER: u32 = 54_321;
 #[test]
 fn the_operator_drives_an_agent_of_root_and_nobody_else_does() {
     // Only root can be two other people.
-    if may_make_namespaces() {
+    if needs::root_and(&["setpriv"]) {
         drive().unwrap();
     }
 }
@@ -61,12 +61,7 @@ fn drive() -> Result<()> {
     let status = run_ok(ask(OPERATOR.1, "status -o json"))?;
     ensure!(status.contains("\"connected\""), "{status}");
     let mut forward = Program::start("cardea forward", ask(OPERATOR.1, "forward web"))?;
-    let line = forward.wait_for("127.0.0.1:")?;
-    let address = line
-        .split_whitespace()
-        .find(|word| word.starts_with("127.0.0.1:"))
-        .context("no address")?;
-    ensure!(fetch(address)? == PAGE, "another page");
+    ensure!(fetch(&forward.wait_for_address()?)? == PAGE, "another page");
 
     // A port that only root may have is not to be had through root's agent.
     let refused = run(ask(OPERATOR.1, "forward web --listen 127.0.0.1:80"))?;

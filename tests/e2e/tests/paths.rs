@@ -22,17 +22,21 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
     nat::NatKind,
+    needs,
     program::{PATIENCE, Program, now, run},
     traffic::{Volley, tcp_echo},
 };
 use rustix::process::Signal;
 use serde_json::Value;
 
+/// What these tests run beside our programs.
+const TOOLS: [&str; 3] = ["ip", "nft", "sysctl"];
+
 #[test]
 fn a_direct_path_is_used_within_a_second_and_left_within_two_when_it_dies() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         use_and_lose().unwrap();
     }
 }
@@ -62,7 +66,7 @@ fn use_and_lose() -> Result<()> {
 
 #[test]
 fn a_tunnel_whose_other_end_hangs_does_not_read_open() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         hang().unwrap();
     }
 }
@@ -95,7 +99,7 @@ fn hang() -> Result<()> {
 
 #[test]
 fn every_pair_of_nats_that_lets_ice_meet_lets_a_tunnel_go_directly() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         meet_everywhere().unwrap();
     }
 }
@@ -146,7 +150,7 @@ fn meet_everywhere() -> Result<()> {
 
 #[test]
 fn double_nats_hairpins_and_ipv6_alone_are_no_hindrance() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         meet_oddly().unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::{fs, io::Write, path::Path, process::Output, time::Duration};
 use anyhow::{Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::may_make_namespaces,
+    needs,
     program::{Program, command, now, run_ok},
     traffic::{Bulk, WebServer, fetch},
 };
@@ -32,7 +32,7 @@ const RECOVERY: Duration = Duration::from_secs(5);
 #[test]
 fn a_full_disk_refuses_what_is_new_ends_nothing_and_is_survived() {
     // Only root may mount a disk that is small.
-    if may_make_namespaces() {
+    if needs::root_and(&["mount"]) {
         full().unwrap();
     }
 }

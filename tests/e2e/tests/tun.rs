@@ -8,12 +8,12 @@
     reason = "what a test does outside of its test function may panic as well"
 )]
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
+    apps,
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::{PATIENCE, Program, now, run, run_ok},
 };
 
@@ -22,23 +22,28 @@ const PAGE: &str = "served by an unmodified nginx\n";
 /// Bytes of a page that takes many packets.
 const LARGE_BYTES: usize = 3_000_000;
 
+/// What these tests run beside our programs.
+const TOOLS: [&str; 8] = [
+    "ip", "nft", "sysctl", "nginx", "dnsmasq", "dig", "curl", "ping",
+];
+
 #[test]
 fn curl_ping_and_dig_reach_apps_at_their_addresses() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         reach_everything().unwrap();
     }
 }
 
 #[test]
 fn an_interface_without_the_right_to_make_one_says_what_is_missing() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         say_what_is_missing().unwrap();
     }
 }
 
 #[test]
 fn a_connector_forwards_through_the_kernel_and_takes_its_rules_with_it() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         forward_by_kernel().unwrap();
     }
 }
@@ -322,7 +327,20 @@ impl Hosts {
                 "app add {app} {targets} --allow group:staff --transport wireguard"
             ))?;
         }
-        let apps = vec![self.nginx(&deployment)?, self.dnsmasq()?];
+        let large = "x".repeat(LARGE_BYTES);
+        let apps = vec![
+            apps::nginx(
+                &self.apps,
+                &deployment.path("nginx"),
+                &["10.9.1.10:80", "[fd00:9:1::10]:80"],
+                &[("index.html", PAGE), ("large", &large)],
+            )?,
+            apps::dnsmasq(
+                &self.apps,
+                "10.9.1.10",
+                "--address=/answer.corp.example/10.1.2.3",
+            )?,
+        ];
         let host = Some(&self.connector);
         let connector = if kernel {
             deployment.start_kernel(host, "connector", "default")?
@@ -339,44 +357,6 @@ impl Hosts {
             connector,
             _apps: apps,
         })
-    }
-
-    fn nginx(&self, deployment: &Deployment) -> Result<Program> {
-        let folder = deployment.path("nginx");
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("index.html"), PAGE)?;
-        fs::write(folder.join("large"), "x".repeat(LARGE_BYTES))?;
-        let shown = folder.display();
-        let configuration = format!(
-            "pid {shown}/pid; error_log stderr notice; daemon off; user root;\n\
-             events {{}}\n\
-             http {{ access_log off; server {{ listen 10.9.1.10:80; listen [fd00:9:1::10]:80; root {shown}; }} }}\n"
-        );
-        fs::write(folder.join("nginx.conf"), configuration)?;
-        let mut nginx = self
-            .apps
-            .command("nginx", ["-c".into(), folder.join("nginx.conf")]);
-        nginx.arg("-e").arg("stderr");
-        let mut nginx = Program::start("nginx", nginx)?;
-        nginx.wait_for("start worker process")?;
-        Ok(nginx)
-    }
-
-    fn dnsmasq(&self) -> Result<Program> {
-        let arguments = [
-            "--no-daemon",
-            "--no-resolv",
-            "--no-hosts",
-            "--conf-file=/dev/null",
-            "--user=root",
-            "--listen-address=10.9.1.10",
-            "--bind-interfaces",
-            "--log-facility=-",
-            "--address=/answer.corp.example/10.1.2.3",
-        ];
-        let mut dnsmasq = Program::start("dnsmasq", self.apps.command("dnsmasq", arguments))?;
-        dnsmasq.wait_for("started")?;
-        Ok(dnsmasq)
     }
 
     /// Whether the connector's host is a router.

@@ -13,8 +13,10 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
+    apps,
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::{Program, command, run, run_ok},
     traffic::stay_unanswered,
 };
@@ -23,7 +25,9 @@ const PAGE: &str = "served by an unmodified nginx\n";
 
 #[test]
 fn nginx_postgresql_and_dns_are_served_over_both_carriers() {
-    if may_make_namespaces() {
+    if needs::root_and(&[
+        "ip", "nft", "sysctl", "nginx", "dnsmasq", "psql", "dig", "curl", "ss",
+    ]) {
         serve_everything().unwrap();
     }
 }
@@ -170,30 +174,19 @@ impl Hosts {
     /// nginx, PostgreSQL and a name server, as the distribution ships them.
     fn applications(&self, world: &World) -> Result<Vec<Program>> {
         Ok(vec![
-            self.nginx(world)?,
+            apps::nginx(
+                &self.apps,
+                &world.deployment.path("nginx"),
+                &["10.9.1.10:80", "[fd00:9:1::10]:80"],
+                &[("index.html", PAGE)],
+            )?,
             self.postgresql(world)?,
-            self.dnsmasq()?,
+            apps::dnsmasq(
+                &self.apps,
+                "10.9.1.10",
+                "--address=/answer.corp.example/10.1.2.3",
+            )?,
         ])
-    }
-
-    fn nginx(&self, world: &World) -> Result<Program> {
-        let folder = world.deployment.path("nginx");
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("index.html"), PAGE)?;
-        let shown = folder.display();
-        let configuration = format!(
-            "pid {shown}/pid; error_log stderr notice; daemon off; user root;\n\
-             events {{}}\n\
-             http {{ access_log off; server {{ listen 10.9.1.10:80; listen [fd00:9:1::10]:80; root {shown}; }} }}\n"
-        );
-        fs::write(folder.join("nginx.conf"), configuration)?;
-        let mut nginx = self
-            .apps
-            .command("nginx", ["-c".into(), folder.join("nginx.conf")]);
-        nginx.arg("-e").arg("stderr");
-        let mut nginx = Program::start("nginx", nginx)?;
-        nginx.wait_for("start worker process")?;
-        Ok(nginx)
     }
 
     fn postgresql(&self, world: &World) -> Result<Program> {
@@ -230,23 +223,6 @@ impl Hosts {
         let mut postgresql = Program::start("postgres", self.apps.command("setpriv", words))?;
         postgresql.wait_for("ready to accept connections")?;
         Ok(postgresql)
-    }
-
-    fn dnsmasq(&self) -> Result<Program> {
-        let arguments = [
-            "--no-daemon",
-            "--no-resolv",
-            "--no-hosts",
-            "--conf-file=/dev/null",
-            "--user=root",
-            "--listen-address=10.9.1.10",
-            "--bind-interfaces",
-            "--log-facility=-",
-            "--address=/answer.corp.example/10.1.2.3",
-        ];
-        let mut dnsmasq = Program::start("dnsmasq", self.apps.command("dnsmasq", arguments))?;
-        dnsmasq.wait_for("started")?;
-        Ok(dnsmasq)
     }
 
     fn web(&self, world: &World, app: &str) -> Result<()> {

@@ -139,7 +139,11 @@ pub(crate) async fn run(
             }
             Some(call) = calls.recv() => shell.call(call),
             Some(listener) = ends.recv() => shell.forwards.ended(listener, &shell.common.data),
-            () = nap(clock, deadline) => shell.handle(AgentInput::Timeout),
+            () = nap(clock, deadline) => {
+                shell.handle(AgentInput::Timeout);
+                // An attempt that nobody answers ends by the clock alone.
+                shell.show();
+            }
             result = &mut ending => {
                 result?;
                 break;
@@ -362,7 +366,7 @@ impl Shell {
         let why = match status.controller.state {
             ControllerState::Unreachable => status.warnings.first().map_or_else(
                 || "disconnected by cardea down".to_owned(),
-                |warning| warning.title.clone(),
+                |warning| format!("{}. {}", warning.title, warning.fix),
             ),
             ControllerState::Connected | ControllerState::Connecting => String::new(),
         };

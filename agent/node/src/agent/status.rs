@@ -9,7 +9,7 @@ use cardea_proto::{
     },
     message::AppView,
     name::Name,
-    refusal::RefusalCode,
+    refusal::{Refusal, RefusalCode},
     time::Now,
 };
 
@@ -147,12 +147,10 @@ impl Agent {
         let mut warnings = Vec::new();
         if self.channel.is_wanted() && self.channel.is_unreachable() && !self.channel.is_renewing()
         {
-            warnings.push(warning(
-                "controller_unreachable",
-                self.channel.unreachable().message,
-                "Open tunnels go on for their ttl; check the network, then: cardea status"
-                    .to_owned(),
-            ));
+            let Refusal { message, next, .. } = self.channel.unreachable();
+            let next = next.as_deref().unwrap_or("Check the network");
+            let fix = format!("Open tunnels go on for their ttl. {next}, then: cardea status");
+            warnings.push(warning("controller_unreachable", message, fix));
         }
         if let Some(told) = self.channel.told() {
             let fix = told

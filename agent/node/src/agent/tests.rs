@@ -538,6 +538,34 @@ fn clocks_that_differ_by_an_hour_are_a_warning() {
     );
 }
 
+#[test]
+fn whoever_cannot_reach_the_controller_is_told_what_may_be_wrong() {
+    for (why, fix) in [
+        ("no answer", "that the clock is right"),
+        (
+            "error 45: invalid peer certificate: Expired",
+            "set the clock",
+        ),
+        (
+            "invalid peer certificate: NotValidYetContext",
+            "set the clock",
+        ),
+        ("network is unreachable", "Check the network"),
+    ] {
+        let world = World::new();
+        let mut agent = world.agent(&["c:7443"]);
+        world.turn(&mut agent, AgentInput::Timeout);
+        let why = why.to_owned();
+        world.turn(&mut agent, AgentInput::ChannelDown { why });
+        let warnings = agent.status(world.now).warnings;
+        let [warning] = &warnings[..] else {
+            panic!("{warnings:?}")
+        };
+        assert_eq!(warning.code, "controller_unreachable");
+        assert!(warning.fix.contains(fix), "{}", warning.fix);
+    }
+}
+
 /// What an agent says, in one word each.
 fn words(out: &AgentOutbox) -> Vec<&'static str> {
     let word = |message: &FromNode| match message {

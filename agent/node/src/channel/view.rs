@@ -23,6 +23,13 @@ pub(super) const NO_ANSWER: &str = "no answer";
 const NO_ANSWER_NEXT: &str = "Check that UDP reaches that address and that the clock is right; \
     if both are so, ask an admin whether this node is still enrolled";
 
+/// What is wrong then, most likely: a controller renews its own certificate long before the end.
+const NOT_AT_THIS_TIME_NEXT: &str =
+    "Its certificate does not hold at this machine's time: set the clock";
+
+/// How TLS says so; it reports its reasons as text.
+const NOT_AT_THIS_TIME: [&str; 2] = ["invalid peer certificate: Expired", "NotValidYet"];
+
 /// How far the controller's wall clock is from ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Skew {
@@ -65,6 +72,8 @@ impl Channel {
         let why = self.outage.why.as_deref().unwrap_or_default();
         if why.starts_with(NO_ANSWER) {
             refusal.with_next(NO_ANSWER_NEXT)
+        } else if NOT_AT_THIS_TIME.iter().any(|text| why.contains(text)) {
+            refusal.with_next(NOT_AT_THIS_TIME_NEXT)
         } else {
             refusal
         }

@@ -107,7 +107,7 @@ pub struct Door {
     /// When it was opened, by the clock that nobody sets.
     opened_at: Instant,
     knockers: BTreeMap<Knocker, Record>,
-    /// The ids of the epochs around this moment.
+    /// The ids of the epochs that knocks of this moment may be of.
     ids: BTreeMap<u32, BTreeSet<(Id, Knocker)>>,
     attempts: Attempts,
     knocks: Knocks,
@@ -125,14 +125,14 @@ impl Door {
             attempts: Attempts::default(),
             knocks: Knocks::default(),
         };
-        this.turn_to(epoch_of(secs_of(now.unix)), now.unix);
+        this.turn_to(now.unix);
         this
     }
 
     /// Changes who may knock.
     pub fn change(&mut self, change: DoorChange) {
         match change {
-            DoorChange::Admit { who, seeds, stay } => self.admit(who, &seeds, stay),
+            DoorChange::Admit { who, seeds, stay } => self.admit(who, seeds, stay),
             DoorChange::Dismiss(who) => {
                 if let Some(record) = self.knockers.get_mut(&who) {
                     record.dismiss();
@@ -162,7 +162,7 @@ impl Door {
     /// # Errors
     /// What else it comes to.
     pub fn knock_once(&mut self, knock: &Knock, now: Now) -> Result<KnockKeys, Answer> {
-        self.turn_to(epoch_of(secs_of(now.unix)), now.unix);
+        self.turn_to(now.unix);
         let answer = self.answer(knock, now);
         self.count(answer.as_ref().err().copied().unwrap_or(Answer::Open));
         answer
@@ -204,8 +204,11 @@ impl Door {
             if record.is_over(now.unix) {
                 continue;
             }
-            let opened_by = |keys: &KnockKeys| Some((keys.open(knock)?, keys.clone()));
-            let Some((moment, keys)) = record.keys().iter().find_map(opened_by) else {
+            let opened_by = |seed: &Secret32| {
+                let keys = KnockKeys::new(seed, &self.root);
+                Some((keys.open(knock)?, keys))
+            };
+            let Some((moment, keys)) = record.seeds().iter().find_map(opened_by) else {
                 found = Answer::Forged;
                 continue;
             };
@@ -241,22 +244,19 @@ impl Door {
             .collect()
     }
 
-    fn admit(&mut self, who: Knocker, seeds: &[Secret32], stay: Stay) {
-        let keys: Vec<KnockKeys> = seeds
-            .iter()
-            .map(|seed| KnockKeys::new(seed, &self.root))
-            .collect();
+    fn admit(&mut self, who: Knocker, seeds: Vec<Secret32>, stay: Stay) {
         self.forget_ids(who);
         let record = match self.knockers.entry(who) {
             Entry::Occupied(known) => {
                 let record = known.into_mut();
-                record.renew(keys, stay);
+                record.renew(seeds, stay);
                 record
             }
-            Entry::Vacant(new) => new.insert(Record::new(keys, stay)),
+            Entry::Vacant(new) => new.insert(Record::new(seeds, stay)),
         };
-        for (epoch, ids) in &mut self.ids {
-            ids.extend(record.keys().iter().map(|keys| (keys.id(*epoch), who)));
+        let epochs: Vec<u32> = self.ids.keys().copied().collect();
+        for (epoch, id) in ids_of(record, &self.root, &epochs) {
+            self.ids.entry(epoch).or_default().insert((id, who));
         }
     }
 
@@ -269,17 +269,17 @@ impl Door {
         let Some(record) = self.knockers.get(&who) else {
             return;
         };
-        for (epoch, ids) in &mut self.ids {
-            for keys in record.keys() {
-                ids.remove(&(keys.id(*epoch), who));
-            }
+        let epochs: Vec<u32> = self.ids.keys().copied().collect();
+        for (epoch, id) in ids_of(record, &self.root, &epochs) {
+            self.ids.entry(epoch).or_default().remove(&(id, who));
         }
     }
 
-    /// Knows the ids of the epochs around this one. Who may no longer knock is forgotten with the
-    /// turn: a few microseconds for each knocker, every two hours.
-    fn turn_to(&mut self, epoch: u32, now: UnixMillis) {
-        let around = epoch.saturating_sub(1)..=epoch.saturating_add(1);
+    /// Knows the ids of the epochs within the window. Who may no longer knock is forgotten with the
+    /// turn: a few microseconds for each knocker, twice in an epoch.
+    fn turn_to(&mut self, now: UnixMillis) {
+        let (at, window) = (secs_of(now), window_secs());
+        let around = epoch_of(at.saturating_sub(window))..=epoch_of(at.saturating_add(window));
         if self.ids.keys().copied().eq(around.clone()) {
             return;
         }
@@ -293,15 +293,16 @@ impl Door {
             self.forget(who);
         }
         self.ids.retain(|known, _| around.contains(known));
-        for missing in around {
-            let knockers = &self.knockers;
-            self.ids.entry(missing).or_insert_with(|| {
-                knockers
-                    .iter()
-                    .flat_map(|(who, record)| record.keys().iter().map(|keys| (keys, *who)))
-                    .map(|(keys, who)| (keys.id(missing), who))
-                    .collect()
-            });
+        let missing: Vec<u32> = around
+            .filter(|epoch| !self.ids.contains_key(epoch))
+            .collect();
+        for epoch in &missing {
+            self.ids.insert(*epoch, BTreeSet::new());
+        }
+        for (who, record) in &self.knockers {
+            for (epoch, id) in ids_of(record, &self.root, &missing) {
+                self.ids.entry(epoch).or_default().insert((id, *who));
+            }
         }
     }
 
@@ -311,4 +312,12 @@ impl Door {
         let ids = self.ids.values().map(BTreeSet::len).sum();
         (ids, remembered, self.attempts.len())
     }
+}
+
+/// All ids of a knocker in these epochs.
+fn ids_of(record: &Record, root: &Digest, epochs: &[u32]) -> impl Iterator<Item = (u32, Id)> {
+    record.seeds().iter().flat_map(move |seed| {
+        let ids = KnockKeys::ids(seed, root, epochs.iter().copied());
+        epochs.iter().copied().zip(ids)
+    })
 }

@@ -5,10 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cardea_proto::time::{Now, UnixMillis};
+use cardea_proto::{
+    codec::Secret32,
+    time::{Now, UnixMillis},
+};
 
 use super::{
-    KnockKeys, Moment,
+    Moment,
     door::{Stay, WINDOW},
     secs_of,
 };
@@ -27,12 +30,19 @@ const KNOCK_TIME: Duration = Duration::from_secs(10);
 /// floor; 8 bytes each.
 const MOMENTS_MAX: usize = 1_024;
 
-/// One knocker.
+/// One knocker. There may be hundreds of thousands, of whom few knock at a time: the keys of a seed
+/// are made when they are needed, and so is the room for what was heard.
 #[derive(Debug)]
 pub(super) struct Record {
-    keys: Vec<KnockKeys>,
+    seeds: Box<[Secret32]>,
     stay: Stay,
     is_dismissed: bool,
+    visits: Option<Box<Visits>>,
+}
+
+/// What a knocker's knocks leave behind.
+#[derive(Debug, Default)]
+struct Visits {
     /// Knocks of the window that were heard.
     heard: BTreeSet<Moment>,
     /// All up to here counts as heard.
@@ -42,27 +52,25 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) const fn new(keys: Vec<KnockKeys>, stay: Stay) -> Self {
+    pub(super) fn new(seeds: Vec<Secret32>, stay: Stay) -> Self {
         Self {
-            keys,
+            seeds: seeds.into_boxed_slice(),
             stay,
             is_dismissed: false,
-            heard: BTreeSet::new(),
-            floor: None,
-            full_at: None,
+            visits: None,
         }
     }
 
-    /// Takes other keys and another end; what was heard stays heard.
-    pub(super) fn renew(&mut self, keys: Vec<KnockKeys>, stay: Stay) {
-        self.keys = keys;
+    /// Takes other seeds and another end; what was heard stays heard.
+    pub(super) fn renew(&mut self, seeds: Vec<Secret32>, stay: Stay) {
+        self.seeds = seeds.into_boxed_slice();
         self.stay = stay;
         self.is_dismissed = false;
     }
 
-    /// All keys that open.
-    pub(super) fn keys(&self) -> &[KnockKeys] {
-        &self.keys
+    /// All seeds that open.
+    pub(super) fn seeds(&self) -> &[Secret32] {
+        &self.seeds
     }
 
     /// It leaves, in its time.
@@ -80,6 +88,32 @@ impl Record {
 
     /// Notes a knock; `false` when it was heard before.
     pub(super) fn hear(&mut self, moment: Moment, now: UnixMillis) -> bool {
+        self.visits().hear(moment, now)
+    }
+
+    /// Takes one handshake out of the bucket; `false` when it is empty.
+    pub(super) fn spend(&mut self, now: Instant) -> bool {
+        self.visits().spend(now)
+    }
+
+    /// Whether all that it made would be late by now, and its bucket is full again.
+    pub(super) fn is_silent(&self, now: Now) -> bool {
+        let visits = self.visits.as_ref();
+        visits.is_none_or(|visits| visits.is_silent(now))
+    }
+
+    fn visits(&mut self) -> &mut Visits {
+        self.visits.get_or_insert_default()
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.visits.as_ref().map_or(0, |visits| visits.heard.len())
+    }
+}
+
+impl Visits {
+    fn hear(&mut self, moment: Moment, now: UnixMillis) -> bool {
         let is_old = self.floor.is_some_and(|floor| moment <= floor);
         if is_old || !self.heard.insert(moment) {
             return false;
@@ -99,8 +133,7 @@ impl Record {
         true
     }
 
-    /// Takes one handshake out of the bucket; `false` when it is empty.
-    pub(super) fn spend(&mut self, now: Instant) -> bool {
+    fn spend(&mut self, now: Instant) -> bool {
         let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + KNOCK_TIME;
         let is_allowed = full_at <= now + KNOCK_TIME * BURST;
         if is_allowed {
@@ -109,16 +142,10 @@ impl Record {
         is_allowed
     }
 
-    /// Whether all that it made would be late by now, and its bucket is full again.
-    pub(super) fn is_silent(&self, now: Now) -> bool {
+    fn is_silent(&self, now: Now) -> bool {
         let late = secs_of(now.unix).saturating_sub(window_secs());
         let is_late = self.heard.last().is_none_or(|last| last.secs < late);
         is_late && self.full_at.is_none_or(|full_at| full_at <= now.instant)
-    }
-
-    #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
-        self.heard.len()
     }
 }
 

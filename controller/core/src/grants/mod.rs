@@ -24,12 +24,12 @@ mod statements;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use cardea_proto::{
     id::{ConnectorId, DeviceId, GrantId, NodeId},
-    ledger::{EndReason, Grant},
+    ledger::EndReason,
     message::Usage,
     name::Name,
 };
@@ -170,24 +170,21 @@ impl Controller {
     /// Takes the grants of an earlier run over: those that were admitted live on for their ttl.
     pub(crate) fn adopt_grants(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now.instant;
+        let stale = now + self.world.settings.posture_stale_after();
         let mut lost = Vec::new();
-        let records: Vec<(Grant, bool)> = self
-            .world
-            .state
-            .grants()
-            .map(|record| (record.grant.clone(), record.admitted))
-            .collect();
-        for (grant, admitted) in records {
-            if !admitted && self.world.settings.shared {
+        let mut devices = BTreeSet::new();
+        for record in self.world.state.grants() {
+            let grant = &record.grant;
+            if !record.admitted && self.world.settings.shared {
                 // It may be another controller's, which waits for the answer.
-                self.watch_certificate(grant.device, turn.now);
+                devices.insert(grant.device);
                 continue;
             }
-            if !admitted {
+            if !record.admitted {
                 lost.push((grant.id, EndReason::ControllerRestarted));
                 continue;
             }
-            let expires = now + std::time::Duration::from_millis(grant.ttl_ms);
+            let expires = now + Duration::from_millis(grant.ttl_ms);
             self.live.insert(
                 grant.id,
                 Stage::Open(Open {
@@ -198,9 +195,11 @@ impl Controller {
                 }),
             );
             self.timers.set(Timer::Grant(grant.id), expires);
-            let stale = now + self.world.settings.posture_stale_after();
             self.timers.set(Timer::Posture(grant.device), stale);
-            self.watch_certificate(grant.device, turn.now);
+            devices.insert(grant.device);
+        }
+        for device in devices {
+            self.watch_certificate(device, turn.now);
         }
         let actor = self.world.itself();
         self.end_grants(turn, &actor, lost);
@@ -287,7 +286,7 @@ impl Controller {
         let Some(record) = record.filter(|record| record.admitted && is_foreign) else {
             return;
         };
-        let ttl = std::time::Duration::from_millis(record.grant.ttl_ms);
+        let ttl = Duration::from_millis(record.grant.ttl_ms);
         let open = Open {
             expires: turn.now.instant + ttl,
             extend_at: turn.now.instant,

@@ -164,7 +164,7 @@ impl Demo {
         publish(&deployment)?;
         let connector = voice.step(
             "connector",
-            "connector: listens on nothing, dials out",
+            "connector: dials out, answers no stranger",
             || deployment.start_connector(None, "connector", "default"),
         )?;
         let facts = deployment.write_facts("laptop", GOOD_FACTS)?;

@@ -1,0 +1,219 @@
+//! Datagrams of every size at every UDP socket that any of our programs has, also in the name of the
+//! only one whom a connected socket hears.
+#![expect(
+    clippy::disallowed_types,
+    reason = "a stranger uses sockets as he likes"
+)]
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    needs,
+    program::{Program, free_port},
+    sockets::{Forger, UdpOf},
+    traffic::{WebServer, fetch, udp_echo, udp_round_trip},
+};
+
+const PAGE: &str = "served under a flood\n";
+
+/// The largest datagram that IPv4 carries.
+const LARGEST: usize = 65_507;
+
+/// Bytes that the kernel counts beside those of a datagram, at most: what it keeps of it, and pages.
+const OVERHEAD: usize = 4_096;
+
+/// Bytes that fit into a socket whose buffer nobody has made larger, with as much to spare.
+const ROOM: usize = 100_000;
+
+/// First bytes: the frames of a relay, WireGuard's messages, QUIC's long and short headers, our own.
+const FIRST: [u8; 13] = [
+    0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37, 0x01, 0x04, 0x50, 0xc3, 0x40,
+];
+
+#[test]
+fn datagrams_of_every_size_end_no_socket() {
+    flood().unwrap();
+}
+
+fn flood() -> Result<()> {
+    let mut world = Deployment::new()?;
+    let channels = free_port()?;
+    let relay_address = format!("127.0.0.1:{}", free_port()?);
+    world.start_controller(&ControllerOptions {
+        port: channels,
+        more: &[
+            "--allow-simulated-posture",
+            "--relay=false",
+            "--relay-address",
+            &relay_address,
+        ],
+        ..Default::default()
+    })?;
+    let relay = start_relay(&world, &relay_address)?;
+    let web = WebServer::start("127.0.0.1:0", PAGE)?.address;
+    let echo = udp_echo("127.0.0.1:0")?;
+    for (app, target) in [("wiki", web.to_string()), ("echo", format!("{echo}/udp"))] {
+        world.ctl(&format!(
+            "app add {app} --target {target} --allow-host-scoped --allow everyone"
+        ))?;
+    }
+    let connector = world.start_connector(None, "connector", "default")?;
+    let facts = world.write_facts("laptop", GOOD_FACTS)?;
+    let laptop = world.start_device(None, "laptop", "alice", "staff", Some(&facts))?;
+    let (_wiki, page) = world.forward(None, "laptop", "wiki")?;
+    let (_echo, echo) = world.forward(None, "laptop", "echo")?;
+    ensure!(fetch(&page)? == PAGE);
+    udp_round_trip(&echo, "before")?;
+
+    let stranger = UdpSocket::bind("127.0.0.1:0")?;
+    let controller = world.controller()?.id();
+    let programs = [controller, relay.id(), connector.id(), laptop.id()];
+    flood_all(&stranger, &programs)?;
+
+    ensure!(fetch(&page)? == PAGE, "the tunnel does not carry any more");
+    udp_round_trip(&echo, "after")?;
+    stays_dark(&stranger, channels)?;
+    let (_second, fresh) = world.forward(None, "laptop", "wiki")?;
+    ensure!(fetch(&fresh)? == PAGE);
+    world.ctl("status").map(drop)
+}
+
+fn start_relay(world: &Deployment, address: &str) -> Result<Program> {
+    let ticket_key = world.path("controller").join("keys/ticket.pub");
+    let words = ["run", "--listen", address, "--ticket-key"];
+    let mut command = world.program(None, "cardea-relay", words);
+    command.arg(ticket_key);
+    Program::start("cardea-relay", command)
+}
+
+/// Floods every socket of `programs`, and makes sure that each read all of it.
+fn flood_all(stranger: &UdpSocket, programs: &[u32]) -> Result<()> {
+    let sockets: Vec<UdpOf> = programs
+        .iter()
+        .map(|id| UdpOf::process(*id))
+        .collect::<Result<Vec<_>>>()?
+        .concat();
+    let (connected, open): (Vec<_>, Vec<_>) = sockets
+        .into_iter()
+        .partition(|socket| socket.peer.is_some());
+    // Channels, relay, two for direct paths at each node, the forwarded app.
+    ensure!(open.len() >= 7, "open are only {open:?}");
+    // At each node one to the controller and one to the relay; at the connector one to the app.
+    ensure!(connected.len() >= 5, "connected are only {connected:?}");
+    let v6 = UdpSocket::bind("[::1]:0");
+    for socket in &open {
+        let to = SocketAddr::new(here(socket.local.ip()), socket.local.port());
+        let from = match (to, &v6) {
+            (SocketAddr::V4(_), _) => stranger,
+            (SocketAddr::V6(_), Ok(v6)) => v6,
+            (SocketAddr::V6(_), Err(_)) => continue,
+        };
+        flood_one(socket, |datagram| {
+            let sent = from.send_to(datagram, to)?;
+            ensure!(sent == datagram.len(), "only {sent} bytes were sent");
+            Ok(())
+        })?;
+    }
+    if !rustix::process::geteuid().is_root() {
+        needs::leave_out("its part with connected sockets needs root");
+        return Ok(());
+    }
+    let forger = Forger::new()?;
+    forgeries_arrive(&forger)?;
+    for socket in &connected {
+        let (SocketAddr::V4(to), Some(SocketAddr::V4(from))) = (socket.local, socket.peer) else {
+            bail!("{socket:?} is not of IPv4")
+        };
+        flood_one(socket, |datagram| forger.send(from, to, datagram))?;
+    }
+    Ok(())
+}
+
+/// Sends datagrams of every size, never more than fit while nobody reads.
+fn flood_one(socket: &UdpOf, send: impl Fn(&[u8]) -> Result<()>) -> Result<()> {
+    let noise: Vec<u8> = (0..u32::try_from(LARGEST)?)
+        .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_be_bytes())
+        .collect();
+    let before = socket.drained()?;
+    let mut waiting = 0;
+    let sizes = (0..1_600)
+        .chain((1_600..LARGEST).step_by(997))
+        .chain([LARGEST]);
+    for size in sizes {
+        for first in FIRST {
+            let mut datagram = noise.get(..size).context("a size in range")?.to_vec();
+            if let Some(kind) = datagram.first_mut() {
+                *kind = first;
+            }
+            if waiting + size + OVERHEAD > ROOM {
+                socket.drained()?;
+                waiting = 0;
+            }
+            send(&datagram)?;
+            waiting += size + OVERHEAD;
+        }
+    }
+    let after = socket.drained()?;
+    ensure!(
+        after.dropped == before.dropped,
+        "not all of it got to {after:?}"
+    );
+    Ok(())
+}
+
+/// What the forger sends in somebody's name gets to a socket that hears nobody else.
+fn forgeries_arrive(forger: &Forger) -> Result<()> {
+    let peer = UdpSocket::bind("127.0.0.1:0")?;
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(peer.local_addr()?)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (peer.local_addr()?, socket.local_addr()?)
+    else {
+        bail!("not of IPv4")
+    };
+    for size in [0, 1, LARGEST] {
+        forger.send(from, to, &vec![7; size])?;
+        let length = socket.recv(&mut vec![0; LARGEST + 1])?;
+        ensure!(length == size, "{length} of {size} bytes arrived");
+    }
+    Ok(())
+}
+
+/// Where a socket that is bound to any address is reached on this machine.
+fn here(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V4(_) | IpAddr::V6(_) => ip,
+    }
+}
+
+/// The controller has not answered the stranger, and does not for the packets that QUIC would answer.
+fn stays_dark(stranger: &UdpSocket, port: u16) -> Result<()> {
+    for version in [1, 2, 0x0a0a_0a0a_u32] {
+        for id in [0, 8, 16, 20_u8] {
+            let head = [&[0xc3][..], &version.to_be_bytes(), &[id]].concat();
+            let bait = [head, vec![7; usize::from(id)], vec![0; 1_300]].concat();
+            stranger.send_to(&bait, ("127.0.0.1", port))?;
+        }
+    }
+    stranger.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let mut answer = [0; 2_048];
+    loop {
+        match stranger.recv_from(&mut answer) {
+            Ok((length, from)) => ensure!(
+                from.port() != port,
+                "the controller answers with {length} bytes"
+            ),
+            // Ports that are closed say so once for each datagram that was sent to them.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Err(_) => return Ok(()),
+        }
+    }
+}
