@@ -36,7 +36,7 @@ struct Cli {
 enum Command {
     /// Serves until it is stopped.
     #[command(after_help = EXAMPLES)]
-    Run(Run),
+    Run(Box<Run>),
     /// The host guard, which `--guard` puts before this machine's ports.
     #[command(after_help = "Example:\n  cardea-relay guard remove")]
     Guard {
@@ -106,7 +106,7 @@ const EXAMPLES: &str = "Examples:
 
 fn main() -> ExitCode {
     exit::finish(match Cli::parse().command {
-        Command::Run(run) => serve(run),
+        Command::Run(run) => serve(*run),
         Command::Guard {
             command: GuardCommand::Remove,
         } => unguard(),

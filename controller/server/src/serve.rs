@@ -21,7 +21,7 @@ use cardea_host::{
     unix::UnixListener,
 };
 use cardea_proto::ledger::Founded;
-use cardea_relay_server::{Running as RunningRelay, Server as RelayServer, front::Front};
+use cardea_relay_server::Running as RunningRelay;
 use cardea_store::{EmbeddedStore, Loaded, Notary, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -75,25 +75,12 @@ impl Service {
             .map_err(|error| Failure::of(Code::Storage, "root certificate", error, ""))?;
         let (identity, tls) = own_identity(&keys, &trust, &founded, settings)?;
         let gate = Gate::new(founded.root);
-        let Sockets {
-            server,
-            relay,
-            front,
-        } = Sockets::bind(settings, &tls, &gate, &keys.ticket)?;
+        let sockets = Sockets::bind(settings, &tls, &gate, &keys.ticket)?;
         if !settings.front_addresses.is_empty() {
             folder::write_front_key(&state, &keys.ticket)?;
         }
-        let relay_address = relay.as_ref().map(RelayServer::local_address);
-        let front_address = front.as_ref().map(Front::local_address);
-        let reach = Reach::of(
-            settings,
-            server.local_address(),
-            relay_address,
-            front_address,
-        )?;
-        if reach.relays.is_empty() {
-            tracing::warn!("there is no relay, so no tunnel can open; run with --relay");
-        }
+        let (relay_address, front_address) = sockets.listening();
+        let reach = reach(settings, &sockets)?;
         let about = About {
             domain: founded.domain,
             controller: founded.controller,
@@ -112,7 +99,7 @@ impl Service {
             Failure::of(Code::Storage, &admin_path.display().to_string(), error, "")
         })?;
         let no_thread = |error| Failure::of(Code::Failed, "thread", error, "");
-        let relaying = Relaying::start(relay, front).map_err(no_thread)?;
+        let relaying = Relaying::start(sockets.relay, sockets.front).map_err(no_thread)?;
         let (ledger, outcomes, store) = Ledger::start(store, notary).map_err(no_thread)?;
         let (head, followed) = watch::channel(head);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
@@ -124,7 +111,7 @@ impl Service {
             calls: Arc::default(),
         };
         Ok(Self {
-            server,
+            server: sockets.server,
             nodes: Nodes::new(trust, sender),
             identity,
             turn: Turn::new(controller, ledger, head, gate),
@@ -337,6 +324,16 @@ fn own_identity(
         let next = "Make the next intermediate with: cardea-controller renew --root DIR";
         Failure::of(Code::Failed, "certificate", crate::chain(&error), next)
     })
+}
+
+/// Where nodes reach all of this.
+fn reach(settings: &Settings, sockets: &Sockets) -> Result<Reach, Failure> {
+    let (relay, front) = sockets.listening();
+    let reach = Reach::of(settings, sockets.server.local_address(), relay, front)?;
+    if reach.relays.is_empty() {
+        tracing::warn!("there is no relay, so no tunnel can open; run with --relay");
+    }
+    Ok(reach)
 }
 
 fn core_settings(settings: &Settings, reach: Reach) -> cardea_core::Settings {

@@ -79,6 +79,14 @@ impl Sockets {
     }
 }
 
+impl Sockets {
+    /// Where the relay listens, and where its front does.
+    pub(crate) fn listening(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        let relay = self.relay.as_ref().map(RelayServer::local_address);
+        (relay, self.front.as_ref().map(Front::local_address))
+    }
+}
+
 /// The relay and its front, each on a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Relaying {

@@ -20,16 +20,20 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::{Namespace, may_make_namespaces},
+    namespace::Namespace,
+    needs,
     program::{PATIENCE, Program, now, run, run_ok},
     proxy::ConnectProxy,
     traffic::{Volley, tcp_echo},
 };
 use serde_json::Value;
 
+/// What these tests run beside our programs.
+const TOOLS: [&str; 3] = ["ip", "nft", "sysctl"];
+
 #[test]
 fn an_app_opens_within_three_seconds_where_udp_is_dropped_and_leaves_tls_when_it_is_not() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         open_and_leave().unwrap();
     }
 }
@@ -81,7 +85,7 @@ fn open_and_leave() -> Result<()> {
 
 #[test]
 fn a_channel_and_a_tunnel_that_lose_udp_go_on_by_tls() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         lose_udp().unwrap();
     }
 }
@@ -116,7 +120,7 @@ fn lose_udp() -> Result<()> {
 
 #[test]
 fn a_relay_elsewhere_leads_to_its_controller_too_for_nodes_that_have_a_pass() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         relay_elsewhere().unwrap();
     }
 }
@@ -146,7 +150,7 @@ fn relay_elsewhere() -> Result<()> {
 
 #[test]
 fn a_device_behind_a_proxy_with_a_password_enrolls_and_opens_an_app() {
-    if may_make_namespaces() {
+    if needs::root_and(&TOOLS) {
         by_proxy().unwrap();
     }
 }
