@@ -4,8 +4,9 @@
 //!  device ── wall ── internet: controller, relay, front on 443 ── connector, app
 //! ```
 #![expect(
+    clippy::indexing_slicing,
     clippy::print_stderr,
-    reason = "what a test measures outside of its test function it tells"
+    reason = "what a test does outside of its test function may panic as well, and it tells figures"
 )]
 
 use std::{
