@@ -114,7 +114,8 @@ fn lose_udp() -> Result<()> {
     world.home.within(|| Volley::open(&address))?;
     let took = now().duration_since(begun);
     eprintln!("another app: open in {took:?}");
-    ensure!(took < Duration::from_secs(3), "{took:?}");
+    let said = world.device()?.said();
+    ensure!(took < Duration::from_secs(3), "{took:?}: {said}");
     world.device()?.wait_for("the channel takes a detour")?;
     Ok(())
 }

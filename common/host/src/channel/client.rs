@@ -109,6 +109,7 @@ pub struct Connected {
 #[derive(Debug)]
 pub struct Fallback {
     ways: Arc<Ways>,
+    endpoint: quinn::Endpoint,
     doubted: Arc<Notify>,
 }
 
@@ -121,6 +122,12 @@ impl Fallback {
     /// Goes on by a detour, for as long as UDP brings nothing.
     pub fn take(&self, detour: TlsStream) {
         self.ways.take(detour);
+        // Says something at once on each connection, so that the server sees where that comes from
+        // and what was lost before is found lost: QUIC's own timer may be a second away.
+        let socket: Arc<dyn AsyncUdpSocket> = Arc::<Ways>::clone(&self.ways);
+        if let Err(error) = self.endpoint.rebind_abstract(socket) {
+            tracing::debug!(%error, "a channel does not know of its detour");
+        }
     }
 }
 
@@ -199,7 +206,12 @@ impl Client {
             .map_err(|_| ChannelError::NoAnswer(time))?
             .map_err(|error| ChannelError::Closed(error.to_string()))?;
         let doubted = Arc::<Notify>::default();
-        let keeps = (endpoint, refused, Arc::clone(&doubted));
+        let fallback = Fallback {
+            ways,
+            endpoint: endpoint.clone(),
+            doubted: Arc::clone(&doubted),
+        };
+        let keeps = (endpoint, refused, doubted);
         let link = Link::of_client(connection, streams, MESSAGE_BYTES_MAX, keeps);
         Ok(Connected {
             kind,
@@ -207,7 +219,7 @@ impl Client {
             exporter,
             address,
             link,
-            fallback: Fallback { ways, doubted },
+            fallback,
         })
     }
 }

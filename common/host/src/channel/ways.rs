@@ -232,15 +232,18 @@ impl fmt::Debug for Ways {
 
 impl AsyncUdpSocket for Ways {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(AlwaysWritable)
+        let udp = self.udp.clone();
+        Box::pin(Writable {
+            udp: udp.map(|udp| udp.create_io_poller()),
+        })
     }
 
-    /// A socket that is full loses the datagram: it may be the trial's, and no poller waits for it.
     fn try_send(&self, transmit: &udp::Transmit<'_>) -> io::Result<()> {
         if let Some(udp) = self.udp_for_this() {
             return match udp.try_send(transmit) {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-                Ok(()) | Err(_) => Ok(()),
+                // A trial that finds its socket full is lost: the detour is what is waited for.
+                Err(_) if !self.is_direct.load(Ordering::Relaxed) => Ok(()),
+                result => result,
             };
         }
         let detour = self.detour();
@@ -294,12 +297,22 @@ impl AsyncUdpSocket for Ways {
     }
 }
 
-/// There is always room: what does not fit is lost.
-#[derive(Debug)]
-struct AlwaysWritable;
+/// Waits for room to send: at the socket, because a detour always has some, or loses what does not fit.
+struct Writable {
+    udp: Option<Pin<Box<dyn UdpPoller>>>,
+}
 
-impl UdpPoller for AlwaysWritable {
-    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl fmt::Debug for Writable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writable").finish_non_exhaustive()
+    }
+}
+
+impl UdpPoller for Writable {
+    fn poll_writable(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.udp {
+            Some(udp) => udp.as_mut().poll_writable(context),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
