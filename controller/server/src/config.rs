@@ -192,7 +192,7 @@ impl Settings {
         let defaults = cardea_core::Settings::default();
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let relay = config.relay.embedded.unwrap_or(false);
-        if config.relay.listen_tls.is_some() && !relay {
+        if config.relay.listen_tls.is_some() && config.relay.embedded.is_none() {
             let why = "it is the relay that takes TLS, and this controller carries none";
             let next = "Run with --relay";
             return Err(Failure::of(Code::Usage, "--listen-tls", why, next));
@@ -202,7 +202,7 @@ impl Settings {
             listen: config.listen.unwrap_or(any(PORT_CHANNEL)),
             relay_listen: relay.then_some(config.relay.listen.unwrap_or(any(PORT_RELAY))),
             relay_addresses: config.relay.addresses,
-            front_listen: config.relay.listen_tls,
+            front_listen: config.relay.listen_tls.filter(|_| relay),
             front_addresses: config.relay.tls_addresses,
             decoy: config.relay.tls_decoy,
             certificate_life: within(
@@ -316,6 +316,7 @@ tls_decoy = "a.pem,b.pem"
         assert_eq!(settings.grant_ttl, Duration::from_secs(60));
         assert_eq!(settings.advertise, ["h".parse().unwrap()]);
         assert_eq!(settings.relay_listen, None);
+        assert_eq!(settings.front_listen, None, "it is the relay's");
         assert_eq!(settings.certificate_life, Duration::from_secs(3_600));
     }
 
