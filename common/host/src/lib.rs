@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod channel;
 pub mod clock;
+pub mod detour;
 pub mod entropy;
 pub mod exit;
 pub mod files;
