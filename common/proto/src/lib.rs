@@ -23,6 +23,7 @@ pub mod policy;
 pub mod posture;
 pub mod refusal;
 pub mod relay;
+pub mod scope;
 pub mod source;
 pub mod time;
 

@@ -56,8 +56,8 @@ pub struct Config {
     /// Time between reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posture_poll: Option<Span>,
-    /// Whether facts may be made up.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Whether facts may be made up. Never written: it holds for as long as it is asked for.
+    #[serde(skip_serializing)]
     pub allow_simulated_posture: Option<bool>,
     /// The relay.
     #[serde(skip_serializing_if = "RelayConfig::is_empty")]
@@ -257,7 +257,6 @@ guard = "nft"
 certificate_life = "1h"
 grant_ttl = "5m"
 posture_poll = "1m"
-allow_simulated_posture = false
 
 [relay]
 embedded = true
@@ -276,6 +275,18 @@ tls_decoy = "a.pem,b.pem"
             "{failure}"
         );
         assert_eq!(Config::read(Path::new("/nonexistent/x")).unwrap(), None);
+    }
+
+    #[test]
+    fn that_facts_may_be_made_up_is_not_remembered() {
+        let allowed = Config {
+            allow_simulated_posture: Some(true),
+            ..Config::default()
+        };
+        assert_eq!(
+            toml::from_str::<Config>(&allowed.to_toml()).unwrap(),
+            Config::default()
+        );
     }
 
     #[test]
