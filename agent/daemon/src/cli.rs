@@ -69,7 +69,8 @@ struct DirectArguments {
 /// The proxy of a network that lets nothing else out.
 #[derive(Args, Clone)]
 struct ProxyArguments {
-    /// HTTP proxy to a controller's TLS port, for when UDP does not pass: http://[USER:PASSWORD@]HOST:PORT.
+    /// HTTP proxy to a controller's TLS port, for when UDP does not pass: http://HOST:PORT, or with
+    /// USER:PASSWORD@ before the host.
     /// A password belongs in the environment or in the file
     #[arg(
         long,
