@@ -249,7 +249,7 @@ impl Link {
         sealed: &[u8],
         out: &mut Outbox,
     ) -> bool {
-        let Some(frame) = self.key.read(via, sealed) else {
+        let Some(frame) = self.key.read(now, via, sealed) else {
             return false;
         };
         match (frame, via) {
