@@ -1,5 +1,7 @@
 //! The addresses of this machine, and the one from which it would reach another.
 
+mod changes;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -8,6 +10,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use self::changes::Changes;
 use crate::tun::Prefix;
 
 /// Every address that belongs to this machine, in no order.

@@ -70,6 +70,8 @@ pub(crate) struct Link {
     compared: Option<Instant>,
     /// How many changes of the path the carrier has heard of.
     followed: u32,
+    /// Whether what was sent lately went nowhere, and the carrier has not heard of it.
+    is_lost: bool,
     /// Of everything but the relay's path.
     due: Option<Instant>,
 }
@@ -107,6 +109,7 @@ impl Link {
             is_flowing: false,
             compared: None,
             followed: 0,
+            is_lost: false,
             due: None,
         })
     }
@@ -147,7 +150,8 @@ impl Link {
     pub(crate) fn is_rerouted(&mut self) -> bool {
         let is_new = self.paths.changes() != self.followed;
         self.followed = self.paths.changes();
-        is_new && matches!(self.paths.why(), PathReason::Lost(_))
+        let is_left = is_new && matches!(self.paths.why(), PathReason::Lost(_));
+        std::mem::take(&mut self.is_lost) || is_left
     }
 
     /// Counts changes of [`Link::path`].
@@ -205,9 +209,21 @@ impl Link {
         self.schedule();
     }
 
+    /// The relay does not know us at this address.
     pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) {
-        self.relay.challenged(now, cookie, out);
+        if self.relay.challenged(now, cookie, out) {
+            self.returned(out);
+        }
         self.schedule();
+    }
+
+    /// The relay knows us again, after it did not: what went through it meanwhile is lost, both ways,
+    /// and both ends' timers have doubled.
+    fn returned(&mut self, out: &mut Outbox) {
+        if self.is_peer_there && self.paths.direct().is_none() {
+            self.is_lost = true;
+            self.say(&PathFrame::Lost { size: 0 }, out);
+        }
     }
 
     pub(crate) fn nudged(&mut self, now: Instant, out: &mut Outbox) {
@@ -215,7 +231,11 @@ impl Link {
     }
 
     pub(crate) fn bound(&mut self, now: Instant, out: &mut Outbox) {
+        let is_back = !self.relay.is_ready();
         self.relay.bound(now, out);
+        if is_back {
+            self.returned(out);
+        }
         self.schedule();
     }
 
@@ -283,6 +303,7 @@ impl Link {
             (PathFrame::Lost { size }, Via::Relay | Via::Direct) => {
                 let size = usize::try_from(size).unwrap_or(usize::MAX);
                 self.paths.told_lost(now, size);
+                self.is_lost = true;
             }
             (
                 PathFrame::Candidates {

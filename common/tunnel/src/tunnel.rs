@@ -191,6 +191,18 @@ impl Tunnel {
         }
     }
 
+    /// The relay has something to say that is not sealed.
+    pub(crate) fn hear_relay(
+        &mut self,
+        now: Now,
+        shared: &mut Shared,
+        out: &mut Outbox,
+        hear: impl FnOnce(&mut Link, &mut Outbox),
+    ) {
+        hear(&mut self.link, out);
+        self.follow_path(now, shared, out);
+    }
+
     /// Lets the carrier send again what a path lost that is given up.
     fn follow_path(&mut self, now: Now, shared: &mut Shared, out: &mut Outbox) {
         if self.link.is_rerouted() {

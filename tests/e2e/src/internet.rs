@@ -60,6 +60,8 @@ pub struct Node {
     pub host: Namespace,
     /// Its program.
     pub program: Program,
+    /// The edge of the internet where it, or the NAT before it, is.
+    pub edge: u8,
     /// NATs before it, the innermost first, and hosts behind it.
     pub around: Vec<Namespace>,
 }
@@ -164,6 +166,39 @@ impl Internet {
         Ok(host)
     }
 
+    /// Takes every address from a device's interface, and the routes with them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn unplug(&self, device: usize) -> Result<()> {
+        let host = &self.device(device)?.host;
+        host.ip("addr flush dev wan scope global")
+    }
+
+    /// Gives a device another address of the internet, and no other one; says since when it works.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn renumber(&self, device: usize, place: u8) -> Result<Instant> {
+        let Node { host, edge, .. } = self.device(device)?;
+        let net = place * 4;
+        self.middle
+            .ip(&format!("addr replace 192.0.2.{}/30 dev e{edge}", net + 1))?;
+        self.middle.ip(&format!(
+            "route change 192.0.2.{net}/30 dev e{edge} src {CONTROLLER}"
+        ))?;
+        host.ip("addr flush dev wan scope global")?;
+        host.ip(&format!("addr add 192.0.2.{}/30 dev wan", net + 2))?;
+        host.route(&Self::gateway(place))?;
+        Ok(now())
+    }
+
+    /// Where a device that was renumbered sends everything.
+    #[must_use]
+    pub fn gateway(place: u8) -> String {
+        format!("192.0.2.{}", place * 4 + 1)
+    }
+
     /// A host behind `nat` in a network of its own.
     ///
     /// # Errors
@@ -235,6 +270,7 @@ impl Internet {
             name,
             host,
             program,
+            edge: self.edges,
             around: nats.into_iter().chain([apps]).collect(),
         });
         Ok(())
@@ -267,6 +303,7 @@ impl Internet {
             name,
             host,
             program,
+            edge: self.edges,
             around: nats,
         });
         Ok(())

@@ -99,9 +99,11 @@ impl RelayPath {
 
     /// The relay asks whether we receive here. One Bind earns one Proof, so that nobody who writes
     /// the relay's address on his datagrams can make us send more to it than our timers do.
-    pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) {
+    ///
+    /// Says whether it was answered.
+    pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) -> bool {
         if !std::mem::take(&mut self.is_asking) {
-            return;
+            return false;
         }
         let proof = cookie.proof(&self.ticket);
         self.send_whole(&proof, out);
@@ -109,6 +111,7 @@ impl RelayPath {
             self.send_whole(&[&self.handle.data_header()[..], NUDGE].concat(), out);
         }
         self.release(now, out);
+        true
     }
 
     /// The peer's way to us works since a moment ago, so ours to the peer may not have before.

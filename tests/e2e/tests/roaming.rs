@@ -1,0 +1,113 @@
+//! A device that moves, sleeps, or is moved by its NAT, under a conversation that goes on.
+#![expect(clippy::print_stderr, reason = "it tells figures")]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use cardea_e2e::{
+    internet::{Internet, is_direct, is_relayed},
+    nat::NatKind,
+    needs,
+    program::{PATIENCE, now},
+    traffic::{Rounds, Volley},
+};
+use rustix::process::Signal;
+
+/// What these tests run beside our programs.
+const TOOLS: [&str; 3] = ["ip", "nft", "sysctl"];
+
+const CARRIERS: [&str; 2] = ["wireguard", "quic"];
+
+/// How long a conversation may stand still after its device can be reached again. A round trip is
+/// nothing here; the rest is for a busy machine.
+const GAP_MAX: Duration = Duration::from_millis(500);
+
+/// How long a device has no address, or no interface: every carrier's timers have backed off by then.
+const AWAY: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_conversation_goes_on_as_soon_as_a_new_address_works() {
+    if needs::root_and(&TOOLS) {
+        move_about().unwrap();
+    }
+}
+
+fn move_about() -> Result<()> {
+    let mut world = Internet::new("roam")?;
+    world.add_connector(None)?;
+    world.add_device(None)?;
+    for carrier in CARRIERS {
+        world.publish(carrier, 0, carrier)?;
+    }
+    let mut wrong = Vec::new();
+    let mut places = 1..;
+    for is_near in [true, false] {
+        if !is_near {
+            world.cut("")?;
+        }
+        for carrier in CARRIERS {
+            let (_forward, address) = world.forward(0, carrier)?;
+            for how in [Move::AtOnce, Move::Later, Move::Flap] {
+                world.wait_for(0, carrier, if is_near { is_direct } else { is_relayed })?;
+                let place = places.next().context("no place is left")?;
+                let host = &world.device(0)?.host;
+                let (works, rounds) = Volley::during(host, &address, || {
+                    let works = how.make(&world, place)?;
+                    pause(GAP_MAX);
+                    Ok(works)
+                })?;
+                let gap = rounds.next_after(works)?;
+                let what = format!("{carrier}, direct {is_near}, {how:?}: {gap:?}");
+                eprintln!("{what}");
+                if gap > GAP_MAX {
+                    wrong.push(what);
+                }
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
+}
+
+/// How a device comes to another way.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// One address after the other.
+    AtOnce,
+    /// Without an address for a while.
+    Later,
+    /// The same address, on an interface that was down.
+    Flap,
+}
+
+impl Move {
+    /// Makes it; says since when the way works.
+    fn make(self, world: &Internet, place: u8) -> Result<Instant> {
+        match self {
+            Self::AtOnce => world.renumber(0, place),
+            Self::Later => {
+                world.unplug(0)?;
+                pause(AWAY);
+                world.renumber(0, place)
+            }
+            Self::Flap => {
+                let host = &world.device(0)?.host;
+                host.ip("link set wan down")?;
+                pause(AWAY);
+                host.ip("link set wan up")?;
+                host.route(&Internet::gateway(place - 1))?;
+                Ok(now())
+            }
+        }
+    }
+}
+
+/// Lets time pass, which is what these tests are about.
+fn pause(time: Duration) {
+    let deadline = now() + time;
+    while let left = deadline.saturating_duration_since(now())
+        && !left.is_zero()
+    {
+        std::thread::park_timeout(left);
+    }
+}
