@@ -247,9 +247,19 @@ impl Link {
         }
     }
 
+    /// An authentic datagram of the carrier came.
+    pub(crate) fn came(&mut self, now: Instant) {
+        self.heard(now);
+        // Connectors seldom move, and have many tunnels.
+        if self.end == End::Agent {
+            self.life.came(now);
+            self.hasten(self.life.deadline());
+        }
+    }
+
     /// Something authentic came.
-    pub(crate) fn heard(&mut self, now: Instant) {
-        self.relay.heard();
+    fn heard(&mut self, now: Instant) {
+        self.relay.heard(self.relay_probes.rtt());
         self.life.heard();
         if !self.is_peer_there {
             self.is_peer_there = true;
@@ -357,6 +367,9 @@ impl Link {
         if self.life.poll(now) {
             self.probe_relay(now, out);
             self.paths.flows(now);
+            if self.life.is_doubtful() {
+                self.relay.rebind(now);
+            }
         }
         self.schedule();
     }

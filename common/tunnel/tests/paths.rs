@@ -238,6 +238,38 @@ fn who_roams_goes_through_the_relay_until_a_path_from_there_is_proven() {
 }
 
 #[test]
+fn what_was_lost_before_a_new_way_was_found_is_there_two_round_trips_later() {
+    for carrier in CARRIERS {
+        for (speaker, hearer) in [(End::Agent, End::Connector), (End::Connector, End::Agent)] {
+            let mut pair = Pair::new(carrier);
+            let (mine, theirs) = pair.connect("80/tcp");
+            let (from, to) = match speaker {
+                End::Agent => (mine, theirs),
+                End::Connector => (theirs, mine),
+            };
+            pair.pass(Duration::from_secs(1));
+            pair.is_cut = true;
+            let data = Bytes::from_static(&[7; 500]);
+            let now = pair.now;
+            let node = pair.node(speaker);
+            assert_eq!(node.tunnels.write(now, from, data, &mut node.out), 500);
+            // Timers double and double.
+            pair.pass(Duration::from_secs(4));
+            pair.is_cut = false;
+            pair.forget_binding(End::Agent);
+            pair.input(End::Agent, Input::Roamed);
+            // The relay's question; QUIC asks what arrived before it sends anything again.
+            pair.pass(pair.delay * 5 + Duration::from_millis(5));
+            assert_eq!(
+                pair.read_all(hearer, to).0.len(),
+                500,
+                "{carrier:?} {speaker:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_relay_that_dies_is_not_missed_where_a_direct_path_is_in_use() {
     for carrier in CARRIERS {
         let mut pair = met(carrier, Beside::new(Kind::PortRestricted, Kind::FullCone));

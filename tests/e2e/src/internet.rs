@@ -42,6 +42,7 @@ fn goes(row: &Value, how: &str) -> bool {
 #[derive(Debug)]
 pub struct Internet {
     test: &'static str,
+    arguments: &'static [&'static str],
     /// The middle, where the controller and its relay are and all packets pass.
     pub middle: Namespace,
     /// The controller, and all states.
@@ -86,6 +87,14 @@ impl Internet {
     /// # Errors
     /// Without root, or when the controller does not start.
     pub fn new(test: &'static str) -> Result<Self> {
+        Self::with(test, &[])
+    }
+
+    /// The same, where the controller has more arguments.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(test: &'static str, arguments: &'static [&'static str]) -> Result<Self> {
         let middle = Namespace::new(test, "net")?;
         run_forwarding(&middle)?;
         middle.ip(&format!("addr add {CONTROLLER}/32 dev lo"))?;
@@ -94,6 +103,7 @@ impl Internet {
         deployment.set_for_nodes("CARDEA_DIRECT_PORT", &PORT.to_string());
         let mut internet = Self {
             test,
+            arguments,
             middle,
             deployment,
             connectors: Vec::new(),
@@ -109,21 +119,22 @@ impl Internet {
     /// # Errors
     /// When it does not start.
     pub fn start_controller(&mut self) -> Result<()> {
+        let more = [
+            "--allow-simulated-posture",
+            "--advertise",
+            &format!("[{CONTROLLER_V6}]:{CHANNEL_PORT}"),
+            "--relay-address",
+            &format!("{CONTROLLER}:{RELAY_PORT}"),
+            "--relay-address",
+            &format!("[{CONTROLLER_V6}]:{RELAY_PORT}"),
+        ];
         self.deployment.start_controller(&ControllerOptions {
             namespace: Some(&self.middle),
             address: CONTROLLER,
             listen: Some("[::]"),
             port: CHANNEL_PORT,
             relay_port: RELAY_PORT,
-            more: &[
-                "--allow-simulated-posture",
-                "--advertise",
-                &format!("[{CONTROLLER_V6}]:{CHANNEL_PORT}"),
-                "--relay-address",
-                &format!("{CONTROLLER}:{RELAY_PORT}"),
-                "--relay-address",
-                &format!("[{CONTROLLER_V6}]:{RELAY_PORT}"),
-            ],
+            more: &[&more, self.arguments].concat(),
             environment: &[],
         })
     }

@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
-    internet::{Internet, is_direct, is_relayed},
+    internet::{Internet, Node, is_direct, is_relayed},
     nat::NatKind,
     needs,
-    program::{PATIENCE, now},
-    traffic::{Rounds, Volley},
+    program::now,
+    traffic::Volley,
 };
 use rustix::process::Signal;
 
 /// What these tests run beside our programs.
 const TOOLS: [&str; 3] = ["ip", "nft", "sysctl"];
 
-const CARRIERS: [&str; 2] = ["wireguard", "quic"];
+const CARRIERS: [&str; 2] = ["quic", "wireguard"];
 
 /// How long a conversation may stand still after its device can be reached again. A round trip is
 /// nothing here; the rest is for a busy machine.
@@ -101,6 +101,115 @@ impl Move {
         }
     }
 }
+
+#[test]
+fn a_nat_that_begins_anew_costs_a_conversation_little() {
+    if needs::root_and(&TOOLS) {
+        rebind().unwrap();
+    }
+}
+
+fn rebind() -> Result<()> {
+    let mut world = Internet::new("rebind")?;
+    world.add_connector(None)?;
+    world.add_device(Some(NatKind::PortRestricted))?;
+    for carrier in CARRIERS {
+        world.publish(carrier, 0, carrier)?;
+    }
+    let mut wrong = Vec::new();
+    let mut ports = (20_000..).step_by(1_000);
+    for is_near in [true, false] {
+        if !is_near {
+            world.cut("")?;
+        }
+        for carrier in CARRIERS {
+            let (_forward, address) = world.forward(0, carrier)?;
+            world.wait_for(0, carrier, if is_near { is_direct } else { is_relayed })?;
+            let Node { host, around, .. } = world.device(0)?;
+            let nat = around.first().context("no NAT")?;
+            let first = ports.next().context("no port is left")?;
+            let (works, rounds) = Volley::during(host, &address, || {
+                nat.rebind(&format!("{first}-{}", first + 999))?;
+                let works = now();
+                let capture = cardea_e2e::capture::Capture::of(nat)?;
+                pause(REBOUND_MAX);
+                let mut m = std::collections::BTreeMap::new();
+                for p in capture.take()? {
+                    *m.entry((p.from, p.to, p.payload.first().copied()))
+                        .or_insert(0) += 1;
+                }
+                for x in m {
+                    eprintln!("   {x:?}");
+                }
+                eprintln!("{}", world.row(0, carrier)?);
+                Ok(works)
+            })?;
+            let gap = rounds.longest();
+            let what = format!("{carrier}, direct {is_near}: {gap:?}");
+            eprintln!("{what}, first {:?}", rounds.next_after(works)?);
+            if gap > REBOUND_MAX {
+                wrong.push(what);
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
+}
+
+const REBOUND_MAX: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_device_that_slept_goes_on_or_asks_again() {
+    if needs::root_and(&TOOLS) {
+        sleep().unwrap();
+    }
+}
+
+fn sleep() -> Result<()> {
+    let mut world = Internet::with("sleep", &["--grant-ttl", "30s"])?;
+    world.add_connector(None)?;
+    world.add_device(None)?;
+    let mut forwards = Vec::new();
+    for carrier in CARRIERS {
+        world.publish(carrier, 0, carrier)?;
+        let (forward, address) = world.forward(0, carrier)?;
+        world.wait_for(0, carrier, is_direct)?;
+        let Node { host, program, .. } = world.device(0)?;
+        let (woke, rounds) = Volley::during(host, &address, || {
+            program.signal(Signal::STOP)?;
+            pause(NAP);
+            program.signal(Signal::CONT)?;
+            let woke = now();
+            pause(GAP_MAX);
+            Ok(woke)
+        })?;
+        let gap = rounds.next_after(woke)?;
+        eprintln!("{carrier}: {gap:?} after a nap");
+        ensure!(gap < GAP_MAX, "{carrier}: {gap:?}");
+        forwards.push((forward, address));
+    }
+    let Node { host, program, .. } = world.device(0)?;
+    program.signal(Signal::STOP)?;
+    pause(SLEEP);
+    program.signal(Signal::CONT)?;
+    for (carrier, (_, address)) in CARRIERS.into_iter().zip(&forwards) {
+        let woke = now();
+        host.within(|| Volley::open(address).map(drop))?;
+        let took = now().duration_since(woke);
+        eprintln!("{carrier}: {took:?} after a sleep longer than its grant");
+        ensure!(took < ASKED_AGAIN_MAX, "{carrier}: {took:?}");
+    }
+    Ok(())
+}
+
+/// Shorter than a grant lives.
+const NAP: Duration = Duration::from_secs(4);
+
+/// Longer than a grant lives, whenever it was extended last.
+const SLEEP: Duration = Duration::from_secs(45);
+
+/// How long it may take until there is access again.
+const ASKED_AGAIN_MAX: Duration = Duration::from_secs(2);
 
 /// Lets time pass, which is what these tests are about.
 fn pause(time: Duration) {

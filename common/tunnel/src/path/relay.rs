@@ -56,7 +56,7 @@ impl RelayPath {
             held: Some(Held::default()),
             released: Vec::new(),
             unheard_since: None,
-            silence: SILENCE_MIN,
+            silence: SILENCE_MAX,
         })
     }
 
@@ -130,11 +130,11 @@ impl RelayPath {
         self.release(now, out);
     }
 
-    /// The peer has been heard: the way works.
-    pub(crate) fn heard(&mut self) {
+    /// The peer has been heard: the way works, and takes that long there and back when it is known.
+    pub(crate) fn heard(&mut self, rtt: Option<Duration>) {
         self.released = Vec::new();
         self.unheard_since = None;
-        self.silence = SILENCE_MIN;
+        self.silence = rtt.map_or(SILENCE_MAX, |rtt| (rtt * 3).clamp(SILENCE_MIN, SILENCE_MAX));
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -297,8 +297,10 @@ const HELD_BYTES_MAX: usize = 16 * 1024;
 /// Source: RFC 4787 §4.3 lets a mapping die after 2 minutes; many die after 30 s.
 const BIND_KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// How long the peer may be silent after we sent something before we suspect the binding.
-const SILENCE_MIN: Duration = Duration::from_secs(1);
+/// How long the peer may be silent after we sent something before we suspect the binding; it doubles
+/// until the peer is heard. A suspicion costs a Bind and its answer.
+const SILENCE_MIN: Duration = Duration::from_millis(200);
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -379,7 +381,7 @@ mod tests {
         bench.send(100);
         bench.challenged();
         bench.sent();
-        bench.link.heard();
+        bench.link.heard(None);
         bench.link.nudged(bench.now, &mut bench.out);
         assert_eq!(bench.sent(), []);
     }

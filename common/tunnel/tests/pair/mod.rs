@@ -339,6 +339,12 @@ impl Pair {
         self.cookie.0[0] += 1;
     }
 
+    /// What a relay knows of an end that is somewhere else.
+    pub fn forget_binding(&mut self, end: End) {
+        self.bound.remove(&handle(end));
+        self.cookie.0[0] += 1;
+    }
+
     /// What a relay does: asks for a proof, binds, and passes on with the receiver's handle.
     fn relay(&mut self, from: End, datagram: &[u8]) {
         self.carried += 1;
