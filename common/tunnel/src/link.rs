@@ -81,7 +81,7 @@ impl Link {
     pub(crate) fn new(
         now: Instant,
         end: End,
-        (relay, ticket): (SocketAddr, &[u8]),
+        (relay, ticket): (&[SocketAddr], &[u8]),
         meeting: Meeting,
         inner: InnerAddresses,
     ) -> Option<Self> {
@@ -90,7 +90,7 @@ impl Link {
             peer,
             mut never,
         } = meeting;
-        never.push(relay.ip());
+        never.extend(relay.iter().map(SocketAddr::ip));
         let mut paths = Paths::new(now, Permit::new(inner, never));
         paths.named(now, &peer);
         Some(Self {
@@ -198,7 +198,8 @@ impl Link {
 
     /// Our address may be another one: everything is found out anew.
     pub(crate) fn roamed(&mut self, now: Instant) {
-        self.relay.roamed(now);
+        self.relay
+            .roamed(now, self.own.as_deref().unwrap_or_default());
         self.relay_probes.forget();
         if self.own.is_some() {
             self.seen = None;

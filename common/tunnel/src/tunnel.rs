@@ -70,7 +70,7 @@ impl Tunnel {
         shared: &mut Shared,
         out: &mut Outbox,
     ) -> Option<Self> {
-        let way = (install.relay, install.ticket.0.as_slice());
+        let way = (install.relay.as_slice(), install.ticket.0.as_slice());
         let mut meeting = install.meeting;
         meeting.never.extend(&shared.controllers);
         let mut link = Link::new(now.instant, end, way, meeting, install.inner)?;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cardea_proto::app::Carrier;
 use cardea_tunnel::{End, Event, Input, Path, PathReason, Via};
 use pair::{
-    Beside, CARRIERS, Pair, keys,
+    Beside, CARRIERS, Pair, RELAY, keys,
     nat::{KINDS, Kind},
     pattern,
 };
@@ -265,6 +265,31 @@ fn what_was_lost_before_a_new_way_was_found_is_there_two_round_trips_later() {
                 500,
                 "{carrier:?} {speaker:?}"
             );
+        }
+    }
+}
+
+#[test]
+fn who_loses_a_family_of_addresses_goes_on_by_the_other_at_once() {
+    for carrier in CARRIERS {
+        for is_known in [true, false] {
+            let mut pair = Pair::new(carrier);
+            let (mine, theirs) = pair.connect("80/tcp");
+            pair.unreached.insert((true, RELAY.parse().unwrap()));
+            if is_known {
+                let own = vec!["[2001:db8::7]:4000".parse().unwrap()];
+                pair.beside = Some(Beside::new(Kind::Symmetric, Kind::Symmetric));
+                pair.input(End::Agent, Input::Addresses(own));
+            }
+            let began = pair.now.instant;
+            pair.input(End::Agent, Input::Roamed);
+            let data = pattern(5_000);
+            assert!(pair.transfer(End::Agent, mine, theirs, &data) == data);
+            assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+            let took = pair.now.instant - began;
+            // Where our addresses are not known, three Binds tell.
+            let limit = Duration::from_millis(if is_known { 200 } else { 2_500 });
+            assert!(took < limit, "{carrier:?} {is_known} {took:?}");
         }
     }
 }

@@ -186,6 +186,15 @@ impl Internet {
         host.ip("addr flush dev wan scope global")
     }
 
+    /// Takes every IPv4 address from a device's interface.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn unplug_v4(&self, device: usize) -> Result<()> {
+        let host = &self.device(device)?.host;
+        host.ip("-4 addr flush dev wan scope global")
+    }
+
     /// Gives a device another address of the internet, and no other one; says since when it works.
     ///
     /// # Errors
@@ -198,7 +207,7 @@ impl Internet {
         self.middle.ip(&format!(
             "route change 192.0.2.{net}/30 dev e{edge} src {CONTROLLER}"
         ))?;
-        host.ip("addr flush dev wan scope global")?;
+        host.ip("-4 addr flush dev wan scope global")?;
         host.ip(&format!("addr add 192.0.2.{}/30 dev wan", net + 2))?;
         host.route(&Self::gateway(place))?;
         Ok(now())

@@ -96,14 +96,16 @@ impl Relays {
     /// Opens anew every socket whose source address is no longer the one that routes give, or that
     /// had no way for a while.
     ///
-    /// Says whether there was one: the relays must then learn where we are.
+    /// Says whether there was one, or one that has no way any more: the relays must then learn where
+    /// we are, or another of their addresses is tried.
     pub(super) fn follow_routes(&mut self, wiring: &mut Wiring) -> bool {
-        let mut moved = Vec::new();
+        let (mut moved, mut is_lost) = (Vec::new(), false);
         for (address, relay) in &mut self.sockets {
             let source = addresses::source_for(*address).ok();
             if source.is_some() && source != relay.source {
                 moved.push(*address);
             }
+            is_lost |= source.is_none() && relay.source.is_some();
             relay.source = source;
         }
         for address in &moved {
@@ -114,7 +116,7 @@ impl Relays {
         let before = self.unreached.len();
         self.unreached
             .retain(|address| addresses::source_for(*address).is_err());
-        !moved.is_empty() || self.unreached.len() < before
+        is_lost || !moved.is_empty() || self.unreached.len() < before
     }
 
     fn get(&mut self, wiring: &mut Wiring, address: SocketAddr) -> io::Result<&mut Relay> {
