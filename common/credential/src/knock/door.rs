@@ -148,10 +148,13 @@ impl Door {
             return Answer::Open;
         }
         self.turn_to(now.unix);
-        let answer = self.answer(knock, now);
-        if answer == Answer::Open {
-            self.attempts.open(*knock, source, now.instant);
-        }
+        let answer = match self.answer(knock, now) {
+            Ok(who) => {
+                self.attempts.open(*knock, who, source, now.instant);
+                Answer::Open
+            }
+            Err(answer) => answer,
+        };
         self.count(answer);
         answer
     }
@@ -159,7 +162,12 @@ impl Door {
     /// Whether somebody at `source` has knocked within the last seconds.
     #[must_use]
     pub fn has_opened(&self, source: SocketAddr, now: Now) -> bool {
-        self.attempts.has_any(source, now.instant)
+        self.knockers(source, now).next().is_some()
+    }
+
+    /// Who at `source` has knocked within the last seconds; one host may be several.
+    pub fn knockers(&self, source: SocketAddr, now: Now) -> impl Iterator<Item = Knocker> {
+        self.attempts.knockers(source, now.instant)
     }
 
     /// How often each answer was given.
@@ -182,7 +190,8 @@ impl Door {
         *counter = counter.saturating_add(1);
     }
 
-    fn answer(&mut self, knock: &Knock, now: Now) -> Answer {
+    /// Whose knock it is, when it opens.
+    fn answer(&mut self, knock: &Knock, now: Now) -> Result<Knocker, Answer> {
         let mut found = Answer::Unknown;
         let opened = self.opened(now);
         for who in self.candidates(knock) {
@@ -199,21 +208,21 @@ impl Door {
             };
             let (at, window) = (secs_of(now.unix), window_secs());
             if moment.secs > at.saturating_add(window) {
-                return Answer::Early;
+                return Err(Answer::Early);
             }
             if moment.secs < at.saturating_sub(window).max(opened) {
-                return Answer::Late;
+                return Err(Answer::Late);
             }
             if !record.hear(moment, now.unix) {
-                return Answer::Replayed;
+                return Err(Answer::Replayed);
             }
             // It is heard by now: refused or not, nobody can use it again.
             if !record.spend(now.instant) {
-                return Answer::TooMany;
+                return Err(Answer::TooMany);
             }
-            return Answer::Open;
+            return Ok(who);
         }
-        found
+        Err(found)
     }
 
     /// The second in which the door was opened, as the wall clock has it by now: one that was wrong
