@@ -225,6 +225,48 @@ fn again_in_the_relays_name(
     Ok(())
 }
 
+#[test]
+fn a_ticket_that_is_forged_or_foreign_is_not_answered() {
+    if needs::root_and(&TOOLS) {
+        misuse_tickets().unwrap();
+    }
+}
+
+fn misuse_tickets() -> Result<()> {
+    let mut world = Internet::new("ticket")?;
+    world.add_connector(None)?;
+    world.add_device(None)?;
+    let (stranger, foreign) = (Stranger::new(&mut world)?, Foreign::new(&mut world)?);
+    let capture = Capture::of(&world.middle)?;
+    world.publish("echo", 0, "quic")?;
+    let _forward = world.forward(0, "echo")?;
+    world.wait_for(0, "echo", is_direct)?;
+    let packets = capture.take()?;
+    let mut binds = packets
+        .iter()
+        .filter(|packet| packet.is_udp_to(RELAY_PORT) && packet.payload.first() == Some(&BIND));
+    let bind = binds
+        .next()
+        .context("no ticket was captured")?
+        .payload
+        .clone();
+    let relay = SocketAddr::new(CONTROLLER.parse()?, RELAY_PORT);
+    // What is answered as it is, and would be for whoever has it.
+    stranger.sends(relay, std::slice::from_ref(&bind))?;
+    ensure!(stranger.answers(&capture, SILENCE)?.len() == 1, "it holds");
+    let mut forged = Vec::new();
+    for (at, bit) in (1..bind.len()).zip((0..8).cycle()) {
+        let mut one = bind.clone();
+        one[at] ^= 1 << bit;
+        forged.push(one);
+    }
+    stranger.sends(relay, &forged)?;
+    stranger.listens(&capture, SILENCE)?;
+    let other = SocketAddr::new(foreign.address.ip(), RELAY_PORT);
+    stranger.sends(other, std::slice::from_ref(&bind))?;
+    stranger.listens(&capture, SILENCE)
+}
+
 /// What a tunnel sent, once each.
 struct Captured {
     device: IpAddr,
