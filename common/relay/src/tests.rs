@@ -168,7 +168,11 @@ fn who_writes_the_relays_own_or_a_loopback_address_on_a_datagram_starts_no_conve
             // What it said comes back to it.
             let mut answer = datagram[..len].to_vec();
             let verdict = relay.core.handle(relay.now, own, &mut answer);
-            assert_eq!(verdict, Verdict::Drop(DropReason::NotOurs), "{own} {kind:?}");
+            assert_eq!(
+                verdict,
+                Verdict::Drop(DropReason::NotOurs),
+                "{own} {kind:?}"
+            );
             let mut data = data(0, Side::Agent, b"x");
             let verdict = relay.core.handle(relay.now, own, &mut data);
             assert_eq!(verdict, Verdict::Drop(DropReason::Unbound));
