@@ -53,6 +53,7 @@ pub(crate) struct Link {
     end: End,
     relay: RelayPath,
     relay_probes: Probes,
+    relay_size: Measure,
     key: PathKey,
     paths: Paths,
     exchange: Exchange,
@@ -97,6 +98,7 @@ impl Link {
             end,
             relay: RelayPath::new(now, relay, ticket)?,
             relay_probes: Probes::default(),
+            relay_size: Measure::default(),
             key: PathKey::new(end, &secret)?,
             paths,
             exchange: Exchange::new(),
@@ -196,8 +198,21 @@ impl Link {
         self.tell(now);
     }
 
+    /// Finds out, as soon as the other end is there, whether datagrams of `size` come through the
+    /// relay.
+    pub(crate) const fn measure(&mut self, size: usize) {
+        self.relay_size.size = size;
+    }
+
+    /// Whether a datagram of `size` comes through on the way that it would take.
+    pub(crate) fn carries(&self, size: usize) -> bool {
+        let directly = self.paths.direct().map_or(0, |direct| direct.carries);
+        directly >= size || self.relay_size.carries >= size
+    }
+
     /// Our address may be another one: everything is found out anew.
     pub(crate) fn roamed(&mut self, now: Instant) {
+        self.relay_size.begin(now);
         self.relay
             .roamed(now, self.own.as_deref().unwrap_or_default());
         self.relay_probes.forget();
@@ -264,6 +279,7 @@ impl Link {
         self.life.heard();
         if !self.is_peer_there {
             self.is_peer_there = true;
+            self.relay_size.begin(now);
             self.exchange.repeat(now);
             if self.own.is_some() {
                 self.paths.begin(now);
@@ -295,7 +311,8 @@ impl Link {
                 }
             }
             (PathFrame::Answer { of, .. }, Via::Relay) => {
-                if self.relay_probes.answered(now, of).is_some() {
+                if let Some(probe) = self.relay_probes.answered(now, of) {
+                    self.relay_size.answered(probe.size);
                     self.life.answered();
                     if let Some(rtt) = self.relay_probes.rtt() {
                         self.paths.compare(rtt);
@@ -350,6 +367,9 @@ impl Link {
         if self.asks.poll(now) {
             self.relay.ask(out);
         }
+        if self.relay.is_ready() && self.relay_size.poll(now) {
+            self.probe_relay(now, self.relay_size.size, out);
+        }
         if self.relay.is_ready()
             && let Some(list) = self.exchange.poll(now)
         {
@@ -366,7 +386,7 @@ impl Link {
             }
         }
         if self.life.poll(now) {
-            self.probe_relay(now, out);
+            self.probe_relay(now, PROBE_DATAGRAM_BYTES, out);
             self.paths.flows(now);
             if self.life.is_doubtful() {
                 self.relay.rebind(now);
@@ -421,25 +441,30 @@ impl Link {
                 .is_some_and(|at| is_current && now < at + COMPARE_EVERY);
             if !is_known {
                 self.compared = Some(now);
-                self.probe_relay(now, out);
+                self.probe_relay(now, PROBE_DATAGRAM_BYTES, out);
             }
             self.say_to(to, &PathFrame::Probe { id }, size, out);
         }
     }
 
-    fn probe_relay(&mut self, now: Instant, out: &mut Outbox) {
-        let (id, size) = (self.paths.new_id(), PROBE_DATAGRAM_BYTES);
+    fn probe_relay(&mut self, now: Instant, size: usize, out: &mut Outbox) {
+        let id = self.paths.new_id();
         self.relay_probes.sent(Probe { id, at: now, size });
-        self.say(&PathFrame::Probe { id }, out);
+        self.say_of(&PathFrame::Probe { id }, size, out);
     }
 
     /// Says something through the relay, if the relay hears us.
     fn say(&mut self, frame: &PathFrame, out: &mut Outbox) {
+        self.say_of(frame, 0, out);
+    }
+
+    /// The same in a datagram of at least `size` bytes.
+    fn say_of(&mut self, frame: &PathFrame, size: usize, out: &mut Outbox) {
         if !self.relay.is_ready() {
             return;
         }
         let header = self.relay.handle().data_header();
-        if let Some(datagram) = self.key.write(header, Via::Relay, frame, 0) {
+        if let Some(datagram) = self.key.write(header, Via::Relay, frame, size) {
             self.relay.send_whole(&datagram, out);
         }
     }
@@ -487,6 +512,7 @@ impl Link {
             self.life.deadline(),
             self.asks.next,
             told.filter(|_| self.relay.is_ready()),
+            self.relay_size.next.filter(|_| self.relay.is_ready()),
             paths,
         ]
         .into_iter()
@@ -494,6 +520,56 @@ impl Link {
         .min();
     }
 }
+
+/// Whether datagrams of one size come through the relay.
+#[derive(Debug, Default)]
+struct Measure {
+    /// The size; zero when nobody wants to know.
+    size: usize,
+    carries: usize,
+    next: Option<Instant>,
+    asked: u32,
+}
+
+impl Measure {
+    /// The way is new: nothing is known of it.
+    fn begin(&mut self, now: Instant) {
+        *self = Self {
+            size: self.size,
+            carries: 0,
+            next: (self.size > 0).then_some(now),
+            asked: 0,
+        };
+    }
+
+    /// Whether to ask now: a few times soon, because each may be lost, and then once in a while,
+    /// because a way may change without a word.
+    fn poll(&mut self, now: Instant) -> bool {
+        if self.next.is_none_or(|next| now < next) {
+            return false;
+        }
+        self.asked = self.asked.saturating_add(1);
+        self.next = Some(
+            now + if self.asked < 3 {
+                MEASURE_SOON
+            } else {
+                MEASURE_LATER
+            },
+        );
+        true
+    }
+
+    fn answered(&mut self, size: usize) {
+        if self.size > 0 && size >= self.size {
+            self.carries = size;
+            self.next = None;
+        }
+    }
+}
+
+/// How soon it is asked again whether a datagram comes through, and how soon when none did.
+const MEASURE_SOON: Duration = Duration::from_millis(500);
+const MEASURE_LATER: Duration = Duration::from_secs(600);
 
 /// The largest datagrams of the last half minute.
 #[derive(Debug)]

@@ -295,6 +295,22 @@ fn who_loses_a_family_of_addresses_goes_on_by_the_other_at_once() {
 }
 
 #[test]
+fn a_way_of_1280_bytes_carries_both_carriers_without_a_word_of_its_size() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        // Behind the headers of IPv6 and UDP.
+        pair.mtu = 1_280 - 40 - 8;
+        let (mine, theirs) = pair.connect("80/tcp");
+        let data = pattern(50_000);
+        let began = pair.now.instant;
+        assert!(pair.transfer(End::Agent, mine, theirs, &data) == data);
+        assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+        let took = pair.now.instant - began;
+        assert!(took < Duration::from_secs(3), "{carrier:?} {took:?}");
+    }
+}
+
+#[test]
 fn a_relay_that_dies_is_not_missed_where_a_direct_path_is_in_use() {
     for carrier in CARRIERS {
         let mut pair = met(carrier, Beside::new(Kind::PortRestricted, Kind::FullCone));

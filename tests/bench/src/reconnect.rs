@@ -16,7 +16,7 @@ use cardea_e2e::{
 };
 use cardea_proto::ledger::Admits;
 use rand_core::{OsRng, RngCore};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -54,12 +54,15 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
     let connectors = agents.div_ceil(AGENTS_EACH);
     let count = usize::try_from(agents + connectors)?;
     // A socket each, and what else a process needs.
-    let files = u64::try_from(count)? * 2 + 4_096;
-    let limit = Rlimit {
-        current: Some(files),
-        maximum: Some(files),
-    };
-    setrlimit(Resource::Nofile, limit).context("so many sockets are not allowed")?;
+    let files = u64::try_from(count)? + 2_048;
+    let limit = getrlimit(Resource::Nofile);
+    let is_enough = limit.current.is_none_or(|current| current >= files);
+    if !is_enough {
+        let current = Some(files);
+        let maximum = limit.maximum.map(|maximum| maximum.max(files));
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })
+            .context("so many sockets are not allowed")?;
+    }
     let mut deployment = Deployment::new()?;
     let ports = (free_port()?, free_port()?);
     let options = ControllerOptions {
