@@ -23,12 +23,12 @@ use cardea_tunnel::End;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Common, FAREWELL_TIME,
+    Common, FAREWELL_TIME, Net,
     forwards::{self, Forwards, Waiting},
     nap, suggest,
 };
 use crate::{
-    data::{Data, DirectSettings, FromData, Serves, ToData, front::Front, stack::Interface},
+    data::{Data, FromData, Serves, ToData, front::Front, stack::Interface},
     line::LineEvent,
     local::{self, Call, Reply},
     operator::Operator,
@@ -82,7 +82,7 @@ pub(crate) async fn run(
         operator,
         ranges,
     }: Device,
-    direct: DirectSettings,
+    Net { direct, proxy }: Net,
 ) -> io::Result<()> {
     let clock = Clock::system();
     let interface = ranges.map(|ranges| open_interface(&dir, ranges));
@@ -111,7 +111,7 @@ pub(crate) async fn run(
     };
     let (forwards, mut ends) = Forwards::new();
     let mut shell = Shell {
-        common: Common::new(clock, dir, node, data),
+        common: Common::new(clock, dir, node, data, proxy),
         agent: Agent::new(settings, entropy::seed()),
         out: AgentOutbox::default(),
         collector,

@@ -33,7 +33,7 @@ use super::{
     attempts::Attempts,
     epoch_of,
     record::{Record, window_secs},
-    secs_of,
+    secs_of, since_opened,
 };
 
 /// How far a knocker's clock may be from ours.
@@ -107,7 +107,7 @@ pub struct Door {
     /// When it was opened, by the clock that nobody sets.
     opened_at: Instant,
     knockers: BTreeMap<Knocker, Record>,
-    /// The ids of the epochs that knocks of this moment may be of.
+    /// The ids of the epochs around this moment.
     ids: BTreeMap<u32, BTreeSet<(Id, Knocker)>>,
     attempts: Attempts,
     knocks: Knocks,
@@ -147,15 +147,27 @@ impl Door {
         if self.attempts.has(*knock, source, now.instant) {
             return Answer::Open;
         }
-        self.turn_to(now.unix);
-        let answer = match self.answer(knock, now) {
-            Ok(who) => {
+        match self.hear(knock, now) {
+            Ok((who, _)) => {
                 self.attempts.open(*knock, who, source, now.instant);
                 Answer::Open
             }
             Err(answer) => answer,
-        };
-        self.count(answer);
+        }
+    }
+
+    /// The keys of whoever made a knock that opens, for what carries one only once: a stream.
+    ///
+    /// # Errors
+    /// What else it comes to.
+    pub fn knock_once(&mut self, knock: &Knock, now: Now) -> Result<KnockKeys, Answer> {
+        self.hear(knock, now).map(|(_, keys)| keys)
+    }
+
+    fn hear(&mut self, knock: &Knock, now: Now) -> Result<(Knocker, KnockKeys), Answer> {
+        self.turn_to(now.unix);
+        let answer = self.answer(knock, now);
+        self.count(answer.as_ref().err().copied().unwrap_or(Answer::Open));
         answer
     }
 
@@ -191,9 +203,9 @@ impl Door {
     }
 
     /// Whose knock it is, when it opens.
-    fn answer(&mut self, knock: &Knock, now: Now) -> Result<Knocker, Answer> {
+    fn answer(&mut self, knock: &Knock, now: Now) -> Result<(Knocker, KnockKeys), Answer> {
         let mut found = Answer::Unknown;
-        let opened = self.opened(now);
+        let opened = since_opened(self.opened_at, now);
         for who in self.candidates(knock) {
             let Some(record) = self.knockers.get_mut(&who) else {
                 continue;
@@ -201,8 +213,11 @@ impl Door {
             if record.is_over(now.unix) {
                 continue;
             }
-            let open = |seed| KnockKeys::new(seed, &self.root).open(knock);
-            let Some(moment) = record.seeds().iter().find_map(open) else {
+            let opened_by = |seed: &Secret32| {
+                let keys = KnockKeys::new(seed, &self.root);
+                Some((keys.open(knock)?, keys))
+            };
+            let Some((moment, keys)) = record.seeds().iter().find_map(opened_by) else {
                 found = Answer::Forged;
                 continue;
             };
@@ -220,17 +235,9 @@ impl Door {
             if !record.spend(now.instant) {
                 return Err(Answer::TooMany);
             }
-            return Ok(who);
+            return Ok((who, keys));
         }
         Err(found)
-    }
-
-    /// The second in which the door was opened, as the wall clock has it by now: one that was wrong
-    /// then and has been set must not keep everybody waiting.
-    fn opened(&self, now: Now) -> u32 {
-        let since = now.instant.saturating_duration_since(self.opened_at);
-        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        secs_of(UnixMillis(now.unix.0.saturating_sub(since)))
     }
 
     /// Whose id a knock has. Two may have the same one, once in 2^48.
@@ -277,11 +284,12 @@ impl Door {
         }
     }
 
-    /// Knows the ids of the epochs within the window. Who may no longer knock is forgotten with the
-    /// turn: a few microseconds for each knocker, twice in an epoch.
+    /// Knows the ids of the epochs around this one, so that a clock that is hours off is told from a
+    /// stranger. Who may no longer knock is forgotten with the turn: a few microseconds for each
+    /// knocker, every two hours.
     fn turn_to(&mut self, now: UnixMillis) {
-        let (at, window) = (secs_of(now), window_secs());
-        let around = epoch_of(at.saturating_sub(window))..=epoch_of(at.saturating_add(window));
+        let epoch = epoch_of(secs_of(now));
+        let around = epoch.saturating_sub(1)..=epoch.saturating_add(1);
         if self.ids.keys().copied().eq(around.clone()) {
             return;
         }
