@@ -43,7 +43,7 @@ fn what_moves_to_a_detour_and_back_goes_on_and_status_says_so() {
         let mut pair = Pair::new(carrier);
         let (mine, theirs) = pair.connect("80/tcp");
         pair.transfer(End::Agent, mine, theirs, &pattern(10_000));
-        let relay: SocketAddr = pair::RELAY.parse().unwrap();
+        let relay: SocketAddr = RELAY.parse().unwrap();
         let ways = [
             (true, Path::RelayTls(relay), Some(PathReason::UdpBlocked)),
             (false, Path::Relay(relay), None),
