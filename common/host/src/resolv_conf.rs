@@ -12,6 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// Where every program looks for it.
 pub const PATH: &str = "/etc/resolv.conf";
 
@@ -37,7 +39,8 @@ pub struct ResolvConf {
 }
 
 /// What stood in its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Former {
     /// Nothing.
     Missing,
@@ -113,6 +116,15 @@ impl ResolvConf {
             }
         };
         Ok(Said::parse(&String::from_utf8_lossy(&bytes)))
+    }
+
+    /// Whether nobody can change it, root included (`chattr +i`).
+    #[must_use]
+    pub fn is_immutable(&self) -> bool {
+        let flags = fs::File::open(&self.path)
+            .ok()
+            .and_then(|file| rustix::fs::ioctl_getflags(&file).ok());
+        flags.is_some_and(|flags| flags.contains(rustix::fs::IFlags::IMMUTABLE))
     }
 
     /// Makes `text` its content.

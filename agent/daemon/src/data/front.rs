@@ -94,6 +94,11 @@ impl Front {
         })
     }
 
+    /// The interface's number.
+    pub(crate) const fn index(&self) -> u32 {
+        self.stack.index
+    }
+
     /// Routes exactly these apps.
     pub(super) fn set_apps(&mut self, apps: BTreeMap<Name, Both>) {
         let gone: Vec<Both> = self

@@ -1,5 +1,7 @@
 //! Queries and answers as bytes.
 
+use std::net::IpAddr;
+
 use domain::{
     base::{
         Message, MessageBuilder, ParsedName, Question, Rtype, StaticCompressor, Ttl,
@@ -240,6 +242,35 @@ fn sole_opt<'a>(message: &Message<&'a [u8]>) -> Result<Option<OptRecord<&'a [u8]
         found = record;
     }
     Ok(found)
+}
+
+/// A query for the addresses of a name, in one family; `None` for what cannot be a name.
+#[must_use]
+pub fn query(name: &str, v6: bool, id: u16) -> Option<Vec<u8>> {
+    let kind = if v6 { Rtype::AAAA } else { Rtype::A };
+    let name: Dns = name.parse().ok()?;
+    let mut builder = builder().ok()?;
+    builder.header_mut().set_id(id);
+    builder.header_mut().set_rd(true);
+    let mut builder = builder.question();
+    builder.push((name, kind)).ok()?;
+    Some(builder.finish().into_target())
+}
+
+/// The addresses in an answer; `None` when it says that something is wrong, or cannot be read.
+#[must_use]
+pub fn found(answer: &[u8]) -> Option<Vec<IpAddr>> {
+    let message = Message::from_octets(answer).ok()?;
+    if message.header().rcode() != Rcode::NOERROR {
+        return None;
+    }
+    let v4 = message.answer().ok()?.limit_to::<A>().flatten();
+    let v6 = message.answer().ok()?.limit_to::<Aaaa>().flatten();
+    let v4 = v4.map(|record| IpAddr::V4(record.data().addr()));
+    Some(
+        v4.chain(v6.map(|record| IpAddr::V6(record.data().addr())))
+            .collect(),
+    )
 }
 
 /// A query that is passed on under a number of our own, which others cannot guess from the program's.

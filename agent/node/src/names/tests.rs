@@ -7,7 +7,7 @@ use domain::{
 };
 use proptest::prelude::*;
 
-use super::*;
+use super::{query as asking, *};
 
 const WIKI: AppAddresses = AppAddresses {
     v4: Ipv4Addr::new(100, 64, 0, 7),
@@ -225,6 +225,26 @@ fn what_is_malformed_is_said_to_be_so_and_an_answer_is_no_query() {
     };
     let answer = Message::from_octets(answer).unwrap();
     assert_eq!(answer.opt_rcode(), domain::base::iana::OptRcode::BADVERS);
+}
+
+#[test]
+fn what_was_found_is_read_from_an_answer() {
+    let found = |name: &str, v6| {
+        let Verdict::Answer(answer) = names().judge(&asking(name, v6, 9).unwrap()) else {
+            panic!("passed on");
+        };
+        assert_eq!(id(&answer), Some(9));
+        super::found(&answer)
+    };
+    let v6 = WIKI.v6.unwrap();
+    assert_eq!(
+        found("wiki.corp.example", false),
+        Some(vec![WIKI.v4.into()])
+    );
+    assert_eq!(found("wiki.corp.example", true), Some(vec![v6.into()]));
+    assert_eq!(found("db.eu.corp.example", true), Some(Vec::new()));
+    assert_eq!(found("payroll.corp.example", false), None);
+    assert_eq!(asking("no..name", false, 9), None);
 }
 
 #[test]
