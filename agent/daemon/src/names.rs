@@ -94,8 +94,8 @@ pub(crate) struct Place<'a> {
     pub(crate) controllers: &'a [String],
     /// Where apps are.
     pub(crate) addresses: &'a VirtualAddresses,
-    /// Number of the interface.
-    pub(crate) index: u32,
+    /// Number and name of the interface.
+    pub(crate) interface: (u32, &'a str),
 }
 
 impl Resolver {
@@ -111,7 +111,7 @@ impl Resolver {
         let (tell, told) = watch::channel(Told::default());
         let (orders, waiting) = mpsc::channel(1);
         let dir = Dir::open(place.dir.path());
-        let system = System::new(settings.mode, place.index, stubs(own, has_v6), dir);
+        let system = System::new(settings.mode, place.interface.0, stubs(own, has_v6), dir);
         let keeper = Keeper {
             known: known.clone(),
             watched,
@@ -119,6 +119,7 @@ impl Resolver {
             system,
             stub: None,
             at: stubs(own, has_v6),
+            interface: place.interface.1.to_owned(),
             clock,
         };
         Self {
@@ -188,6 +189,7 @@ struct Keeper {
     system: System,
     stub: Option<Stub>,
     at: Vec<IpAddr>,
+    interface: String,
     clock: Clock,
 }
 
@@ -254,7 +256,11 @@ impl Keeper {
         if self.stub.is_some() {
             return Ok(());
         }
-        let stub = Stub::start(&self.at, self.system.takes_any_port(), &self.watched);
+        let stub = Stub::start(
+            (&self.at, &self.interface),
+            self.system.takes_any_port(),
+            &self.watched,
+        );
         self.stub = Some(stub.map_err(|error| cannot_listen(&self.at, &error))?);
         Ok(())
     }

@@ -177,7 +177,7 @@ fn open_interface(
         domain: &node.domain,
         controllers: &node.addresses,
         addresses: &addresses,
-        index: front.index(),
+        interface: front.interface(),
     };
     let resolver = Resolver::start(settings, &place, clock);
     Ok(((addresses, resolver), Interface::Front(front)))

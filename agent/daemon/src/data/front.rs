@@ -94,9 +94,9 @@ impl Front {
         })
     }
 
-    /// The interface's number.
-    pub(crate) const fn index(&self) -> u32 {
-        self.stack.index
+    /// The interface's number and name.
+    pub(crate) fn interface(&self) -> (u32, &str) {
+        (self.stack.index, self.stack.name())
     }
 
     /// Routes exactly these apps.

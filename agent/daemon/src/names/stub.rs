@@ -40,7 +40,7 @@ impl Stub {
     /// Answers at the addresses, the first of which it must have. Where others take `any_port` for an
     /// answer, a port that another program has is no obstacle.
     pub(super) fn start(
-        addresses: &[IpAddr],
+        (addresses, interface): (&[IpAddr], &str),
         any_port: bool,
         known: &watch::Receiver<Known>,
     ) -> io::Result<Self> {
@@ -50,9 +50,9 @@ impl Stub {
         };
         let room = Arc::new(Semaphore::new(PASSED_MAX));
         for address in addresses {
-            let bound = match bind(*address, PORT) {
+            let bound = match bind((*address, PORT), interface) {
                 Err(error) if any_port && error.kind() == io::ErrorKind::AddrInUse => {
-                    bind(*address, 0)
+                    bind((*address, 0), interface)
                 }
                 bound => bound,
             };
@@ -66,6 +66,7 @@ impl Stub {
             };
             stub.at.push(udp.local_addr()?);
             let answerer = Answerer {
+                own: *address,
                 known: known.clone(),
                 room: Arc::clone(&room),
             };
@@ -86,15 +87,17 @@ impl Stub {
 }
 
 /// UDP and TCP at the same port.
-fn bind(address: IpAddr, port: u16) -> io::Result<(UdpSocket, TcpListener)> {
-    let udp = local_port::udp(SocketAddr::new(address, port))?;
-    let tcp = local_port::tcp(udp.local_addr()?)?;
+fn bind((address, port): (IpAddr, u16), interface: &str) -> io::Result<(UdpSocket, TcpListener)> {
+    let udp = local_port::udp(SocketAddr::new(address, port), interface)?;
+    let tcp = local_port::tcp(udp.local_addr()?, interface)?;
     Ok((udp, tcp))
 }
 
 /// What every socket has.
 #[derive(Clone)]
 struct Answerer {
+    /// Where it answers.
+    own: IpAddr,
     known: watch::Receiver<Known>,
     room: Arc<Semaphore>,
 }
@@ -107,6 +110,11 @@ enum Next {
 }
 
 impl Answerer {
+    /// Whether a program of this machine asks: an app that sends here has another address.
+    fn is_local(&self, from: SocketAddr) -> bool {
+        from.ip() == self.own || from.ip().is_loopback()
+    }
+
     fn take(&self, query: &[u8], carried: Carried) -> Next {
         let known = self.known.borrow();
         let failed = match known.names.judge(query) {
@@ -135,6 +143,9 @@ async fn datagrams(socket: UdpSocket, answerer: Answerer) {
             Ok(received) => received,
             Err(error) => return tracing::warn!(%error, "the stub resolver's socket ended"),
         };
+        if !answerer.is_local(from) {
+            continue;
+        }
         let query = buffer.get(..len).unwrap_or_default();
         match answerer.take(query, Carried::Datagram) {
             Next::Answer(answer) => send(&socket, &answer, from).await,
@@ -161,7 +172,8 @@ async fn streams(listener: TcpListener, answerer: Answerer) {
     let room = Arc::new(Semaphore::new(STREAMS_MAX));
     loop {
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, from)) if answerer.is_local(from) => stream,
+            Ok(_) => continue,
             Err(error) => return tracing::warn!(%error, "the stub resolver's listener ended"),
         };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {

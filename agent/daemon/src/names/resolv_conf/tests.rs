@@ -21,7 +21,9 @@ fn the_file_is_ours_while_it_is_held_and_theirs_before_and_after() {
         assert!(held.undo().unwrap());
         assert_eq!(ResolvConf::at(&world.path).look().unwrap(), before);
         assert!(!is_changed(&world.dir()) && !held.undo().unwrap());
-        ResolvConf::at(&world.path).restore(&Former::Missing).unwrap();
+        ResolvConf::at(&world.path)
+            .restore(&Former::Missing)
+            .unwrap();
     }
 }
 
