@@ -22,7 +22,7 @@ use std::{
 use cardea_proto::name::Name;
 use domain::base::{Name as DnsName, ToName, name::ToLabelIter};
 
-pub use self::answer::{Verdict, found, id, is_answer, query, with_id};
+pub use self::answer::{Verdict, found, id, is_answer, is_failure, query, with_id};
 
 /// A name as DNS has it: compared without regard to case, ordered from its last label on.
 type Dns = DnsName<Vec<u8>>;

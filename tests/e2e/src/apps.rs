@@ -67,7 +67,7 @@ pub fn dnsmasq(host: &Namespace, listen: &str, answers: &str) -> Result<Program>
     Ok(dnsmasq)
 }
 
-/// Starts PostgreSQL on `host` at the address `listen`, with a new database in `folder` that everybody may
+/// Starts PostgreSQL on `host` at the addresses `listen`, with commas between them, with a new database in `folder` that everybody may
 /// use.
 ///
 /// # Errors
@@ -86,7 +86,7 @@ pub fn postgresql(host: &Namespace, folder: &Path, listen: &str) -> Result<Progr
     run_ok(command("setpriv", words.chain([data.clone()])))?;
     fs::write(
         format!("{data}/pg_hba.conf"),
-        "host all all 0.0.0.0/0 trust\n",
+        "host all all 0.0.0.0/0 trust\nhost all all ::/0 trust\n",
     )?;
     let server = binaries.join("postgres").display().to_string();
     let quiet = "logging_collector=off";
@@ -126,7 +126,7 @@ fn give_to_postgres(folder: &Path) -> Result<()> {
     .map(drop)
 }
 
-/// Starts OpenSSH on `host` at the address `listen`; root enters with the key `folder/key`.
+/// Starts OpenSSH on `host` at the addresses `listen`, with commas between them; root enters with the key `folder/key`.
 ///
 /// # Errors
 /// When it is not installed or does not start.
@@ -140,8 +140,12 @@ pub fn sshd(host: &Namespace, folder: &Path, listen: &str) -> Result<Program> {
         let words = ["-q", "-t", "ed25519", "-N", "", "-f"].map(Into::into);
         run_ok(command("ssh-keygen", words.into_iter().chain([file])))?;
     }
+    let listen: String = listen
+        .split(',')
+        .map(|address| format!("ListenAddress {address}\n"))
+        .collect();
     let configuration = format!(
-        "ListenAddress {listen}\nHostKey {shown}/host\nAuthorizedKeysFile {shown}/key.pub\n\
+        "{listen}HostKey {shown}/host\nAuthorizedKeysFile {shown}/key.pub\n\
          PidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nUseDNS no\n"
     );
     let file = folder.join("sshd_config");

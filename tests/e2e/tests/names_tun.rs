@@ -29,9 +29,10 @@ const BEFORE: &str = "# from DHCP\nnameserver 192.168.1.1\nsearch corp.example\n
 /// How the agent is run where it may change its own `/etc`.
 const BY_FILE: [&str; 2] = ["--dns", "resolv-conf"];
 
-const TOOLS: [&str; 14] = [
+const TOOLS: [&str; 15] = [
     "ip",
     "nft",
+    "sysctl",
     "nginx",
     "dnsmasq",
     "dig",
@@ -246,6 +247,10 @@ impl Hosts {
         laptop.link("lan", "192.168.1.2/24", controller, "lan", "192.168.1.1/24")?;
         connector.link("wan", "10.9.0.2/24", controller, "site", "10.9.0.1/24")?;
         connector.link("apps", "10.9.1.1/24", apps, "eth", "10.9.1.10/24")?;
+        connector.ip("addr add fd00:9:1::1/64 dev apps nodad")?;
+        apps.ip("addr add fd00:9:1::10/64 dev eth nodad")?;
+        let forward = ["-qw", "net.ipv6.conf.all.forwarding=1"];
+        run_ok(connector.command("sysctl", forward))?;
         laptop.route("192.168.1.1")?;
         connector.route("10.9.0.1")?;
         let etc = etc.path().join("etc");
@@ -279,12 +284,12 @@ impl World {
             ..Default::default()
         })?;
         for (app, port) in [("wiki", 80), ("db", 5432), ("shell", 22)] {
-            let target = format!("--target 10.9.1.10:{port}");
+            let target = format!("--target 10.9.1.10:{port} --target [fd00:9:1::10]:{port}");
             deployment.ctl(&format!("app add {app} {target} --allow group:staff"))?;
         }
         deployment.ctl("app set wiki --name docs.elsewhere.example --yes")?;
-        let at = "10.9.1.10";
-        let web = ["10.9.1.10:80"];
+        let at = "10.9.1.10,fd00:9:1::10";
+        let web = ["10.9.1.10:80", "[fd00:9:1::10]:80"];
         let page = [("index.html", PAGE)];
         let answers = "--address=/other.example/192.0.2.9";
         let apps = vec![

@@ -13,7 +13,7 @@ use cardea_host::{
     exit::{Code, Failure},
     files::{Dir, StateDir},
 };
-use cardea_node::names::{found, query};
+use cardea_node::names::{found, is_failure, query};
 use cardea_proto::local::{
     AgentStatus, AppStatus, ControllerState, DnsView, LocalAnswer, LocalRequest,
 };
@@ -199,7 +199,7 @@ async fn of_stub(dns: &DnsView, app: &AppStatus) -> Vec<Check> {
     }
     checks.push(if dns.servers.is_empty() {
         Check::skipped("other names", "they do not pass through the stub resolver")
-    } else if ask(&stub, ".", Carried::Datagram).await.is_some() {
+    } else if answers(&stub).await {
         Check::ok(
             "other names",
             format!("are answered by {}", dns.servers.join(", ")),
@@ -213,6 +213,16 @@ async fn of_stub(dns: &DnsView, app: &AppStatus) -> Vec<Check> {
         )
     });
     checks
+}
+
+/// Whether anybody answers what is not ours: to refuse is an answer, to fail is what the stub says when
+/// nobody does.
+async fn answers(stub: &Servers) -> bool {
+    let Some(query) = query(".", false, u16::from_be_bytes(entropy::bytes())) else {
+        return false;
+    };
+    let answer = stub.ask(&query, Carried::Datagram).await;
+    answer.is_some_and(|answer| !is_failure(&answer))
 }
 
 async fn ask(server: &Servers, name: &str, carried: Carried) -> Option<Vec<IpAddr>> {

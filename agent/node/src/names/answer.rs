@@ -273,6 +273,12 @@ pub fn found(answer: &[u8]) -> Option<Vec<IpAddr>> {
     )
 }
 
+/// Whether an answer says that whoever was asked could not find out.
+#[must_use]
+pub fn is_failure(answer: &[u8]) -> bool {
+    Message::from_octets(answer).is_ok_and(|answer| answer.header().rcode() == Rcode::SERVFAIL)
+}
+
 /// A query that is passed on under a number of our own, which others cannot guess from the program's.
 #[must_use]
 pub fn with_id(message: &[u8], id: u16) -> Vec<u8> {

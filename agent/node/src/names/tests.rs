@@ -128,6 +128,7 @@ fn what_is_not_ours_is_passed_on_or_refused_and_what_is_ours_never() {
         panic!("{verdict:?}");
     };
     assert_eq!(rcode(&failed), Rcode::SERVFAIL);
+    assert!(is_failure(&failed) && !is_failure(&ask(&names, "wiki.corp.example", Rtype::A)));
     names.pass_on(false);
     assert_eq!(
         rcode(&ask(&names, "other.example", Rtype::A)),
