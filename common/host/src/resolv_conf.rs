@@ -144,9 +144,12 @@ impl ResolvConf {
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.sync_all()
         })
-        .or_else(|error| match error.kind() {
-            io::ErrorKind::ResourceBusy => fs::write(&self.path, text),
-            _ => Err(error),
+        .or_else(|error| {
+            if error.kind() == io::ErrorKind::ResourceBusy {
+                fs::write(&self.path, text)
+            } else {
+                Err(error)
+            }
         })
     }
 
@@ -157,11 +160,13 @@ impl ResolvConf {
     pub fn restore(&self, former: &Former) -> io::Result<()> {
         match former {
             Former::File { bytes, mode } => self.write(bytes, *mode),
-            Former::Missing => fs::remove_file(&self.path).or_else(|error| match error.kind() {
-                io::ErrorKind::NotFound => Ok(()),
-                io::ErrorKind::ResourceBusy => fs::write(&self.path, []),
-                _ => Err(error),
-            }),
+            Former::Missing => match fs::remove_file(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    fs::write(&self.path, [])
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            },
             Former::Link(to) => {
                 let folder = self.path.parent().unwrap_or_else(|| Path::new("/"));
                 let temporary = folder.join(".resolv.conf.cardea");

@@ -9,15 +9,13 @@
     reason = "what a test does outside of its test function may panic as well"
 )]
 
-use std::{fs, path::PathBuf};
-
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     apps,
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     namespace::Namespace,
     needs,
-    program::{Program, command, run, run_ok},
+    program::{Program, run, run_ok},
     traffic::stay_unanswered,
 };
 

@@ -102,20 +102,7 @@ pub(crate) async fn run(
             tracing::debug!("facts came while the agent was ending");
         }
     })?;
-    let settings = AgentSettings {
-        device: id,
-        name: node.name.clone(),
-        user: node.user.clone(),
-        domain: node.domain.clone(),
-        trust: node.trust.clone(),
-        certificate: node.certificate.clone(),
-        signer: std::sync::Arc::clone(&node.signer),
-        addresses: node.addresses.clone(),
-        packets: addresses.is_some(),
-        program: PROGRAM_VERSION.to_owned(),
-        ledger: node.ledger.clone(),
-        checkpoint: node.checkpoint.clone(),
-    };
+    let settings = settings(&node, id, addresses.is_some());
     let (forwards, mut ends) = Forwards::new();
     let mut shell = Shell {
         common: Common::new(clock, dir, node, data),
@@ -160,6 +147,24 @@ pub(crate) async fn run(
     }
     shell.leave().await;
     Ok(())
+}
+
+/// What the core is told of the node; with `packets` programs send them, and not flows.
+fn settings(node: &Node, id: DeviceId, packets: bool) -> AgentSettings {
+    AgentSettings {
+        device: id,
+        name: node.name.clone(),
+        user: node.user.clone(),
+        domain: node.domain.clone(),
+        trust: node.trust.clone(),
+        certificate: node.certificate.clone(),
+        signer: std::sync::Arc::clone(&node.signer),
+        addresses: node.addresses.clone(),
+        packets,
+        program: PROGRAM_VERSION.to_owned(),
+        ledger: node.ledger.clone(),
+        checkpoint: node.checkpoint.clone(),
+    }
 }
 
 /// A network interface, the addresses that apps have there, and their names.

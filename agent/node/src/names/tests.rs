@@ -230,21 +230,21 @@ fn what_is_malformed_is_said_to_be_so_and_an_answer_is_no_query() {
 
 #[test]
 fn what_was_found_is_read_from_an_answer() {
-    let found = |name: &str, v6| {
+    let found_at = |name: &str, v6| {
         let Verdict::Answer(answer) = names().judge(&asking(name, v6, 9).unwrap()) else {
             panic!("passed on");
         };
         assert_eq!(id(&answer), Some(9));
-        super::found(&answer)
+        found(&answer)
     };
     let v6 = WIKI.v6.unwrap();
     assert_eq!(
-        found("wiki.corp.example", false),
+        found_at("wiki.corp.example", false),
         Some(vec![WIKI.v4.into()])
     );
-    assert_eq!(found("wiki.corp.example", true), Some(vec![v6.into()]));
-    assert_eq!(found("db.eu.corp.example", true), Some(Vec::new()));
-    assert_eq!(found("payroll.corp.example", false), None);
+    assert_eq!(found_at("wiki.corp.example", true), Some(vec![v6.into()]));
+    assert_eq!(found_at("db.eu.corp.example", true), Some(Vec::new()));
+    assert_eq!(found_at("payroll.corp.example", false), None);
     assert_eq!(asking("no..name", false, 9), None);
 }
 

@@ -8,11 +8,12 @@ const LATER: &str = "nameserver 192.0.2.2\n";
 #[test]
 fn the_file_is_ours_while_it_is_held_and_theirs_before_and_after() {
     let world = World::new();
-    for make in [
-        (&|path: &Path| fs::write(path, THEIRS).unwrap()) as &dyn Fn(&Path),
+    let ways: [&dyn Fn(&Path); 3] = [
+        &|path| fs::write(path, THEIRS).unwrap(),
         &|path| symlink("elsewhere", path).unwrap(),
         &|_| {},
-    ] {
+    ];
+    for make in ways {
         make(&world.path);
         let before = ResolvConf::at(&world.path).look().unwrap();
         let mut held = world.held();
