@@ -18,6 +18,7 @@ use std::{
 };
 
 use cardea_host::{
+    detour::Proxy,
     exit::{Code, Failure},
     files::{self, ReadError},
     telemetry::{self, Level},
@@ -42,6 +43,8 @@ struct Place {
     config: Option<PathBuf>,
     #[command(flatten)]
     direct: DirectArguments,
+    #[command(flatten)]
+    proxy: ProxyArguments,
     /// Socket of an agent that runs as root, for its operator
     #[arg(long, global = true, env = "CARDEA_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -62,6 +65,50 @@ struct DirectArguments {
     /// Where this machine is reached directly, as when a router forwards the port; may be repeated
     #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     candidate: Vec<SocketAddr>,
+}
+
+/// The proxy of a network that lets nothing else out.
+#[derive(Args, Clone)]
+struct ProxyArguments {
+    /// HTTP proxy to a controller's TLS port, for when UDP does not pass: http://HOST:PORT, or with
+    /// USER:PASSWORD@ before the host.
+    /// A password belongs in the environment or in the file
+    #[arg(
+        long,
+        global = true,
+        env = "HTTPS_PROXY",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    https_proxy: Option<String>,
+    /// The same, as many write it
+    #[arg(long, global = true, env = "https_proxy", hide = true)]
+    https_proxy_too: Option<String>,
+}
+
+impl fmt::Debug for ProxyArguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProxyArguments(…)")
+    }
+}
+
+impl ProxyArguments {
+    /// The proxy to use. What the environment says for all programs may be of no use to this one,
+    /// which then goes without; what its own file says must be right.
+    fn settle(&self, file: &File) -> Result<Option<Proxy>, Failure> {
+        let given = [&self.https_proxy, &self.https_proxy_too];
+        let given = given.into_iter().flatten().find(|text| !text.is_empty());
+        if let Some(text) = given {
+            return Ok(text
+                .parse()
+                .inspect_err(|error| tracing::warn!(reason = %error, "HTTPS_PROXY is not used"))
+                .ok());
+        }
+        let parsed = file.https_proxy.as_ref().map(|text| text.0.parse());
+        parsed
+            .transpose()
+            .map_err(|error| Failure::of(Code::Usage, "https_proxy", error, ""))
+    }
 }
 
 /// How a one-time code is given. It is a secret: a file or stdin keep it out of shell histories.
@@ -107,6 +154,18 @@ struct File {
     direct_port: Option<u16>,
     candidates: Vec<SocketAddr>,
     socket: Option<PathBuf>,
+    https_proxy: Option<Hidden>,
+}
+
+/// Text that may hold a password.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+struct Hidden(String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden(…)")
+    }
 }
 
 /// What flags, environment and file came to.
@@ -117,6 +176,7 @@ struct Settings {
     socket: Option<PathBuf>,
     verbose: u8,
     direct: DirectSettings,
+    proxy: Option<Proxy>,
     file: File,
 }
 
@@ -169,6 +229,7 @@ impl Place {
             socket: self.socket.clone().or_else(|| file.socket.clone()),
             verbose: self.verbose,
             direct: self.direct.settle(&file),
+            proxy: self.proxy.settle(&file)?,
             file,
         })
     }
@@ -306,6 +367,7 @@ mod tests {
             state: None,
             config: Some(path.clone()),
             direct: nothing(),
+            proxy: no_proxy(),
             socket: None,
             verbose: 0,
         };
@@ -328,6 +390,7 @@ mod tests {
             config: Some(path),
             socket: None,
             direct: nothing(),
+            proxy: no_proxy(),
             verbose: 0,
         };
         let flags = |arguments: &Place| {
@@ -356,6 +419,39 @@ mod tests {
         }
     }
 
+    fn no_proxy() -> ProxyArguments {
+        ProxyArguments {
+            https_proxy: None,
+            https_proxy_too: None,
+        }
+    }
+
+    #[test]
+    fn a_proxy_comes_from_the_environment_before_the_file_and_a_useless_one_is_left_out() {
+        let file = |text: &str| toml::from_str::<File>(text).unwrap();
+        let with = |one: Option<&str>, two: Option<&str>| ProxyArguments {
+            https_proxy: one.map(ToOwned::to_owned),
+            https_proxy_too: two.map(ToOwned::to_owned),
+        };
+        let kept = file("https_proxy = \"http://c:d@file:1\"\n");
+        for (given, expected) in [
+            (
+                with(Some("http://a:b@p:1"), Some("http://q:1")),
+                Some("p:1"),
+            ),
+            (with(None, Some("q:1")), Some("q:1")),
+            (with(Some(""), None), Some("file:1")),
+            (with(Some("socks5://p:1"), None), None),
+        ] {
+            let proxy = given.settle(&kept).unwrap().map(|proxy| proxy.to_string());
+            assert_eq!(proxy.as_deref(), expected);
+        }
+        let wrong = file("https_proxy = \"https://secret@p\"\n");
+        let failure = no_proxy().settle(&wrong).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(!format!("{failure} {wrong:?}").contains("secret"));
+    }
+
     #[test]
     fn a_relative_state_directory_is_settled_where_the_program_was_started() {
         let here = std::env::current_dir().unwrap();
@@ -368,6 +464,7 @@ mod tests {
                 state: Some(given.into()),
                 config: None,
                 direct: nothing(),
+                proxy: no_proxy(),
                 socket: None,
                 verbose: 0,
             };
@@ -381,6 +478,7 @@ mod tests {
             state: Some("/x".into()),
             config: Some("/dev/zero".into()),
             direct: nothing(),
+            proxy: no_proxy(),
             socket: None,
             verbose: 0,
         };

@@ -7,12 +7,12 @@ mod suggest;
 
 use std::time::{Duration, Instant};
 
-use cardea_host::{clock::Clock, files::StateDir};
+use cardea_host::{channel::Caller, clock::Clock, detour::Proxy, files::StateDir};
 use cardea_node::NodeOutbox;
 use cardea_proto::local::{ControllerState, ControllerView};
 
 use crate::{
-    data::{Data, ToData},
+    data::{Data, DirectSettings, Fronts, ToData},
     line::Line,
     state::{self, Node},
     talk,
@@ -25,6 +25,15 @@ const NAP_MAX: Duration = Duration::from_secs(2);
 /// How long an ending program waits for its farewells to be heard.
 const FAREWELL_TIME: Duration = Duration::from_millis(300);
 
+/// How a node gets out of its network.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Net {
+    /// Its own ways to other ends.
+    pub(crate) direct: DirectSettings,
+    /// The proxy that leads to fronts.
+    pub(crate) proxy: Option<Proxy>,
+}
+
 /// What both roles' loops have.
 #[derive(Debug)]
 struct Common {
@@ -33,21 +42,24 @@ struct Common {
     node: Node,
     line: Line,
     data: Data,
+    proxy: Option<Proxy>,
     shown: Option<ControllerState>,
 }
 
 impl Common {
-    fn new(clock: Clock, dir: StateDir, node: Node, data: Data) -> Self {
+    fn new(clock: Clock, dir: StateDir, node: Node, data: Data, proxy: Option<Proxy>) -> Self {
         Self {
             clock,
             line: Line::new(
                 node.trust.clone(),
                 std::sync::Arc::clone(&node.signer),
                 clock,
+                proxy.clone(),
             ),
             dir,
             node,
             data,
+            proxy,
             shown: None,
         }
     }
@@ -81,6 +93,13 @@ impl Common {
             self.line.disconnect();
         }
         if let Some(connect) = out.connect.take() {
+            let root = self.node.trust.root_digest();
+            self.data.send(ToData::Fronts(Box::new(Fronts {
+                addresses: connect.fronts.clone(),
+                caller: Caller::new(&connect.knock, &root, connect.clock)
+                    .with_pass(connect.pass.clone()),
+                proxy: self.proxy.clone(),
+            })));
             self.line.connect(connect);
         }
     }

@@ -14,6 +14,7 @@
 mod associate;
 pub(crate) mod back;
 mod connector;
+mod detour;
 mod direct;
 mod ends;
 mod flow;
@@ -32,6 +33,7 @@ mod tcp;
 mod timers;
 mod told;
 mod udp;
+mod way;
 mod wiring;
 
 use std::{
@@ -50,7 +52,7 @@ use cardea_proto::{app::Service, id::GrantId, message::AppView, name::Name, refu
 use cardea_tunnel::{Command, End, Event};
 use tokio::sync::{mpsc as queue, oneshot};
 
-pub use self::direct::DirectSettings;
+pub use self::{detour::Fronts, direct::DirectSettings};
 use self::{plane::Plane, stack::Interface};
 use crate::virtual_addresses::Both;
 
@@ -85,6 +87,8 @@ pub enum ToData {
     Tunnel(Command),
     /// Where a controller is, as its name was resolved.
     Controller(IpAddr),
+    /// What detours need, from now on.
+    Fronts(Box<Fronts>),
     /// Listens on this machine.
     Listen {
         /// The new listener.

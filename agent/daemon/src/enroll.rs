@@ -16,12 +16,14 @@ use cardea_device::{
 use cardea_host::{
     channel::{Caller, ChannelError, CloseCode, Connected},
     clock::Clock,
+    detour::Proxy,
     exit::{Code, Failure},
     files::Dir,
 };
 use cardea_proto::{
     PROGRAM_VERSION, PROTOCOL_VERSION,
     codec::{Blob, Bytes},
+    detour,
     enroll::{EnrollAnswer, EnrollRequest, Enrolled},
     identity::{Holder, Identity, Role},
     invite::InviteCode,
@@ -31,7 +33,7 @@ use cardea_proto::{
 };
 
 use crate::{
-    dial::{DialError, dial},
+    dial::{Destination, DialError, dial},
     state::Node,
 };
 
@@ -49,6 +51,8 @@ pub struct Applicant<'a> {
     pub name: Name,
     /// Where a device's posture is read from.
     pub posture: Option<Settings>,
+    /// The proxy that leads to fronts.
+    pub proxy: Option<Proxy>,
 }
 
 impl Applicant<'_> {
@@ -113,14 +117,25 @@ impl Applicant<'_> {
         let seed = invite_seed(&key::digest(&code.secret.0));
         let caller = Caller::new(&seed, &code.root, ClockOffset::default());
         let mut last = None;
-        for address in &code.addresses {
-            match dial(address, tls, &caller).await {
-                Ok(connected) => return Ok(connected),
+        let fronts: Vec<String> = detour::fronts(&code.addresses)
+            .map(ToOwned::to_owned)
+            .collect();
+        for address in detour::plain(&code.addresses) {
+            let to = Destination {
+                address: address.to_owned(),
+                fronts: fronts.clone(),
+                proxy: self.proxy.clone(),
+            };
+            match dial(&to, tls, &caller).await {
+                Ok(dialed) => return Ok(dialed.connected),
                 Err(error) => last = Some((address, error)),
             }
         }
+        let tried = code.addresses.len() - fronts.len();
         Err(match last {
-            Some((address, error)) => unreachable_failure(address, code.addresses.len(), &error),
+            Some((address, error)) => {
+                unreachable_failure(address, (tried, !fronts.is_empty()), &error)
+            }
             None => Failure::new(Code::NotEnrolled, "this code names no controller"),
         })
     }
@@ -212,7 +227,11 @@ fn check(
 /// What a person sees when no controller of a code can be talked to.
 ///
 /// TLS reports its reasons as text, from which the two that a person can act on are told apart.
-fn unreachable_failure(address: &str, tried: usize, error: &DialError) -> Failure {
+fn unreachable_failure(
+    address: &str,
+    (tried, has_front): (usize, bool),
+    error: &DialError,
+) -> Failure {
     let text = error.to_string();
     if text.contains("not the one that the code names") || text.contains("OtherRoot") {
         return Failure::of(
@@ -233,14 +252,17 @@ fn unreachable_failure(address: &str, tried: usize, error: &DialError) -> Failur
     let noun = if tried == 1 { "address" } else { "addresses" };
     let (why, next) = match error {
         DialError::Channel(ChannelError::NoAnswer(_)) => ("no answer".to_owned(), NO_ANSWER_NEXT),
-        DialError::Channel(_) | DialError::NotResolved { .. } => (
+        DialError::Channel(_) | DialError::NotResolved { .. } | DialError::Front(_) => (
             text,
             "Check the network and the controller, then try again with the same code",
         ),
     };
     Failure::of(
         Code::NotReachable,
-        &format!("controller {address} not reachable ({tried} {noun} tried, UDP)"),
+        &format!(
+            "controller {address} not reachable ({tried} {noun} tried, UDP{})",
+            if has_front { " and TLS" } else { "" }
+        ),
         why,
         next,
     )
@@ -260,12 +282,12 @@ mod tests {
         let other = DialError::Channel(ChannelError::Closed(
             "the root certificate is not the one that the code names".to_owned(),
         ));
-        let failure = unreachable_failure("h:1", 1, &other);
+        let failure = unreachable_failure("h:1", (1, false), &other);
         assert_eq!(failure.code, 4);
         assert!(failure.message.contains("another controller"));
         // It cannot tell itself: everything that it may be stands there.
         let silent = DialError::Channel(ChannelError::NoAnswer(ANSWER_TIME));
-        let failure = unreachable_failure("h:1", 1, &silent);
+        let failure = unreachable_failure("h:1", (1, false), &silent);
         assert_eq!(failure.code, 5);
         assert!(
             failure

@@ -4,14 +4,21 @@ use std::{net::IpAddr, sync::Arc};
 
 use cardea_credential::{key::Signer, tls, trust::Trust};
 use cardea_host::{
-    channel::{Caller, CloseCode, Sender},
+    channel::{Caller, CloseCode, Fallback, Sender},
     clock::Clock,
+    detour::Proxy,
 };
 use cardea_node::Connect;
-use cardea_proto::message::{FromNode, Purpose, ToNode};
-use tokio::{sync::mpsc, task::AbortHandle};
+use cardea_proto::{
+    detour::FRONT_SCHEME,
+    message::{FromNode, Purpose, ToNode},
+};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
 
-use crate::dial::dial;
+use crate::dial::{Destination, Dialed, detour, dial};
 
 /// Messages that wait for the control half; the peer's stream is not read meanwhile.
 const EVENTS_MAX: usize = 256;
@@ -62,6 +69,7 @@ pub(crate) struct Line {
     trust: Trust,
     signer: Arc<dyn Signer>,
     clock: Clock,
+    proxy: Option<Proxy>,
     tell: mpsc::Sender<Numbered>,
     told: mpsc::Receiver<Numbered>,
     number: u64,
@@ -70,12 +78,18 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(trust: Trust, signer: Arc<dyn Signer>, clock: Clock) -> Self {
+    pub(crate) fn new(
+        trust: Trust,
+        signer: Arc<dyn Signer>,
+        clock: Clock,
+        proxy: Option<Proxy>,
+    ) -> Self {
         let (tell, told) = mpsc::channel(EVENTS_MAX);
         Self {
             trust,
             signer,
             clock,
+            proxy,
             tell,
             told,
             number: 0,
@@ -98,12 +112,18 @@ impl Line {
             Arc::new(self.clock),
         );
         let root = self.trust.root_digest();
-        let caller = Caller::new(&connect.knock, &root, connect.clock);
+        let caller =
+            Caller::new(&connect.knock, &root, connect.clock).with_pass(connect.pass.clone());
         let attempt = Attempt {
             number: self.number,
             tell: self.tell.clone(),
         };
-        let task = tokio::spawn(attempt.run(connect.address, tls, caller));
+        let to = Destination {
+            address: connect.address,
+            fronts: connect.fronts,
+            proxy: self.proxy.clone(),
+        };
+        let task = tokio::spawn(attempt.run(to, tls, caller));
         self.task = Some(task.abort_handle());
     }
 
@@ -174,11 +194,18 @@ struct Attempt {
 }
 
 impl Attempt {
-    async fn run(self, address: String, tls: Arc<rustls::ClientConfig>, caller: Caller) {
-        let connected = match dial(&address, &tls, &caller).await {
-            Ok(connected) => connected,
+    async fn run(self, to: Destination, tls: Arc<rustls::ClientConfig>, caller: Caller) {
+        let Dialed { connected, front } = match dial(&to, &tls, &caller).await {
+            Ok(dialed) => dialed,
             Err(error) => return self.tell(RawEvent::Down(error.to_string())).await,
         };
+        let address = match front {
+            Some(front) => format!("{FRONT_SCHEME}{front}"),
+            None => to.address.clone(),
+        };
+        // Ends with this attempt, whatever ends it.
+        let mut beside = JoinSet::new();
+        beside.spawn(detour_when_wanted(connected.fallback, to, caller));
         let sender = connected.link.sender;
         let mut receiver = connected.link.receiver;
         self.tell(RawEvent::Up {
@@ -202,6 +229,17 @@ impl Attempt {
         let number = self.number;
         if self.tell.send(Numbered { number, event }).await.is_err() {
             tracing::debug!("a channel outlived its node");
+        }
+    }
+}
+
+/// Gives a channel whose server falls silent a detour, each time.
+async fn detour_when_wanted(fallback: Fallback, to: Destination, caller: Caller) {
+    loop {
+        fallback.wanted().await;
+        if let Some(detour) = detour(&to, &caller).await {
+            tracing::info!("the controller does not answer by UDP: the channel takes a detour");
+            fallback.take(detour);
         }
     }
 }

@@ -5,8 +5,8 @@ use cardea_device::key::{KeyStore, KeyStoreError};
 use cardea_host::files::{Dir, StateError};
 use cardea_ledger::checkpoint::{Verifier, origin};
 use cardea_proto::{
-    codec::{Blob, Secret32},
-    enroll::{Certificate, Enrolled},
+    codec::{Blob, Bytes, Secret32},
+    enroll::{Certificate, Enrolled, Pass},
     id::NodeId,
     name::Name,
     time::UnixMillis,
@@ -98,6 +98,9 @@ struct CertificateFile {
     not_after: UnixMillis,
     /// A secret: the file is its owner's alone.
     knock: String,
+    /// Its number and its seed, the second of which is one as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pass: Option<(String, String)>,
 }
 
 impl Node {
@@ -137,6 +140,14 @@ impl Node {
             .and_then(|seed| <[u8; 32]>::try_from(seed.as_slice()).ok())
             .map(Secret32)
             .ok_or_else(|| damaged(CERTIFICATE_FILE, "the seed of its knock is not 32 bytes"))?;
+        // Without it the controller's own fronts still open.
+        let pass = certificate.pass.and_then(|(number, seed)| {
+            let seed = Zeroizing::new(from_text(&Zeroizing::new(seed))?);
+            Some(Pass {
+                number: Bytes(from_text(&number)?.try_into().ok()?),
+                seed: Secret32(seed.as_slice().try_into().ok()?),
+            })
+        });
         Ok(Some(Self {
             id: node.node,
             name: node.name,
@@ -149,6 +160,7 @@ impl Node {
                 not_before: certificate.not_before,
                 not_after: certificate.not_after,
                 knock,
+                pass,
             },
             signer,
             addresses: node.addresses,
@@ -222,9 +234,16 @@ pub fn save_certificate(dir: &Dir, certificate: &Certificate) -> Result<(), Stat
         not_before: certificate.not_before,
         not_after: certificate.not_after,
         knock: to_text(&certificate.knock.0),
+        pass: certificate
+            .pass
+            .as_ref()
+            .map(|pass| (to_text(&pass.number.0), to_text(&pass.seed.0))),
     };
     let written = write(dir, CERTIFICATE_FILE, &file);
     file.knock.zeroize();
+    if let Some((_, seed)) = &mut file.pass {
+        seed.zeroize();
+    }
     written
 }
 
@@ -371,6 +390,10 @@ mod tests {
                 not_before: now,
                 not_after: now,
                 knock: Secret32([7; 32]),
+                pass: Some(Pass {
+                    number: Bytes([8; 8]),
+                    seed: Secret32([9; 32]),
+                }),
             },
             signer,
             addresses: vec!["ztna.corp.example:7443".to_owned()],

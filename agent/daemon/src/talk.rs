@@ -1,11 +1,12 @@
 //! What a program says to people: talk on stderr, data on stdout.
 #![expect(
     clippy::print_stderr,
-    clippy::print_stdout,
     reason = "the one place where these programs say something"
 )]
 
-use cardea_host::exit::printable;
+use std::io::{self, Write as _};
+
+use cardea_host::exit::{Code, Failure, printable};
 
 /// Says one line to whoever watches.
 pub fn say(line: &str) {
@@ -13,6 +14,13 @@ pub fn say(line: &str) {
 }
 
 /// Prints data.
-pub fn print(data: &str) {
-    println!("{}", printable(data));
+///
+/// # Errors
+/// When it cannot be written; a reader that went away, as `head` does, is none.
+pub fn print(data: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{}", printable(data)).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Failure::of(Code::Failed, "stdout", error, "")),
+    }
 }

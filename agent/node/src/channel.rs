@@ -21,6 +21,7 @@ use cardea_ledger::checkpoint::Verifier;
 use cardea_proto::{
     PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
     codec::Blob,
+    detour,
     enroll::Certificate,
     id::{GrantId, NodeId},
     identity::{Holder, Identity},
@@ -73,7 +74,7 @@ pub(crate) struct ChannelSettings {
     pub(crate) certificate: Certificate,
     /// The node's key.
     pub(crate) signer: Arc<dyn Signer>,
-    /// Where controllers are, `HOST:PORT`, in the order in which they are tried.
+    /// Where controllers are, `HOST:PORT`, in the order in which they are tried, and their fronts.
     pub(crate) addresses: Vec<String>,
     /// Version of the node's program.
     pub(crate) program: String,
@@ -395,9 +396,13 @@ impl Channel {
                 self.tries = self.tries.saturating_add(1);
                 out.connect = Some(Connect {
                     address: self.address().to_owned(),
+                    fronts: detour::fronts(&self.settings.addresses)
+                        .map(ToOwned::to_owned)
+                        .collect(),
                     purpose: self.connection.purpose(),
                     chain: self.chain().to_vec(),
                     knock: self.renewal.certificate().knock.clone(),
+                    pass: self.renewal.certificate().pass.clone(),
                     clock: self.offset(now),
                 });
             }
@@ -571,15 +576,17 @@ impl Channel {
     }
 
     fn next_address(&mut self) -> String {
-        let count = self.settings.addresses.len().max(1);
-        let address = self
-            .settings
-            .addresses
-            .get(self.position % count)
-            .cloned()
-            .unwrap_or_default();
+        let addresses = self.udp_addresses();
+        let count = addresses.len().max(1);
+        let address = addresses.get(self.position % count).copied();
+        let address = address.unwrap_or_default().to_owned();
         self.position = (self.position + 1) % count;
         address
+    }
+
+    /// Where controllers are, for UDP. Fronts are tried beside each of them.
+    fn udp_addresses(&self) -> Vec<&str> {
+        detour::plain(&self.settings.addresses).collect()
     }
 
     /// The controllers' addresses, as far as they are not names.
@@ -593,17 +600,18 @@ impl Channel {
 
     /// The address in use, else the one tried last.
     fn address(&self) -> &str {
-        let count = self.settings.addresses.len().max(1);
+        let addresses = self.udp_addresses();
+        let count = addresses.len().max(1);
         let last = (self.position + count - 1) % count;
         let last = if self.outage.attempts == 0 { 0 } else { last };
         self.connection
             .address()
-            .or_else(|| self.settings.addresses.get(last).map(String::as_str))
+            .or_else(|| addresses.get(last).copied())
             .unwrap_or_default()
     }
 
     fn count(&self) -> u32 {
-        u32::try_from(self.settings.addresses.len())
+        u32::try_from(self.udp_addresses().len())
             .unwrap_or(u32::MAX)
             .max(1)
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use cardea_proto::{
     codec::{Blob, Secret32},
-    enroll::Certificate,
+    enroll::{Certificate, Pass},
     message::{FromNode, Purpose},
     time::ClockOffset,
 };
@@ -35,12 +35,16 @@ pub struct NodeOutbox {
 pub struct Connect {
     /// `HOST:PORT`.
     pub address: String,
+    /// Where its front may be, `HOST:PORT`, for when UDP does not pass.
+    pub fronts: Vec<String>,
     /// What for, which its ALPN says: the certificate has ended when it is a renewal.
     pub purpose: Purpose,
     /// Leaf, then intermediate; DER.
     pub chain: Vec<Blob>,
     /// The seed of the knock that the controller answers.
     pub knock: Secret32,
+    /// What opens fronts that are not beside the controller.
+    pub pass: Option<Pass>,
     /// How far the controller's clock, by which a knock is timed, was from ours when it last said.
     pub clock: ClockOffset,
 }

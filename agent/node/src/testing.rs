@@ -81,6 +81,7 @@ impl World {
         Certificate {
             chain: node.chain.clone(),
             knock: Secret32(key::digest(leaf.serial.as_bytes()).0),
+            pass: None,
             serial: leaf.serial,
             not_before: leaf.not_before,
             not_after: leaf.not_after,

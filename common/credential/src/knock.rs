@@ -23,20 +23,26 @@
 mod attempts;
 mod door;
 mod ids;
+mod pass;
 mod record;
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use cardea_proto::{
     codec::{Digest, Secret32},
+    detour::FRONT_PROOF_BYTES,
     id::NodeId,
-    time::UnixMillis,
+    time::{Now, UnixMillis},
 };
 
 pub use self::{
     attempts::ATTEMPT_TIME,
     door::{Answer, Door, DoorChange, Knocker, Stay, WINDOW},
     ids::{CONNECTION_ID_BYTES, ConnectionIds},
+    pass::{FrontKey, PassDoor, pass_keys, pass_label},
 };
 use crate::{
     authority, key,
@@ -118,6 +124,20 @@ impl KnockKeys {
         Knock(bytes)
     }
 
+    /// What a front says first to whoever knocked with these keys: that it holds them too, and that
+    /// nobody stands between, who would see another `exporter` at each side.
+    #[must_use]
+    pub fn front_proof(&self, exporter: &[u8; 32]) -> [u8; FRONT_PROOF_BYTES] {
+        // Longer than anything that a knock's tag is over.
+        mac(&self.tag, &[b"cardea front proof", exporter])
+    }
+
+    /// Whether a front's proof is that of these keys; takes the same time for every proof.
+    #[must_use]
+    pub fn is_front_proof(&self, exporter: &[u8; 32], proof: &[u8; FRONT_PROOF_BYTES]) -> bool {
+        key::equal_secrets(&self.front_proof(exporter), proof)
+    }
+
     /// The id of an epoch.
     fn id(&self, epoch: u32) -> Id {
         id(&MacKey::from_seed(&self.id.0), epoch)
@@ -163,6 +183,23 @@ impl Knock {
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
+    }
+
+    /// The knock as a label of a domain name: on a TLS connection it stands first in the server's
+    /// name (RFC 6066 §3), which is read before anything is sent.
+    #[must_use]
+    pub fn label(&self) -> String {
+        data_encoding::BASE32_NOPAD
+            .encode(&self.0)
+            .to_ascii_lowercase()
+    }
+
+    /// The knock that a label is; `None` when it is none. Case means nothing in names (RFC 1035
+    /// §2.3.3).
+    #[must_use]
+    pub fn from_label(label: &str) -> Option<Self> {
+        let bytes = data_encoding::BASE32_NOPAD.decode(label.to_ascii_uppercase().as_bytes());
+        Self::from_bytes(&bytes.ok()?)
     }
 
     pub(crate) fn parts(&self) -> (Id, [u8; MOMENT_BYTES], [u8; TAG_BYTES]) {
@@ -273,6 +310,14 @@ fn xor<const N: usize>(mut left: [u8; N], right: [u8; N]) -> [u8; N] {
         *left ^= right;
     }
     left
+}
+
+/// The second in which a door was opened, as the wall clock has it by now: one that was wrong then and
+/// has been set must not keep everybody waiting.
+fn since_opened(opened_at: Instant, now: Now) -> u32 {
+    let since = now.instant.saturating_duration_since(opened_at);
+    let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    secs_of(UnixMillis(now.unix.0.saturating_sub(since)))
 }
 
 /// Whole seconds; four bytes of them last until 2106.

@@ -59,6 +59,26 @@ pub fn decode(label: &'static str, text: &str) -> Result<Zeroizing<Vec<u8>>, Par
         .map_err(|_| wrong())
 }
 
+/// Reads every block under `label`, in order; one at least.
+///
+/// # Errors
+/// [`ParsePemError`] when there is none, or when one is not whole.
+pub fn decode_all(label: &'static str, text: &str) -> Result<Vec<Vec<u8>>, ParsePemError> {
+    let (begin, end) = (
+        format!("-----BEGIN {label}-----"),
+        format!("-----END {label}-----"),
+    );
+    let mut found = vec![decode(label, text)?.to_vec()];
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once(&end) {
+        rest = after;
+        if rest.contains(&begin) {
+            found.push(decode(label, rest)?.to_vec());
+        }
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +91,18 @@ mod tests {
             assert_eq!(*decode(CERTIFICATE, &text).unwrap(), bytes);
             assert!(text.lines().all(|line| line.len() <= 64));
         }
+    }
+
+    #[test]
+    fn all_blocks_are_read_in_order() {
+        let text = [[1; 9], [2; 9]].map(|bytes| encode(CERTIFICATE, &bytes).to_string());
+        assert_eq!(
+            decode_all(CERTIFICATE, &text.concat()).unwrap(),
+            [[1; 9], [2; 9]]
+        );
+        let cut = format!("{}{}", text[0], &text[1][..40]);
+        assert!(decode_all(CERTIFICATE, &cut).is_err());
+        assert!(decode_all(CERTIFICATE, "").is_err());
     }
 
     #[test]

@@ -6,13 +6,14 @@ use cardea_proto::relay::{TICKET_BODY_BYTES, TICKET_BYTES, TICKET_CONTEXT, Ticke
 
 use crate::{
     key::{self, ParseKeyError, SignError, Signer, SoftwareKey},
-    knock::SeedMaster,
+    knock::{FrontKey, SeedMaster},
 };
 
 /// The Ed25519 key with which a controller signs tickets. Relays hold its public half alone.
 pub struct TicketKey {
     key: SoftwareKey,
     seeds: SeedMaster,
+    fronts: FrontKey,
 }
 
 impl TicketKey {
@@ -24,6 +25,7 @@ impl TicketKey {
         Ok(Self {
             key: SoftwareKey::from_seed(seed)?,
             seeds: SeedMaster::of(seed),
+            fronts: FrontKey::of(seed),
         })
     }
 
@@ -31,6 +33,12 @@ impl TicketKey {
     #[must_use]
     pub const fn seeds(&self) -> &SeedMaster {
         &self.seeds
+    }
+
+    /// What is shared with fronts elsewhere, which follows from them as well.
+    #[must_use]
+    pub const fn fronts(&self) -> &FrontKey {
+        &self.fronts
     }
 
     /// The public half, 32 bytes.

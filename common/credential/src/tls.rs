@@ -9,10 +9,12 @@
 //! renew     the same, by a leaf that may have ended       for the next certificate alone
 //! enroll    node ── nothing ────────────▶ controller      leaf+intermediate+root, root pinned
 //! tunnel    agent ── leaf+intermediate ─▶ connector       both ends, by id and by key
+//! front     node ── knock as a name ────▶ relay           neither end; what is inside is sealed
 //! ```
 
 mod channel;
 mod enroll;
+mod front;
 mod key;
 mod tunnel;
 mod verifier;
@@ -45,6 +47,7 @@ pub use self::{
         renewal_client,
     },
     enroll::{PinnedRoot, enroll_client},
+    front::{DecoyError, front_client, front_decoy, front_server},
     tunnel::{Peer, tunnel_client, tunnel_server},
 };
 use crate::trust::{ChainError, Trust, VerifiedLeaf};

@@ -20,6 +20,7 @@ mod link;
 mod server;
 mod socket;
 mod vigil;
+mod ways;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -28,11 +29,12 @@ use quinn::VarInt;
 use rustls::pki_types::CertificateDer;
 
 pub use self::{
-    client::{Caller, Client, Connected},
+    client::{Caller, Client, Connected, Fallback},
     filter::Filter,
     gate::Gate,
     link::{Link, Receiver, Sender},
     server::{Accepted, Server},
+    socket::Inlet,
 };
 
 /// How long a stranger has from its first datagram to its first whole message.

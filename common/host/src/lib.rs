@@ -6,11 +6,13 @@
 pub mod addresses;
 pub mod channel;
 pub mod clock;
+pub mod detour;
 pub mod entropy;
 pub mod exit;
 pub mod files;
 pub mod frame;
 pub mod guard;
+mod keyboard;
 pub mod local_port;
 pub mod nat;
 pub mod places;

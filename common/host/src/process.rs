@@ -19,6 +19,15 @@ pub fn prepare() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
 }
 
+/// How many descriptors this process may have.
+#[must_use]
+pub fn descriptors_max() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}
+
 /// Has the system write no core file of this process, which would hold keys.
 pub fn keep_no_core() {
     let none = Rlimit {

@@ -13,6 +13,14 @@ const BACKLOG: i32 = 1_024;
 /// # Errors
 /// As the system says, `AddrInUse` among others.
 pub fn listen(local: SocketAddr) -> io::Result<TcpListener> {
+    listen_with(local, BACKLOG).map(TcpListener::from_std)
+}
+
+/// The same, for whatever loop; the kernel holds `backlog` connections until they are accepted.
+///
+/// # Errors
+/// As [`listen`].
+pub fn listen_with(local: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(local),
         Type::STREAM,
@@ -21,8 +29,8 @@ pub fn listen(local: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.bind(&local.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(TcpListener::from_std(socket.into()))
+    socket.listen(backlog)?;
+    Ok(socket.into())
 }
 
 /// Begins to connect to `peer`; the stream is writable, or has an error, when that is decided.

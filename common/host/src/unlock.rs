@@ -15,13 +15,14 @@ use zeroize::Zeroizing;
 use crate::{
     entropy,
     exit::{Code, Failure},
+    keyboard::Keyboard,
 };
 
 /// Shortest secret in a file or a credential, in bytes.
 const SECRET_BYTES_MIN: usize = 32;
 
 /// Longest secret, in bytes.
-const SECRET_BYTES_MAX: u64 = 4_096;
+const SECRET_BYTES_MAX: u16 = 4_096;
 
 /// Shortest passphrase that a state is sealed with, in characters.
 const PASSPHRASE_CHARS_MIN: usize = 12;
@@ -98,7 +99,7 @@ impl Unlock {
                     Err(self.refused("systemd handed no credentials to this process", next))
                 }
             },
-            Self::Passphrase => self.typed("Passphrase of the state: "),
+            Self::Passphrase => self.typed(&mut self.typist()?, "Passphrase of the state: "),
         }
     }
 
@@ -114,13 +115,14 @@ impl Unlock {
             }
             Self::File(_) | Self::Credential(_) => self.secret(),
             Self::Passphrase => {
-                let first = self.typed("New passphrase of the state: ")?;
+                let mut typist = self.typist()?;
+                let first = self.typed(&mut typist, "New passphrase of the state: ")?;
                 let chars = std::str::from_utf8(&first).map_or(0, |text| text.chars().count());
                 if chars < PASSPHRASE_CHARS_MIN {
                     let why = format!("it needs at least {PASSPHRASE_CHARS_MIN} characters");
                     return Err(self.refused(why, ""));
                 }
-                if io::stdin().is_terminal() && self.typed("Once more: ")? != first {
+                if typist.is_some() && self.typed(&mut typist, "Once more: ")? != first {
                     return Err(self.refused("the two are not the same", ""));
                 }
                 Ok(first)
@@ -150,7 +152,7 @@ impl Unlock {
             return Err(self.refused("others than its owner may read it", &next));
         }
         let mut bytes = Zeroizing::new(Vec::new());
-        let mut limited = file.take(SECRET_BYTES_MAX);
+        let mut limited = file.take(SECRET_BYTES_MAX.into());
         limited.read_to_end(&mut bytes).map_err(failed)?;
         trim(&mut bytes);
         if bytes.len() < SECRET_BYTES_MIN {
@@ -161,15 +163,24 @@ impl Unlock {
         Ok(bytes)
     }
 
-    fn typed(&self, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let failed = |error: io::Error| self.refused(error, "");
-        let line = match io::stdin().is_terminal() {
-            true => rpassword::prompt_password(prompt)
-                .map_err(failed)?
-                .into_bytes(),
-            false => first_line().map_err(failed)?,
+    /// Whoever types; `None` where stdin is no terminal.
+    fn typist(&self) -> Result<Option<Keyboard>, Failure> {
+        let keyboard = io::stdin().is_terminal().then(Keyboard::open);
+        keyboard
+            .transpose()
+            .map_err(|error| self.refused(error, ""))
+    }
+
+    fn typed(
+        &self,
+        typist: &mut Option<Keyboard>,
+        prompt: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let line = match typist {
+            Some(keyboard) => keyboard.ask(prompt, SECRET_BYTES_MAX.into()),
+            None => first_line(),
         };
-        let mut line = Zeroizing::new(line);
+        let mut line = line.map_err(|error| self.refused(error, ""))?;
         trim(&mut line);
         if line.is_empty() {
             return Err(self.refused("nothing was typed", ""));
@@ -183,9 +194,9 @@ impl Unlock {
 }
 
 /// The first line of stdin and not a byte behind it.
-fn first_line() -> io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    let mut stdin = io::stdin().lock().take(SECRET_BYTES_MAX);
+fn first_line() -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut line = Zeroizing::new(Vec::new());
+    let mut stdin = io::stdin().lock().take(SECRET_BYTES_MAX.into());
     io::BufRead::read_until(&mut stdin, b'\n', &mut line)?;
     Ok(line)
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    codec::{Blob, Secret32},
+    codec::{Blob, Bytes, Secret32},
     id::NodeId,
     identity::Role,
     name::Name,
@@ -81,4 +81,47 @@ pub struct Certificate {
     pub not_after: UnixMillis,
     /// The seed of the knocks that the controller answers, from this certificate on.
     pub knock: Secret32,
+    /// What opens fronts that are not beside the controller, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<Pass>,
+}
+
+/// Bytes of a pass's number.
+pub const PASS_NUMBER_BYTES: usize = 8;
+
+/// What a node shows a front elsewhere, and with which seed it knocks there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pass {
+    /// Shown.
+    pub number: Bytes<PASS_NUMBER_BYTES>,
+    /// Kept.
+    pub seed: Secret32,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::codec;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_of_a_controller_that_knows_no_passes_has_none() {
+        let mut certificate = Certificate {
+            chain: Vec::new(),
+            serial: "01".to_owned(),
+            not_before: UnixMillis(1),
+            not_after: UnixMillis(2),
+            knock: Secret32([1; 32]),
+            pass: None,
+        };
+        let bytes = codec::encode(&certificate);
+        assert!(!bytes.windows(4).any(|name| name == b"pass"));
+        assert_eq!(codec::decode(&bytes, usize::MAX), Ok(certificate.clone()));
+        certificate.pass = Some(Pass {
+            number: Bytes([2; 8]),
+            seed: Secret32([3; 32]),
+        });
+        let bytes = codec::encode(&certificate);
+        assert_eq!(codec::decode(&bytes, usize::MAX), Ok(certificate));
+    }
 }

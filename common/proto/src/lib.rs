@@ -9,6 +9,7 @@ pub mod admin;
 pub mod app;
 pub mod codec;
 pub mod decision;
+pub mod detour;
 pub mod enroll;
 pub mod id;
 pub mod identity;
@@ -22,6 +23,7 @@ pub mod policy;
 pub mod posture;
 pub mod refusal;
 pub mod relay;
+pub mod scope;
 pub mod source;
 pub mod time;
 
@@ -54,6 +56,9 @@ pub const PORT_CHANNEL: u16 = 7443;
 
 /// Default UDP port of the relay.
 pub const PORT_RELAY: u16 = 7444;
+
+/// Default TCP port of a relay's front.
+pub const PORT_FRONT: u16 = 443;
 
 /// Version of the programs built from this tree.
 pub const PROGRAM_VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,8 +1,11 @@
 //! Where a connector may dial: the app's targets, and never the connector's own host by accident.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use cardea_proto::app::{Service, Target};
+use cardea_proto::{
+    app::{Service, Target},
+    scope::{Scope, arrives_at},
+};
 
 use crate::drops::DropReason;
 
@@ -61,13 +64,14 @@ impl Egress {
         if !self.targets.contains(target) {
             return Err(DropReason::NotPermitted);
         }
-        let reached = unwrapped(address);
+        let reached = arrives_at(address);
+        let scope = Scope::of(address);
         let named = target.address();
-        if named.is_some_and(|named| named != address) || is_to_many(reached) {
+        if named.is_some_and(|named| named != address) || scope == Some(Scope::Many) {
             return Err(DropReason::NotPermitted);
         }
-        let listed = |list: &[IpAddr]| list.iter().any(|other| unwrapped(*other) == reached);
-        let guarded = is_host_scoped(reached) || listed(own) || listed(&self.never);
+        let listed = |list: &[IpAddr]| list.iter().any(|other| arrives_at(*other) == reached);
+        let guarded = scope.is_some() || listed(own) || listed(&self.never);
         let meant = self.host_scoped && named == Some(address);
         if guarded && !meant {
             return Err(DropReason::NotPermitted);
@@ -78,67 +82,6 @@ impl Egress {
         )))
     }
 }
-
-/// The address at which a packet to `address` arrives: the IPv4 one inside, where there is one.
-fn unwrapped(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else {
-        return address;
-    };
-    let segments = v6.segments();
-    // NAT64's well-known prefix: RFC 6052 §2.1. 6to4: RFC 3056 §2. Compatible: RFC 4291 §2.5.5.1.
-    let inside = match segments {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((high, low)),
-        [0x2002, high, low, ..] => Some((high, low)),
-        // SIIT's translated form: RFC 2765 §2.1.
-        [0, 0, 0, 0, 0xffff, 0, high, low] => Some((high, low)),
-        [0, 0, 0, 0, 0, 0, high, low]
-            if v6 != Ipv6Addr::LOCALHOST && v6 != Ipv6Addr::UNSPECIFIED =>
-        {
-            Some((high, low))
-        }
-        _ => None,
-    };
-    inside.map_or_else(
-        || v6.to_canonical(),
-        |(high, low)| IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low))),
-    )
-}
-
-fn is_to_many(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_multicast(),
-    }
-}
-
-/// Addresses that mean this host, this link, or the cloud's metadata service on it.
-fn is_host_scoped(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [first, ..] = v4.octets();
-            v4.is_loopback()
-                || v4.is_link_local()
-                || first == 0
-                || first >= 240
-                || v4 == METADATA_ALIYUN
-        }
-        IpAddr::V6(v6) => {
-            v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_unicast_link_local()
-                || v6 == METADATA_AWS_V6
-                || v6 == METADATA_GCP_V6
-                // A NAT64's local prefix (RFC 8215) does not tell where in it the IPv4 address
-                // stands, so that any of them may be one of the above.
-                || v6.segments().starts_with(&[0x64, 0xff9b, 1])
-        }
-    }
-}
-
-/// Metadata services outside of link-local space, as their providers document them.
-const METADATA_ALIYUN: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
-const METADATA_AWS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-const METADATA_GCP_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254);
 
 #[cfg(test)]
 mod tests {

@@ -37,6 +37,13 @@ pub enum Input<'a> {
     Check,
     /// The local network changed: every relay must learn our new address at once.
     Roamed,
+    /// A relay is reached by a detour from now on, or by UDP again: it must learn our new address.
+    Detoured {
+        /// The relay.
+        relay: SocketAddr,
+        /// Whether the detour is in use.
+        is_used: bool,
+    },
     /// Agent: somebody wants to reach a port of an app.
     OpenFlow {
         /// The flow's name from now on.

@@ -52,6 +52,7 @@ pub struct Meeting {
 pub(crate) struct Link {
     end: End,
     relay: RelayPath,
+    detour: Detour,
     relay_probes: Probes,
     key: PathKey,
     paths: Paths,
@@ -74,6 +75,16 @@ pub(crate) struct Link {
     due: Option<Instant>,
 }
 
+/// The detour to the relay.
+#[derive(Clone, Copy, Debug, Default)]
+struct Detour {
+    is_used: bool,
+    /// Whether it was taken or left since the carrier was told.
+    is_new: bool,
+    /// How often it was taken and left.
+    turns: u32,
+}
+
 impl Link {
     /// The ways of a tunnel whose ends meet at `relay`; `None` when ticket or secret are none.
     pub(crate) fn new(
@@ -94,6 +105,7 @@ impl Link {
         Some(Self {
             end,
             relay: RelayPath::new(now, relay, ticket)?,
+            detour: Detour::default(),
             relay_probes: Probes::default(),
             key: PathKey::new(end, &secret)?,
             paths,
@@ -136,23 +148,26 @@ impl Link {
 
     /// The way of what is sent at the moment, and why.
     pub(crate) fn path(&self) -> (Path, PathReason) {
-        let path = match self.paths.direct() {
-            Some(direct) => Path::Direct(direct.to),
-            None => Path::Relay(self.relay.relay()),
-        };
-        (path, self.paths.why())
+        match self.paths.direct() {
+            Some(direct) => (Path::Direct(direct.to), self.paths.why()),
+            None if self.detour.is_used => {
+                (Path::RelayTls(self.relay.relay()), PathReason::UdpBlocked)
+            }
+            None => (Path::Relay(self.relay.relay()), self.paths.why()),
+        }
     }
 
     /// Whether what was sent lately went a way that carries nothing; says so once.
     pub(crate) fn is_rerouted(&mut self) -> bool {
         let is_new = self.paths.changes() != self.followed;
         self.followed = self.paths.changes();
-        is_new && matches!(self.paths.why(), PathReason::Lost(_))
+        let is_lost = is_new && matches!(self.paths.why(), PathReason::Lost(_));
+        std::mem::take(&mut self.detour.is_new) || is_lost
     }
 
     /// Counts changes of [`Link::path`].
     pub(crate) const fn changes(&self) -> u32 {
-        self.paths.changes()
+        self.paths.changes().wrapping_add(self.detour.turns)
     }
 
     /// Round trip of the path in use, when a probe has shown it.
@@ -202,6 +217,22 @@ impl Link {
             self.paths.roamed(now);
             self.tell(now);
         }
+        self.schedule();
+    }
+
+    /// A detour leads to the relay from now on, or UDP again: it must learn where we are, and what was
+    /// sent the other way is lost perhaps.
+    pub(crate) fn detoured(&mut self, now: Instant, is_used: bool) {
+        if self.detour.is_used == is_used {
+            return;
+        }
+        self.detour = Detour {
+            is_used,
+            is_new: true,
+            turns: self.detour.turns.wrapping_add(1),
+        };
+        self.relay.roamed(now);
+        self.relay_probes.forget();
         self.schedule();
     }
 

@@ -1,7 +1,7 @@
 //! All tunnels of one end.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::{IpAddr, SocketAddr},
     time::Instant,
@@ -47,6 +47,8 @@ pub struct Tunnels {
     /// Tunnels that may have something to send, in turn.
     unflushed: VecDeque<GrantId>,
     shared: Shared,
+    /// Relays that a detour leads to.
+    detours: BTreeSet<SocketAddr>,
     latest: Option<Instant>,
     /// The tunnel that the last datagram was for: the next one usually is as well.
     last: Option<(Handle, Via, GrantId)>,
@@ -86,6 +88,7 @@ impl Tunnels {
                 edge: Edge::default(),
                 built: vec![0; PACKET_BYTES],
             },
+            detours: BTreeSet::new(),
             latest: None,
             last: None,
         }
@@ -132,6 +135,7 @@ impl Tunnels {
             Input::Controller(at) => self.note_controller(at),
             Input::Check => self.check(now, out),
             Input::Roamed => self.roamed(now, out),
+            Input::Detoured { relay, is_used } => self.detoured(now, relay, is_used, out),
             Input::OpenFlow {
                 flow,
                 grant,
@@ -382,7 +386,7 @@ impl Tunnels {
             .flatten()
             .filter(|tunnel| !self.handles.contains_key(&tunnel.handle()))
             .filter(|tunnel| !self.direct.contains_key(&tunnel.link().direct_handle()));
-        let Some(tunnel) = tunnel else {
+        let Some(mut tunnel) = tunnel else {
             out.events.push_back(Event::Closed {
                 grant,
                 reason: CloseReason::Invalid,
@@ -391,6 +395,8 @@ impl Tunnels {
         };
         self.handles.insert(tunnel.handle(), grant);
         self.direct.insert(tunnel.link().direct_handle(), grant);
+        let is_detoured = self.detours.contains(&tunnel.link().relay());
+        tunnel.link_mut().detoured(now.instant, is_detoured);
         self.tunnels.insert(grant, tunnel);
         self.queue(grant);
         self.settle(now, grant, out);
@@ -418,6 +424,20 @@ impl Tunnels {
             }
             self.settle(now, grant, out);
         }
+    }
+
+    fn detoured(&mut self, now: Now, relay: SocketAddr, is_used: bool, out: &mut Outbox) {
+        if is_used {
+            self.detours.insert(relay);
+        } else {
+            self.detours.remove(&relay);
+        }
+        for tunnel in self.tunnels.values_mut() {
+            if tunnel.link().relay() == relay {
+                tunnel.link_mut().detoured(now.instant, is_used);
+            }
+        }
+        self.settle_all(now, out);
     }
 
     /// Every tunnel's other end learns where this one may be reached.

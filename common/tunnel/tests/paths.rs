@@ -37,6 +37,30 @@ fn two_ends_meet_wherever_ice_would_let_them_and_within_a_second() {
     }
 }
 
+#[test]
+fn what_moves_to_a_detour_and_back_goes_on_and_status_says_so() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        let (mine, theirs) = pair.connect("80/tcp");
+        pair.transfer(End::Agent, mine, theirs, &pattern(10_000));
+        let relay: SocketAddr = pair::RELAY.parse().unwrap();
+        let ways = [
+            (true, Path::RelayTls(relay), Some(PathReason::UdpBlocked)),
+            (false, Path::Relay(relay), None),
+        ];
+        for (is_used, path, why) in ways {
+            // It is another address to the relay.
+            pair.forget_bindings();
+            pair.input(End::Agent, Input::Detoured { relay, is_used });
+            pair.transfer(End::Agent, mine, theirs, &pattern(10_000));
+            pair.transfer(End::Connector, theirs, mine, &pattern(10_000));
+            let told = pair.node(End::Agent).path().unwrap();
+            assert_eq!(told.0, path, "{carrier:?}");
+            assert!(why.is_none_or(|why| told.1 == why), "{told:?}");
+        }
+    }
+}
+
 /// Endpoint-independent mapping on one side lets the other one's address be learned from its probes,
 /// unless the first side's filter looks at ports (RFC 8445 §2.1 with RFC 4787 §4 and §5).
 fn ice_meets(agent: Kind, connector: Kind) -> bool {

@@ -43,7 +43,10 @@ fn aligned(lines: &[Vec<String>]) -> String {
     for line in lines {
         let mut shown = String::new();
         for (cell, width) in line.iter().zip(&widths) {
-            shown.push_str(&format!("{cell:<width$}  "));
+            // A format's own width ends at 65,535, and a device's word may be longer.
+            let missing = width.saturating_sub(cell.chars().count());
+            shown.push_str(cell);
+            shown.push_str(&" ".repeat(missing + 2));
         }
         text.push_str(shown.trim_end());
         text.push('\n');
@@ -88,6 +91,16 @@ mod tests {
     fn what_a_device_calls_itself_cannot_drive_the_terminal() {
         let shown = table(&["N"], &[vec!["\u{1b}[2J\nx".to_owned()]]);
         assert_eq!(shown, "N\n\\u{1b}[2J\\nx\n");
+    }
+
+    #[test]
+    fn a_cell_of_any_length_is_shown() {
+        let long = "p".repeat(100_000);
+        let rows = [vec![long.clone(), "x".to_owned()], vec!["a".to_owned()]];
+        assert_eq!(
+            table(&["N", "M"], &rows).lines().nth(1),
+            Some(&*format!("{long}  x"))
+        );
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl World {
                 not_before: record.not_before,
                 not_after: record.not_after,
                 knock: self.knock_seed(record.node, now),
+                pass: self.front_pass(record.node, now),
             }),
             Err(error) => {
                 tracing::error!(node.id = %record.node, %error, "certificate not issued");

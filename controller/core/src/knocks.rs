@@ -5,6 +5,7 @@ use std::time::Duration;
 use cardea_credential::knock::{DoorChange, Knocker, Stay, invite_seed};
 use cardea_proto::{
     codec::Secret32,
+    enroll::Pass,
     id::{InviteId, NodeId},
     ledger::Invite,
     time::Now,
@@ -27,6 +28,12 @@ impl World {
     /// The seed that a node is given with a certificate.
     pub(crate) fn knock_seed(&self, node: NodeId, now: Now) -> Secret32 {
         self.keys.ticket.seeds().node_seed(node, now.unix)
+    }
+
+    /// What opens fronts elsewhere to a node, where there are any.
+    pub(crate) fn front_pass(&self, node: NodeId, now: Now) -> Option<Pass> {
+        let has_fronts = self.settings.has_fronts_elsewhere;
+        has_fronts.then(|| self.keys.ticket.fronts().pass(node, now.unix))
     }
 
     /// A node may knock for as long as it is enrolled: with a certificate that has ended it still

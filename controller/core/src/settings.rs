@@ -12,6 +12,8 @@ use cardea_credential::{authority::Intermediate, ticket::TicketKey};
 pub struct Settings {
     /// Where nodes reach the controller, `HOST:PORT`.
     pub addresses: Vec<String>,
+    /// Whether some of those addresses are fronts of relays elsewhere, for which nodes need passes.
+    pub has_fronts_elsewhere: bool,
     /// Where tunnels meet, in the order in which ends try them.
     pub relays: Vec<SocketAddr>,
     /// Addresses that no connector ever dials, whatever an app's target says: controllers and relays.
@@ -58,6 +60,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             addresses: Vec::new(),
+            has_fronts_elsewhere: false,
             relays: Vec::new(),
             never: Vec::new(),
             certificate_life: Duration::from_secs(3_600),

@@ -1,19 +1,24 @@
 //! The relay's configuration: flags over environment over file.
 
 use std::{
+    fmt,
     net::{Ipv6Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use cardea_credential::knock::FrontKey;
 use cardea_host::{
     files::{CONFIG_BYTES_MAX, read_named_text},
     guard::Guard,
 };
-use cardea_proto::PORT_RELAY;
+use cardea_proto::{PORT_RELAY, codec::Secret32};
 use cardea_relay::Settings;
+
+use crate::front::Decoy;
 
 /// What `--config FILE` holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -23,6 +28,14 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The controller's public ticket key: 64 hexadecimal digits, or a file that holds them.
     pub ticket_key: Option<String>,
+    /// Where the front listens, if there is one.
+    pub listen_tls: Option<SocketAddr>,
+    /// What the front shares with the controller: 64 hexadecimal digits, or a file that holds them.
+    pub front_key: Option<String>,
+    /// The controller to which the front leads, `HOST:PORT`.
+    pub controller: Option<String>,
+    /// What strangers see at the front.
+    pub tls_decoy: Option<DecoyFiles>,
     /// What stands before this machine's ports.
     pub guard: Option<Guard>,
     /// Most ends that are bound at once; a tunnel has two.
@@ -32,6 +45,69 @@ pub struct Config {
     pub idle: Option<Duration>,
     /// Most tickets that are checked in a second.
     pub checks_per_second: Option<u32>,
+}
+
+/// The files of what strangers see at a front, `CERT,KEY[,PAGE]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecoyFiles {
+    /// Certificates, PEM, the leaf first.
+    certificate: PathBuf,
+    /// Its private key, PEM (PKCS#8).
+    key: PathBuf,
+    /// HTML.
+    page: Option<PathBuf>,
+}
+
+impl DecoyFiles {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file.
+    pub fn load(&self) -> Result<Decoy, ConfigError> {
+        let page = self.page.as_deref().map(read).transpose()?;
+        Decoy::new(&read(&self.certificate)?, &read(&self.key)?, page)
+            .map_err(|error| ConfigError(format!("{self}: {error}")))
+    }
+}
+
+impl FromStr for DecoyFiles {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let mut files = text.split(',').map(PathBuf::from);
+        let mut next = || files.next().filter(|file| !file.as_os_str().is_empty());
+        match (next(), next(), next(), files.next()) {
+            (Some(certificate), Some(key), page, None) => Ok(Self {
+                certificate,
+                key,
+                page,
+            }),
+            _ => Err(ConfigError(format!("{text:?} is not CERT,KEY[,PAGE]"))),
+        }
+    }
+}
+
+impl fmt::Display for DecoyFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.certificate.display(), self.key.display())?;
+        match &self.page {
+            Some(page) => write!(f, ",{}", page.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Serialize for DecoyFiles {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DecoyFiles {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// Why a configuration cannot be used. Who wrote it is at fault.
@@ -63,6 +139,10 @@ impl Config {
         Self {
             listen: over.listen.or(self.listen),
             ticket_key: over.ticket_key.or(self.ticket_key),
+            listen_tls: over.listen_tls.or(self.listen_tls),
+            front_key: over.front_key.or(self.front_key),
+            controller: over.controller.or(self.controller),
+            tls_decoy: over.tls_decoy.or(self.tls_decoy),
             guard: over.guard.or(self.guard),
             ends_max: over.ends_max.or(self.ends_max),
             idle: over.idle.or(self.idle),
@@ -89,17 +169,33 @@ impl Config {
         let given = self.ticket_key.as_deref().ok_or_else(|| {
             ConfigError("no ticket key. Give the controller's with --ticket-key".to_owned())
         })?;
-        if let Some(key) = key(given) {
-            return Ok(key);
-        }
-        let text = read(Path::new(given)).map_err(|error| {
-            ConfigError(format!(
-                "the ticket key is neither 64 hexadecimal digits nor a file: {error}"
-            ))
-        })?;
-        key(&text)
-            .ok_or_else(|| ConfigError(format!("{given}: holds no key of 64 hexadecimal digits")))
+        key_of("ticket", given)
     }
+
+    /// What a front shares with the controller.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when there is none, or when it is none.
+    pub fn front_key(&self) -> Result<FrontKey, ConfigError> {
+        let given = self.front_key.as_deref().ok_or_else(|| {
+            let why = "no front key. Give the controller's keys/front.key with --front-key";
+            ConfigError(why.to_owned())
+        })?;
+        key_of("front", given).map(|key| FrontKey::new(Secret32(key)))
+    }
+}
+
+/// A key that is given by its digits or in a file.
+fn key_of(what: &str, given: &str) -> Result<[u8; 32], ConfigError> {
+    if let Some(key) = key(given) {
+        return Ok(key);
+    }
+    let text = read(Path::new(given)).map_err(|error| {
+        ConfigError(format!(
+            "the {what} key is neither 64 hexadecimal digits nor a file: {error}"
+        ))
+    })?;
+    key(&text).ok_or_else(|| ConfigError(format!("{given}: holds no key of 64 hexadecimal digits")))
 }
 
 /// Where a relay listens when nobody says otherwise: every address of both families.
@@ -233,6 +329,19 @@ mod tests {
         assert!(key(file.to_str().unwrap()).is_err());
         assert!(key("/nonexistent/ticket.pub").is_err());
         assert!(Config::default().key().is_err());
+    }
+
+    #[test]
+    fn what_strangers_see_is_two_files_and_perhaps_a_page() {
+        for text in ["a.pem,b.pem", "/a,/b,/c.html"] {
+            assert_eq!(text.parse::<DecoyFiles>().unwrap().to_string(), text);
+        }
+        for text in ["", "a", "a,", ",b", "a,b,c,d"] {
+            assert!(text.parse::<DecoyFiles>().is_err(), "{text}");
+        }
+        let missing: DecoyFiles = "/nonexistent/a,/nonexistent/b".parse().unwrap();
+        let error = missing.load().unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/a"), "{error}");
     }
 
     #[test]

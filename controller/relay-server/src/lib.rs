@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod detours;
 mod forward;
+pub mod front;
 
 use std::{
     io,
@@ -23,13 +25,18 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use cardea_host::{
     clock::Clock,
+    detour::Detours,
     entropy,
     udp::{Received, UdpSocket},
 };
 use cardea_proto::time::Now;
 use cardea_relay::{Counters, Relay, Settings};
 
-use self::forward::{Forwarder, Sink};
+pub use self::detours::Arrivals;
+use self::{
+    detours::Behind,
+    forward::{Forwarder, Sink},
+};
 
 /// A relay that is bound to its port and does not serve yet.
 #[derive(Debug)]
@@ -38,6 +45,7 @@ pub struct Server {
     poll: Poll,
     relay: Relay,
     forwarder: Forwarder,
+    behind: Option<Behind>,
     control: Control,
 }
 
@@ -83,12 +91,20 @@ impl Server {
             poll,
             relay: Relay::new(ticket_key, entropy::seed(), settings),
             forwarder: Forwarder::default(),
+            behind: None,
             control: Control {
                 waker: Arc::new(waker),
                 stop: Arc::new(AtomicBool::new(false)),
                 published: Arc::default(),
             },
         })
+    }
+
+    /// Serves detours as well; says where their front gives datagrams.
+    pub fn serve_behind(&mut self, detours: Detours) -> Arrivals {
+        let (behind, arrivals) = Behind::new(detours, Arc::clone(&self.control.waker));
+        self.behind = Some(behind);
+        arrivals
     }
 
     /// Where it listens.
@@ -146,7 +162,8 @@ impl Server {
             }
             let now = clock.now();
             self.relay.expire(now);
-            more = self.turn(now, &mut batch)?;
+            let has_arrivals = self.take_arrivals(now);
+            more = self.turn(now, &mut batch)? || has_arrivals;
             if now.instant >= publish_at {
                 self.publish();
                 publish_at = now.instant + PUBLISH_EVERY;
@@ -156,9 +173,7 @@ impl Server {
 
     /// Reads at most [`TURN_RECEIVES`] batches; `true` when the socket may hold more.
     fn turn(&mut self, now: Now, batch: &mut Received) -> io::Result<bool> {
-        let sink = SocketSink {
-            socket: &self.socket,
-        };
+        let sink = SocketSink::new(&self.socket, self.behind.as_ref());
         let mut failures = 0;
         for _ in 0..TURN_RECEIVES {
             match self.socket.receive(batch) {
@@ -179,6 +194,20 @@ impl Server {
             }
         }
         Ok(true)
+    }
+
+    /// Passes what came by detours, a bounded amount; `true` when there may be more.
+    fn take_arrivals(&mut self, now: Now) -> bool {
+        let Some(behind) = &self.behind else {
+            return false;
+        };
+        let sink = SocketSink::new(&self.socket, Some(behind));
+        let (relay, forwarder) = (&mut self.relay, &mut self.forwarder);
+        let is_empty = behind.take(|from, datagram| {
+            forwarder.take(relay, now, from, datagram.len(), datagram, &sink);
+        });
+        forwarder.flush(&sink);
+        !is_empty
     }
 
     fn publish(&self) {
@@ -260,13 +289,26 @@ impl Drop for Running {
     }
 }
 
-/// Sends through the relay's one socket.
+/// Sends through the relay's one socket, and by detours.
 struct SocketSink<'a> {
     socket: &'a UdpSocket,
+    behind: Option<&'a Behind>,
+}
+
+impl<'a> SocketSink<'a> {
+    const fn new(socket: &'a UdpSocket, behind: Option<&'a Behind>) -> Self {
+        Self { socket, behind }
+    }
 }
 
 impl Sink for SocketSink<'_> {
     fn send(&self, to: SocketAddr, segment: Option<usize>, bytes: &[u8]) -> usize {
+        if Detours::is_detour(to) {
+            if let Some(behind) = self.behind {
+                behind.send(to, segment, bytes);
+            }
+            return bytes.len();
+        }
         let to = reachable(to, self.socket.local_address());
         match self.socket.send(to, segment, bytes) {
             Ok(done) => done,

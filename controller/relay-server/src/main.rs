@@ -11,13 +11,16 @@ use std::{
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use cardea_host::{
+    detour::Detours,
     exit::{self, Code, Failure},
     guard::{self, Guard},
+    process,
     telemetry::{self, Level},
 };
 use cardea_relay_server::{
     Server,
-    config::{Config, default_listen},
+    config::{Config, DecoyFiles, default_listen},
+    front::{Controller, Front, Keeper, RunningFront, Targets},
 };
 
 /// Forwards sealed datagrams between the two ends of a tunnel. It cannot read them, keeps nothing on
@@ -33,7 +36,7 @@ struct Cli {
 enum Command {
     /// Serves until it is stopped.
     #[command(after_help = EXAMPLES)]
-    Run(Run),
+    Run(Box<Run>),
     /// The host guard, which `--guard` puts before this machine's ports.
     #[command(after_help = "Example:\n  cardea-relay guard remove")]
     Guard {
@@ -72,10 +75,23 @@ struct Run {
     /// The controller's public ticket key: 64 hexadecimal digits, or a file that holds them
     #[arg(long, value_name = "HEX|FILE", env = "CARDEA_TICKET_KEY")]
     ticket_key: Option<String>,
+    /// Where to take TLS (TCP) as well, for nodes whose network drops UDP; 443 passes most firewalls
+    #[arg(long, value_name = "ADDRESS:PORT", env = "CARDEA_LISTEN_TLS")]
+    listen_tls: Option<SocketAddr>,
+    /// What this relay shares with the controller to know its nodes: the file keys/front.key
+    #[arg(long, value_name = "FILE", env = "CARDEA_FRONT_KEY")]
+    front_key: Option<String>,
+    /// Where the controller is, to which TLS leads as well
+    #[arg(long, value_name = "HOST:PORT", env = "CARDEA_CONTROLLER")]
+    controller: Option<String>,
+    /// What strangers see at the TLS port instead of nothing: a certificate and its key (PEM), and
+    /// perhaps a page
+    #[arg(long, value_name = "CERT,KEY[,PAGE]", env = "CARDEA_TLS_DECOY")]
+    tls_decoy: Option<DecoyFiles>,
     /// What keeps this machine from telling strangers which UDP ports are closed: none or nft (as root)
     #[arg(long, value_name = "GUARD", env = "CARDEA_GUARD")]
     guard: Option<Guard>,
-    /// Configuration file, TOML: listen, ticket_key, guard, ends_max, idle, checks_per_second
+    /// Configuration file, TOML: listen, ticket_key, listen_tls, front_key, controller, tls_decoy, guard, ends_max, idle, checks_per_second
     #[arg(long, value_name = "FILE", env = "CARDEA_CONFIG")]
     config: Option<PathBuf>,
     /// Says more; twice for every packet
@@ -90,7 +106,7 @@ const EXAMPLES: &str = "Examples:
 
 fn main() -> ExitCode {
     exit::finish(match Cli::parse().command {
-        Command::Run(run) => serve(run),
+        Command::Run(run) => serve(*run),
         Command::Guard {
             command: GuardCommand::Remove,
         } => unguard(),
@@ -114,16 +130,56 @@ fn serve(run: Run) -> Result<(), Failure> {
     let config = file.overridden(Config {
         listen: run.listen,
         ticket_key: run.ticket_key,
+        listen_tls: run.listen_tls,
+        front_key: run.front_key,
+        controller: run.controller,
+        tls_decoy: run.tls_decoy,
         guard: run.guard,
         ..Config::default()
     });
     let key = config.key().map_err(usage)?;
     // Before the port is open: what strangers see is the same from then on.
     config.guard.unwrap_or_default().install()?;
-    let server = bind(&config, key)?;
+    let mut server = bind(&config, key)?;
+    let _front = front(&config, &mut server)?;
     server
         .serve()
         .map_err(|error| Failure::of(Code::Failed, "cardea-relay", error, ""))
+}
+
+/// Starts the front, where there is to be one.
+fn front(config: &Config, server: &mut Server) -> Result<Option<RunningFront>, Failure> {
+    let usage = |error: cardea_relay_server::config::ConfigError| {
+        Failure::new(Code::Usage, format!("cardea-relay: {error}"))
+    };
+    let Some(listen) = config.listen_tls else {
+        return Ok(None);
+    };
+    if config.controller.is_none() {
+        let why = "nodes that come by TLS reach their controller by it. Name it with --controller";
+        return Err(Failure::new(Code::Usage, format!("--listen-tls: {why}")));
+    }
+    let keeper = Keeper::new(config.front_key().map_err(usage)?, None);
+    let decoy = config.tls_decoy.as_ref().map(DecoyFiles::load);
+    let decoy = decoy.transpose().map_err(usage)?;
+    process::prepare();
+    let detours = Detours::default();
+    let targets = Targets {
+        relay: server.serve_behind(detours.clone()),
+        controller: config.controller.clone().map(Controller::At),
+    };
+    Front::bind(listen, keeper, decoy, (detours, targets))
+        .and_then(Front::spawn)
+        .map(Some)
+        .map_err(|error| {
+            let next = "Choose another with --listen-tls ADDRESS:PORT";
+            Failure::of(
+                Code::Failed,
+                &format!("cannot listen on {listen}"),
+                error,
+                next,
+            )
+        })
 }
 
 /// Binds where the configuration says; by default to both families, or IPv4 where there is no IPv6.

@@ -6,6 +6,8 @@ use cardea_host::{guard::Guard, unlock::Unlock};
 use cardea_proto::name::Name;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use cardea_relay_server::config::DecoyFiles;
+
 use crate::values::{Place, Span};
 
 /// The controller of Cardea: decides, issues certificates, keeps the ledger.
@@ -174,6 +176,22 @@ pub struct Flags {
         value_delimiter = ','
     )]
     pub relay_address: Vec<Place>,
+    /// Where the relay also takes TLS (TCP), for nodes whose network drops UDP; 443 passes most
+    /// firewalls [default: nowhere].
+    #[arg(long, env = "CARDEA_LISTEN_TLS", value_name = "ADDRESS:PORT")]
+    pub listen_tls: Option<SocketAddr>,
+    /// Where nodes reach that [default: where they reach this controller].
+    #[arg(
+        long,
+        env = "CARDEA_TLS_ADDRESS",
+        value_name = "HOST[:PORT]",
+        value_delimiter = ','
+    )]
+    pub tls_address: Vec<Place>,
+    /// What strangers see there instead of nothing: a certificate and its key (PEM), and perhaps a
+    /// page.
+    #[arg(long, env = "CARDEA_TLS_DECOY", value_name = "CERT,KEY[,PAGE]")]
+    pub tls_decoy: Option<DecoyFiles>,
     /// What keeps this machine from telling strangers which UDP ports are closed: none or nft
     /// (as root) [default: none].
     #[arg(long, env = "CARDEA_GUARD", value_name = "GUARD")]

@@ -14,6 +14,7 @@ use cardea_host::{
     unlock::Unlock,
 };
 use cardea_proto::{PORT_CHANNEL, PORT_RELAY, name::Name};
+use cardea_relay_server::config::DecoyFiles;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -55,8 +56,8 @@ pub struct Config {
     /// Time between reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posture_poll: Option<Span>,
-    /// Whether facts may be made up.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Whether facts may be made up. Never written: it holds for as long as it is asked for.
+    #[serde(skip_serializing)]
     pub allow_simulated_posture: Option<bool>,
     /// The relay.
     #[serde(skip_serializing_if = "RelayConfig::is_empty")]
@@ -76,6 +77,15 @@ pub struct RelayConfig {
     /// Where nodes reach relays.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Place>,
+    /// Where that one's front listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_tls: Option<SocketAddr>,
+    /// Where nodes reach the front.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tls_addresses: Vec<Place>,
+    /// What strangers see at the front.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_decoy: Option<DecoyFiles>,
 }
 
 impl RelayConfig {
@@ -126,6 +136,9 @@ impl Config {
                 embedded: flags.relay.or(self.relay.embedded),
                 listen: flags.relay_listen.or(self.relay.listen),
                 addresses: over(&flags.relay_address, self.relay.addresses),
+                listen_tls: flags.listen_tls.or(self.relay.listen_tls),
+                tls_addresses: over(&flags.tls_address, self.relay.tls_addresses),
+                tls_decoy: flags.tls_decoy.clone().or(self.relay.tls_decoy),
             },
         }
     }
@@ -152,6 +165,12 @@ pub struct Settings {
     pub relay_listen: Option<SocketAddr>,
     /// Where nodes reach relays.
     pub relay_addresses: Vec<Place>,
+    /// Where the relay's front listens, if it has one.
+    pub front_listen: Option<SocketAddr>,
+    /// Where nodes reach the front.
+    pub front_addresses: Vec<Place>,
+    /// What strangers see there.
+    pub decoy: Option<DecoyFiles>,
     /// Life of a certificate.
     pub certificate_life: Duration,
     /// Life of a grant.
@@ -173,11 +192,19 @@ impl Settings {
         let defaults = cardea_core::Settings::default();
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let relay = config.relay.embedded.unwrap_or(false);
+        if config.relay.listen_tls.is_some() && config.relay.embedded.is_none() {
+            let why = "it is the relay that takes TLS, and this controller carries none";
+            let next = "Run with --relay";
+            return Err(Failure::of(Code::Usage, "--listen-tls", why, next));
+        }
         Ok(Self {
             advertise: config.advertise,
             listen: config.listen.unwrap_or(any(PORT_CHANNEL)),
             relay_listen: relay.then_some(config.relay.listen.unwrap_or(any(PORT_RELAY))),
             relay_addresses: config.relay.addresses,
+            front_listen: config.relay.listen_tls.filter(|_| relay),
+            front_addresses: config.relay.tls_addresses,
+            decoy: config.relay.tls_decoy,
             certificate_life: within(
                 "--certificate-life",
                 config.certificate_life,
@@ -230,12 +257,14 @@ guard = "nft"
 certificate_life = "1h"
 grant_ttl = "5m"
 posture_poll = "1m"
-allow_simulated_posture = false
 
 [relay]
 embedded = true
 listen = "[::]:7444"
 addresses = ["ztna.corp.example:7444"]
+listen_tls = "[::]:443"
+tls_addresses = ["ztna.corp.example"]
+tls_decoy = "a.pem,b.pem"
 "#;
 
     #[test]
@@ -246,6 +275,18 @@ addresses = ["ztna.corp.example:7444"]
             "{failure}"
         );
         assert_eq!(Config::read(Path::new("/nonexistent/x")).unwrap(), None);
+    }
+
+    #[test]
+    fn that_facts_may_be_made_up_is_not_remembered() {
+        let allowed = Config {
+            allow_simulated_posture: Some(true),
+            ..Config::default()
+        };
+        assert_eq!(
+            toml::from_str::<Config>(&allowed.to_toml()).unwrap(),
+            Config::default()
+        );
     }
 
     #[test]
@@ -286,7 +327,18 @@ addresses = ["ztna.corp.example:7444"]
         assert_eq!(settings.grant_ttl, Duration::from_secs(60));
         assert_eq!(settings.advertise, ["h".parse().unwrap()]);
         assert_eq!(settings.relay_listen, None);
+        assert_eq!(settings.front_listen, None, "it is the relay's");
         assert_eq!(settings.certificate_life, Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn a_front_without_a_relay_is_refused() {
+        let text = "[relay]\nlisten_tls = \"[::]:443\"\n";
+        let failure = Settings::of(toml::from_str(text).unwrap()).unwrap_err();
+        assert!(failure.message.starts_with("--listen-tls: "), "{failure}");
+        let text = format!("{text}embedded = true\n");
+        let settings = Settings::of(toml::from_str(&text).unwrap()).unwrap();
+        assert_eq!(settings.front_listen, Some("[::]:443".parse().unwrap()));
     }
 
     #[test]

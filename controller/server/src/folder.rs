@@ -6,6 +6,7 @@
 //! ca/intermediate.{key,crt}   signs leaves
 //! keys/admin.key              the first admin's, to be moved to that admin
 //! keys/ticket.{key,pub}       signs relay tickets; relays elsewhere need the .pub
+//! keys/front.key              with --tls-address: what relays elsewhere share with this controller
 //! keys/ledger.{key,pub}       signs checkpoints; whoever audits the ledger needs the .pub
 //! ledger/ index/              the store
 //! ledger/sealing.toml         the key of a sealed state, wrapped; secrets above are sealed with it
@@ -42,6 +43,7 @@ pub(crate) const INTERMEDIATE_CERTIFICATE: &str = "intermediate.crt";
 pub(crate) const ADMIN_KEY: &str = "admin.key";
 pub(crate) const TICKET_KEY: &str = "ticket.key";
 pub(crate) const TICKET_PUBLIC: &str = "ticket.pub";
+pub(crate) const FRONT_KEY: &str = "front.key";
 pub(crate) const LEDGER_KEY: &str = "ledger.key";
 pub(crate) const LEDGER_PUBLIC: &str = "ledger.pub";
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
@@ -111,6 +113,16 @@ pub(crate) fn read_keys(state: &Dir, seal: &Seal) -> Result<Keys, Failure> {
         root_der,
         ticket,
     })
+}
+
+/// Writes what relays elsewhere need to know nodes by their passes. It is plain in a sealed state too: it
+/// is there to be copied, and opens nothing but a TLS handshake.
+pub(crate) fn write_front_key(state: &Dir, tickets: &TicketKey) -> Result<(), Failure> {
+    let dir = open(state, KEYS)?;
+    let key = tickets.fronts().reveal();
+    let line = Zeroizing::new(format!("{}\n", data_encoding::HEXLOWER.encode(&key.0)));
+    dir.write_atomic(FRONT_KEY, line.as_bytes())
+        .map_err(refused)
 }
 
 /// Reads a private key.

@@ -119,6 +119,9 @@ fn serve(state: StateDir, seal: Seal, config: Config) -> Result<(), Failure> {
         if let Some(relay) = service.relay() {
             say(&format!("relay on {relay}\n"));
         }
+        if let Some(front) = service.front() {
+            say(&format!("TLS on {front}\n"));
+        }
         say(&format!("listening on {}\n", service.listening()));
     })
 }

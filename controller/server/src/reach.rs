@@ -3,14 +3,14 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use cardea_host::exit::{Code, Failure};
-use cardea_proto::PORT_RELAY;
+use cardea_proto::{PORT_FRONT, PORT_RELAY, detour::FRONT_SCHEME};
 
 use crate::{config::Settings, values::Place};
 
 /// Addresses for nodes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reach {
-    /// `HOST:PORT` of this controller.
+    /// `HOST:PORT` of this controller, then its fronts with their scheme.
     pub(crate) addresses: Vec<String>,
     /// Relays.
     pub(crate) relays: Vec<SocketAddr>,
@@ -25,15 +25,17 @@ impl Reach {
         settings: &Settings,
         listening: SocketAddr,
         relay_listening: Option<SocketAddr>,
+        front_listening: Option<SocketAddr>,
     ) -> Result<Self, Failure> {
         let advertise = match settings.advertise.as_slice() {
             [] => vec![own_place(listening)],
             given => given.to_vec(),
         };
-        let addresses = advertise
+        let mut addresses: Vec<String> = advertise
             .iter()
             .map(|place| place.with_port(listening.port()))
             .collect();
+        addresses.extend(front_addresses(settings, &advertise, front_listening));
         let mut never: Vec<IpAddr> = advertise.iter().flat_map(addresses_of).collect();
         let mut relays = Vec::new();
         match (settings.relay_addresses.as_slice(), relay_listening) {
@@ -72,6 +74,33 @@ impl Reach {
             never,
         })
     }
+}
+
+/// Where nodes reach fronts: where they were told to, or on the hosts of a controller that has one.
+fn front_addresses(
+    settings: &Settings,
+    advertise: &[Place],
+    listening: Option<SocketAddr>,
+) -> Vec<String> {
+    let port = listening.map_or(PORT_FRONT, |listening| listening.port());
+    match (settings.front_addresses.as_slice(), listening) {
+        ([], None) => Vec::new(),
+        ([], Some(_)) => {
+            // The ports that are advertised are those of the channels.
+            let hosts = advertise.iter().map(|place| Place {
+                host: place.host.clone(),
+                port: None,
+            });
+            let mut fronts: Vec<String> = hosts.map(|place| front(&place, port)).collect();
+            fronts.dedup();
+            fronts
+        }
+        (given, _) => given.iter().map(|place| front(place, port)).collect(),
+    }
+}
+
+fn front(place: &Place, port: u16) -> String {
+    format!("{FRONT_SCHEME}{}", place.with_port(port))
 }
 
 /// Where a controller is when nobody said: the address it listens on, or the name of its host.
@@ -130,16 +159,42 @@ mod tests {
     fn controllers_and_relays_are_never_dialed() {
         let text = "advertise = [\"192.0.2.1\"]\n[relay]\naddresses = [\"192.0.2.9\"]";
         let settings = Settings::of(toml::from_str::<Config>(text).unwrap()).unwrap();
-        let reach = Reach::of(&settings, "127.0.0.1:9001".parse().unwrap(), None).unwrap();
+        let reach = Reach::of(&settings, "127.0.0.1:9001".parse().unwrap(), None, None).unwrap();
         let never: Vec<String> = reach.never.iter().map(ToString::to_string).collect();
         assert_eq!(never, ["192.0.2.1", "192.0.2.9"]);
+    }
+
+    #[test]
+    fn a_front_is_on_the_controllers_hosts_or_where_it_is_said_to_be() {
+        for (more, expected) in [
+            (
+                "",
+                ["tls://192.0.2.1:9443", "tls://[2001:db8::1]:9443"].as_slice(),
+            ),
+            (
+                "[relay]\ntls_addresses = [\"a\", \"b:1\"]",
+                &["tls://a:9443", "tls://b:1"],
+            ),
+        ] {
+            let text = format!("advertise = [\"192.0.2.1:7\", \"2001:db8::1\"]\n{more}");
+            let settings = Settings::of(toml::from_str::<Config>(&text).unwrap()).unwrap();
+            let listening = "0.0.0.0:9001".parse().unwrap();
+            let front = Some("0.0.0.0:9443".parse().unwrap());
+            let reach = Reach::of(&settings, listening, None, front).unwrap();
+            assert_eq!(reach.addresses[2..], *expected);
+        }
+        let text = "advertise = [\"192.0.2.1\"]\n[relay]\ntls_addresses = [\"relay\"]";
+        let settings = Settings::of(toml::from_str::<Config>(text).unwrap()).unwrap();
+        let listening = "0.0.0.0:9001".parse().unwrap();
+        let reach = Reach::of(&settings, listening, None, None).unwrap();
+        assert_eq!(reach.addresses, ["192.0.2.1:9001", "tls://relay:443"]);
     }
 
     fn check(config: &str, relay: Option<&str>, expected: (&[&str], &[&str])) {
         let settings = Settings::of(toml::from_str::<Config>(config).unwrap()).unwrap();
         let listening = "127.0.0.1:9001".parse().unwrap();
         let relay = relay.map(|relay| relay.parse().unwrap());
-        let reach = Reach::of(&settings, listening, relay).unwrap();
+        let reach = Reach::of(&settings, listening, relay, None).unwrap();
         assert_eq!(reach.addresses, expected.0);
         let relays: Vec<String> = reach.relays.iter().map(ToString::to_string).collect();
         assert_eq!(relays, expected.1);

@@ -5,6 +5,7 @@
 //! admin.sock ──────▶ ├ events ─▶ turn ─────┤──▶ admins
 //! store thread ────▶ ┘ outcomes            └──▶ proposals ─▶ store thread
 //! relay thread (its own socket, knows nothing of the rest)
+//! front thread (TLS; its detours lead to the two above)
 //! ```
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, task::Poll, thread::JoinHandle};
@@ -20,7 +21,7 @@ use cardea_host::{
     unix::UnixListener,
 };
 use cardea_proto::ledger::Founded;
-use cardea_relay_server::{Running as RunningRelay, Server as RelayServer};
+use cardea_relay_server::Running as RunningRelay;
 use cardea_store::{EmbeddedStore, Loaded, Notary, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -34,7 +35,7 @@ use crate::{
     nodes::Nodes,
     reach::Reach,
     seal::Seal,
-    sockets::Sockets,
+    sockets::{Relaying, Sockets},
     turn::{EVENTS_MAX, Event, Turn},
 };
 
@@ -50,10 +51,9 @@ pub struct Service {
     admin: Admin,
     admin_listener: UnixListener,
     admin_path: PathBuf,
-    relay: Option<RunningRelay>,
-    /// Resolves when the relay's thread has ended.
-    relay_ended: Option<oneshot::Receiver<()>>,
+    relaying: Relaying,
     relay_address: Option<SocketAddr>,
+    front_address: Option<SocketAddr>,
     store: JoinHandle<()>,
     /// Held until everything else has ended.
     _state: StateDir,
@@ -75,12 +75,12 @@ impl Service {
             .map_err(|error| Failure::of(Code::Storage, "root certificate", error, ""))?;
         let (identity, tls) = own_identity(&keys, &trust, &founded, settings)?;
         let gate = Gate::new(founded.root);
-        let Sockets { server, relay } = Sockets::bind(settings, &tls, &gate, keys.ticket.public())?;
-        let relay_address = relay.as_ref().map(RelayServer::local_address);
-        let reach = Reach::of(settings, server.local_address(), relay_address)?;
-        if reach.relays.is_empty() {
-            tracing::warn!("there is no relay, so no tunnel can open; run with --relay");
+        let sockets = Sockets::bind(settings, &tls, &gate, &keys.ticket)?;
+        if !settings.front_addresses.is_empty() {
+            folder::write_front_key(&state, &keys.ticket)?;
         }
+        let (relay_address, front_address) = sockets.listening();
+        let reach = reach(settings, &sockets)?;
         let about = About {
             domain: founded.domain,
             controller: founded.controller,
@@ -99,11 +99,7 @@ impl Service {
             Failure::of(Code::Storage, &admin_path.display().to_string(), error, "")
         })?;
         let no_thread = |error| Failure::of(Code::Failed, "thread", error, "");
-        let (relay_ends, relay_ended) = oneshot::channel::<()>();
-        let relay_ended = relay.is_some().then_some(relay_ended);
-        let relay = relay
-            .map(|relay| relay.spawn(relay_ends).map_err(no_thread))
-            .transpose()?;
+        let relaying = Relaying::start(sockets.relay, sockets.front).map_err(no_thread)?;
         let (ledger, outcomes, store) = Ledger::start(store, notary).map_err(no_thread)?;
         let (head, followed) = watch::channel(head);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
@@ -115,7 +111,7 @@ impl Service {
             calls: Arc::default(),
         };
         Ok(Self {
-            server,
+            server: sockets.server,
             nodes: Nodes::new(trust, sender),
             identity,
             turn: Turn::new(controller, ledger, head, gate),
@@ -124,9 +120,9 @@ impl Service {
             admin,
             admin_listener,
             admin_path,
-            relay,
-            relay_ended,
+            relaying,
             relay_address,
+            front_address,
             store,
             _state: state,
         })
@@ -144,6 +140,12 @@ impl Service {
         self.relay_address
     }
 
+    /// Where the relay's front is.
+    #[must_use]
+    pub const fn front(&self) -> Option<SocketAddr> {
+        self.front_address
+    }
+
     /// Serves until `stop` comes, then says goodbye to the nodes and ends in order.
     ///
     /// # Errors
@@ -159,8 +161,12 @@ impl Service {
             admin,
             admin_listener,
             admin_path,
-            relay,
-            relay_ended,
+            relaying:
+                Relaying {
+                    relay,
+                    relay_ended,
+                    front,
+                },
             store,
             _state,
             ..
@@ -182,6 +188,8 @@ impl Service {
         admins.abort();
         renewal.abort();
         server.close("the controller is stopping").await;
+        // Farewells have gone out by it.
+        drop(front);
         drop(nodes);
         // Channels and admins drop their ends of the loop; what still holds one is given up.
         let ended = match ended {
@@ -318,9 +326,20 @@ fn own_identity(
     })
 }
 
+/// Where nodes reach all of this.
+fn reach(settings: &Settings, sockets: &Sockets) -> Result<Reach, Failure> {
+    let (relay, front) = sockets.listening();
+    let reach = Reach::of(settings, sockets.server.local_address(), relay, front)?;
+    if reach.relays.is_empty() {
+        tracing::warn!("there is no relay, so no tunnel can open; run with --relay");
+    }
+    Ok(reach)
+}
+
 fn core_settings(settings: &Settings, reach: Reach) -> cardea_core::Settings {
     cardea_core::Settings {
         addresses: reach.addresses,
+        has_fronts_elsewhere: !settings.front_addresses.is_empty(),
         relays: reach.relays,
         never: reach.never,
         certificate_life: settings.certificate_life,

@@ -6,12 +6,19 @@ use std::{
     sync::Arc,
 };
 
+use cardea_credential::ticket::TicketKey;
 use cardea_host::{
     channel::{ChannelError, Gate, Server},
+    detour::Detours,
     exit::{Code, Failure},
 };
-use cardea_relay_server::{Server as RelayServer, config::Config as RelayConfig};
+use cardea_relay_server::{
+    Running as RunningRelay, Server as RelayServer,
+    config::{Config as RelayConfig, DecoyFiles},
+    front::{Controller, Front, Keeper, RunningFront, Targets},
+};
 use rustls::ServerConfig;
+use tokio::sync::oneshot;
 
 use crate::config::Settings;
 
@@ -22,6 +29,8 @@ pub(crate) struct Sockets {
     pub(crate) server: Server,
     /// The embedded relay, if there is one.
     pub(crate) relay: Option<RelayServer>,
+    /// Its front, if it has one.
+    pub(crate) front: Option<Front>,
 }
 
 impl Sockets {
@@ -30,22 +39,73 @@ impl Sockets {
         settings: &Settings,
         tls: &Arc<ServerConfig>,
         gate: &Gate,
-        ticket_key: [u8; 32],
+        tickets: &TicketKey,
     ) -> Result<Self, Failure> {
         // Before the first port is open: what strangers see is the same from then on.
         settings.guard.install()?;
-        let server = bind(settings.listen, "--listen", |listen| {
-            Server::bind(listen, Arc::clone(tls), gate.clone()).map_err(into_io)
+        let decoy = settings.decoy.as_ref().map(DecoyFiles::load).transpose();
+        let decoy = decoy.map_err(|error| Failure::of(Code::Usage, "--tls-decoy", error, ""))?;
+        let detours = Detours::default();
+        let (server, inlet) = bind(settings.listen, "--listen", |listen| {
+            Server::bind_behind(listen, Arc::clone(tls), gate.clone(), detours.clone())
+                .map_err(into_io)
         })?;
         let limits = RelayConfig::default().settings();
         let relay = settings.relay_listen.map(|listen| {
             bind(listen, "--relay-listen", |listen| {
-                RelayServer::bind(listen, ticket_key, limits)
+                RelayServer::bind(listen, tickets.public(), limits)
             })
         });
+        let mut relay = relay.transpose()?;
+        let front = match (settings.front_listen, &mut relay) {
+            (Some(listen), Some(relay)) => {
+                let targets = Targets {
+                    relay: relay.serve_behind(detours.clone()),
+                    controller: inlet.map(Controller::Beside),
+                };
+                let keeper = Keeper::new(tickets.fronts().clone(), Some(gate.clone()));
+                Some(bind(listen, "--listen-tls", |listen| {
+                    let leads = (detours.clone(), targets.clone());
+                    Front::bind(listen, keeper.clone(), decoy.clone(), leads)
+                })?)
+            }
+            (Some(_) | None, _) => None,
+        };
         Ok(Self {
             server,
-            relay: relay.transpose()?,
+            relay,
+            front,
+        })
+    }
+}
+
+impl Sockets {
+    /// Where the relay listens, and where its front does.
+    pub(crate) fn listening(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        let relay = self.relay.as_ref().map(RelayServer::local_address);
+        (relay, self.front.as_ref().map(Front::local_address))
+    }
+}
+
+/// The relay and its front, each on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Relaying {
+    /// The relay.
+    pub(crate) relay: Option<RunningRelay>,
+    /// Resolves when the relay's thread has ended.
+    pub(crate) relay_ended: Option<oneshot::Receiver<()>>,
+    /// Its front.
+    pub(crate) front: Option<RunningFront>,
+}
+
+impl Relaying {
+    /// Starts what there is.
+    pub(crate) fn start(relay: Option<RelayServer>, front: Option<Front>) -> io::Result<Self> {
+        let (ends, ended) = oneshot::channel::<()>();
+        Ok(Self {
+            relay_ended: relay.is_some().then_some(ended),
+            relay: relay.map(|relay| relay.spawn(ends)).transpose()?,
+            front: front.map(Front::spawn).transpose()?,
         })
     }
 }

@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod nat;
 pub mod needs;
 pub mod program;
+pub mod proxy;
 pub mod sockets;
 pub mod stranger;
 pub mod traffic;

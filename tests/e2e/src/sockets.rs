@@ -6,7 +6,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 
 use crate::program::{PATIENCE, now};
@@ -51,18 +51,24 @@ impl UdpOf {
     /// When it is closed, or its process stops reading.
     pub fn drained(&self) -> Result<Self> {
         let deadline = now() + PATIENCE;
+        let mut missed = 0;
         while now() < deadline {
             let mut sockets = all()?.into_iter();
-            let now = sockets.find(|socket| socket.inode == self.inode);
-            let now = now.with_context(|| format!("{} was closed", self.local))?;
-            if now.waiting == 0 {
-                return Ok(now);
+            match sockets.find(|socket| socket.inode == self.inode) {
+                Some(socket) if socket.waiting == 0 => return Ok(socket),
+                Some(_) => missed = 0,
+                None => missed += 1,
             }
+            ensure!(missed < LOOKS, "{} was closed", self.local);
             std::thread::yield_now();
         }
         bail!("{} is not read any more", self.local)
     }
 }
+
+/// How often a socket must be missing from the list to be gone: the kernel writes it in pieces, and
+/// leaves out what lies at a seam while others come and go.
+const LOOKS: u32 = 20;
 
 /// Every UDP socket of this network namespace.
 ///

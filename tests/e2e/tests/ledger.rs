@@ -385,6 +385,9 @@ fn safe_mode(world: &World, local: &str) -> Result<()> {
     let id = grants[0]["id"].as_str().context("no grant")?;
     world.ctl(&format!("grant revoke {id} --yes"))?;
     let deadline = now() + PATIENCE;
+    while fetch(local).is_ok() {
+        ensure!(now() < deadline, "not taken in safe mode");
+    }
     loop {
         ensure!(fetch(local).is_err(), "granted in safe mode");
         let status = world.deployment.cardea(None, "laptop", "status");

@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Output,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +26,9 @@ const PAGE: &str = "served by an unmodified nginx\n";
 
 /// What the laptop asked before.
 const BEFORE: &str = "# from DHCP\nnameserver 192.168.1.1\nsearch corp.example\n";
+
+/// How long whatever is in the way may be there before it heals or is said.
+const HEAL_TIME: Duration = Duration::from_secs(5);
 
 /// How the agent is run where it may change its own `/etc`.
 const BY_FILE: [&str; 2] = ["--dns", "resolv-conf"];
@@ -348,8 +352,9 @@ impl World {
         Ok(fs::read_to_string(self.resolv_conf())?)
     }
 
+    /// Waits until the file says something, for as long as a person may be left without it.
     fn wait_for_file(&self, text: &str) -> Result<()> {
-        let deadline = now() + PATIENCE;
+        let deadline = now() + HEAL_TIME;
         while !self.file()?.contains(text) {
             ensure!(now() < deadline, "no {text:?}: {}", self.file()?);
         }

@@ -66,6 +66,7 @@ fn verbs() -> Result<()> {
     status(&world)?;
     answers(&world, port)?;
     through_socks(&world, port)?;
+    nobody_reads(&world)?;
     not_permitted(&world)?;
     denied(&world)
 }
@@ -138,6 +139,22 @@ fn not_permitted(world: &Deployment) -> Result<()> {
     let deadline = now() + PATIENCE;
     while !world.ctl("audit tail -n 3")?.contains("other") {
         ensure!(now() < deadline, "no entry: {}", world.ctl("audit tail")?);
+    }
+    Ok(())
+}
+
+/// Who reads nothing more, as `head`, is no failure; a full disk behind stdout is one.
+fn nobody_reads(world: &Deployment) -> Result<()> {
+    for verb in ["status -o json", "apps", "posture"] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut command = world.cardea(None, "laptop", verb);
+        command.stdout(writer);
+        ensure!(command.status()?.code() == Some(0), "{verb} into no pipe");
+        let full = std::fs::File::options().write(true).open("/dev/full")?;
+        let mut command = world.cardea(None, "laptop", verb);
+        command.stdout(full);
+        ensure!(command.status()?.code() == Some(1), "{verb} into /dev/full");
     }
     Ok(())
 }

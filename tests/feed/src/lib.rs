@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use cardea_credential::{
+    knock::Knock,
     pem,
     signed::{verify_answer, verify_offer},
     ticket::{TicketKey, verify_ticket},
@@ -22,6 +23,7 @@ use cardea_daemon::data::socks::{self, Heard, Stage};
 use cardea_host::{
     channel::{Filter, Gate},
     clock::Clock,
+    detour::Proxy,
     frame,
     resolv_conf::{self, Said},
 };
@@ -39,6 +41,7 @@ use cardea_proto::{
     admin::{AdminAnswer, AdminHello, AdminRequest, ChangeOrder},
     app::Protocol,
     codec::{self, Blob, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_ADMIN, MESSAGE_BYTES_MAX_STRANGER},
+    detour::{Aim, DATAGRAM_BYTES_MAX, FrameError, Frames},
     enroll::{EnrollAnswer, EnrollRequest},
     invite::InviteCode,
     ledger::Entry,
@@ -75,6 +78,7 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("knocks", knocks),
     ("sealed", sealed),
     ("snapshots", snapshots),
+    ("detours", detours),
 ];
 
 /// Messages between nodes and controllers.
@@ -387,6 +391,43 @@ pub fn snapshots(bytes: &[u8]) {
 
 /// The label of a sealed file's PEM block.
 const LABEL: &str = "CARDEA SEALED SECRET";
+
+/// What comes on a detour, however the stream is cut, and what its beginning may be: a knock in a name,
+/// a proxy's URL.
+pub fn detours(bytes: &[u8]) {
+    let at_once = frames([bytes, &[]]);
+    let (first, second) = bytes.split_at(bytes.len() / 3);
+    assert_eq!(frames([first, second]), at_once, "cut elsewhere");
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Some(knock) = Knock::from_label(text) {
+        assert_eq!(Knock::from_label(&knock.label()), Some(knock));
+    }
+    if let Ok(proxy) = text.parse::<Proxy>() {
+        assert_eq!(proxy.reveal(), text);
+    }
+}
+
+/// All frames of a stream, and what is wrong with the rest of it.
+fn frames(pieces: [&[u8]; 2]) -> (Vec<(Aim, Vec<u8>)>, Option<FrameError>) {
+    let mut frames = Frames::default();
+    let mut found = Vec::new();
+    for piece in pieces {
+        frames.push(piece);
+        loop {
+            match frames.pop() {
+                Ok(Some((aim, datagram))) => {
+                    assert!((1..=DATAGRAM_BYTES_MAX).contains(&datagram.len()));
+                    found.push((aim, datagram.to_vec()));
+                }
+                Ok(None) => break,
+                Err(error) => return (found, Some(error)),
+            }
+        }
+    }
+    (found, None)
+}
 
 /// What decodes encodes to something that decodes to the same.
 fn same<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8], max: usize) {

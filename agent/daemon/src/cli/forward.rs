@@ -55,7 +55,7 @@ async fn hold_until_ctrl_c(
         return Err(client::unexpected());
     };
     talk::say(&format!("{what} is at {address} until Ctrl-C"));
-    talk::print(&address);
+    talk::print(&address)?;
     watch(stream, ending).await
 }
 

@@ -28,8 +28,7 @@ pub(super) fn show<T: Serialize>(
             serde_yaml_ng::to_string(value).map_err(|error| failed(error.to_string()))?
         }
     };
-    talk::print(text.trim_end());
-    Ok(())
+    talk::print(text.trim_end())
 }
 
 /// The status of an agent.
@@ -224,7 +223,11 @@ pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths);
         let padded: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
+            .map(|(cell, width)| {
+                // A format's own width ends at 65,535, and a fact may be longer.
+                let missing = width.saturating_sub(cell.chars().count());
+                format!("{cell}{}", " ".repeat(missing))
+            })
             .collect();
         padded.join("  ").trim_end().to_owned()
     };

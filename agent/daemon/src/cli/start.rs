@@ -17,7 +17,7 @@ use cardea_proto::{id::NodeId, identity::Role, invite::InviteCode};
 
 use super::{CodeArgument, Settings, client};
 use crate::{
-    control,
+    control::{self, Net},
     enroll::Applicant,
     names,
     operator::{self, Operator},
@@ -162,6 +162,7 @@ async fn apply(
         role: program.role,
         name: code.wanted_name(&settings.file),
         posture: device.map(|device| device.posture.clone()),
+        proxy: settings.proxy.clone(),
     };
     let node = applicant.enroll(invite).await?;
     if let Some(user) = device.and_then(|device| device.behind_sudo) {
@@ -224,7 +225,10 @@ fn serve(
     device: Option<Device>,
     local: &Local,
 ) -> Result<(), Failure> {
-    let direct = settings.direct.clone();
+    let net = Net {
+        direct: settings.direct.clone(),
+        proxy: settings.proxy.clone(),
+    };
     let usual = match node.id {
         NodeId::Connector(_) => Ranges::connector(&node.domain),
         NodeId::Device(_) => Ranges::usual(&node.domain),
@@ -237,10 +241,10 @@ fn serve(
                 operator: operator(settings, &dir)?,
                 interface: ranges.zip(local.names()),
             };
-            block_on(control::agent::run(dir, node, id, told, direct))?
+            block_on(control::agent::run(dir, node, id, told, net))?
         }
         (NodeId::Connector(id), None) => {
-            block_on(control::connector::run(dir, node, id, (direct, ranges)))?
+            block_on(control::connector::run(dir, node, id, (net, ranges)))?
         }
         (NodeId::Device(_), None) => return Err(wrong_program("cardea")),
         (NodeId::Connector(_), Some(_)) => return Err(wrong_program("cardea-connector")),
@@ -293,7 +297,13 @@ fn become_run(settings: &Settings, device: Option<&Device>) -> Failure {
     arguments.extend(settings.direct_flags());
     arguments.extend((0..settings.verbose).map(|_| OsString::from("-v")));
     let error = match std::env::current_exe() {
-        Ok(program) => std::process::Command::new(program).args(arguments).exec(),
+        Ok(program) => {
+            let mut command = std::process::Command::new(program);
+            // Where nobody who lists processes reads its password.
+            let proxy = settings.proxy.as_ref();
+            command.envs(proxy.map(|proxy| ("HTTPS_PROXY", proxy.reveal())));
+            command.args(arguments).exec()
+        }
         Err(error) => error,
     };
     Failure::new(

@@ -23,12 +23,12 @@ use cardea_tunnel::End;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Common, FAREWELL_TIME,
+    Common, FAREWELL_TIME, Net,
     forwards::{self, Forwards, Waiting},
     nap, suggest,
 };
 use crate::{
-    data::{Data, DirectSettings, FromData, Serves, ToData, front::Front, stack::Interface},
+    data::{Data, FromData, Serves, ToData, front::Front, stack::Interface},
     line::LineEvent,
     local::{self, Call, Reply},
     names::{self, Resolver},
@@ -86,7 +86,7 @@ pub(crate) async fn run(
         operator,
         interface,
     }: Device,
-    direct: DirectSettings,
+    Net { direct, proxy }: Net,
 ) -> io::Result<()> {
     let clock = Clock::system();
     // Whom the system asks must not be a process that was killed, whatever this one does.
@@ -105,7 +105,7 @@ pub(crate) async fn run(
     let settings = settings(&node, id, addresses.is_some());
     let (forwards, mut ends) = Forwards::new();
     let mut shell = Shell {
-        common: Common::new(clock, dir, node, data),
+        common: Common::new(clock, dir, node, data, proxy),
         agent: Agent::new(settings, entropy::seed()),
         out: AgentOutbox::default(),
         collector,

@@ -10,9 +10,9 @@ use cardea_proto::{
 };
 use cardea_tunnel::End;
 
-use super::{Common, FAREWELL_TIME, nap};
+use super::{Common, FAREWELL_TIME, Net, nap};
 use crate::{
-    data::{Data, DirectSettings, FromData, ToData, back::Back, stack::Interface},
+    data::{Data, FromData, ToData, back::Back, stack::Interface},
     line::LineEvent,
     local::{self, Call},
     state::Node,
@@ -34,7 +34,7 @@ pub(crate) async fn run(
     dir: StateDir,
     node: Node,
     id: ConnectorId,
-    (direct, ranges): (DirectSettings, Option<Ranges>),
+    (Net { direct, proxy }, ranges): (Net, Option<Ranges>),
 ) -> std::io::Result<()> {
     let clock = Clock::system();
     let interface = match ranges {
@@ -60,7 +60,7 @@ pub(crate) async fn run(
         checkpoint: node.checkpoint.clone(),
     };
     let mut shell = Shell {
-        common: Common::new(clock, dir, node, data),
+        common: Common::new(clock, dir, node, data, proxy),
         connector: Connector::new(settings, entropy::seed()),
         out: ConnectorOutbox::default(),
     };

@@ -196,7 +196,8 @@ impl Plane {
             self.carry.stacked = buffer;
             // What another packet may join waits for it.
             if self.carry.out.transmits.len() > 1 {
-                self.relays.send(&mut self.wiring, &mut self.carry.out);
+                let now = self.carry.now.instant;
+                self.relays.send(now, &mut self.wiring, &mut self.carry.out);
             }
         }
     }

@@ -118,7 +118,7 @@ impl Plane {
             poll,
             clock,
             carry,
-            relays: Relays::new(direct),
+            relays: Relays::new(direct, Arc::clone(&waker)),
             interface,
             routes: Routes::new(),
             flows: Flows::default(),
@@ -182,7 +182,8 @@ impl Plane {
             return Duration::ZERO;
         }
         let tunnels = self.carry.tunnels.deadline().filter(|_| !is_full);
-        let due = [tunnels, self.timers.next()].into_iter().flatten().min();
+        let due = [tunnels, self.timers.next(), self.relays.deadline()];
+        let due = due.into_iter().flatten().min();
         let most = if !self.told.is_behind() && !is_full {
             NAP_MAX
         } else {
@@ -209,6 +210,7 @@ impl Plane {
                     self.flow_events();
                 }
                 Ok(ToData::Controller(at)) => self.carry.input(Input::Controller(at)),
+                Ok(ToData::Fronts(fronts)) => self.relays.set_fronts(*fronts),
                 Ok(ToData::Listen {
                     listener,
                     serves,
@@ -354,7 +356,8 @@ impl Plane {
             Some(interface) => interface.deliver(carry, routes),
             None => carry.out.packets.clear(),
         };
-        relays.receive(|from, via, bytes| {
+        let now = carry.now.instant;
+        relays.receive(now, |from, via, bytes| {
             carry.input(Input::Datagram { from, via, bytes });
             if carry.out.packets.is_nearly_full() {
                 deliver(carry);
@@ -362,6 +365,16 @@ impl Plane {
         });
         if !carry.out.packets.is_empty() {
             deliver(carry);
+        }
+        self.follow_ways();
+    }
+
+    /// Looks which way leads to each relay, and tells tunnels where that has changed.
+    fn follow_ways(&mut self) {
+        self.relays.look(self.carry.now.instant);
+        while let Some((relay, is_used)) = self.relays.next_change() {
+            tracing::info!(%relay, by_tls = is_used, "another way leads to the relay");
+            self.carry.input(Input::Detoured { relay, is_used });
         }
     }
 
@@ -372,7 +385,8 @@ impl Plane {
                 let carry = &mut self.carry;
                 carry.tunnels.flush(carry.now, &mut carry.out);
             }
-            self.relays.send(&mut self.wiring, &mut self.carry.out);
+            let now = self.carry.now.instant;
+            self.relays.send(now, &mut self.wiring, &mut self.carry.out);
             if self.relays.is_full() || !self.carry.tunnels.wants_flush() {
                 return;
             }

@@ -90,6 +90,13 @@ impl Port {
         !self.waiting.is_empty()
     }
 
+    /// Sends one datagram at once, or loses it.
+    pub(super) fn say(&self, to: SocketAddr, datagram: &[u8]) {
+        if let Err(error) = self.socket.send(to, None, datagram) {
+            tracing::trace!(%error, "a datagram was not sent");
+        }
+    }
+
     /// Gives the transmit back when it is sent whole, or lost.
     pub(super) fn send(&mut self, transmit: Transmit) -> Option<Transmit> {
         if self.waiting.is_empty() {

@@ -139,3 +139,6 @@ pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     stream.read_exact(&mut message).await?;
     Ok(message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,6 +173,7 @@ mod tests {
             not_before: now.unix,
             not_after: now.unix.plus(LIFE),
             knock: cardea_proto::codec::Secret32([1; 32]),
+            pass: None,
         };
         (Renewal::new(certificate), ChaCha20Rng::from_seed([4; 32]))
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cardea_proto::{
+    detour,
     local::{CertificateView, ControllerState, ControllerView},
     refusal::{Refusal, RefusalCode},
     time::UnixMillis,
@@ -56,10 +57,11 @@ impl Channel {
         let refusal = Refusal::new(
             RefusalCode::Unreachable,
             format!(
-                "controller {} not reachable since {} ({tried} {} tried, UDP{})",
+                "controller {} not reachable since {} ({tried} {} tried, UDP{}{})",
                 self.address(),
                 since.get(11..16).unwrap_or(&since),
                 if tried == 1 { "address" } else { "addresses" },
+                if self.has_front() { " and TLS" } else { "" },
                 self.outage
                     .why
                     .as_ref()
@@ -117,6 +119,10 @@ impl Channel {
             | Connection::Connecting { .. }
             | Connection::Greeting { .. } => ControllerState::Unreachable,
         }
+    }
+
+    fn has_front(&self) -> bool {
+        detour::fronts(&self.settings.addresses).next().is_some()
     }
 
     fn tried(&self) -> u32 {

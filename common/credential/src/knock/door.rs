@@ -33,7 +33,7 @@ use super::{
     attempts::Attempts,
     epoch_of,
     record::{Record, window_secs},
-    secs_of,
+    secs_of, since_opened,
 };
 
 /// How far a knocker's clock may be from ours.
@@ -147,12 +147,24 @@ impl Door {
         if self.attempts.has(*knock, source, now.instant) {
             return Answer::Open;
         }
-        self.turn_to(now.unix);
-        let answer = self.answer(knock, now);
+        let answer = match self.knock_once(knock, now) {
+            Ok(_) => Answer::Open,
+            Err(answer) => answer,
+        };
         if answer == Answer::Open {
             self.attempts.open(*knock, source, now.instant);
         }
-        self.count(answer);
+        answer
+    }
+
+    /// The keys of whoever made a knock that opens, for what carries one only once: a stream.
+    ///
+    /// # Errors
+    /// What else it comes to.
+    pub fn knock_once(&mut self, knock: &Knock, now: Now) -> Result<KnockKeys, Answer> {
+        self.turn_to(now.unix);
+        let answer = self.answer(knock, now);
+        self.count(answer.as_ref().err().copied().unwrap_or(Answer::Open));
         answer
     }
 
@@ -182,9 +194,9 @@ impl Door {
         *counter = counter.saturating_add(1);
     }
 
-    fn answer(&mut self, knock: &Knock, now: Now) -> Answer {
+    fn answer(&mut self, knock: &Knock, now: Now) -> Result<KnockKeys, Answer> {
         let mut found = Answer::Unknown;
-        let opened = self.opened(now);
+        let opened = since_opened(self.opened_at, now);
         for who in self.candidates(knock) {
             let Some(record) = self.knockers.get_mut(&who) else {
                 continue;
@@ -192,36 +204,31 @@ impl Door {
             if record.is_over(now.unix) {
                 continue;
             }
-            let open = |seed| KnockKeys::new(seed, &self.root).open(knock);
-            let Some(moment) = record.seeds().iter().find_map(open) else {
+            let opened_by = |seed: &Secret32| {
+                let keys = KnockKeys::new(seed, &self.root);
+                Some((keys.open(knock)?, keys))
+            };
+            let Some((moment, keys)) = record.seeds().iter().find_map(opened_by) else {
                 found = Answer::Forged;
                 continue;
             };
             let (at, window) = (secs_of(now.unix), window_secs());
             if moment.secs > at.saturating_add(window) {
-                return Answer::Early;
+                return Err(Answer::Early);
             }
             if moment.secs < at.saturating_sub(window).max(opened) {
-                return Answer::Late;
+                return Err(Answer::Late);
             }
             if !record.hear(moment, now.unix) {
-                return Answer::Replayed;
+                return Err(Answer::Replayed);
             }
             // It is heard by now: refused or not, nobody can use it again.
             if !record.spend(now.instant) {
-                return Answer::TooMany;
+                return Err(Answer::TooMany);
             }
-            return Answer::Open;
+            return Ok(keys);
         }
-        found
-    }
-
-    /// The second in which the door was opened, as the wall clock has it by now: one that was wrong
-    /// then and has been set must not keep everybody waiting.
-    fn opened(&self, now: Now) -> u32 {
-        let since = now.instant.saturating_duration_since(self.opened_at);
-        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        secs_of(UnixMillis(now.unix.0.saturating_sub(since)))
+        Err(found)
     }
 
     /// Whose id a knock has. Two may have the same one, once in 2^48.

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cardea_proto::{codec::Secret32, time::UnixMillis};
+use cardea_proto::{
+    codec::Secret32,
+    time::{Now, UnixMillis},
+};
 
 use super::{
     Moment,
@@ -93,6 +96,12 @@ impl Record {
         self.visits().spend(now)
     }
 
+    /// Whether all that it made would be late by now, and its bucket is full again.
+    pub(super) fn is_silent(&self, now: Now) -> bool {
+        let visits = self.visits.as_ref();
+        visits.is_none_or(|visits| visits.is_silent(now))
+    }
+
     fn visits(&mut self) -> &mut Visits {
         self.visits.get_or_insert_default()
     }
@@ -131,6 +140,12 @@ impl Visits {
             self.full_at = Some(full_at);
         }
         is_allowed
+    }
+
+    fn is_silent(&self, now: Now) -> bool {
+        let late = secs_of(now.unix).saturating_sub(window_secs());
+        let is_late = self.heard.last().is_none_or(|last| last.secs < late);
+        is_late && self.full_at.is_none_or(|full_at| full_at <= now.instant)
     }
 }
 

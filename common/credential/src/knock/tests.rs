@@ -35,6 +35,48 @@ fn a_knock_opens_once_and_for_the_datagrams_of_its_handshake() {
 }
 
 #[test]
+fn a_knock_of_a_stream_opens_once_from_wherever_and_whatever_way_it_came_first() {
+    let mut bench = Bench::new();
+    let (first, second) = (bench.knock(), bench.knock());
+    assert!(bench.door.knock_once(&first, bench.now).is_ok());
+    for knock in [&first, &first] {
+        let again = bench.door.knock_once(knock, bench.now).err();
+        assert_eq!(again, Some(Answer::Replayed));
+    }
+    assert_eq!(bench.answer(&first), Answer::Replayed);
+    assert!(!bench.door.has_opened(address("192.0.2.1:9"), bench.now));
+    assert_eq!(bench.answer(&second), Answer::Open);
+    let again = bench.door.knock_once(&second, bench.now).err();
+    assert_eq!(
+        again,
+        Some(Answer::Replayed),
+        "not even from where it opened"
+    );
+}
+
+#[test]
+fn a_label_reads_back_in_any_case_and_what_is_none_does_not() {
+    let knock = Bench::new().knock();
+    let label = knock.label();
+    assert_eq!(label.len(), 32, "a label has 63 at most (RFC 1035)");
+    assert_eq!(Knock::from_label(&label), Some(knock));
+    assert_eq!(Knock::from_label(&label.to_uppercase()), Some(knock));
+    for wrong in ["", "www", &label[1..], &format!("{label}aa"), "ä", "0189"] {
+        assert_eq!(Knock::from_label(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn a_fronts_proof_holds_for_one_connection_and_one_seed() {
+    let keys = KnockKeys::new(&SEED, &ROOT);
+    let proof = keys.front_proof(&[1; 32]);
+    assert!(keys.is_front_proof(&[1; 32], &proof));
+    assert!(!keys.is_front_proof(&[2; 32], &proof));
+    let others = KnockKeys::new(&Secret32([2; 32]), &ROOT);
+    assert!(!others.is_front_proof(&[1; 32], &proof));
+}
+
+#[test]
 fn a_mapped_address_is_the_address_that_it_maps() {
     let mut bench = Bench::new();
     let knock = bench.knock();

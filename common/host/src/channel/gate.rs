@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use cardea_credential::knock::{Answer, Door, DoorChange, Knock};
+use cardea_credential::knock::{Answer, Door, DoorChange, Knock, KnockKeys};
 use cardea_proto::{admin::Knocks, codec::Digest};
 
 use crate::clock::Clock;
@@ -47,6 +47,13 @@ impl Gate {
         let now = self.clock.now();
         let answer = self.door().knock(knock, source, now);
         answer == Answer::Open
+    }
+
+    /// The keys of whoever made a knock that opens, for a stream that begins with it.
+    #[must_use]
+    pub fn opens_once(&self, knock: &Knock) -> Option<KnockKeys> {
+        let now = self.clock.now();
+        self.door().knock_once(knock, now).ok()
     }
 
     /// Whether somebody at `source` has knocked within the last seconds.

@@ -59,14 +59,14 @@ impl Link {
         connection: quinn::Connection,
         streams: (SendStream, RecvStream),
         bytes_max: usize,
-        (endpoint, refused): (quinn::Endpoint, Arc<Notify>),
+        (endpoint, refused, doubted): (quinn::Endpoint, Arc<Notify>, Arc<Notify>),
     ) -> Self {
         let queue = mpsc::channel(CLIENT_BATCHES_MAX);
         let mut link = Self::new(connection, streams, queue, bytes_max, None);
         let watch = vigil::watch(
             link.receiver.connection.clone(),
             Arc::clone(&link.sender.said),
-            refused,
+            (refused, doubted),
         );
         link.receiver.client = Some(ClientParts {
             _endpoint: endpoint,

@@ -8,10 +8,12 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
 
 use super::{
-    ChannelError, CloseCode, Gate, Handshake, Kind, Link, TIME_BEFORE_TRUST, close, filter::Filter,
-    socket::FilteredSocket, transport,
+    ChannelError, CloseCode, Gate, Handshake, Kind, Link, TIME_BEFORE_TRUST, close,
+    filter::Filter,
+    socket::{FilteredSocket, Inlet},
+    transport,
 };
-use crate::places::Places;
+use crate::{detour::Detours, places::Places};
 
 /// Handshakes at one time; whoever knocks past that hears nothing and tries again.
 ///
@@ -62,6 +64,28 @@ impl Server {
         tls: Arc<rustls::ServerConfig>,
         gate: Gate,
     ) -> Result<Self, ChannelError> {
+        Self::bind_all(listen, tls, gate, None).map(|(server, _)| server)
+    }
+
+    /// The same for nodes that come by a front as well; says where the front gives their datagrams.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn bind_behind(
+        listen: SocketAddr,
+        tls: Arc<rustls::ServerConfig>,
+        gate: Gate,
+        detours: Detours,
+    ) -> Result<(Self, Option<Inlet>), ChannelError> {
+        Self::bind_all(listen, tls, gate, Some(detours))
+    }
+
+    fn bind_all(
+        listen: SocketAddr,
+        tls: Arc<rustls::ServerConfig>,
+        gate: Gate,
+        detours: Option<Detours>,
+    ) -> Result<(Self, Option<Inlet>), ChannelError> {
         let crypto = QuicServerConfig::try_from(tls).map_err(|_| ChannelError::Tls)?;
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         config
@@ -69,7 +93,8 @@ impl Server {
             .max_incoming(HANDSHAKES_MAX)
             .migration(true);
         let filter = Filter::new(Some(gate));
-        let socket = FilteredSocket::bind(listen, &filter).map_err(ChannelError::Socket)?;
+        let (socket, inlet) =
+            FilteredSocket::bind(listen, &filter, detours).map_err(ChannelError::Socket)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             filter.endpoint(),
             Some(config),
@@ -80,12 +105,13 @@ impl Server {
         let address = endpoint.local_addr().map_err(ChannelError::Socket)?;
         let (sender, accepted) = mpsc::channel(ACCEPTED_MAX);
         tokio::spawn(accept(endpoint.clone(), sender));
-        Ok(Self {
+        let server = Self {
             endpoint,
             filter,
             accepted,
             address,
-        })
+        };
+        Ok((server, inlet))
     }
 
     /// Waits until no connection is left, not even one that only listens for its peer's last words.

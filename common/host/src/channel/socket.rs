@@ -4,14 +4,23 @@ use std::{
     io::{self, IoSliceMut},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
+use cardea_proto::detour::Aim;
 use quinn::{AsyncUdpSocket, UdpPoller, udp};
-use tokio::{io::Interest, net::UdpSocket, sync::Notify};
+use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    sync::{Notify, mpsc},
+};
 
-use super::filter::Filter;
+use super::{filter::Filter, ways::received};
+use crate::detour::Detours;
+
+/// Datagrams of all detours that wait for a server before the next one is lost.
+const BEHIND_MAX: usize = 1_024;
 
 /// A socket behind a [`Filter`]. A client's is connected to its one server besides, so that no
 /// stranger's datagram reaches even the filter.
@@ -24,12 +33,40 @@ pub(super) struct FilteredSocket {
     state: udp::UdpSocketState,
     filter: Arc<Filter>,
     refused: Arc<Notify>,
+    /// What comes and goes by a front, at a server that has one.
+    behind: Option<Behind>,
+}
+
+/// A server's side of a front.
+#[derive(Debug)]
+struct Behind {
+    detours: Detours,
+    incoming: Mutex<mpsc::Receiver<(SocketAddr, Box<[u8]>)>>,
+}
+
+/// Where a front gives the datagrams that are aimed at a server.
+#[derive(Clone, Debug)]
+pub struct Inlet(mpsc::Sender<(SocketAddr, Box<[u8]>)>);
+
+impl Inlet {
+    /// Gives a datagram of the detour with this address; a server that is behind loses it.
+    pub fn give(&self, from: SocketAddr, datagram: &[u8]) {
+        if self.0.try_send((from, datagram.into())).is_err() {
+            tracing::trace!("a server lost a datagram of a detour");
+        }
+    }
 }
 
 impl FilteredSocket {
-    /// A server's socket.
-    pub(super) fn bind(listen: SocketAddr, filter: &Arc<Filter>) -> io::Result<Arc<Self>> {
-        Self::open(crate::udp::socket(listen)?, filter)
+    /// A server's socket, to which detours lead as well.
+    pub(super) fn bind(
+        listen: SocketAddr,
+        filter: &Arc<Filter>,
+        detours: Option<Detours>,
+    ) -> io::Result<(Arc<Self>, Option<Inlet>)> {
+        let (behind, inlet) = detours.map(Behind::new).unzip();
+        let socket = crate::udp::socket(listen)?;
+        Ok((Self::open(socket, filter, behind)?, inlet))
     }
 
     /// A client's socket, and what tells that nobody listens at its server.
@@ -44,50 +81,28 @@ impl FilteredSocket {
         };
         let socket = crate::udp::socket(any)?;
         socket.connect(&server.into())?;
-        let socket = Self::open(socket, filter)?;
+        let socket = Self::open(socket, filter, None)?;
         let refused = Arc::clone(&socket.refused);
         Ok((socket, refused))
     }
 
-    fn open(socket: socket2::Socket, filter: &Arc<Filter>) -> io::Result<Arc<Self>> {
+    fn open(
+        socket: socket2::Socket,
+        filter: &Arc<Filter>,
+        behind: Option<Behind>,
+    ) -> io::Result<Arc<Self>> {
         let io = UdpSocket::from_std(socket.into())?;
         Ok(Arc::new(Self {
             state: udp::UdpSocketState::new((&io).into())?,
             io,
             filter: Arc::clone(filter),
             refused: Arc::default(),
+            behind,
         }))
     }
-}
 
-impl AsyncUdpSocket for FilteredSocket {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Writable {
-            socket: self,
-            waiting: None,
-        })
-    }
-
-    fn try_send(&self, transmit: &udp::Transmit<'_>) -> io::Result<()> {
-        let send = || self.state.try_send((&self.io).into(), transmit);
-        match self.io.try_io(Interest::WRITABLE, send) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.refused.notify_one();
-                Ok(())
-            }
-            // QUIC sends again what the network loses, for whatever reason it does.
-            Err(error) => {
-                tracing::trace!(%error, "a datagram was not sent");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    /// What is filtered out leaves an empty buffer behind, which QUIC passes over: under a flood it
-    /// goes on counting how long it has been at it, and lets others run.
-    fn poll_recv(
+    /// What the kernel has, filtered.
+    fn poll_kernel(
         &self,
         context: &mut Context<'_>,
         buffers: &mut [IoSliceMut<'_>],
@@ -113,6 +128,105 @@ impl AsyncUdpSocket for FilteredSocket {
                     return Poll::Ready(Ok(0));
                 }
             }
+        }
+    }
+}
+
+impl Behind {
+    fn new(detours: Detours) -> (Self, Inlet) {
+        let (inlet, incoming) = mpsc::channel(BEHIND_MAX);
+        let behind = Self {
+            detours,
+            incoming: Mutex::new(incoming),
+        };
+        (behind, Inlet(inlet))
+    }
+
+    fn send(&self, transmit: &udp::Transmit<'_>) {
+        let size = transmit.segment_size.unwrap_or(transmit.contents.len());
+        for datagram in transmit.contents.chunks(size.max(1)) {
+            self.detours
+                .send(transmit.destination, Aim::Controller, datagram);
+        }
+    }
+
+    /// Fills buffers with what has come, filtered like what the kernel has; half of them, so that
+    /// neither way keeps the other one waiting.
+    fn poll(
+        &self,
+        context: &mut Context<'_>,
+        filter: &Filter,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [udp::RecvMeta],
+    ) -> usize {
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = buffers.len().div_ceil(2);
+        let mut filled = 0;
+        for (buffer, meta) in buffers.iter_mut().zip(metas).take(most) {
+            let Poll::Ready(Some((from, datagram))) = incoming.poll_recv(context) else {
+                break;
+            };
+            *meta = received(from, &datagram, buffer);
+            filter.keep(buffer, meta);
+            filled += 1;
+        }
+        filled
+    }
+}
+
+impl AsyncUdpSocket for FilteredSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable {
+            socket: self,
+            waiting: None,
+        })
+    }
+
+    fn try_send(&self, transmit: &udp::Transmit<'_>) -> io::Result<()> {
+        if Detours::is_detour(transmit.destination) {
+            if let Some(behind) = &self.behind {
+                behind.send(transmit);
+            }
+            return Ok(());
+        }
+        let send = || self.state.try_send((&self.io).into(), transmit);
+        match self.io.try_io(Interest::WRITABLE, send) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.refused.notify_one();
+                Ok(())
+            }
+            // QUIC sends again what the network loses, for whatever reason it does.
+            Err(error) => {
+                tracing::trace!(%error, "a datagram was not sent");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What is filtered out leaves an empty buffer behind, which QUIC passes over: under a flood it
+    /// goes on counting how long it has been at it, and lets others run.
+    fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [udp::RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let filled = self.behind.as_ref().map_or(0, |behind| {
+            behind.poll(context, &self.filter, buffers, metas)
+        });
+        let (Some(buffers), Some(metas)) = (buffers.get_mut(filled..), metas.get_mut(filled..))
+        else {
+            return Poll::Ready(Ok(filled));
+        };
+        if buffers.is_empty() {
+            return Poll::Ready(Ok(filled));
+        }
+        match self.poll_kernel(context, buffers, metas) {
+            Poll::Ready(Ok(count)) => Poll::Ready(Ok(filled + count)),
+            Poll::Ready(Err(_)) | Poll::Pending if filled > 0 => Poll::Ready(Ok(filled)),
+            polled @ (Poll::Ready(Err(_)) | Poll::Pending) => polled,
         }
     }
 

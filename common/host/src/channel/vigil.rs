@@ -15,6 +15,10 @@ use super::{ChannelError, close};
 /// times in this, so that a path that loses one datagram in five is not taken for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
+/// How long a message may go unanswered before another way to the server is looked for: most round
+/// trips, twice.
+const DOUBT: Duration = Duration::from_millis(600);
+
 /// How long silence may last after the server's host said that nobody listens there.
 ///
 /// Not at once: a restart of the server, or a forged notice, must not cut what still answers.
@@ -70,8 +74,12 @@ impl Said {
 }
 
 /// Closes `connection` when nothing is heard after something was `said`, or after the server's host
-/// `refused`.
-pub(super) async fn watch(connection: quinn::Connection, said: Arc<Said>, refused: Arc<Notify>) {
+/// `refused`; says before whether there is any `doubt`.
+pub(super) async fn watch(
+    connection: quinn::Connection,
+    said: Arc<Said>,
+    (refused, doubted): (Arc<Notify>, Arc<Notify>),
+) {
     loop {
         let before = tokio::select! {
             before = said.noted() => Some(before),
@@ -80,11 +88,18 @@ pub(super) async fn watch(connection: quinn::Connection, said: Arc<Said>, refuse
         };
         let heard = before.unwrap_or_else(|| Traffic::of(&connection)).heard;
         let mut is_refused = before.is_none();
-        if !is_refused {
+        for time in [DOUBT, SILENCE_MAX - DOUBT] {
+            if is_refused {
+                break;
+            }
             is_refused = tokio::select! {
-                () = tokio::time::sleep(SILENCE_MAX) => false,
+                () = tokio::time::sleep(time) => false,
                 () = refused.notified() => true,
             };
+            let now = Traffic::of(&connection);
+            if before.is_some_and(|before| now.is_unanswered_since(before)) {
+                doubted.notify_one();
+            }
         }
         if is_refused {
             tokio::time::sleep(SILENCE_AFTER_REFUSAL).await;

@@ -155,6 +155,7 @@ pub(crate) fn certificate() -> Certificate {
         not_before: at(),
         not_after: UnixMillis(1_767_229_200_000),
         knock: Secret32([9; 32]),
+        pass: None,
     }
 }
 

@@ -32,6 +32,8 @@ use self::{
 pub enum Path {
     /// Through this relay.
     Relay(SocketAddr),
+    /// Through this relay, which a detour over TLS leads to.
+    RelayTls(SocketAddr),
     /// Straight to this address.
     Direct(SocketAddr),
 }
@@ -40,6 +42,7 @@ impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Relay(address) => write!(f, "relay {address}"),
+            Self::RelayTls(address) => write!(f, "relay-tls {address}"),
             Self::Direct(address) => write!(f, "direct {address}"),
         }
     }
@@ -58,6 +61,8 @@ pub enum PathReason {
     Lost(usize),
     /// The local network changed.
     Roamed,
+    /// The relay does not answer by UDP.
+    UdpBlocked,
 }
 
 impl fmt::Display for PathReason {
@@ -73,6 +78,7 @@ impl fmt::Display for PathReason {
                 )
             }
             Self::Roamed => f.write_str("the local network changed"),
+            Self::UdpBlocked => f.write_str("UDP does not reach the relay"),
         }
     }
 }

@@ -345,7 +345,7 @@ impl Controller {
             warn(
                 "simulated_posture",
                 title,
-                "Restart cardea-controller without --allow-simulated-posture",
+                "Restart cardea-controller without --allow-simulated-posture, nor that in controller.toml",
             );
         }
         for site in self.world.state.sites() {

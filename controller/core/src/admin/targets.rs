@@ -1,10 +1,9 @@
 //! Which targets an app may name without saying that it means the connector's own host.
 
-use std::net::IpAddr;
-
 use cardea_proto::{
     app::{AppSpec, Target},
     refusal::Refusal,
+    scope::Scope,
 };
 
 use super::inventory::invalid;
@@ -51,12 +50,14 @@ pub(super) fn check(spec: &AppSpec) -> Result<(), Refusal> {
         let Some(kind) = host_scope(target) else {
             continue;
         };
-        // A connector dials such an address only where it was named itself.
-        let is_name = target.address().is_none();
-        if is_name || !host_scoped {
-            let next = match is_name {
-                true => "If exactly that is meant, name the address, with --allow-host-scoped",
-                false => "If exactly that is meant, add: --allow-host-scoped",
+        // A connector dials such an address only where it was named itself, and never many at once.
+        let address = target.address();
+        let is_many = address.is_some_and(|address| Scope::of(address) == Some(Scope::Many));
+        if is_many || address.is_none() || !host_scoped {
+            let next = match address {
+                Some(_) if is_many => "Name the address of one host",
+                Some(_) => "If exactly that is meant, add: --allow-host-scoped",
+                None => "If exactly that is meant, name the address, with --allow-host-scoped",
             };
             return Err(invalid(format!(
                 "app {name}: target {target} is {kind}, which leads to the connector's own host or network"
@@ -74,28 +75,20 @@ fn host_scope(target: &Target) -> Option<&'static str> {
     if host == LOOPBACK_NAME || host.ends_with(".localhost") {
         return Some("a loopback name");
     }
-    match target.address()?.to_canonical() {
-        IpAddr::V4(address) if address.is_loopback() => Some("a loopback address"),
-        IpAddr::V4(address) if address.is_link_local() => {
-            // 169.254.169.254 and its neighbors tell a cloud's secrets to whoever asks.
-            Some("a link-local or metadata address")
-        }
-        IpAddr::V4(address) if address.is_unspecified() || address.octets().starts_with(&[0]) => {
-            Some("an unspecified address")
-        }
-        IpAddr::V4(address) if address.is_multicast() || address.is_broadcast() => {
-            Some("a multicast or broadcast address")
-        }
-        IpAddr::V6(address) if address.is_loopback() => Some("a loopback address"),
-        IpAddr::V6(address) if address.is_unicast_link_local() => Some("a link-local address"),
-        IpAddr::V6(address) if address.is_unspecified() => Some("an unspecified address"),
-        IpAddr::V6(address) if address.is_multicast() => Some("a multicast address"),
-        // fd00:ec2::/32 is where a cloud's metadata answers over IPv6.
-        IpAddr::V6(address) if address.segments().starts_with(&[0xfd00, 0x0ec2]) => {
-            Some("a metadata address")
-        }
-        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    if target.address().is_none() && is_number(host) {
+        return Some("a number, which every resolver reads in its own way");
     }
+    Scope::of(target.address()?).map(Scope::as_str)
+}
+
+/// Whether the last label is a number: such a host is an address to some and a name to others.
+///
+/// Source: the URL standard's "ends in a number".
+fn is_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let hexadecimal = last.strip_prefix("0x");
+    hexadecimal.is_some_and(|digits| digits.chars().all(|c| c.is_ascii_hexdigit()))
+        || (!last.is_empty() && last.chars().all(|c| c.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -119,22 +112,41 @@ mod tests {
             "[fd00:ec2::254]:80",
             "0.0.0.0:80",
             "[::]:80",
-            "224.0.0.1:80",
-            "255.255.255.255:80",
-            "[ff02::1]:80",
+            "240.0.0.1:80",
+            "100.100.100.200:80",
+            "[fd20:ce::254]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[64:ff9b:1::1]:80",
+            "[2002:7f00:1::1]:80",
+            "[::127.0.0.1]:80",
         ] {
             check_target(target, false, false);
             check_target(target, true, true);
         }
         // No connector dials a name that leads home.
-        for target in ["localhost:80", "LOCALHOST:80", "db.localhost:80"] {
+        for target in [
+            "localhost:80",
+            "LOCALHOST:80",
+            "db.localhost:80",
+            "127.1:80",
+            "0x7f.1:80",
+            "0x7f.0x1:80",
+            "2130706433:80",
+        ] {
             check_target(target, false, false);
             check_target(target, true, false);
+        }
+        for target in ["224.0.0.1:80", "255.255.255.255:80", "[ff02::1]:80"] {
+            for host_scoped in [false, true] {
+                let refusal = check(&app(target, host_scoped)).unwrap_err();
+                assert!(refusal.to_string().contains("of one host"), "{refusal}");
+            }
         }
         for target in [
             "10.9.0.10:80",
             "[fd00::1]:80",
             "db.corp.example:5432",
+            "db1.corp2.example:5432",
             "192.0.2.1:53/udp",
         ] {
             check_target(target, false, true);

@@ -89,6 +89,18 @@ fn failed(asked: Asked<'_>, question: &Question, rule: &Rule) -> Vec<Words> {
     shown
 }
 
+/// Most characters of a value that a decision quotes: it is recorded, sent and read again and again,
+/// and a device may report a long one.
+const QUOTED_CHARS_MAX: usize = 200;
+
+/// The beginning of a long value.
+fn shortened(value: &str) -> String {
+    match value.char_indices().nth(QUOTED_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", value.get(..end).unwrap_or_default()),
+        None => value.to_owned(),
+    }
+}
+
 impl Advice {
     fn add(&mut self, rule: &Rule, failed: &[Words]) {
         for words in failed {
@@ -98,8 +110,8 @@ impl Advice {
             self.remedies.extend(remedy.map(str::to_owned));
             self.checks.push(Check {
                 subject: words.subject.clone(),
-                observed: words.observed.clone(),
-                needed: words.needed.clone(),
+                observed: shortened(&words.observed),
+                needed: shortened(&words.needed),
                 rule: rule.id.clone(),
                 remedy: remedy.map(str::to_owned),
             });

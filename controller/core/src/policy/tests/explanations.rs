@@ -197,6 +197,20 @@ fn a_condition_of_another_shape_is_shown_as_it_stands() {
     );
 }
 
+/// A decision is recorded, sent and read again and again, and a device may report what it likes.
+#[test]
+fn a_long_value_is_quoted_by_its_beginning() {
+    let text = permit_when(
+        "context.device.posture has process_running && \
+         context.device.posture.process_running.value.contains(\"edr\")",
+    );
+    let programs = (0..4_000).map(|number| format!("program-{number}"));
+    let company = Company::new().with("process.running", Value::List(programs.collect()));
+    let check = &connect(&text, &company).checks[0];
+    assert!(check.observed.contains("program-1"), "{check}");
+    assert!(check.observed.chars().count() <= 201, "{check}");
+}
+
 #[test]
 fn a_forbid_unless_says_what_it_needs() {
     let text = r#"permit (principal, action, resource);

@@ -1,0 +1,289 @@
+//! Passes: how a front that is not beside the controller knows a knock.
+//!
+//! A controller's door knows every node by its ledger. A relay elsewhere has no ledger, and is told no
+//! seeds: from one key that the controller shares with it, it derives the seed of whatever pass it is
+//! shown. A pass is a number of eight bytes and a seed, which a node is given with its certificate:
+//!
+//! ```text
+//!  label = number (8) | knock (20)
+//!  number = period (2) | HMAC(key, node | period)[..6]     says nothing about its node
+//!  seed   = HMAC(key, number)                              makes the knock
+//! ```
+//!
+//! A pass ends with its period and the next one, whatever becomes of its node meanwhile: it opens to a
+//! TLS handshake, behind which the controller's own door stands as ever.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    time::Instant,
+};
+
+use cardea_proto::{
+    codec::{Bytes, Digest, Secret32},
+    enroll::{PASS_NUMBER_BYTES, Pass},
+    id::NodeId,
+    time::{Now, UnixMillis},
+};
+use data_encoding::BASE32_NOPAD;
+
+use super::{
+    Answer, KNOCK_BYTES, Knock, KnockKeys, Stay, first, mac, period_of,
+    record::{Record, window_secs},
+    secs_of, since_opened,
+};
+
+/// Stands where a trust domain's root does: the key is of one domain alone.
+const NO_ROOT: Digest = Bytes([0; 32]);
+
+/// Passes that are remembered; who would be one more is refused until others have been silent.
+const PASSES_MAX: usize = 65_536;
+
+/// What a controller and its relays elsewhere share, and nobody else.
+#[derive(Clone)]
+pub struct FrontKey(Secret32);
+
+impl FrontKey {
+    /// The key of these bytes.
+    #[must_use]
+    pub const fn new(bytes: Secret32) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes, for a file.
+    #[must_use]
+    pub const fn reveal(&self) -> &Secret32 {
+        &self.0
+    }
+
+    pub(crate) fn of(ticket_seed: &[u8; 32]) -> Self {
+        Self(Secret32(mac(
+            &Secret32(*ticket_seed),
+            &[b"cardea front passes"],
+        )))
+    }
+
+    /// The pass of a node at this moment.
+    #[must_use]
+    pub fn pass(&self, node: NodeId, at: UnixMillis) -> Pass {
+        // Enough for a hundred thousand years of periods that begin anew.
+        let [.., a, b] = period_of(at).to_be_bytes();
+        let tag = mac(&self.0, &[node.to_string().as_bytes(), b"|", &[a, b]]);
+        let [c, d, e, f, g, h] = first(&tag);
+        let number = [a, b, c, d, e, f, g, h];
+        Pass {
+            number: Bytes(number),
+            seed: self.seed(number),
+        }
+    }
+
+    fn seed(&self, number: [u8; PASS_NUMBER_BYTES]) -> Secret32 {
+        Secret32(mac(&self.0, &[b"cardea pass", &number]))
+    }
+}
+
+impl fmt::Debug for FrontKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FrontKey(…)")
+    }
+}
+
+/// The keys of a pass: what makes its knocks.
+#[must_use]
+pub fn pass_keys(pass: &Pass) -> KnockKeys {
+    KnockKeys::new(&pass.seed, &NO_ROOT)
+}
+
+/// A pass and a knock as a label of a domain name.
+#[must_use]
+pub fn pass_label(pass: &Pass, knock: &Knock) -> String {
+    let bytes = [&pass.number.0[..], &knock.0].concat();
+    BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()
+}
+
+/// The door of a front elsewhere.
+#[derive(Debug)]
+pub struct PassDoor {
+    key: FrontKey,
+    opened_at: Instant,
+    /// Only passes whose knocks were theirs.
+    records: BTreeMap<[u8; PASS_NUMBER_BYTES], Record>,
+}
+
+impl PassDoor {
+    /// The door of whoever has a pass under this key.
+    #[must_use]
+    pub const fn new(key: FrontKey, now: Now) -> Self {
+        Self {
+            key,
+            opened_at: now.instant,
+            records: BTreeMap::new(),
+        }
+    }
+
+    /// The keys of whoever made a label that opens.
+    ///
+    /// # Errors
+    /// What else it comes to.
+    pub fn knock_once(&mut self, label: &str, now: Now) -> Result<KnockKeys, Answer> {
+        let (number, knock) = parse(label).ok_or(Answer::Unknown)?;
+        let [a, b, ..] = number;
+        let period = u16::from_be_bytes([a, b]);
+        if !periods(now.unix).contains(&period) {
+            return Err(Answer::Unknown);
+        }
+        let keys = KnockKeys::new(&self.key.seed(number), &NO_ROOT);
+        let moment = keys.open(&knock).ok_or(Answer::Forged)?;
+        let (at, window) = (secs_of(now.unix), window_secs());
+        if moment.secs > at.saturating_add(window) {
+            return Err(Answer::Early);
+        }
+        let opened = since_opened(self.opened_at, now);
+        if moment.secs < at.saturating_sub(window).max(opened) {
+            return Err(Answer::Late);
+        }
+        let record = self.record(number, now).ok_or(Answer::TooMany)?;
+        if !record.hear(moment, now.unix) {
+            return Err(Answer::Replayed);
+        }
+        if !record.spend(now.instant) {
+            return Err(Answer::TooMany);
+        }
+        Ok(keys)
+    }
+
+    fn record(&mut self, number: [u8; PASS_NUMBER_BYTES], now: Now) -> Option<&mut Record> {
+        if self.records.len() >= PASSES_MAX && !self.records.contains_key(&number) {
+            // What they made would be late by now.
+            self.records.retain(|_, record| !record.is_silent(now));
+            if self.records.len() >= PASSES_MAX {
+                return None;
+            }
+        }
+        Some(match self.records.entry(number) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Record::new(Vec::new(), Stay::Until(now.unix))),
+        })
+    }
+}
+
+/// The periods of which a pass may be: this one, the one before, and the next, where the clock of
+/// whoever gave it was ahead.
+fn periods(at: UnixMillis) -> [u16; 3] {
+    let [.., a, b] = period_of(at).to_be_bytes();
+    let period = u16::from_be_bytes([a, b]);
+    [period, period.wrapping_sub(1), period.wrapping_add(1)]
+}
+
+fn parse(label: &str) -> Option<([u8; PASS_NUMBER_BYTES], Knock)> {
+    let bytes = BASE32_NOPAD.decode(label.to_ascii_uppercase().as_bytes());
+    let bytes = bytes.ok()?;
+    let (number, knock) = bytes.split_first_chunk::<PASS_NUMBER_BYTES>()?;
+    let knock = <[u8; KNOCK_BYTES]>::try_from(knock).ok()?;
+    Some((*number, Knock(knock)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cardea_proto::{id::DeviceId, time::testing::start};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+    #[test]
+    fn a_pass_opens_to_its_holder_once_for_each_knock_and_for_a_month() {
+        let mut bench = Bench::new();
+        let pass = bench.pass(1);
+        let label = bench.label(&pass);
+        assert!(bench.door.knock_once(&label, bench.now).is_ok());
+        assert_eq!(bench.refused(&label), Some(Answer::Replayed));
+        assert_eq!(bench.refused(&label.to_uppercase()), Some(Answer::Replayed));
+        bench.now = bench.now.plus(30 * DAY);
+        let later = bench.label(&pass);
+        assert_eq!(bench.refused(&later), None);
+        bench.now = bench.now.plus(31 * DAY);
+        let late = bench.label(&pass);
+        assert_eq!(bench.refused(&late), Some(Answer::Unknown));
+    }
+
+    #[test]
+    fn another_key_another_number_or_another_time_opens_nothing() {
+        let mut bench = Bench::new();
+        let (one, two) = (bench.pass(1), bench.pass(2));
+        assert_ne!(one.number, two.number);
+        let knock = pass_keys(&one).knock(bench.now.unix, [1; 2]);
+        assert_eq!(
+            bench.refused(&pass_label(&two, &knock)),
+            Some(Answer::Forged)
+        );
+        let other = FrontKey::new(Secret32([2; 32])).pass(node(1), bench.now.unix);
+        let label = bench.label(&other);
+        assert_eq!(bench.refused(&label), Some(Answer::Forged));
+        let hours = UnixMillis(bench.now.unix.0 + 2 * 3_600_000);
+        let early = pass_label(&one, &pass_keys(&one).knock(hours, [1; 2]));
+        assert_eq!(bench.refused(&early), Some(Answer::Early));
+        let before = bench.label(&one);
+        bench.now = bench.now.plus(Duration::from_secs(2));
+        bench.door = PassDoor::new(bench.key.clone(), bench.now);
+        assert_eq!(bench.refused(&before), Some(Answer::Late));
+        for wrong in ["", "www", &knock.label(), &before[1..]] {
+            assert_eq!(bench.refused(wrong), Some(Answer::Unknown), "{wrong}");
+        }
+        assert!(bench.door.records.is_empty(), "strangers take no memory");
+    }
+
+    #[test]
+    fn whoever_keeps_knocking_is_let_in_at_a_pace() {
+        let mut bench = Bench::new();
+        let (one, two) = (bench.pass(1), bench.pass(2));
+        let mut opened = 0;
+        while let label = bench.label(&one)
+            && bench.refused(&label).is_none()
+        {
+            opened += 1;
+        }
+        assert_eq!(opened, 30);
+        let label = bench.label(&two);
+        assert_eq!(bench.refused(&label), None);
+    }
+
+    struct Bench {
+        door: PassDoor,
+        key: FrontKey,
+        now: Now,
+        nonce: u16,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (key, now) = (FrontKey::new(Secret32([1; 32])), start());
+            Self {
+                door: PassDoor::new(key.clone(), now),
+                key,
+                now,
+                nonce: 0,
+            }
+        }
+
+        fn pass(&self, number: u8) -> Pass {
+            self.key.pass(node(number), self.now.unix)
+        }
+
+        fn label(&mut self, pass: &Pass) -> String {
+            self.nonce += 1;
+            let knock = pass_keys(pass).knock(self.now.unix, self.nonce.to_be_bytes());
+            pass_label(pass, &knock)
+        }
+
+        fn refused(&mut self, label: &str) -> Option<Answer> {
+            self.door.knock_once(label, self.now).err()
+        }
+    }
+
+    fn node(number: u8) -> NodeId {
+        NodeId::Device(DeviceId::from_bytes([number; 10]))
+    }
+}
