@@ -146,10 +146,10 @@ impl Resolver {
         self.known.borrow().names.apps().collect()
     }
 
-    /// Takes the controllers that there are.
-    pub(crate) fn set_controllers(&self, controllers: &[String]) {
+    /// Takes the controllers that there are, and whatever stands on the way there, `HOST:PORT`.
+    pub(crate) fn set_controllers<'a>(&self, addresses: impl Iterator<Item = &'a str>) {
         self.known
-            .send_modify(|known| known.names.set_controllers(hosts(controllers)));
+            .send_modify(|known| known.names.set_controllers(hosts(addresses)));
     }
 
     /// Adds to a status what it says about names.
@@ -302,7 +302,7 @@ fn first_names(settings: &Settings, place: &Place<'_>) -> Names {
     let prefixes = place.addresses.ranges().prefixes();
     let ranges = prefixes.map(|prefix| (prefix.address, prefix.bits));
     let mut names = Names::new(place.domain, ranges);
-    names.set_controllers(hosts(place.controllers));
+    names.set_controllers(hosts(place.controllers.iter().map(String::as_str)));
     names.set_outside(settings.outside.iter().map(String::as_str));
     match state::load_names(place.dir) {
         Ok(kept) => names.expect(kept.iter().map(String::as_str)),
@@ -317,9 +317,8 @@ fn stubs(own: Both, has_v6: bool) -> Vec<IpAddr> {
     std::iter::once(own.of(false)).chain(v6).collect()
 }
 
-fn hosts(controllers: &[String]) -> impl Iterator<Item = &str> {
-    controllers
-        .iter()
+fn hosts<'a>(addresses: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    addresses
         .filter_map(|address| address.rsplit_once(':'))
         .map(|(host, _)| host)
 }

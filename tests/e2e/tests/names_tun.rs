@@ -17,7 +17,7 @@ use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     namespace::Namespace,
     needs,
-    program::{PATIENCE, Program, now, run, run_ok},
+    program::{PATIENCE, Program, command, now, run, run_ok},
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -70,6 +70,46 @@ fn whatever_is_in_the_way_heals_or_is_said() {
     if needs::root_and(&TOOLS) {
         heal_or_say().unwrap();
     }
+}
+
+#[test]
+fn a_system_service_that_does_not_help_is_said_and_the_file_stays() {
+    if needs::root_and(&TOOLS) && needs::installed(&["busctl", "dbus-daemon"]) {
+        say_that_the_service_is_missing().unwrap();
+    }
+}
+
+/// The words are said by the real `busctl` to a real bus, on which nobody has the service's name.
+fn say_that_the_service_is_missing() -> Result<()> {
+    let mut world = World::new("bus")?;
+    world.wait_for_name()?;
+    world.laptop.stop()?;
+    let socket = world.deployment.path("bus");
+    let configuration = world.deployment.path("bus.conf");
+    let at = format!("unix:path={}", socket.display());
+    let allowed = "<allow send_destination=\"*\"/><allow own=\"*\"/>";
+    let text = format!(
+        "<busconfig><type>system</type><listen>{at}</listen><auth>EXTERNAL</auth>\
+         <policy context=\"default\">{allowed}</policy></busconfig>"
+    );
+    fs::write(&configuration, text)?;
+    let words = ["--nofork", "--print-address", "--config-file"].map(Into::into);
+    let words = words.into_iter().chain([configuration.into_os_string()]);
+    let mut bus = Program::start("dbus-daemon", command("dbus-daemon", words))?;
+    bus.wait_for("unix:path=")?;
+    world
+        .deployment
+        .set_for_nodes("DBUS_SYSTEM_BUS_ADDRESS", &at);
+    world.start(&["--dns", "resolved"])?;
+    let said = world.wait_for_warning("dns_resolved")?;
+    ensure!(
+        said.contains("SetLinkDNSEx") && said.contains("not provided"),
+        "{said}"
+    );
+    ensure!(world.file()? == BEFORE, "the file was changed");
+    let stub = world.dig(&["+short", "@100.64.0.1", "wiki.corp.example"])?;
+    ensure!(stub.starts_with("100."), "{stub}");
+    Ok(())
 }
 
 fn reach_by_name() -> Result<()> {

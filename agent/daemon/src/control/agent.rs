@@ -7,7 +7,8 @@ use cardea_device::{
     posture::{Collected, Settings},
 };
 use cardea_host::{
-    addresses::networks, clock::Clock, entropy, files::StateDir, process, unix::PeerCredentials,
+    addresses::networks, clock::Clock, detour::Proxy, entropy, files::StateDir, process,
+    unix::PeerCredentials,
 };
 use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings};
 use cardea_proto::{
@@ -192,9 +193,7 @@ impl Shell {
     fn handle(&mut self, input: AgentInput) {
         let now = self.common.clock.now();
         self.agent.handle(now, input, &mut self.out);
-        if let (Some(addresses), Some(resolver)) = (&self.out.node.addresses, &self.resolver) {
-            resolver.set_controllers(addresses);
-        }
+        self.pass_on_what_we_dial();
         self.common.flush(&mut self.out.node);
         if let Some(programs) = self.out.watch.take() {
             self.collector.configure(self.poll, programs);
@@ -213,6 +212,19 @@ impl Shell {
         while let Some((app, result)) = self.out.opened.pop_front() {
             self.opened(app, result);
         }
+    }
+
+    /// The hosts that this agent is about to look for are not kept from it by its own stub.
+    fn pass_on_what_we_dial(&self) {
+        let Some((connect, resolver)) = self.out.node.connect.as_ref().zip(self.resolver.as_ref())
+        else {
+            return;
+        };
+        let kept = &self.common.node.addresses;
+        let controllers = self.out.node.addresses.as_ref().unwrap_or(kept);
+        let all = controllers.iter().chain(&connect.fronts);
+        let proxy = self.common.proxy.as_ref().map(Proxy::address);
+        resolver.set_controllers(all.map(String::as_str).chain(proxy));
     }
 
     fn opened(&mut self, app: Name, result: Result<cardea_proto::id::GrantId, Refusal>) {

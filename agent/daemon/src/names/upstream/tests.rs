@@ -84,7 +84,7 @@ async fn server(
         let mut buffer = [0; 512];
         while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
             let query = &buffer[..len];
-            drop(seen.try_send(id(query).unwrap()));
+            seen.try_send(id(query).unwrap()).ok();
             for answer in answers(query) {
                 socket.send_to(&answer, from).await.unwrap();
             }
