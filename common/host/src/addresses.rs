@@ -40,6 +40,12 @@ pub fn source_for(peer: SocketAddr) -> io::Result<IpAddr> {
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
+/// The number of the interface `name`.
+#[must_use]
+pub fn interface(name: &str) -> Option<u32> {
+    crate::tun::Network::open().ok()?.index(name).ok()
+}
+
 /// Networks that this machine reaches otherwise than by its default route.
 #[must_use]
 pub fn networks() -> Vec<Prefix> {
