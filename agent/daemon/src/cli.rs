@@ -4,6 +4,7 @@ pub mod agent;
 pub mod connector;
 
 mod client;
+mod doctor;
 mod forward;
 mod show;
 mod start;

@@ -16,4 +16,5 @@ pub mod virtual_addresses;
 mod control;
 mod line;
 mod local;
+mod names;
 mod operator;

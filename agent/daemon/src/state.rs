@@ -27,6 +27,9 @@ const CHECKPOINT_FILE: &str = "ledger.checkpoint";
 /// The numbers that make the addresses of apps.
 const NUMBERS_FILE: &str = "addresses.json";
 
+/// The names that apps had when this device last heard of them.
+const NAMES_FILE: &str = "names.json";
+
 /// Version of both files.
 const VERSION: u32 = 1;
 
@@ -266,6 +269,22 @@ pub fn save_numbers(dir: &Dir, numbers: &BTreeMap<Name, u32>) -> Result<(), Stat
 /// [`LoadError`].
 pub fn load_numbers(dir: &Dir) -> Result<BTreeMap<Name, u32>, LoadError> {
     Ok(read(dir, NUMBERS_FILE)?.unwrap_or_default())
+}
+
+/// Keeps the names that apps have.
+///
+/// # Errors
+/// [`StateError`]; those before are still there then.
+pub fn save_names(dir: &Dir, names: &[String]) -> Result<(), StateError> {
+    write(dir, NAMES_FILE, &names)
+}
+
+/// The names that were kept; none when there are none yet.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_names(dir: &Dir) -> Result<Vec<String>, LoadError> {
+    Ok(read(dir, NAMES_FILE)?.unwrap_or_default())
 }
 
 /// Whether somebody enrolled here, without looking at what is inside.

@@ -15,6 +15,7 @@ mod channel;
 mod connector;
 mod entropy;
 mod limits;
+pub mod names;
 mod outbox;
 mod reasons;
 #[cfg(test)]

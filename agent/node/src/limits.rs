@@ -17,15 +17,19 @@ pub(crate) fn candidates(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     addresses.iter().take(CANDIDATES_MAX).copied().collect()
 }
 
-/// The relay to go through: IPv4 first, because more networks have it, unless this machine's own
-/// addresses are known and none of them is of it.
-pub(crate) fn relay(addresses: &[SocketAddr], own: &[SocketAddr]) -> Option<SocketAddr> {
+/// The addresses of the relay to go through, in the order in which to try them: IPv4 first, because
+/// more networks have it, unless this machine's own addresses are known and none of them is of it.
+///
+/// `None` when there is none.
+pub(crate) fn relay(addresses: &[SocketAddr], own: &[SocketAddr]) -> Option<Vec<SocketAddr>> {
     let only_v6 = !own.is_empty() && own.iter().all(SocketAddr::is_ipv6);
-    let first = addresses
-        .iter()
-        .find(|address| address.is_ipv4() != only_v6);
-    first.or(addresses.first()).copied()
+    let mut addresses: Vec<SocketAddr> = addresses.iter().take(RELAY_MAX).copied().collect();
+    addresses.sort_by_key(|address| address.is_ipv4() == only_v6);
+    (!addresses.is_empty()).then_some(addresses)
 }
+
+/// Addresses of one relay that are tried.
+const RELAY_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -36,16 +40,20 @@ mod tests {
         let all = |texts: &[&str]| -> Vec<SocketAddr> {
             texts.iter().map(|text| text.parse().unwrap()).collect()
         };
-        let both = all(&["[2001:db8::1]:1", "192.0.2.1:1"]);
+        let v6_first = all(&["[2001:db8::1]:1", "192.0.2.1:1"]);
+        let v4_first = all(&["192.0.2.1:1", "[2001:db8::1]:1"]);
         for (own, expected) in [
-            (&[][..], both[1]),
-            (&["192.0.2.7:1"], both[1]),
-            (&["192.0.2.7:1", "[2001:db8::7]:1"], both[1]),
-            (&["[2001:db8::7]:1"], both[0]),
+            (&[][..], &v4_first),
+            (&["192.0.2.7:1"], &v4_first),
+            (&["192.0.2.7:1", "[2001:db8::7]:1"], &v4_first),
+            (&["[2001:db8::7]:1"], &v6_first),
         ] {
-            assert_eq!(relay(&both, &all(own)), Some(expected), "{own:?}");
+            for both in [&v6_first, &v4_first] {
+                assert_eq!(relay(both, &all(own)).as_ref(), Some(expected), "{own:?}");
+            }
         }
         let v4 = all(&["192.0.2.1:1"]);
-        assert_eq!(relay(&v4, &all(&["[2001:db8::7]:1"])), Some(v4[0]));
+        assert_eq!(relay(&v4, &all(&["[2001:db8::7]:1"])), Some(v4));
+        assert_eq!(relay(&[], &[]), None);
     }
 }

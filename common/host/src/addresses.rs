@@ -1,5 +1,7 @@
 //! The addresses of this machine, and the one from which it would reach another.
 
+mod changes;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -8,6 +10,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use self::changes::Changes;
 use crate::tun::Prefix;
 
 /// Every address that belongs to this machine, in no order.
@@ -35,6 +38,12 @@ pub fn source_for(peer: SocketAddr) -> io::Result<IpAddr> {
         .as_socket()
         .map(|address| address.ip())
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// The number of the interface `name`.
+#[must_use]
+pub fn interface(name: &str) -> Option<u32> {
+    crate::tun::Network::open().ok()?.index(name).ok()
 }
 
 /// Networks that this machine reaches otherwise than by its default route.

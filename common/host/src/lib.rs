@@ -13,9 +13,12 @@ pub mod files;
 pub mod frame;
 pub mod guard;
 mod keyboard;
+pub mod local_port;
 pub mod nat;
 pub mod places;
 pub mod process;
+pub mod resolv_conf;
+pub mod resolved;
 pub mod tcp;
 pub mod telemetry;
 #[expect(unsafe_code, reason = "a TUN is made by ioctl")]

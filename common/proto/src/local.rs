@@ -48,6 +48,8 @@ pub enum LocalRequest {
         /// Where to listen, `HOST:PORT`; port 0 takes any.
         listen: String,
     },
+    /// Undoes what was done so that the system finds names of apps, until the daemon is started anew.
+    RestoreDns,
 }
 
 /// The daemon's answer.
@@ -97,6 +99,24 @@ pub struct AgentStatus {
     pub apps: Vec<AppStatus>,
     /// What needs attention.
     pub warnings: Vec<Warning>,
+    /// How names of apps are found, where the agent has a network interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsView>,
+}
+
+/// How names of apps are found on this device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsView {
+    /// How the system is told: `resolved`, `resolv-conf`, or `off`.
+    pub mode: String,
+    /// Where the stub resolver answers; empty while it does not.
+    pub stub: Vec<IpAddr>,
+    /// Below which names it has the word.
+    pub domain: Name,
+    /// Whom it asks for everything else, as `ADDRESS:PORT`.
+    pub servers: Vec<String>,
+    /// Whether the system asks it.
+    pub is_asked: bool,
 }
 
 /// How a connector is; `cardea-connector status -o json` prints exactly this.

@@ -50,7 +50,7 @@ pub enum PathFrame {
     /// The direct path that this end used does not carry datagrams of this size any more; that of the
     /// other end is likely to be the same way back.
     Lost {
-        /// In bytes.
+        /// In bytes; zero when all that was sent lately is lost, because this end is somewhere else.
         size: u32,
     },
     /// Where this end may be reached.

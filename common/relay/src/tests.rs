@@ -154,6 +154,34 @@ fn who_asks_is_told_where_he_is_with_fewer_bytes_and_binds_and_moves_nothing() {
 }
 
 #[test]
+fn who_writes_the_relays_own_or_a_loopback_address_on_a_datagram_starts_no_conversation() {
+    for own in ["198.51.100.1:7444", "127.0.0.1:7444", "[::1]:7444"] {
+        let own: SocketAddr = own.parse().unwrap();
+        for kind in [FrameKind::Bind, FrameKind::Ask] {
+            let mut relay = Bench::new();
+            relay.bind(0, Side::Connector, 2);
+            let mut datagram = relay.ticket(0, Side::Agent, LIFE);
+            datagram[0] = kind.byte();
+            let Verdict::Answer { len } = relay.core.handle(relay.now, own, &mut datagram) else {
+                panic!("a ticket is answered where it comes from");
+            };
+            // What it said comes back to it.
+            let mut answer = datagram[..len].to_vec();
+            let verdict = relay.core.handle(relay.now, own, &mut answer);
+            assert_eq!(
+                verdict,
+                Verdict::Drop(DropReason::NotOurs),
+                "{own} {kind:?}"
+            );
+            let mut data = data(0, Side::Agent, b"x");
+            let verdict = relay.core.handle(relay.now, own, &mut data);
+            assert_eq!(verdict, Verdict::Drop(DropReason::Unbound));
+            assert_eq!(relay.core.ends(), 1);
+        }
+    }
+}
+
+#[test]
 fn a_question_without_a_ticket_of_ours_is_not_answered() {
     let mut relay = Bench::new();
     let ask = |relay: &mut Bench| {

@@ -230,7 +230,7 @@ impl Node {
             app: "wiki".parse().unwrap(),
             keys,
             ttl: Duration::from_secs(3_600),
-            relay: relay(mtu),
+            relay: vec![relay(mtu)],
             ticket: ticket(end),
             services: targets.iter().map(|target| target.service).collect(),
             inner: InnerAddresses {

@@ -73,8 +73,8 @@ pub struct Install {
     pub keys: CarrierKeys,
     /// How long it lives from now on.
     pub ttl: Duration,
-    /// Where its datagrams go.
-    pub relay: SocketAddr,
+    /// The addresses of the relay to which its datagrams go, at least one; the first is tried first.
+    pub relay: Vec<SocketAddr>,
     /// This end's signed ticket for that relay.
     pub ticket: Blob,
     /// The ports that flows may ask for.

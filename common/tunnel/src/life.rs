@@ -1,7 +1,9 @@
 //! Whether the other end answers, so that no tunnel reads open that carries nothing.
 //!
-//! Who has sent something and hears nothing asks after half a second, and knows within two. Who has
-//! nothing to send does not ask, unless somebody wants to know how the tunnel is.
+//! Who has sent something and hears nothing asks after half a second, and knows within two. So does
+//! who was hearing a lot and hears no more: what comes may be lost behind a NAT that maps anew, which
+//! only the end behind it can mend. Who has nothing to send does not ask otherwise, unless somebody
+//! wants to know how the tunnel is.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,10 @@ pub(crate) struct Life {
     /// Since when somebody waits to know whether bytes pass both ways.
     wanted_since: Option<Instant>,
     next: Option<Instant>,
+    /// Datagrams of the carrier that came since it was asked last.
+    burst: u32,
+    /// How often it was asked since anything was heard.
+    asked: u32,
     is_silent: bool,
 }
 
@@ -30,9 +36,19 @@ impl Life {
     /// Something authentic came.
     pub(crate) const fn heard(&mut self) {
         self.unheard_since = None;
+        self.asked = 0;
         self.is_silent = false;
         if self.wanted_since.is_none() {
             self.next = None;
+        }
+    }
+
+    /// A datagram of the carrier came, after which more may be missed.
+    pub(crate) fn came(&mut self, now: Instant) {
+        self.heard();
+        self.burst = self.burst.saturating_add(1);
+        if self.burst >= BURST {
+            self.hasten(now + QUIET);
         }
     }
 
@@ -63,11 +79,20 @@ impl Life {
         self.next
     }
 
+    /// Whether what asked last may have come from an address that is not ours any more.
+    pub(crate) const fn is_doubtful(&self) -> bool {
+        self.asked == 2
+    }
+
     /// Whether to probe now.
     pub(crate) fn poll(&mut self, now: Instant) -> bool {
         if self.next.is_none_or(|next| now < next) {
             return false;
         }
+        if std::mem::take(&mut self.burst) >= BURST {
+            self.unheard_since.get_or_insert(now);
+        }
+        self.asked = self.asked.saturating_add(1);
         let since = [self.unheard_since, self.wanted_since];
         let limits = since.into_iter().zip([UNHEARD_MAX, CHECK_MAX]);
         if limits
@@ -98,6 +123,12 @@ impl Life {
 /// How long what was sent may go without any sign of life before the other end is asked.
 const ASK_AFTER: Duration = Duration::from_millis(500);
 
+/// Datagrams after which a pause is worth a question: less than a page of the web.
+const BURST: u32 = 8;
+
+/// How long such a pause is.
+const QUIET: Duration = Duration::from_millis(200);
+
 /// Wait for an answer before it is asked again: five times within the limit, so that loss alone does
 /// not make a tunnel look dead.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
@@ -125,6 +156,28 @@ mod tests {
         assert!(asked >= 5);
         life.heard();
         assert!(!life.is_silent() && life.deadline().is_none());
+    }
+
+    #[test]
+    fn who_heard_a_lot_and_hears_no_more_asks_once_if_it_is_answered() {
+        let (mut life, now) = (Life::default(), start());
+        for _ in 1..BURST {
+            life.came(now);
+        }
+        assert_eq!(life.deadline(), None, "a little");
+        life.came(now);
+        assert_eq!(life.deadline(), Some(now + QUIET));
+        assert!(!life.poll(now + QUIET / 2));
+        assert!(life.poll(now + QUIET) && !life.is_doubtful());
+        life.answered();
+        assert_eq!(life.deadline(), None);
+        for _ in 0..BURST {
+            life.came(now);
+        }
+        assert!(life.poll(now + QUIET));
+        assert!(life.poll(now + QUIET + ASK_AGAIN) && life.is_doubtful());
+        let (_, at) = until_silent(&mut life);
+        assert_eq!(at - now, QUIET + UNHEARD_MAX);
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub(crate) struct Link {
     relay: RelayPath,
     detour: Detour,
     relay_probes: Probes,
+    relay_size: Measure,
     key: PathKey,
     paths: Paths,
     exchange: Exchange,
@@ -71,6 +72,8 @@ pub(crate) struct Link {
     compared: Option<Instant>,
     /// How many changes of the path the carrier has heard of.
     followed: u32,
+    /// Whether what was sent lately went nowhere, and the carrier has not heard of it.
+    is_lost: bool,
     /// Of everything but the relay's path.
     due: Option<Instant>,
 }
@@ -90,7 +93,7 @@ impl Link {
     pub(crate) fn new(
         now: Instant,
         end: End,
-        (relay, ticket): (SocketAddr, &[u8]),
+        (relay, ticket): (&[SocketAddr], &[u8]),
         meeting: Meeting,
         inner: InnerAddresses,
     ) -> Option<Self> {
@@ -99,7 +102,7 @@ impl Link {
             peer,
             mut never,
         } = meeting;
-        never.push(relay.ip());
+        never.extend(relay.iter().map(SocketAddr::ip));
         let mut paths = Paths::new(now, Permit::new(inner, never));
         paths.named(now, &peer);
         Some(Self {
@@ -107,6 +110,7 @@ impl Link {
             relay: RelayPath::new(now, relay, ticket)?,
             detour: Detour::default(),
             relay_probes: Probes::default(),
+            relay_size: Measure::default(),
             key: PathKey::new(end, &secret)?,
             paths,
             exchange: Exchange::new(),
@@ -119,6 +123,7 @@ impl Link {
             is_flowing: false,
             compared: None,
             followed: 0,
+            is_lost: false,
             due: None,
         })
     }
@@ -161,8 +166,9 @@ impl Link {
     pub(crate) fn is_rerouted(&mut self) -> bool {
         let is_new = self.paths.changes() != self.followed;
         self.followed = self.paths.changes();
-        let is_lost = is_new && matches!(self.paths.why(), PathReason::Lost(_));
-        std::mem::take(&mut self.detour.is_new) || is_lost
+        let is_left = is_new && matches!(self.paths.why(), PathReason::Lost(_));
+        let is_lost = std::mem::take(&mut self.is_lost);
+        std::mem::take(&mut self.detour.is_new) || is_lost || is_left
     }
 
     /// Counts changes of [`Link::path`].
@@ -207,9 +213,23 @@ impl Link {
         self.tell(now);
     }
 
+    /// Finds out, as soon as the other end is there, whether datagrams of `size` come through the
+    /// relay.
+    pub(crate) const fn measure(&mut self, size: usize) {
+        self.relay_size.size = size;
+    }
+
+    /// Whether a datagram of `size` comes through on the way that it would take.
+    pub(crate) fn carries(&self, size: usize) -> bool {
+        let directly = self.paths.direct().map_or(0, |direct| direct.carries);
+        directly >= size || self.relay_size.carries >= size
+    }
+
     /// Our address may be another one: everything is found out anew.
     pub(crate) fn roamed(&mut self, now: Instant) {
-        self.relay.roamed(now);
+        self.relay_size.begin(now);
+        self.relay
+            .roamed(now, self.own.as_deref().unwrap_or_default());
         self.relay_probes.forget();
         if self.own.is_some() {
             self.seen = None;
@@ -231,14 +251,27 @@ impl Link {
             is_new: true,
             turns: self.detour.turns.wrapping_add(1),
         };
-        self.relay.roamed(now);
+        self.relay
+            .roamed(now, self.own.as_deref().unwrap_or_default());
         self.relay_probes.forget();
         self.schedule();
     }
 
+    /// The relay does not know us at this address.
     pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) {
-        self.relay.challenged(now, cookie, out);
+        if self.relay.challenged(now, cookie, out) {
+            self.returned(out);
+        }
         self.schedule();
+    }
+
+    /// The relay knows us again, after it did not: what went through it meanwhile is lost, both ways,
+    /// and both ends' timers have doubled.
+    fn returned(&mut self, out: &mut Outbox) {
+        if self.is_peer_there && self.paths.direct().is_none() {
+            self.is_lost = true;
+            self.say(&PathFrame::Lost { size: 0 }, out);
+        }
     }
 
     pub(crate) fn nudged(&mut self, now: Instant, out: &mut Outbox) {
@@ -246,7 +279,11 @@ impl Link {
     }
 
     pub(crate) fn bound(&mut self, now: Instant, out: &mut Outbox) {
+        let is_back = !self.relay.is_ready();
         self.relay.bound(now, out);
+        if is_back {
+            self.returned(out);
+        }
         self.schedule();
     }
 
@@ -258,12 +295,23 @@ impl Link {
         }
     }
 
+    /// An authentic datagram of the carrier came.
+    pub(crate) fn came(&mut self, now: Instant) {
+        self.heard(now);
+        // Connectors seldom move, and have many tunnels.
+        if self.end == End::Agent {
+            self.life.came(now);
+            self.hasten(self.life.deadline());
+        }
+    }
+
     /// Something authentic came.
-    pub(crate) fn heard(&mut self, now: Instant) {
-        self.relay.heard();
+    fn heard(&mut self, now: Instant) {
+        self.relay.heard(self.relay_probes.rtt());
         self.life.heard();
         if !self.is_peer_there {
             self.is_peer_there = true;
+            self.relay_size.begin(now);
             self.exchange.repeat(now);
             if self.own.is_some() {
                 self.paths.begin(now);
@@ -280,7 +328,7 @@ impl Link {
         sealed: &[u8],
         out: &mut Outbox,
     ) -> bool {
-        let Some(frame) = self.key.read(via, sealed) else {
+        let Some(frame) = self.key.read(now, via, sealed) else {
             return false;
         };
         match (frame, via) {
@@ -295,7 +343,8 @@ impl Link {
                 }
             }
             (PathFrame::Answer { of, .. }, Via::Relay) => {
-                if self.relay_probes.answered(now, of).is_some() {
+                if let Some(probe) = self.relay_probes.answered(now, of) {
+                    self.relay_size.answered(probe.size);
                     self.life.answered();
                     if let Some(rtt) = self.relay_probes.rtt() {
                         self.paths.compare(rtt);
@@ -314,6 +363,7 @@ impl Link {
             (PathFrame::Lost { size }, Via::Relay | Via::Direct) => {
                 let size = usize::try_from(size).unwrap_or(usize::MAX);
                 self.paths.told_lost(now, size);
+                self.is_lost = true;
             }
             (
                 PathFrame::Candidates {
@@ -349,6 +399,9 @@ impl Link {
         if self.asks.poll(now) {
             self.relay.ask(out);
         }
+        if self.relay.is_ready() && self.relay_size.poll(now) {
+            self.probe_relay(now, self.relay_size.size, out);
+        }
         if self.relay.is_ready()
             && let Some(list) = self.exchange.poll(now)
         {
@@ -365,8 +418,11 @@ impl Link {
             }
         }
         if self.life.poll(now) {
-            self.probe_relay(now, out);
+            self.probe_relay(now, PROBE_DATAGRAM_BYTES, out);
             self.paths.flows(now);
+            if self.life.is_doubtful() {
+                self.relay.rebind(now);
+            }
         }
         self.schedule();
     }
@@ -417,25 +473,30 @@ impl Link {
                 .is_some_and(|at| is_current && now < at + COMPARE_EVERY);
             if !is_known {
                 self.compared = Some(now);
-                self.probe_relay(now, out);
+                self.probe_relay(now, PROBE_DATAGRAM_BYTES, out);
             }
             self.say_to(to, &PathFrame::Probe { id }, size, out);
         }
     }
 
-    fn probe_relay(&mut self, now: Instant, out: &mut Outbox) {
-        let (id, size) = (self.paths.new_id(), PROBE_DATAGRAM_BYTES);
+    fn probe_relay(&mut self, now: Instant, size: usize, out: &mut Outbox) {
+        let id = self.paths.new_id();
         self.relay_probes.sent(Probe { id, at: now, size });
-        self.say(&PathFrame::Probe { id }, out);
+        self.say_of(&PathFrame::Probe { id }, size, out);
     }
 
     /// Says something through the relay, if the relay hears us.
     fn say(&mut self, frame: &PathFrame, out: &mut Outbox) {
+        self.say_of(frame, 0, out);
+    }
+
+    /// The same in a datagram of at least `size` bytes.
+    fn say_of(&mut self, frame: &PathFrame, size: usize, out: &mut Outbox) {
         if !self.relay.is_ready() {
             return;
         }
         let header = self.relay.handle().data_header();
-        if let Some(datagram) = self.key.write(header, Via::Relay, frame, 0) {
+        if let Some(datagram) = self.key.write(header, Via::Relay, frame, size) {
             self.relay.send_whole(&datagram, out);
         }
     }
@@ -483,6 +544,7 @@ impl Link {
             self.life.deadline(),
             self.asks.next,
             told.filter(|_| self.relay.is_ready()),
+            self.relay_size.next.filter(|_| self.relay.is_ready()),
             paths,
         ]
         .into_iter()
@@ -490,6 +552,56 @@ impl Link {
         .min();
     }
 }
+
+/// Whether datagrams of one size come through the relay.
+#[derive(Debug, Default)]
+struct Measure {
+    /// The size; zero when nobody wants to know.
+    size: usize,
+    carries: usize,
+    next: Option<Instant>,
+    asked: u32,
+}
+
+impl Measure {
+    /// The way is new: nothing is known of it.
+    fn begin(&mut self, now: Instant) {
+        *self = Self {
+            size: self.size,
+            carries: 0,
+            next: (self.size > 0).then_some(now),
+            asked: 0,
+        };
+    }
+
+    /// Whether to ask now: a few times soon, because each may be lost, and then once in a while,
+    /// because a way may change without a word.
+    fn poll(&mut self, now: Instant) -> bool {
+        if self.next.is_none_or(|next| now < next) {
+            return false;
+        }
+        self.asked = self.asked.saturating_add(1);
+        self.next = Some(
+            now + if self.asked < 3 {
+                MEASURE_SOON
+            } else {
+                MEASURE_LATER
+            },
+        );
+        true
+    }
+
+    fn answered(&mut self, size: usize) {
+        if self.size > 0 && size >= self.size {
+            self.carries = size;
+            self.next = None;
+        }
+    }
+}
+
+/// How soon it is asked again whether a datagram comes through, and how soon when none did.
+const MEASURE_SOON: Duration = Duration::from_millis(500);
+const MEASURE_LATER: Duration = Duration::from_secs(600);
 
 /// The largest datagrams of the last half minute.
 #[derive(Debug)]

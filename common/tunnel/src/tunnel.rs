@@ -70,7 +70,7 @@ impl Tunnel {
         shared: &mut Shared,
         out: &mut Outbox,
     ) -> Option<Self> {
-        let way = (install.relay, install.ticket.0.as_slice());
+        let way = (install.relay.as_slice(), install.ticket.0.as_slice());
         let mut meeting = install.meeting;
         meeting.never.extend(&shared.controllers);
         let mut link = Link::new(now.instant, end, way, meeting, install.inner)?;
@@ -187,8 +187,20 @@ impl Tunnel {
         if self.with(now, shared, out, |carrier, context| {
             carrier.datagram(context, sealed)
         }) {
-            self.link.heard(now.instant);
+            self.link.came(now.instant);
         }
+    }
+
+    /// The relay has something to say that is not sealed.
+    pub(crate) fn hear_relay(
+        &mut self,
+        now: Now,
+        shared: &mut Shared,
+        out: &mut Outbox,
+        hear: impl FnOnce(&mut Link, &mut Outbox),
+    ) {
+        hear(&mut self.link, out);
+        self.follow_path(now, shared, out);
     }
 
     /// Lets the carrier send again what a path lost that is given up.

@@ -309,18 +309,22 @@ impl Tunnels {
             return self.shared.drops.note(DropReason::NotFromRelay);
         }
         if tunnel.over(now).is_none() {
-            let link = tunnel.link_mut();
+            let at = now.instant;
             match (frame, via) {
-                (Frame::Data(NUDGE), Via::Relay) => link.nudged(now.instant, out),
+                (Frame::Data(NUDGE), Via::Relay) => tunnel.link_mut().nudged(at, out),
                 (Frame::Data(sealed), _) => {
                     let from = (unmapped(from), via);
                     tunnel.datagram(now, from, sealed, &mut self.shared, out);
                 }
-                (Frame::Bound, Via::Relay) => link.bound(now.instant, out),
-                (Frame::Challenge(cookie), Via::Relay) => {
-                    link.challenged(now.instant, &cookie, out);
+                (Frame::Bound, Via::Relay) => {
+                    tunnel.hear_relay(now, &mut self.shared, out, |link, out| link.bound(at, out));
                 }
-                (Frame::Seen(at), Via::Direct) => link.seen(now.instant, at),
+                (Frame::Challenge(cookie), Via::Relay) => {
+                    tunnel.hear_relay(now, &mut self.shared, out, |link, out| {
+                        link.challenged(at, &cookie, out);
+                    });
+                }
+                (Frame::Seen(at_relay), Via::Direct) => tunnel.link_mut().seen(at, at_relay),
                 (Frame::Bound | Frame::Challenge(_), Via::Direct)
                 | (Frame::Seen(_), Via::Relay) => {
                     self.shared.drops.note(DropReason::NotAFrame);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cardea_proto::app::Carrier;
 use cardea_tunnel::{End, Event, Input, Path, PathReason, Via};
 use pair::{
-    Beside, CARRIERS, Pair, keys,
+    Beside, CARRIERS, Pair, RELAY, keys,
     nat::{KINDS, Kind},
     pattern,
 };
@@ -43,7 +43,7 @@ fn what_moves_to_a_detour_and_back_goes_on_and_status_says_so() {
         let mut pair = Pair::new(carrier);
         let (mine, theirs) = pair.connect("80/tcp");
         pair.transfer(End::Agent, mine, theirs, &pattern(10_000));
-        let relay: SocketAddr = pair::RELAY.parse().unwrap();
+        let relay: SocketAddr = RELAY.parse().unwrap();
         let ways = [
             (true, Path::RelayTls(relay), Some(PathReason::UdpBlocked)),
             (false, Path::Relay(relay), None),
@@ -258,6 +258,79 @@ fn who_roams_goes_through_the_relay_until_a_path_from_there_is_proven() {
             pair.agent.events, pair.connector.events
         );
         assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+    }
+}
+
+#[test]
+fn what_was_lost_before_a_new_way_was_found_is_there_two_round_trips_later() {
+    for carrier in CARRIERS {
+        for (speaker, hearer) in [(End::Agent, End::Connector), (End::Connector, End::Agent)] {
+            let mut pair = Pair::new(carrier);
+            let (mine, theirs) = pair.connect("80/tcp");
+            let (from, to) = match speaker {
+                End::Agent => (mine, theirs),
+                End::Connector => (theirs, mine),
+            };
+            pair.pass(Duration::from_secs(1));
+            pair.is_cut = true;
+            let data = Bytes::from_static(&[7; 500]);
+            let now = pair.now;
+            let node = pair.node(speaker);
+            assert_eq!(node.tunnels.write(now, from, data, &mut node.out), 500);
+            // Timers double and double.
+            pair.pass(Duration::from_secs(4));
+            pair.is_cut = false;
+            pair.forget_binding(End::Agent);
+            pair.input(End::Agent, Input::Roamed);
+            // The relay's question; QUIC asks what arrived before it sends anything again.
+            pair.pass(pair.delay * 5 + Duration::from_millis(5));
+            assert_eq!(
+                pair.read_all(hearer, to).0.len(),
+                500,
+                "{carrier:?} {speaker:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_loses_a_family_of_addresses_goes_on_by_the_other_at_once() {
+    for carrier in CARRIERS {
+        for is_known in [true, false] {
+            let mut pair = Pair::new(carrier);
+            let (mine, theirs) = pair.connect("80/tcp");
+            pair.unreached.insert((true, RELAY.parse().unwrap()));
+            if is_known {
+                let own = vec!["[2001:db8::7]:4000".parse().unwrap()];
+                pair.beside = Some(Beside::new(Kind::Symmetric, Kind::Symmetric));
+                pair.input(End::Agent, Input::Addresses(own));
+            }
+            let began = pair.now.instant;
+            pair.input(End::Agent, Input::Roamed);
+            let data = pattern(5_000);
+            assert!(pair.transfer(End::Agent, mine, theirs, &data) == data);
+            assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+            let took = pair.now.instant - began;
+            // Where our addresses are not known, three Binds tell.
+            let limit = Duration::from_millis(if is_known { 200 } else { 2_500 });
+            assert!(took < limit, "{carrier:?} {is_known} {took:?}");
+        }
+    }
+}
+
+#[test]
+fn a_way_of_1280_bytes_carries_both_carriers_without_a_word_of_its_size() {
+    for carrier in CARRIERS {
+        let mut pair = Pair::new(carrier);
+        // Behind the headers of IPv6 and UDP.
+        pair.mtu = 1_280 - 40 - 8;
+        let (mine, theirs) = pair.connect("80/tcp");
+        let data = pattern(50_000);
+        let began = pair.now.instant;
+        assert!(pair.transfer(End::Agent, mine, theirs, &data) == data);
+        assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+        let took = pair.now.instant - began;
+        assert!(took < Duration::from_secs(3), "{carrier:?} {took:?}");
     }
 }
 

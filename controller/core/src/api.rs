@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
-use cardea_credential::{knock::DoorChange, trust::VerifiedLeaf};
+use cardea_credential::{
+    knock::{DoorChange, Knocker},
+    trust::VerifiedLeaf,
+};
 use cardea_ledger::checkpoint::Checkpoint;
 use cardea_proto::{
     admin::{AdminAnswer, AdminRequest},
@@ -37,6 +40,8 @@ pub struct Peer {
     pub exporter: [u8; 32],
     /// Where it comes from.
     pub address: SocketAddr,
+    /// Who knocked there before it came; nobody where there is no door.
+    pub knockers: Vec<Knocker>,
 }
 
 /// The admin connection over which a request came.

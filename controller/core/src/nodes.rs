@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cardea_credential::knock::Knocker;
 use cardea_proto::{
     PROGRAM_VERSION, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
     id::{GrantId, NodeId},
@@ -35,6 +36,10 @@ impl Controller {
         };
         let known = self.world.state.node(node).map(|record| record.node.key);
         let refusal = match known {
+            Some(_) if is_foreign(&peer.knockers, node) => Some(Refusal::new(
+                RefusalCode::NotProven,
+                format!("{node} did not knock for itself"),
+            )),
             Some(key) if key == peer.leaf.key && identity.domain == *self.world.domain() => {
                 self.blocked_from(node, peer.purpose)
             }
@@ -307,6 +312,12 @@ impl Controller {
     fn spend(&mut self, turn: &Turn<'_>, channel: ChannelId) -> bool {
         self.channels.spend(channel, turn.now.instant)
     }
+}
+
+/// Whether somebody else knocked for this node. A knock proves nothing by itself; but whoever knocks
+/// as one node and then is another has what belongs to both.
+fn is_foreign(knockers: &[Knocker], node: NodeId) -> bool {
+    !knockers.is_empty() && !knockers.contains(&Knocker::Node(node))
 }
 
 /// The refusal of a node that speaks a version from before ours.

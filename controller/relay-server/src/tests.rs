@@ -91,6 +91,40 @@ fn a_stranger_hears_nothing_and_datagrams_of_every_size_end_no_loop() {
 }
 
 #[test]
+fn a_ticket_that_is_over_or_of_another_domain_is_not_answered() {
+    let bench = Bench::new((Ipv4Addr::LOCALHOST, 0).into());
+    let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let ticket = |not_after| Ticket {
+        tunnel: Bytes([9; 16]),
+        side: Side::Agent,
+        handle: Handle::from_bytes([7; 7]),
+        not_after,
+    };
+    let now = Clock::system().now().unix;
+    let over = bench.key.sign(&ticket(now)).unwrap();
+    let other = TicketKey::from_seed(&[2; 32]).unwrap();
+    let foreign = other.sign(&ticket(now.plus(Duration::from_secs(60))));
+    for ticket in [over, foreign.unwrap()] {
+        for kind in [FrameKind::Bind, FrameKind::Ask, FrameKind::Proof] {
+            let mut datagram = [&[kind.byte()], &ticket[..]].concat();
+            if kind == FrameKind::Proof {
+                datagram.extend([0; 32]);
+            }
+            stranger.send(bench.address, None, &datagram).unwrap();
+        }
+    }
+    // Whoever comes behind them is answered.
+    let mut agent = End::new(&bench, Side::Agent, Ipv4Addr::LOCALHOST.into());
+    agent.bind();
+    assert!(stranger.receive(&mut Received::default()).is_err());
+    let control = bench.running.control().clone();
+    bench.running.stop().unwrap();
+    let counters = control.report().counters;
+    assert_eq!(counters.dropped(DropReason::Expired), 3);
+    assert_eq!(counters.dropped(DropReason::Forged), 3);
+}
+
+#[test]
 fn a_port_in_use_is_an_error_and_a_stopped_server_gives_its_port_back() {
     let bench = Bench::new((Ipv4Addr::LOCALHOST, 0).into());
     let again = || Server::bind(bench.address, [0; 32], Settings::default());

@@ -96,6 +96,7 @@ impl Nodes {
         let Accepted {
             exporter,
             address,
+            knockers,
             link,
             ..
         } = accepted;
@@ -113,6 +114,7 @@ impl Nodes {
                 purpose,
                 exporter,
                 address,
+                knockers,
             },
         };
         self.bring(connected).await;

@@ -149,6 +149,45 @@ async fn a_certificate_of_another_trust_domain_opens_no_channel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_knocks_as_another_than_its_certificate_says_is_closed_and_recorded() {
+    let world = World::start();
+    let mut admin = world.admin().await;
+    let mut nodes = Vec::new();
+    for name in ["mine", "stolen"] {
+        let code = admin.invite_connector().await;
+        let node = enroll(world.address, &code, name).await;
+        nodes.push(node.unwrap_or_else(|_| panic!()));
+    }
+    let (mut stolen, mine) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+    let own = stolen.enrolled.certificate.knock.clone();
+    stolen.enrolled.certificate.knock = mine.enrolled.certificate.knock.clone();
+    let (mut open, answer) = hello(world.address, &stolen).await.unwrap();
+    let ToNode::Goodbye(refusal) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(refusal.code, RefusalCode::NotProven, "{refusal}");
+    let next = open.link.receiver.receive::<ToNode>().await;
+    assert!(matches!(next, Ok(None) | Err(_)), "{next:?}");
+    // An entry follows its answer.
+    let deadline = tokio::time::Instant::now() + TIME;
+    loop {
+        let entries = admin.entries().await;
+        let mut changes = entries.iter().flat_map(|entry| &entry.draft.changes);
+        if changes.any(
+            |change| matches!(change, Change::Refused(record) if record.attempt == "authenticate"),
+        ) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{entries:#?}");
+    }
+    // Its owner is not kept out by that.
+    stolen.enrolled.certificate.knock = own;
+    let (_open, answer) = hello(world.address, &stolen).await.unwrap();
+    assert!(matches!(answer, ToNode::Welcome(_)), "{answer:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_who_says_too_much_or_nonsense_is_cut_off_and_others_are_served() {
     let world = World::start();
     let code = world.admin().await.invite_connector().await;

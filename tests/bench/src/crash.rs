@@ -5,8 +5,8 @@
     reason = "a client hears what it waits for and passes over the rest"
 )]
 
-mod clients;
-mod facts;
+pub(crate) mod clients;
+pub(crate) mod facts;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -185,6 +185,7 @@ impl Bench {
                 purpose: Purpose::Channel,
                 exporter: [9; 32],
                 address: "198.51.100.7:4000".parse()?,
+                knockers: Vec::new(),
             };
             peers.push((member.channel, member.id, peer));
         }

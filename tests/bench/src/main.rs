@@ -14,6 +14,7 @@ mod load;
 mod open;
 mod peers;
 mod process;
+mod reconnect;
 mod relay;
 mod report;
 mod restart;
@@ -70,12 +71,13 @@ fn run() -> Result<()> {
         "darkness" => darkness::run(&mut report, u64::from(rounds.unwrap_or(1_000_000)))?,
         "decide" => decide::run(&mut report, rounds.unwrap_or(5))?,
         "relay" => relay::run(&mut report, rounds.unwrap_or(5))?,
+        "reconnect" => reconnect::run(&mut report, rounds.unwrap_or(10_000))?,
         "restart" => restart::run(&mut report, rounds.unwrap_or(3))?,
         "store" => store::run(&mut report, rounds.unwrap_or(5))?,
         "tunnel" => tunnel::run(&mut report, rounds.unwrap_or(5), only.as_deref())?,
         other => {
             bail!(
-                "no benchmark {other:?}; there are revoke, open, userspace, tunnel, policy, store, decide, restart, relay, crash, darkness"
+                "no benchmark {other:?}; there are revoke, open, userspace, tunnel, policy, store, decide, restart, reconnect, relay, crash, darkness"
             )
         }
     }

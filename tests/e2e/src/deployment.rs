@@ -349,6 +349,10 @@ impl Deployment {
         more: &[&str],
     ) -> Result<Program> {
         let mut command = self.cardea(namespace, name, "run --mode tun");
+        // A namespace has the machine's own files, unless it was given others.
+        if !more.contains(&"--dns") {
+            command.args(["--dns", "off"]);
+        }
         command.args(more).arg("--facts-from").arg(facts);
         self.start_node(name, command)
     }

@@ -9,12 +9,14 @@ use std::{
 
 use anyhow::Result;
 
-use crate::program::{command, run_ok};
+use crate::program::{Program, command, run_ok};
 
 /// A network namespace of one test.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
+    /// What keeps an `/etc` of its own, if it has one.
+    own_etc: Option<Program>,
 }
 
 impl Namespace {
@@ -25,7 +27,10 @@ impl Namespace {
     pub fn new(test: &str, host: &str) -> Result<Self> {
         let name = format!("cardea-{}-{test}-{host}", std::process::id());
         run_ok(command("ip", ["netns", "add", &name]))?;
-        let namespace = Self { name };
+        let namespace = Self {
+            name,
+            own_etc: None,
+        };
         namespace.ip("link set lo up")?;
         Ok(namespace)
     }
@@ -58,6 +63,24 @@ impl Namespace {
     /// When the kernel refuses.
     pub fn route(&self, gateway: &str) -> Result<()> {
         self.ip(&format!("route add default via {gateway}"))
+    }
+
+    /// Gives programs that are started inside from here on an `/etc` of their own: a copy in `folder`,
+    /// where whatever they do to it is seen, and where it harms nobody.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn with_own_etc(&mut self, folder: &Path) -> Result<()> {
+        let words = ["-a".into(), "/etc".into(), folder.as_os_str().to_owned()];
+        run_ok(command("cp", words))?;
+        let hold = "mount --bind \"$0\" /etc && echo held && exec tail -f /dev/null";
+        let words = ["--mount", "sh", "-c", hold].map(Into::into);
+        let folder = folder.as_os_str().to_owned();
+        let held = self.command("unshare", words.into_iter().chain([folder]));
+        let mut held = Program::start("own etc", held)?;
+        held.wait_for("held")?;
+        self.own_etc = Some(held);
+        Ok(())
     }
 
     /// Has programs that are started inside from here on ask `server` for names.
@@ -138,7 +161,13 @@ impl Namespace {
         program: impl Into<std::ffi::OsString>,
         arguments: impl IntoIterator<Item = S>,
     ) -> Command {
-        let mut inside = command("ip", ["netns", "exec", &self.name]);
+        let mut inside = match &self.own_etc {
+            Some(held) => {
+                let id = held.id().to_string();
+                command("nsenter", ["-t", &id, "--mount", "--net", "--"])
+            }
+            None => command("ip", ["netns", "exec", &self.name]),
+        };
         inside
             .arg(program.into())
             .args(arguments.into_iter().map(Into::into));

@@ -1,6 +1,9 @@
 //! NATs as RFC 4787 sorts them, made of nftables.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
 
 use crate::{namespace::Namespace, program::run_ok};
 
@@ -60,6 +63,19 @@ impl Namespace {
         ))
     }
 
+    /// Has this NAT forget what it mapped, and map to other ports from here on, as one does that was
+    /// restarted.
+    ///
+    /// # Errors
+    /// When nftables or the kernel refuses.
+    pub fn rebind(&self, ports: &str) -> Result<()> {
+        self.nft(&format!(
+            "flush chain ip nat post\n\
+             add rule ip nat post oifname \"wan\" meta l4proto udp masquerade to :{ports}\n"
+        ))?;
+        self.within(forget_connections)
+    }
+
     /// Loads rules.
     ///
     /// # Errors
@@ -70,3 +86,35 @@ impl Namespace {
         run_ok(self.command("nft", ["-f".into(), file.path().as_os_str().to_owned()])).map(drop)
     }
 }
+
+/// Empties the connection table of this thread's namespace.
+///
+/// Source: linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h: a delete without attributes.
+fn forget_connections() -> Result<()> {
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(netlink::NETFILTER),
+    )?;
+    let mut request = Vec::new();
+    // struct nlmsghdr: length, type, flags (request, acknowledge), sequence, port; struct nfgenmsg.
+    request.extend(20_u32.to_ne_bytes());
+    request.extend((CONNTRACK << 8 | DELETE).to_ne_bytes());
+    request.extend(0x5_u16.to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend([0; 4]);
+    send(&socket, &request, SendFlags::empty())?;
+    let mut answer = [0_u8; 1_024];
+    let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+    // struct nlmsgerr behind the header begins with its code.
+    let code = answer.get(16..length).and_then(<[u8]>::first_chunk::<4>);
+    ensure!(
+        code == Some(&[0; 4]),
+        "the kernel does not forget: {code:?}"
+    );
+    Ok(())
+}
+
+const CONNTRACK: u16 = 1;
+const DELETE: u16 = 2;

@@ -7,13 +7,17 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::program::now;
+use crate::{namespace::Namespace, program::now};
 
 /// How long a client waits for its next byte.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -202,25 +206,86 @@ impl Volley {
         Ok(volley)
     }
 
-    /// Plays at least one round and on while `goes_on`; says how long the longest round took.
+    /// Plays at least one round and on while `goes_on`; says when each of them ended.
     ///
     /// # Errors
     /// When the connection is cut, or what comes back is not what was sent.
-    pub fn play(&mut self, goes_on: impl Fn() -> bool) -> Result<Duration> {
-        let mut longest = Duration::ZERO;
+    pub fn play(&mut self, goes_on: impl Fn() -> bool) -> Result<Rounds> {
+        let began = now();
+        let mut ended = Vec::new();
         loop {
             self.round = self.round.wrapping_add(1);
             let block = vec![self.round; VOLLEY_BYTES];
-            let began = now();
             self.stream.write_all(&block)?;
             let mut back = vec![0; VOLLEY_BYTES];
             self.stream.read_exact(&mut back)?;
             ensure!(back == block, "the echo is another");
-            longest = longest.max(now().duration_since(began));
+            ended.push(now());
             if !goes_on() {
-                return Ok(longest);
+                return Ok(Rounds { began, ended });
             }
         }
+    }
+
+    /// Plays from `host` with the echo at `address` there, all the while that `work` is done, and at
+    /// least one round after it.
+    ///
+    /// # Errors
+    /// As `work` says, or when the conversation was cut.
+    pub fn during<T>(
+        host: &Namespace,
+        address: &str,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Rounds)> {
+        let is_on = AtomicBool::new(true);
+        thread::scope(|scope| {
+            let (began, begins) = mpsc::channel();
+            let is_on = &is_on;
+            let playing = scope.spawn(move || {
+                host.within(|| {
+                    let mut volley = Self::open(address)?;
+                    began.send(())?;
+                    let rounds = volley.play(|| is_on.load(Ordering::Relaxed));
+                    rounds.context("the conversation was cut")
+                })
+            });
+            let worked = begins
+                .recv()
+                .context("there is no conversation")
+                .and_then(|()| work());
+            is_on.store(false, Ordering::Relaxed);
+            let rounds = playing.join().map_err(|_| anyhow!("it panicked"))?;
+            Ok((worked?, rounds?))
+        })
+    }
+}
+
+/// How a conversation went.
+#[derive(Debug)]
+pub struct Rounds {
+    began: Instant,
+    ended: Vec<Instant>,
+}
+
+impl Rounds {
+    /// How long the longest round took.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        let began = [self.began];
+        let began = began.iter().chain(&self.ended);
+        let each = began.zip(&self.ended);
+        each.map(|(began, ended)| ended.duration_since(*began))
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// How long after `at` the next round ended.
+    ///
+    /// # Errors
+    /// When none did.
+    pub fn next_after(&self, at: Instant) -> Result<Duration> {
+        let next = self.ended.iter().find(|ended| **ended > at);
+        Ok(next.context("no round ended")?.duration_since(at))
     }
 }
 

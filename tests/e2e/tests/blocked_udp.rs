@@ -11,10 +11,6 @@
 
 use std::{
     process::Command,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
     time::{Duration, Instant},
 };
 
@@ -395,25 +391,7 @@ impl World {
 
     /// Does `work` while a conversation goes on; says how long its longest round took.
     fn while_playing(&self, address: &str, work: impl FnOnce() -> Result<()>) -> Result<Duration> {
-        let is_on = AtomicBool::new(true);
-        std::thread::scope(|scope| {
-            let (began, begins) = mpsc::channel();
-            let is_on = &is_on;
-            let playing = scope.spawn(move || {
-                self.home.within(|| {
-                    let mut volley = Volley::open(address)?;
-                    began.send(())?;
-                    volley.play(|| is_on.load(Ordering::Relaxed))
-                })
-            });
-            let worked = begins
-                .recv()
-                .context("no conversation")
-                .and_then(|()| work());
-            is_on.store(false, Ordering::Relaxed);
-            let longest = playing.join().map_err(|_| anyhow::anyhow!("it panicked"))?;
-            worked?;
-            longest
-        })
+        let ((), rounds) = Volley::during(&self.home, address, work)?;
+        Ok(rounds.longest())
     }
 }

@@ -9,15 +9,13 @@
     reason = "what a test does outside of its test function may panic as well"
 )]
 
-use std::{fs, path::PathBuf};
-
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     apps,
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     namespace::Namespace,
     needs,
-    program::{Program, command, run, run_ok},
+    program::{Program, run, run_ok},
     traffic::stay_unanswered,
 };
 
@@ -180,49 +178,17 @@ impl Hosts {
                 &["10.9.1.10:80", "[fd00:9:1::10]:80"],
                 &[("index.html", PAGE)],
             )?,
-            self.postgresql(world)?,
+            apps::postgresql(
+                &self.apps,
+                &world.deployment.path("postgresql"),
+                "10.9.1.10",
+            )?,
             apps::dnsmasq(
                 &self.apps,
                 "10.9.1.10",
                 "--address=/answer.corp.example/10.1.2.3",
             )?,
         ])
-    }
-
-    fn postgresql(&self, world: &World) -> Result<Program> {
-        let binaries = newest_postgresql()?;
-        let folder = tempfile_of_postgres(world)?;
-        let data = folder.join("data").display().to_string();
-        let as_user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"].map(String::from);
-        let initdb = binaries.join("initdb").display().to_string();
-        let words =
-            as_user
-                .clone()
-                .into_iter()
-                .chain([initdb, "-A".into(), "trust".into(), "-D".into()]);
-        run_ok(command("setpriv", words.chain([data.clone()])))?;
-        fs::write(
-            format!("{data}/pg_hba.conf"),
-            "host all all 0.0.0.0/0 trust\n",
-        )?;
-        let server = binaries.join("postgres").display().to_string();
-        let more = [
-            "-D",
-            &data,
-            "-h",
-            "10.9.1.10",
-            "-k",
-            "",
-            "-c",
-            "logging_collector=off",
-        ];
-        let words = as_user
-            .into_iter()
-            .chain([server])
-            .chain(more.map(String::from));
-        let mut postgresql = Program::start("postgres", self.apps.command("setpriv", words))?;
-        postgresql.wait_for("ready to accept connections")?;
-        Ok(postgresql)
     }
 
     fn web(&self, world: &World, app: &str) -> Result<()> {
@@ -313,31 +279,4 @@ impl Hosts {
         }
         Ok(())
     }
-}
-
-/// The newest installed server's folder of programs.
-fn newest_postgresql() -> Result<PathBuf> {
-    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")?
-        .flatten()
-        .map(|entry| entry.path().join("bin"))
-        .filter(|bin| bin.join("initdb").exists())
-        .collect();
-    versions.sort();
-    versions.pop().context("PostgreSQL is not installed")
-}
-
-/// A folder that the database's own user may enter, which the deployment's is not.
-fn tempfile_of_postgres(world: &World) -> Result<PathBuf> {
-    let folder = world.deployment.path("postgresql");
-    fs::create_dir_all(&folder)?;
-    run_ok(command(
-        "chown",
-        ["postgres:".into(), folder.as_os_str().to_owned()],
-    ))?;
-    let parent = folder.parent().context("a folder has a parent")?;
-    run_ok(command(
-        "chmod",
-        ["711".into(), parent.as_os_str().to_owned()],
-    ))?;
-    Ok(folder)
 }

@@ -7,6 +7,7 @@
 
 use std::{
     fmt::Debug,
+    net::Ipv4Addr,
     sync::{Arc, LazyLock},
 };
 
@@ -24,6 +25,7 @@ use cardea_host::{
     clock::Clock,
     detour::Proxy,
     frame,
+    resolv_conf::{self, Said},
 };
 use cardea_ledger::{
     audit::Audit,
@@ -33,6 +35,7 @@ use cardea_ledger::{
     segment::{self, HEADER_BYTES, Next, Reader},
     wide,
 };
+use cardea_node::names::{self, AppAddresses, Names};
 use cardea_proto::{
     access::Signed,
     admin::{AdminAnswer, AdminHello, AdminRequest, ChangeOrder},
@@ -70,6 +73,7 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("paths", paths),
     ("local", local),
     ("socks", socks),
+    ("names", names),
     ("quic", quic),
     ("knocks", knocks),
     ("sealed", sealed),
@@ -265,6 +269,38 @@ pub fn local(bytes: &[u8]) {
         let again = frame::read_sync::<LocalRequest>(&mut framed.as_slice(), usize::MAX);
         assert_eq!(again.ok(), Some(request));
     }
+}
+
+/// What programs ask the stub resolver, what servers answer it, and the system's file.
+pub fn names(bytes: &[u8]) {
+    let domain = "corp.example".parse();
+    let app = "wiki".parse();
+    let (Ok(domain), Ok(app)) = (domain, app) else {
+        return;
+    };
+    let v4 = Ipv4Addr::new(100, 64, 0, 7);
+    let mut known = Names::new(&domain, [(v4.into(), 10)]);
+    known.pass_on(true);
+    known.set_apps([(&app, &[][..], AppAddresses { v4, v6: None })]);
+    match known.judge(bytes) {
+        names::Verdict::Answer(answer) | names::Verdict::PassOn { failed: answer } => {
+            assert!(answer.len() <= 512, "an answer may be cut short");
+            assert_eq!(names::id(&answer), names::id(bytes));
+            assert_eq!(
+                known.judge(&answer),
+                names::Verdict::Ignore,
+                "an answer is asked"
+            );
+            drop(names::found(&answer));
+        }
+        names::Verdict::Ignore => {}
+    }
+    drop(names::found(bytes));
+    assert!(!names::is_answer(bytes, bytes) || known.judge(bytes) == names::Verdict::Ignore);
+    let text = String::from_utf8_lossy(bytes);
+    let said = Said::parse(&text);
+    let ours = resolv_conf::render(&[v4.into()], bytes, &said);
+    assert_eq!(Said::parse(&ours).others, said.others);
 }
 
 /// What a local program says over SOCKS: nothing is taken that has not come, and a header that is

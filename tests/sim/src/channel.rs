@@ -148,6 +148,7 @@ impl World {
             purpose,
             exporter,
             address,
+            knockers: Vec::new(),
         };
         self.control(member, Input::Connected { channel, peer });
     }

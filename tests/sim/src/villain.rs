@@ -249,7 +249,7 @@ fn copy(install: &Install) -> Install {
         app: install.app.clone(),
         keys: install.keys.clone(),
         ttl: install.ttl,
-        relay: install.relay,
+        relay: install.relay.clone(),
         ticket: install.ticket.clone(),
         services: install.services.clone(),
         inner: install.inner,

@@ -16,11 +16,11 @@ use cardea_proto::{
 use clap::{Parser, Subcommand, ValueEnum};
 
 use super::{
-    CodeArgument, Output, Place, Settings, client, forward,
+    CodeArgument, Output, Place, Settings, client, doctor, forward,
     show::{self, PostureOutput},
     start::{self, Device, Local, Program},
 };
-use crate::talk;
+use crate::{names, talk};
 
 const PROGRAM: Program = Program {
     name: "cardea",
@@ -134,6 +134,18 @@ enum Verb {
         #[arg(long, default_value = "127.0.0.1:1080", value_name = "ADDRESS:PORT")]
         socks5: String,
     },
+    /// What the agent changed so that the system finds names of apps
+    #[command(after_help = "Example: cardea dns restore")]
+    Dns {
+        #[command(subcommand)]
+        verb: DnsVerb,
+    },
+    /// Tests how this device reaches apps, names first, and says what to do
+    #[command(after_help = "Example: cardea doctor -o json")]
+    Doctor {
+        #[command(flatten)]
+        output: OutputArgument,
+    },
     /// Prints completions for a shell
     #[command(after_help = "Example: cardea completion bash > /etc/bash_completion.d/cardea")]
     Completion {
@@ -146,6 +158,13 @@ enum Verb {
         /// The directory
         directory: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum DnsVerb {
+    /// Puts back what the system asked before, also after a crash
+    #[command(after_help = "Example: cardea dns restore")]
+    Restore,
 }
 
 /// Where facts come from.
@@ -170,6 +189,18 @@ struct Way {
         value_name = "ADDRESS/BITS"
     )]
     range: Vec<String>,
+    /// How the system finds names of apps with --mode tun
+    #[arg(long, value_enum, default_value_t, env = "CARDEA_DNS")]
+    dns: names::Mode,
+    /// A name below the trust domain that is no app's, with all below it: the system's other servers
+    /// answer it; may be repeated
+    #[arg(
+        long,
+        env = "CARDEA_DNS_OUTSIDE",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
+    dns_outside: Vec<String>,
 }
 
 /// Who may drive an agent that runs as root.
@@ -261,6 +292,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let request = LocalRequest::Proxy { listen: socks5 };
             forward::hold(&settings, PROGRAM.name, &request, "SOCKS5")
         }
+        Verb::Dns {
+            verb: DnsVerb::Restore,
+        } => doctor::restore_dns(&settings, PROGRAM.name),
+        Verb::Doctor { output } => doctor::examine(&settings, PROGRAM.name, output.output),
         Verb::Completion { shell } => {
             super::complete::<Arguments>(PROGRAM.name, shell);
             Ok(())
@@ -273,7 +308,13 @@ impl Way {
     fn local(self) -> Local {
         match self.mode {
             Mode::Userspace => Local::Sockets,
-            Mode::Tun => Local::Interface { ranges: self.range },
+            Mode::Tun => Local::Interface {
+                ranges: self.range,
+                names: Some(names::Settings {
+                    mode: self.dns,
+                    outside: self.dns_outside,
+                }),
+            },
         }
     }
 }

@@ -108,7 +108,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Run { mode, range } => {
             let local = match mode {
                 Mode::Userspace => Local::Sockets,
-                Mode::Kernel => Local::Interface { ranges: range },
+                Mode::Kernel => Local::Interface {
+                    ranges: range,
+                    names: None,
+                },
             };
             start::run(PROGRAM, &settings, None, &local)
         }

@@ -212,7 +212,7 @@ const fn state(state: AppState) -> &'static str {
 }
 
 /// Columns as wide as their widest cell; the last one is as long as it is.
-fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
     let widths: Vec<usize> = (0..head.len())
         .map(|column| {

@@ -19,6 +19,7 @@ use super::{CodeArgument, Settings, client};
 use crate::{
     control::{self, Net},
     enroll::Applicant,
+    names,
     operator::{self, Operator},
     state::Node,
     talk,
@@ -41,7 +42,18 @@ pub(super) enum Local {
     Interface {
         /// Where its addresses come from, instead of the usual ranges.
         ranges: Vec<String>,
+        /// How names of apps are found; a connector has none.
+        names: Option<names::Settings>,
     },
+}
+
+impl Local {
+    fn names(&self) -> Option<names::Settings> {
+        match self {
+            Self::Sockets => None,
+            Self::Interface { names, .. } => names.clone(),
+        }
+    }
 }
 
 /// What only a device's agent is told.
@@ -227,7 +239,7 @@ fn serve(
             let told = control::agent::Device {
                 posture: device.posture,
                 operator: operator(settings, &dir)?,
-                ranges,
+                interface: ranges.zip(local.names()),
             };
             block_on(control::agent::run(dir, node, id, told, net))?
         }
@@ -242,7 +254,7 @@ fn serve(
 
 /// The ranges of an interface's addresses; `None` without an interface.
 fn ranges(local: &Local, usual: Ranges) -> Result<Option<Ranges>, Failure> {
-    let Local::Interface { ranges } = local else {
+    let Local::Interface { ranges, .. } = local else {
         return Ok(None);
     };
     let mut all = usual;

@@ -7,7 +7,8 @@ use cardea_device::{
     posture::{Collected, Settings},
 };
 use cardea_host::{
-    addresses::networks, clock::Clock, entropy, files::StateDir, process, unix::PeerCredentials,
+    addresses::networks, clock::Clock, detour::Proxy, entropy, files::StateDir, process,
+    unix::PeerCredentials,
 };
 use cardea_node::{Agent, AgentInput, AgentOutbox, AgentSettings};
 use cardea_proto::{
@@ -31,6 +32,7 @@ use crate::{
     data::{Data, FromData, Serves, ToData, front::Front, stack::Interface},
     line::LineEvent,
     local::{self, Call, Reply},
+    names::{self, Resolver},
     operator::Operator,
     state::{self, Node},
     virtual_addresses::{Ranges, VirtualAddresses},
@@ -49,8 +51,9 @@ pub(crate) struct Device {
     pub(crate) posture: Settings,
     /// Who may ask it beside root.
     pub(crate) operator: Option<Operator>,
-    /// Where the addresses of its network interface come from, when it has one.
-    pub(crate) ranges: Option<Ranges>,
+    /// Where the addresses of its network interface come from, when it has one, and how the system finds
+    /// names of apps there.
+    pub(crate) interface: Option<(Ranges, names::Settings)>,
 }
 
 /// An agent and its shell.
@@ -67,6 +70,8 @@ struct Shell {
     forwards: Forwards,
     /// Where programs reach apps, with a network interface.
     addresses: Option<VirtualAddresses>,
+    /// By which names.
+    resolver: Option<Resolver>,
 }
 
 /// Serves as the device `id` until the program is asked to end.
@@ -80,13 +85,16 @@ pub(crate) async fn run(
     Device {
         posture,
         operator,
-        ranges,
+        interface,
     }: Device,
     Net { direct, proxy }: Net,
 ) -> io::Result<()> {
     let clock = Clock::system();
-    let interface = ranges.map(|ranges| open_interface(&dir, ranges));
-    let (addresses, front) = interface.transpose()?.unzip();
+    // Whom the system asks must not be a process that was killed, whatever this one does.
+    names::recover(&dir);
+    let opened = interface.map(|interface| open_interface(&dir, &node, interface, clock));
+    let (local, front) = opened.transpose()?.unzip();
+    let (addresses, resolver) = local.unzip();
     let (data, mut told) = Data::start_with((End::Agent, front), clock, entropy::seed(), direct)?;
     let mut calls = local::serve(dir.path(), operator.as_ref())?;
     let (deliver, mut collected) = mpsc::channel::<Delivery>(FACTS_MAX);
@@ -95,20 +103,7 @@ pub(crate) async fn run(
             tracing::debug!("facts came while the agent was ending");
         }
     })?;
-    let settings = AgentSettings {
-        device: id,
-        name: node.name.clone(),
-        user: node.user.clone(),
-        domain: node.domain.clone(),
-        trust: node.trust.clone(),
-        certificate: node.certificate.clone(),
-        signer: std::sync::Arc::clone(&node.signer),
-        addresses: node.addresses.clone(),
-        packets: addresses.is_some(),
-        program: PROGRAM_VERSION.to_owned(),
-        ledger: node.ledger.clone(),
-        checkpoint: node.checkpoint.clone(),
-    };
+    let settings = settings(&node, id, addresses.is_some());
     let (forwards, mut ends) = Forwards::new();
     let mut shell = Shell {
         common: Common::new(clock, dir, node, data, proxy),
@@ -121,6 +116,7 @@ pub(crate) async fn run(
         next_call: 0,
         forwards,
         addresses,
+        resolver,
     };
     shell.handle(AgentInput::Timeout);
     let mut ending = std::pin::pin!(process::asked_to_end());
@@ -154,18 +150,50 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// A network interface, and the addresses that apps have there.
-fn open_interface(dir: &StateDir, ranges: Ranges) -> io::Result<(VirtualAddresses, Interface)> {
+/// What the core is told of the node; with `packets` programs send them, and not flows.
+fn settings(node: &Node, id: DeviceId, packets: bool) -> AgentSettings {
+    AgentSettings {
+        device: id,
+        name: node.name.clone(),
+        user: node.user.clone(),
+        domain: node.domain.clone(),
+        trust: node.trust.clone(),
+        certificate: node.certificate.clone(),
+        signer: std::sync::Arc::clone(&node.signer),
+        addresses: node.addresses.clone(),
+        packets,
+        program: PROGRAM_VERSION.to_owned(),
+        ledger: node.ledger.clone(),
+        checkpoint: node.checkpoint.clone(),
+    }
+}
+
+/// A network interface, the addresses that apps have there, and their names.
+fn open_interface(
+    dir: &StateDir,
+    node: &Node,
+    (ranges, settings): (Ranges, names::Settings),
+    clock: Clock,
+) -> io::Result<((VirtualAddresses, Resolver), Interface)> {
     let kept = state::load_numbers(dir).map_err(io::Error::other)?;
     let addresses = VirtualAddresses::new(ranges, networks(), kept);
     let front = Front::open(*addresses.ranges(), addresses.own()).map_err(io::Error::other)?;
-    Ok((addresses, Interface::Front(front)))
+    let place = names::Place {
+        dir: dir.dir(),
+        domain: &node.domain,
+        controllers: &node.addresses,
+        addresses: &addresses,
+        interface: front.interface(),
+    };
+    let resolver = Resolver::start(settings, &place, clock);
+    Ok(((addresses, resolver), Interface::Front(front)))
 }
 
 impl Shell {
     fn handle(&mut self, input: AgentInput) {
         let now = self.common.clock.now();
         self.agent.handle(now, input, &mut self.out);
+        self.pass_on_what_we_dial();
         self.common.flush(&mut self.out.node);
         if let Some(programs) = self.out.watch.take() {
             self.collector.configure(self.poll, programs);
@@ -184,6 +212,19 @@ impl Shell {
         while let Some((app, result)) = self.out.opened.pop_front() {
             self.opened(app, result);
         }
+    }
+
+    /// The hosts that this agent is about to look for are not kept from it by its own stub.
+    fn pass_on_what_we_dial(&self) {
+        let Some((connect, resolver)) = self.out.node.connect.as_ref().zip(self.resolver.as_ref())
+        else {
+            return;
+        };
+        let kept = &self.common.node.addresses;
+        let controllers = self.out.node.addresses.as_ref().unwrap_or(kept);
+        let all = controllers.iter().chain(&connect.fronts);
+        let proxy = self.common.proxy.as_ref().map(Proxy::address);
+        resolver.set_controllers(all.map(String::as_str).chain(proxy));
     }
 
     fn opened(&mut self, app: Name, result: Result<cardea_proto::id::GrantId, Refusal>) {
@@ -261,11 +302,20 @@ impl Shell {
                 .filter_map(|view| Some((view.name.clone(), addresses.of(&view.name)?)));
             self.common.data.send(ToData::Addresses(both.collect()));
         }
+        if let (Some(addresses), Some(resolver)) = (&self.addresses, &self.resolver) {
+            let names = resolver.set_apps(&apps, addresses);
+            if let Err(error) = state::save_names(&self.common.dir, &names) {
+                tracing::error!(%error, "the apps' names are not on disk");
+            }
+        }
         self.common.data.send(ToData::Apps(apps));
     }
 
-    /// Adds what only this shell knows: the addresses of apps.
+    /// Adds what only this shell knows: the addresses of apps, and how their names are found.
     fn complete(&self, answer: &mut LocalAnswer) {
+        if let (LocalAnswer::Status(status), Some(resolver)) = (&mut *answer, &self.resolver) {
+            resolver.complete(status);
+        }
         let apps = match answer {
             LocalAnswer::Apps(apps) => apps,
             LocalAnswer::Status(status) => &mut status.apps,
@@ -322,6 +372,7 @@ impl Shell {
                     .listen(Serves::Socks, at, reply, &self.common.data),
                 Err(refusal) => forwards::refuse(reply, refusal),
             },
+            LocalRequest::RestoreDns => self.restore_dns(reply),
             request @ (LocalRequest::Status | LocalRequest::Apps) => {
                 let call = self.name(reply);
                 self.asked.insert(call, request);
@@ -336,6 +387,24 @@ impl Shell {
                 self.show();
             }
         }
+    }
+
+    /// The system asks for names as it did before, until this program is started anew.
+    fn restore_dns(&self, reply: oneshot::Sender<Reply>) {
+        let Some(resolver) = &self.resolver else {
+            let why = "this agent has no network interface, and has changed nothing";
+            return forwards::refuse(reply, Refusal::new(RefusalCode::Invalid, why));
+        };
+        let (tell, told) = oneshot::channel();
+        resolver.restore(tell);
+        tokio::spawn(async move {
+            let said = told
+                .await
+                .unwrap_or_else(|_| "the agent is busy; try again".to_owned());
+            if reply.send(LocalAnswer::Done(said).into()).is_err() {
+                tracing::debug!("a local program did not wait for its answer");
+            }
+        });
     }
 
     /// Names a call.
@@ -375,6 +444,9 @@ impl Shell {
 
     /// Closes every tunnel and says so, so that the other ends know at once.
     async fn leave(mut self) {
+        if let Some(resolver) = self.resolver.take() {
+            resolver.end().await;
+        }
         self.next_call += 1;
         let down = AgentInput::Local {
             call: self.next_call,

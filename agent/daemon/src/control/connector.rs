@@ -139,7 +139,8 @@ impl Shell {
             | LocalRequest::Explain(_)
             | LocalRequest::Posture
             | LocalRequest::Forward { .. }
-            | LocalRequest::Proxy { .. } => LocalAnswer::Refused(Refusal::new(
+            | LocalRequest::Proxy { .. }
+            | LocalRequest::RestoreDns => LocalAnswer::Refused(Refusal::new(
                 RefusalCode::Invalid,
                 "a connector serves apps; it reaches none",
             )),

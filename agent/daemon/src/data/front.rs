@@ -94,6 +94,11 @@ impl Front {
         })
     }
 
+    /// The interface's number and name.
+    pub(crate) fn interface(&self) -> (u32, &str) {
+        (self.stack.index, self.stack.name())
+    }
+
     /// Routes exactly these apps.
     pub(super) fn set_apps(&mut self, apps: BTreeMap<Name, Both>) {
         let gone: Vec<Both> = self

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use cardea_host::clock::Clock;
+use cardea_host::{addresses::Changes, clock::Clock};
 use cardea_tunnel::{Command, Edge, End, Event as TunnelEvent, FlowEvent, FlowId, Input, Tunnels};
 use mio::{Events, Poll, Token, Waker, event::Event as Readiness};
 use tokio::sync::mpsc as queue;
@@ -47,7 +47,11 @@ const NAP_MAX: Duration = Duration::from_secs(2);
 /// How long the loop waits for a queue that was full.
 const FULL_NAP: Duration = Duration::from_millis(5);
 
-/// How often routes to relays are looked at while there are tunnels.
+/// How long after the kernel told of a change the rest of it is waited for: an address goes and
+/// comes with its routes, in messages of their own.
+const SETTLE: Duration = Duration::from_millis(10);
+
+/// How often routes to relays are looked at in any case, as where the kernel may not be asked to tell.
 const ROUTES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// In how many of those turns this machine's addresses are looked at as well.
@@ -66,6 +70,8 @@ pub(super) enum Due {
     Waiting,
     /// Routes may have changed.
     Routes,
+    /// They have.
+    Moved,
 }
 
 /// Every socket and tunnel of one end, and the loop that serves them.
@@ -81,6 +87,9 @@ pub(super) struct Plane {
     pub(super) locals: Locals,
     pub(super) dialer: Dialer,
     pub(super) timers: Timers<Due>,
+    /// What the kernel says of its network, and whether it is looked at soon.
+    changes: Option<Changes>,
+    is_moving: bool,
     commands: mpsc::Receiver<ToData>,
     pub(super) told: Told,
     /// Questions for figures that wait until it is known which tunnels carry anything, and those
@@ -106,6 +115,13 @@ impl Plane {
         timers.set(now.instant + ROUTES_INTERVAL, Due::Routes);
         let mut wiring = Wiring::new(poll.registry().try_clone()?, WAKER.0 + 1);
         let direct = Direct::open(direct, &mut wiring);
+        let changes = Changes::listen().and_then(|mut changes| {
+            wiring.add(&mut changes, Owner::Network)?;
+            Ok(changes)
+        });
+        let changes = changes.inspect_err(|error| {
+            tracing::info!(%error, "the kernel tells no changes of the network");
+        });
         let mut carry = Carry::new(now, Tunnels::new(end, entropy));
         let mut interface = interface;
         if let Some(interface) = &mut interface {
@@ -125,6 +141,8 @@ impl Plane {
             locals: Locals::default(),
             dialer: Dialer::new(Arc::clone(&waker)),
             timers,
+            changes: changes.ok(),
+            is_moving: false,
             commands,
             told: Told::new(queue),
             asked: Vec::new(),
@@ -286,6 +304,7 @@ impl Plane {
                     interface.stack().readable |= readable;
                 }
             }
+            Some(Owner::Network) => self.network_changed(),
             Some(Owner::Listener(listener)) => self.locals.ready(listener, readable),
             Some(Owner::Guest(guest)) => self.hear_guest(guest),
             Some(Owner::Association(number)) => self.locals.associations.ready(number),
@@ -403,15 +422,33 @@ impl Plane {
                 let next = self.carry.now.instant + ROUTES_INTERVAL;
                 self.timers.set(next, Due::Routes);
                 self.looks = self.looks.wrapping_add(1);
-                let is_moved = self.relays.follow_routes(&mut self.wiring);
-                if is_moved || self.looks.is_multiple_of(ADDRESSES_EVERY) {
-                    self.follow_addresses();
-                }
-                if is_moved {
-                    tracing::info!("the way to the relay changed");
-                    self.carry.input(Input::Roamed);
-                }
+                self.follow_routes(self.looks.is_multiple_of(ADDRESSES_EVERY));
             }
+            Due::Moved => {
+                self.is_moving = false;
+                self.follow_routes(true);
+            }
+        }
+    }
+
+    /// The kernel has something to say of its network.
+    fn network_changed(&mut self) {
+        let is_changed = self.changes.as_mut().is_some_and(Changes::take);
+        if is_changed && !self.is_moving {
+            self.is_moving = true;
+            self.timers.set(self.carry.now.instant + SETTLE, Due::Moved);
+        }
+    }
+
+    /// Looks whether relays are reached another way, and where this machine is.
+    fn follow_routes(&mut self, and_addresses: bool) {
+        let is_moved = self.relays.follow_routes(&mut self.wiring);
+        if is_moved || and_addresses {
+            self.follow_addresses();
+        }
+        if is_moved {
+            tracing::info!("the way to the relay changed");
+            self.carry.input(Input::Roamed);
         }
     }
 

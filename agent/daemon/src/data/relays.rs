@@ -2,7 +2,7 @@
 //! there, and a detour where UDP does not pass; and the sockets for direct paths.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -30,6 +30,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Relays {
     sockets: BTreeMap<SocketAddr, Relay>,
+    /// Relays to which there was no way when something was to be sent.
+    unreached: BTreeSet<SocketAddr>,
     pub(super) direct: Direct,
     received: Received,
     /// What opens detours; `None` outside of a runtime.
@@ -43,6 +45,7 @@ pub(super) struct Relays {
 #[derive(Debug)]
 struct Relay {
     port: Port,
+    /// The address from which it sends; `None` while there is no way.
     source: Option<IpAddr>,
     way: Way,
     detour: Option<Detour>,
@@ -56,6 +59,7 @@ impl Relays {
     pub(super) fn new(direct: Direct, waker: Arc<Waker>) -> Self {
         Self {
             sockets: BTreeMap::new(),
+            unreached: BTreeSet::new(),
             direct,
             received: Received::default(),
             runtime: Handle::try_current().ok(),
@@ -186,19 +190,21 @@ impl Relays {
         }
     }
 
-    /// Opens anew every socket whose source address is no longer the one that routes give.
+    /// Opens anew every socket whose source address is no longer the one that routes give, or that
+    /// had no way for a while.
     ///
-    /// Says whether there was one: the relays must then learn where we are.
+    /// Says whether there was one, or one that has no way any more: the relays must then learn where
+    /// we are, or another of their addresses is tried.
     pub(super) fn follow_routes(&mut self, wiring: &mut Wiring) -> bool {
-        let moved: Vec<SocketAddr> = self
-            .sockets
-            .iter()
-            .filter(|(address, relay)| {
-                let source = addresses::source_for(**address).ok();
-                source.is_some() && source != relay.source
-            })
-            .map(|(address, _)| *address)
-            .collect();
+        let (mut moved, mut is_lost) = (Vec::new(), false);
+        for (address, relay) in &mut self.sockets {
+            let source = addresses::source_for(*address).ok();
+            if source.is_some() && source != relay.source {
+                moved.push(*address);
+            }
+            is_lost |= source.is_none() && relay.source.is_some();
+            relay.source = source;
+        }
         for address in &moved {
             if let Some(relay) = self.sockets.remove(address) {
                 relay.port.close(wiring);
@@ -208,7 +214,10 @@ impl Relays {
                 }
             }
         }
-        !moved.is_empty()
+        let before = self.unreached.len();
+        self.unreached
+            .retain(|address| addresses::source_for(*address).is_err());
+        is_lost || !moved.is_empty() || self.unreached.len() < before
     }
 
     fn get(&mut self, wiring: &mut Wiring, address: SocketAddr) -> io::Result<&mut Relay> {
@@ -216,7 +225,9 @@ impl Relays {
         match self.sockets.entry(address) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let socket = UdpSocket::connect(address)?;
+                let socket = UdpSocket::connect(address).inspect_err(|_| {
+                    self.unreached.insert(address);
+                })?;
                 Ok(entry.insert(Relay {
                     port: Port::new(socket, Owner::Relay(address), wiring)?,
                     source: addresses::source_for(address).ok(),

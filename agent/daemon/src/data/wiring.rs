@@ -24,6 +24,8 @@ pub(super) enum Owner {
     Tether(u64),
     /// The interface of the local network stack.
     Stack,
+    /// What the kernel says of its network.
+    Network,
     /// A flow.
     Flow(FlowId),
 }

@@ -25,12 +25,12 @@ impl Agent {
             LocalRequest::Apps => Some(LocalAnswer::Apps(self.app_statuses(now))),
             LocalRequest::Explain(app) => self.explain(now, call, app, out),
             LocalRequest::Posture => self.posture(now, call, out),
-            LocalRequest::Forward { .. } | LocalRequest::Proxy { .. } => {
-                Some(LocalAnswer::Refused(Refusal::new(
-                    RefusalCode::Invalid,
-                    "this agent has no listeners",
-                )))
-            }
+            LocalRequest::Forward { .. }
+            | LocalRequest::Proxy { .. }
+            | LocalRequest::RestoreDns => Some(LocalAnswer::Refused(Refusal::new(
+                RefusalCode::Invalid,
+                "this agent has no listeners",
+            ))),
         };
         if let Some(answer) = answer {
             out.answers.push_back((call, answer));

@@ -38,6 +38,7 @@ impl Agent {
             posture: self.posture_view(),
             apps: self.app_statuses(now),
             warnings: self.warnings(now),
+            dns: None,
         }
     }
 

@@ -52,7 +52,10 @@ fn both_ends_come_to_the_same_keys_over_a_controller_that_sees_none() {
     assert!(psk == their_psk && private != their_private);
     assert_eq!(ours.services, theirs.services);
     assert!(ours.egress.is_some() && theirs.egress.is_none());
-    assert_eq!(ours.relay, "127.0.0.1:7444".parse().unwrap());
+    assert_eq!(
+        ours.relay,
+        ["127.0.0.1:7444", "[::1]:7444"].map(|at| at.parse().unwrap())
+    );
 }
 
 #[test]

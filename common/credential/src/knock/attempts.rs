@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{KNOCK_BYTES, Knock};
+use super::{KNOCK_BYTES, Knock, door::Knocker};
 
 /// How long the datagrams of one handshake may take, from its first.
 ///
@@ -24,16 +24,18 @@ type Source = (IpAddr, u16);
 /// The handshakes of the last seconds.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    until: BTreeMap<(Source, Knock), Instant>,
+    /// Until when, and who knocked.
+    until: BTreeMap<(Source, Knock), (Instant, Knocker)>,
     in_order: VecDeque<(Source, Knock)>,
 }
 
 impl Attempts {
-    /// A knock has opened.
-    pub(super) fn open(&mut self, knock: Knock, source: SocketAddr, now: Instant) {
+    /// Somebody's knock has opened.
+    pub(super) fn open(&mut self, knock: Knock, who: Knocker, source: SocketAddr, now: Instant) {
         self.forget(now);
         let key = (of(source), knock);
-        if self.until.insert(key, now + ATTEMPT_TIME).is_none() {
+        let value = (now + ATTEMPT_TIME, who);
+        if self.until.insert(key, value).is_none() {
             self.in_order.push_back(key);
         }
     }
@@ -41,22 +43,28 @@ impl Attempts {
     /// Whether this knock has opened for this source.
     pub(super) fn has(&self, knock: Knock, source: SocketAddr, now: Instant) -> bool {
         let until = self.until.get(&(of(source), knock));
-        until.is_some_and(|until| *until > now)
+        until.is_some_and(|(until, _)| *until > now)
     }
 
-    /// Whether any knock has opened for this source.
-    pub(super) fn has_any(&self, source: SocketAddr, now: Instant) -> bool {
+    /// Whose knocks have opened for this source.
+    pub(super) fn knockers(
+        &self,
+        source: SocketAddr,
+        now: Instant,
+    ) -> impl Iterator<Item = Knocker> {
         let source = of(source);
         let (first, last) = (Knock([0; KNOCK_BYTES]), Knock([u8::MAX; KNOCK_BYTES]));
         self.until
             .range((source, first)..=(source, last))
-            .any(|(_, until)| *until > now)
+            .filter(move |(_, (until, _))| *until > now)
+            .map(|(_, (_, who))| *who)
     }
 
     /// Forgets what is over, and the oldest when there are too many.
     fn forget(&mut self, now: Instant) {
         while let Some(oldest) = self.in_order.front() {
-            let is_live = self.until.get(oldest).is_some_and(|until| *until > now);
+            let is_live = self.until.get(oldest);
+            let is_live = is_live.is_some_and(|(until, _)| *until > now);
             if is_live && self.in_order.len() < ATTEMPTS_MAX {
                 return;
             }

@@ -147,14 +147,13 @@ impl Door {
         if self.attempts.has(*knock, source, now.instant) {
             return Answer::Open;
         }
-        let answer = match self.knock_once(knock, now) {
-            Ok(_) => Answer::Open,
+        match self.hear(knock, now) {
+            Ok((who, _)) => {
+                self.attempts.open(*knock, who, source, now.instant);
+                Answer::Open
+            }
             Err(answer) => answer,
-        };
-        if answer == Answer::Open {
-            self.attempts.open(*knock, source, now.instant);
         }
-        answer
     }
 
     /// The keys of whoever made a knock that opens, for what carries one only once: a stream.
@@ -162,6 +161,10 @@ impl Door {
     /// # Errors
     /// What else it comes to.
     pub fn knock_once(&mut self, knock: &Knock, now: Now) -> Result<KnockKeys, Answer> {
+        self.hear(knock, now).map(|(_, keys)| keys)
+    }
+
+    fn hear(&mut self, knock: &Knock, now: Now) -> Result<(Knocker, KnockKeys), Answer> {
         self.turn_to(now.unix);
         let answer = self.answer(knock, now);
         self.count(answer.as_ref().err().copied().unwrap_or(Answer::Open));
@@ -171,7 +174,12 @@ impl Door {
     /// Whether somebody at `source` has knocked within the last seconds.
     #[must_use]
     pub fn has_opened(&self, source: SocketAddr, now: Now) -> bool {
-        self.attempts.has_any(source, now.instant)
+        self.knockers(source, now).next().is_some()
+    }
+
+    /// Who at `source` has knocked within the last seconds; one host may be several.
+    pub fn knockers(&self, source: SocketAddr, now: Now) -> impl Iterator<Item = Knocker> {
+        self.attempts.knockers(source, now.instant)
     }
 
     /// How often each answer was given.
@@ -194,7 +202,8 @@ impl Door {
         *counter = counter.saturating_add(1);
     }
 
-    fn answer(&mut self, knock: &Knock, now: Now) -> Result<KnockKeys, Answer> {
+    /// Whose knock it is, when it opens.
+    fn answer(&mut self, knock: &Knock, now: Now) -> Result<(Knocker, KnockKeys), Answer> {
         let mut found = Answer::Unknown;
         let opened = since_opened(self.opened_at, now);
         for who in self.candidates(knock) {
@@ -226,7 +235,7 @@ impl Door {
             if !record.spend(now.instant) {
                 return Err(Answer::TooMany);
             }
-            return Ok(keys);
+            return Ok((who, keys));
         }
         Err(found)
     }

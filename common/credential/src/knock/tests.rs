@@ -19,6 +19,11 @@ fn a_knock_opens_once_and_for_the_datagrams_of_its_handshake() {
     assert_eq!(bench.answer(&knock), Answer::Open, "the second datagram");
     assert_eq!(bench.answer_to(&knock, "192.0.2.2:9"), Answer::Replayed);
     assert_eq!(bench.answer_to(&knock, "192.0.2.1:10"), Answer::Replayed);
+    let who = |from| -> Vec<Knocker> { bench.door.knockers(address(from), bench.now).collect() };
+    assert_eq!(
+        (who("192.0.2.1:9"), who("192.0.2.2:9")),
+        (vec![WHO], vec![])
+    );
     assert!(bench.door.has_opened(address("192.0.2.1:9"), bench.now));
     assert!(!bench.door.has_opened(address("192.0.2.2:9"), bench.now));
     for later in [
@@ -371,11 +376,12 @@ fn attempts_never_grow_past_their_limit() {
     for number in 0..20_000_u32 {
         let mut bytes = [0; KNOCK_BYTES];
         bytes[..4].copy_from_slice(&number.to_be_bytes());
-        attempts.open(Knock(bytes), address("192.0.2.1:9"), now);
+        attempts.open(Knock(bytes), WHO, address("192.0.2.1:9"), now);
     }
     assert_eq!(attempts.len(), 8_192);
     attempts.open(
         Knock([9; KNOCK_BYTES]),
+        WHO,
         address("192.0.2.1:9"),
         now + ATTEMPT_TIME,
     );

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use cardea_credential::knock::{Answer, Door, DoorChange, Knock, KnockKeys};
+use cardea_credential::knock::{Answer, Door, DoorChange, Knock, KnockKeys, Knocker};
 use cardea_proto::{admin::Knocks, codec::Digest};
 
 use crate::clock::Clock;
@@ -60,6 +60,12 @@ impl Gate {
     pub(super) fn has_opened(&self, source: SocketAddr) -> bool {
         let now = self.clock.now();
         self.door().has_opened(source, now)
+    }
+
+    /// Who at `source` has knocked within the last seconds.
+    pub(super) fn knockers(&self, source: SocketAddr) -> Vec<Knocker> {
+        let now = self.clock.now();
+        self.door().knockers(source, now).collect()
     }
 
     fn door(&self) -> MutexGuard<'_, Door> {

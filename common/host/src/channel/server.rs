@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use cardea_credential::knock::Knocker;
 use cardea_proto::codec::{MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_STRANGER};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -49,6 +50,8 @@ pub struct Accepted {
     pub exporter: [u8; 32],
     /// Where the peer is.
     pub address: SocketAddr,
+    /// Who knocked there when it began: the peer, if it is who it knocked as.
+    pub knockers: Vec<Knocker>,
     /// The messages.
     pub link: Link,
 }
@@ -92,7 +95,7 @@ impl Server {
             .transport_config(Arc::new(transport(1, None)))
             .max_incoming(HANDSHAKES_MAX)
             .migration(true);
-        let filter = Filter::new(Some(gate));
+        let filter = Filter::new(Some(gate.clone()));
         let (socket, inlet) =
             FilteredSocket::bind(listen, &filter, detours).map_err(ChannelError::Socket)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
@@ -104,7 +107,7 @@ impl Server {
         .map_err(ChannelError::Socket)?;
         let address = endpoint.local_addr().map_err(ChannelError::Socket)?;
         let (sender, accepted) = mpsc::channel(ACCEPTED_MAX);
-        tokio::spawn(accept(endpoint.clone(), sender));
+        tokio::spawn(accept(endpoint.clone(), gate, sender));
         let server = Self {
             endpoint,
             filter,
@@ -157,7 +160,7 @@ impl Server {
 }
 
 /// Takes connections one by one; each has its handshake in a task of its own.
-async fn accept(endpoint: quinn::Endpoint, accepted: mpsc::Sender<Accepted>) {
+async fn accept(endpoint: quinn::Endpoint, gate: Gate, accepted: mpsc::Sender<Accepted>) {
     let handshakes = Places::new(HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX);
     while let Some(incoming) = endpoint.accept().await {
         let Ok(place) = handshakes.take(incoming.remote_address()) else {
@@ -165,8 +168,9 @@ async fn accept(endpoint: quinn::Endpoint, accepted: mpsc::Sender<Accepted>) {
             continue;
         };
         let accepted = accepted.clone();
+        let knockers = gate.knockers(incoming.remote_address());
         tokio::spawn(async move {
-            match shake_hands(incoming).await {
+            match shake_hands(incoming, knockers).await {
                 Ok(connection) => {
                     if accepted.send(connection).await.is_err() {
                         tracing::debug!("a connection came while the controller was leaving");
@@ -180,7 +184,10 @@ async fn accept(endpoint: quinn::Endpoint, accepted: mpsc::Sender<Accepted>) {
 }
 
 /// From a stranger's first datagram to its open stream, within [`TIME_BEFORE_TRUST`].
-async fn shake_hands(incoming: quinn::Incoming) -> Result<Accepted, ChannelError> {
+async fn shake_hands(
+    incoming: quinn::Incoming,
+    knockers: Vec<Knocker>,
+) -> Result<Accepted, ChannelError> {
     let connecting = incoming
         .accept()
         .map_err(|error| ChannelError::Closed(error.to_string()))?;
@@ -225,6 +232,7 @@ async fn shake_hands(incoming: quinn::Incoming) -> Result<Accepted, ChannelError
         certificates,
         exporter,
         address,
+        knockers,
         link: Link::of_server(connection, streams, bytes_max, first_by),
     })
 }

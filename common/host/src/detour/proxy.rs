@@ -39,6 +39,12 @@ pub enum ParseProxyError {
 }
 
 impl Proxy {
+    /// Where it is, `HOST:PORT`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The URL, password and all, for another process's environment.
     #[must_use]
     pub fn reveal(&self) -> &str {

@@ -87,6 +87,29 @@ fn what_is_routed_to_an_interface_can_be_read_and_answered() {
     });
 }
 
+#[test]
+fn what_changes_about_the_network_is_heard_of_once() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    in_namespace(|| {
+        let mut changes = crate::addresses::Changes::listen().unwrap();
+        assert!(!changes.take());
+        let mut network = Network::open().unwrap();
+        let loopback = network.index("lo").unwrap();
+        let address = [192, 0, 2, 7].into();
+        network.add_address(loopback, address).unwrap();
+        assert!(changes.take());
+        assert!(!changes.take());
+        network.set_up(loopback, 65_536, 65_536).unwrap();
+        assert!(changes.take());
+        let to = Prefix::host([192, 0, 2, 9].into());
+        network.add_route((loopback, 7_443), to, None).unwrap();
+        assert!(changes.take());
+        assert!(!changes.take());
+    });
+}
+
 /// Runs `work` on a thread in a network of its own.
 fn in_namespace(work: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {

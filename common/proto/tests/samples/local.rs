@@ -19,6 +19,7 @@ names!(LocalRequest {
     LocalRequest::Posture => "posture",
     LocalRequest::Forward { .. } => "forward",
     LocalRequest::Proxy { .. } => "proxy",
+    LocalRequest::RestoreDns => "restore_dns",
 });
 
 names!(LocalAnswer {
@@ -48,6 +49,7 @@ pub(super) fn requests() -> Vec<LocalRequest> {
         LocalRequest::Proxy {
             listen: "127.0.0.1:1080".to_owned(),
         },
+        LocalRequest::RestoreDns,
     ]
 }
 
@@ -89,6 +91,7 @@ fn status() -> AgentStatus {
             title: "the clock is wrong".to_owned(),
             fix: "Set it".to_owned(),
         }],
+        dns: None,
     }
 }
 

@@ -5,6 +5,8 @@
 //! goes through the relay or directly stands under its seal: a relay that hands on from elsewhere
 //! what it was given makes nobody send there.
 
+use std::time::{Duration, Instant};
+
 use aws_lc_rs::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     hkdf::{HKDF_SHA256, KeyType, Prk, Salt},
@@ -81,12 +83,13 @@ impl PathKey {
         Some([&header[..], &[PATH_FRAME], &counter, &text, tag.as_ref()].concat())
     }
 
-    /// The frame in what followed a header; `None` when it is not the peer's, or not new.
-    pub(crate) fn read(&mut self, via: Via, sealed: &[u8]) -> Option<PathFrame> {
+    /// The frame in what followed a header; `None` when it is not the peer's, or not new, or late.
+    pub(crate) fn read(&mut self, now: Instant, via: Via, sealed: &[u8]) -> Option<PathFrame> {
         let (kind, rest) = sealed.split_first()?;
         let (counter, rest) = rest.split_first_chunk::<PATH_COUNTER_BYTES>()?;
         let (text, tag) = rest.split_last_chunk::<PATH_TAG_BYTES>()?;
         let number = u64::from_be_bytes(*counter);
+        self.heard.pass(now);
         if *kind != PATH_FRAME || !self.heard.is_new(number) {
             return None;
         }
@@ -94,29 +97,52 @@ impl PathKey {
         self.open
             .open_separate_gather(nonce(counter), about(via), text, tag, &mut opened)
             .ok()?;
-        self.heard.note(number);
+        self.heard.note(now, number);
         PathFrame::decode(&opened)
     }
 }
 
-/// Which counters have been heard, as far back as datagrams overtake each other.
+/// Which counters have been heard, as far and as long back as datagrams overtake each other.
+///
+/// The second is for probes to addresses that led nowhere: they were never heard, so whoever saw one
+/// on its way could send it again from another address at any later time, and be answered there.
 #[derive(Debug, Default)]
 struct Window {
     highest: u64,
     /// Bit n is for the counter n below the highest.
     seen: u64,
+    /// All up to here is heard, or late.
+    floor: u64,
+    /// When the highest was heard.
+    latest: Option<Instant>,
+    /// What was the highest at a time.
+    mark: Option<(u64, Instant)>,
 }
 
 impl Window {
+    /// Time passes: what was overtaken that long ago is late.
+    fn pass(&mut self, now: Instant) {
+        let is_past = |at: Instant| now.saturating_duration_since(at) >= LATE;
+        if self.latest.is_some_and(is_past) {
+            self.floor = self.highest;
+            self.mark = None;
+        } else if let Some((mark, at)) = self.mark
+            && is_past(at)
+        {
+            self.floor = mark;
+            self.mark = Some((self.highest, now));
+        }
+    }
+
     const fn is_new(&self, number: u64) -> bool {
         if number > self.highest {
             return true;
         }
         let back = self.highest - number;
-        back < WINDOW && self.seen & (1 << back) == 0
+        number > self.floor && back < WINDOW && self.seen & (1 << back) == 0
     }
 
-    const fn note(&mut self, number: u64) {
+    fn note(&mut self, now: Instant, number: u64) {
         if number > self.highest {
             let ahead = number - self.highest;
             self.seen = if ahead < WINDOW {
@@ -126,6 +152,8 @@ impl Window {
             };
             self.seen |= 1;
             self.highest = number;
+            self.latest = Some(now);
+            self.mark.get_or_insert((number, now));
         } else {
             self.seen |= 1 << (self.highest - number);
         }
@@ -184,6 +212,11 @@ const HANDLE_BYTES: usize = 7;
 /// Counters that are told apart below the highest.
 const WINDOW: u64 = 64;
 
+/// How long after it was overtaken a frame may arrive; at most twice that.
+///
+/// A probe that is answered later than this is one that its sender has given up.
+const LATE: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,13 +233,21 @@ mod tests {
             assert_eq!(datagram.len(), expected);
             let sealed = &datagram[DATA_HEADER_BYTES..];
             assert_eq!(
-                connector.read(Via::Relay, sealed),
+                connector.read(now(), Via::Relay, sealed),
                 None,
                 "it was sent directly"
             );
-            assert_eq!(agent.read(Via::Direct, sealed), None, "it is its own");
-            assert_eq!(connector.read(Via::Direct, sealed), Some(PROBE));
-            assert_eq!(connector.read(Via::Direct, sealed), None, "it is not new");
+            assert_eq!(
+                agent.read(now(), Via::Direct, sealed),
+                None,
+                "it is its own"
+            );
+            assert_eq!(connector.read(now(), Via::Direct, sealed), Some(PROBE));
+            assert_eq!(
+                connector.read(now(), Via::Direct, sealed),
+                None,
+                "it is not new"
+            );
         }
     }
 
@@ -218,10 +259,14 @@ mod tests {
         for at in 0..sealed.len() {
             let mut damaged = sealed.to_vec();
             damaged[at] ^= 1;
-            assert_eq!(connector.read(Via::Direct, &damaged), None, "byte {at}");
-            assert_eq!(connector.read(Via::Direct, &sealed[..at]), None);
+            assert_eq!(
+                connector.read(now(), Via::Direct, &damaged),
+                None,
+                "byte {at}"
+            );
+            assert_eq!(connector.read(now(), Via::Direct, &sealed[..at]), None);
         }
-        assert_eq!(connector.read(Via::Direct, sealed), Some(PROBE));
+        assert_eq!(connector.read(now(), Via::Direct, sealed), Some(PROBE));
     }
 
     #[test]
@@ -232,11 +277,42 @@ mod tests {
         frames.reverse();
         let mut read = |datagram: &[u8]| {
             let sealed = &datagram[DATA_HEADER_BYTES..];
-            connector.read(Via::Direct, sealed).is_some()
+            connector.read(now(), Via::Direct, sealed).is_some()
         };
         let opened = frames.iter().filter(|frame| read(frame)).count();
         assert_eq!(opened, usize::try_from(WINDOW).unwrap());
         assert!(!read(&first), "too old to be told from one that was heard");
+    }
+
+    #[test]
+    fn a_frame_that_never_arrived_is_late_soon_after_it_was_overtaken() {
+        // How often another frame arrives meanwhile, and until when it is surely late.
+        for (pause, late) in [(400, 2_000), (1_000, 1_000), (20_000, 20_000)] {
+            let (mut agent, mut connector) = ends();
+            let mut read = |after: u64, datagram: &[u8]| {
+                let now = now() + Duration::from_millis(after);
+                let sealed = &datagram[DATA_HEADER_BYTES..];
+                connector.read(now, Via::Direct, sealed).is_some()
+            };
+            let [never, soon, next] = [(); 3].map(|()| write(&mut agent, 0));
+            assert!(read(0, &next));
+            assert!(read(900, &soon), "overtaken");
+            let mut after = 0;
+            while after < late {
+                after += pause;
+                assert!(read(after, &write(&mut agent, 0)));
+            }
+            assert!(!read(after, &never), "every {pause} ms");
+        }
+        // Where nothing else comes, time alone makes it late.
+        let (mut agent, mut connector) = ends();
+        let [never, next] = [(); 2].map(|()| write(&mut agent, 0));
+        let mut read =
+            |now, datagram: &[u8]| connector.read(now, Via::Direct, &datagram[DATA_HEADER_BYTES..]);
+        assert!(read(now(), &next).is_some());
+        assert_eq!(read(now() + LATE, &never), None);
+        let later = write(&mut agent, 0);
+        assert!(read(now() + LATE * 60, &later).is_some());
     }
 
     #[test]
@@ -245,10 +321,14 @@ mod tests {
         let mut other = PathKey::new(End::Connector, &Secret32([2; 32])).unwrap();
         let datagram = write(&mut agent, 0);
         assert_eq!(
-            other.read(Via::Direct, &datagram[DATA_HEADER_BYTES..]),
+            other.read(now(), Via::Direct, &datagram[DATA_HEADER_BYTES..]),
             None
         );
         assert_ne!(agent.outbound, other.inbound);
+    }
+
+    fn now() -> Instant {
+        cardea_proto::time::testing::start().instant
     }
 
     fn write(key: &mut PathKey, size: usize) -> Vec<u8> {

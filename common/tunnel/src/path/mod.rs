@@ -61,6 +61,8 @@ pub enum PathReason {
     Lost(usize),
     /// The local network changed.
     Roamed,
+    /// That of the other end did.
+    PeerRoamed,
     /// The relay does not answer by UDP.
     UdpBlocked,
 }
@@ -78,6 +80,7 @@ impl fmt::Display for PathReason {
                 )
             }
             Self::Roamed => f.write_str("the local network changed"),
+            Self::PeerRoamed => f.write_str("the other end's network changed"),
             Self::UdpBlocked => f.write_str("UDP does not reach the relay"),
         }
     }
@@ -257,12 +260,15 @@ impl Paths {
         None
     }
 
-    /// The other end's way to us was lost, and ours to it is likely to be the same: whoever waited to
+    /// The other end's way to us was lost, of this size or all of its ways, and ours to it is likely to be the same: whoever waited to
     /// find that out by himself would do so one after the other.
     pub(crate) fn told_lost(&mut self, now: Instant, size: usize) {
         if let Some(current) = self.current_mut() {
             current.give_up(now);
-            self.leave(PathReason::Lost(size));
+            self.leave(match size {
+                0 => PathReason::PeerRoamed,
+                size => PathReason::Lost(size),
+            });
         }
     }
 

@@ -13,6 +13,7 @@
 //! relay dropped because it could not.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -27,6 +28,10 @@ use crate::outbox::{Outbox, Room, Via};
 #[derive(Debug)]
 pub(crate) struct RelayPath {
     relay: SocketAddr,
+    /// Its other addresses, the one to try next first.
+    others: VecDeque<SocketAddr>,
+    /// Binds that were not answered.
+    unanswered: u32,
     ticket: [u8; TICKET_BYTES],
     handle: Handle,
     next_bind: Instant,
@@ -43,11 +48,14 @@ pub(crate) struct RelayPath {
 }
 
 impl RelayPath {
-    /// A way through `relay`; `None` when the ticket is none.
-    pub(crate) fn new(now: Instant, relay: SocketAddr, ticket: &[u8]) -> Option<Self> {
+    /// A way through the relay with these addresses; `None` when there is none or the ticket is none.
+    pub(crate) fn new(now: Instant, relay: &[SocketAddr], ticket: &[u8]) -> Option<Self> {
         let (ticket, handle) = parse(ticket)?;
+        let (relay, others) = relay.split_first()?;
         Some(Self {
-            relay,
+            relay: *relay,
+            others: others.iter().copied().collect(),
+            unanswered: 0,
             ticket,
             handle,
             next_bind: now,
@@ -56,7 +64,7 @@ impl RelayPath {
             held: Some(Held::default()),
             released: Vec::new(),
             unheard_since: None,
-            silence: SILENCE_MIN,
+            silence: SILENCE_MAX,
         })
     }
 
@@ -91,24 +99,48 @@ impl RelayPath {
         self.backoff = BIND_RETRY_MIN;
     }
 
-    /// Our address may be another one: asks the relay at once, and holds what it would drop.
-    pub(crate) fn roamed(&mut self, now: Instant) {
+    /// Our address may be another one: asks the relay at once, and holds what it would drop. `own`
+    /// are our addresses, when they are known: a relay has one of the other family for who has none
+    /// of this one.
+    pub(crate) fn roamed(&mut self, now: Instant, own: &[SocketAddr]) {
         self.held.get_or_insert_default();
+        self.unanswered = 0;
+        let is_reached = |relay: &SocketAddr| {
+            let mut own = own.iter();
+            own.any(|own| own.is_ipv4() == relay.is_ipv4())
+        };
+        if !is_reached(&self.relay)
+            && let Some(place) = self.others.iter().position(is_reached)
+            && let Some(other) = self.others.remove(place)
+        {
+            self.turn_to(other);
+        }
         self.rebind(now);
+    }
+
+    /// Goes on with another address of the relay.
+    fn turn_to(&mut self, other: SocketAddr) {
+        self.others.push_back(self.relay);
+        self.relay = other;
+        self.unanswered = 0;
     }
 
     /// The relay asks whether we receive here. One Bind earns one Proof, so that nobody who writes
     /// the relay's address on his datagrams can make us send more to it than our timers do.
-    pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) {
+    ///
+    /// Says whether it was answered.
+    pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) -> bool {
         if !std::mem::take(&mut self.is_asking) {
-            return;
+            return false;
         }
+        self.unanswered = 0;
         let proof = cookie.proof(&self.ticket);
         self.send_whole(&proof, out);
         if self.held.as_ref().is_none_or(Held::is_empty) {
             self.send_whole(&[&self.handle.data_header()[..], NUDGE].concat(), out);
         }
         self.release(now, out);
+        true
     }
 
     /// The peer's way to us works since a moment ago, so ours to the peer may not have before.
@@ -124,14 +156,15 @@ impl RelayPath {
         self.next_bind = now + BIND_KEEPALIVE;
         self.backoff = BIND_RETRY_MIN;
         self.is_asking = false;
+        self.unanswered = 0;
         self.release(now, out);
     }
 
-    /// The peer has been heard: the way works.
-    pub(crate) fn heard(&mut self) {
+    /// The peer has been heard: the way works, and takes that long there and back when it is known.
+    pub(crate) fn heard(&mut self, rtt: Option<Duration>) {
         self.released = Vec::new();
         self.unheard_since = None;
-        self.silence = SILENCE_MIN;
+        self.silence = rtt.map_or(SILENCE_MAX, |rtt| (rtt * 3).clamp(SILENCE_MIN, SILENCE_MAX));
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -150,6 +183,14 @@ impl RelayPath {
             self.rebind(now);
         }
         if now >= self.next_bind {
+            // Where it is bound it stays: the other end may be what is silent.
+            if self.held.is_some()
+                && self.unanswered >= UNANSWERED_MAX
+                && let Some(other) = self.others.pop_front()
+            {
+                self.turn_to(other);
+            }
+            self.unanswered += 1;
             self.next_bind = now + self.backoff;
             self.backoff = (self.backoff * 2).min(BIND_RETRY_MAX);
             self.send_bind(out);
@@ -277,6 +318,9 @@ fn parse(ticket: &[u8]) -> Option<([u8; TICKET_BYTES], Handle)> {
 /// It is not protected, and may therefore mean no more than "say once more what you said first".
 pub(crate) const NUDGE: &[u8] = &[0];
 
+/// Binds that one address of a relay may leave unanswered while it has another.
+const UNANSWERED_MAX: u32 = 3;
+
 /// First wait for the relay's answer: longer than most round trips, short beside a person's patience.
 const BIND_RETRY_MIN: Duration = Duration::from_millis(250);
 
@@ -294,8 +338,10 @@ const HELD_BYTES_MAX: usize = 16 * 1024;
 /// Source: RFC 4787 §4.3 lets a mapping die after 2 minutes; many die after 30 s.
 const BIND_KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// How long the peer may be silent after we sent something before we suspect the binding.
-const SILENCE_MIN: Duration = Duration::from_secs(1);
+/// How long the peer may be silent after we sent something before we suspect the binding; it doubles
+/// until the peer is heard. A suspicion costs a Bind and its answer.
+const SILENCE_MIN: Duration = Duration::from_millis(200);
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -371,12 +417,12 @@ mod tests {
         assert_eq!(bench.sent(), [FrameKind::Data]);
         bench.link.nudged(bench.now, &mut bench.out);
         assert_eq!(bench.sent(), []);
-        bench.link.roamed(bench.now);
+        bench.link.roamed(bench.now, &[]);
         bench.timeout();
         bench.send(100);
         bench.challenged();
         bench.sent();
-        bench.link.heard();
+        bench.link.heard(None);
         bench.link.nudged(bench.now, &mut bench.out);
         assert_eq!(bench.sent(), []);
     }
@@ -393,7 +439,7 @@ mod tests {
         bench.link.renew(bench.now, &ticket());
         bench.send(1);
         assert_eq!(bench.sent(), [FrameKind::Data]);
-        bench.link.roamed(bench.now);
+        bench.link.roamed(bench.now, &[]);
         assert_eq!(bench.timeout(), [FrameKind::Bind]);
         bench.send(1);
         assert_eq!(bench.sent(), []);
@@ -410,9 +456,9 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let now = start().instant;
-            let relay = "192.0.2.1:7".parse().unwrap();
+            let relay = ["192.0.2.1:7".parse().unwrap()];
             Self {
-                link: RelayPath::new(now, relay, &ticket()).unwrap(),
+                link: RelayPath::new(now, &relay, &ticket()).unwrap(),
                 now,
                 out: Outbox::default(),
             }

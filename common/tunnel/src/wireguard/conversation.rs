@@ -200,6 +200,12 @@ impl Conversation {
         self.unacknowledged() > 0
     }
 
+    /// Whether its handshake is over.
+    pub(crate) fn is_under_way(&self) -> bool {
+        let state = self.sockets.get::<Socket<'_>>(self.handle).state();
+        !matches!(state, State::Listen | State::SynSent | State::SynReceived)
+    }
+
     /// Puts what is new since the last time into the outbox.
     pub(crate) fn tell(&mut self, flow: FlowId, out: &mut Outbox) {
         let socket = self.sockets.get::<Socket<'_>>(self.handle);

@@ -22,7 +22,7 @@ pub(crate) use self::sealer::INNER_MTU;
 use self::{
     noise::{Noise, Opened},
     packet::{Body, Packet},
-    sealer::{Seal, Sealer, inner_mtu},
+    sealer::{FULL_DATAGRAM_BYTES, Seal, Sealer, inner_mtu_max},
     session::{Due, Session},
     stack::{Pair, Stack},
 };
@@ -58,6 +58,7 @@ impl WireGuard {
         seed: [u8; 32],
     ) -> Self {
         let now = context.now.instant;
+        context.link.measure(FULL_DATAGRAM_BYTES);
         let mut entropy = ChaCha20Rng::from_seed(seed);
         let mut port = || u16::try_from(entropy.next_u32() & 0x7fff).unwrap_or(0) + PORT_BASE;
         let (tcp_port, udp_port) = (port(), port());
@@ -225,11 +226,13 @@ impl WireGuard {
         };
         let (own, peer) = context.filter.addresses(name.v6);
         let mut built = std::mem::take(&mut context.shared.built);
-        let packet = built.get_mut(..inner_mtu(context.link)).and_then(|room| {
-            let len =
-                packet::build_udp((own, name.own_port), (peer, name.peer_port), payload, room)?;
-            room.get(..len)
-        });
+        let packet = built
+            .get_mut(..inner_mtu_max(context.link))
+            .and_then(|room| {
+                let len =
+                    packet::build_udp((own, name.own_port), (peer, name.peer_port), payload, room)?;
+                room.get(..len)
+            });
         match packet {
             Some(packet) => {
                 self.sealer(context).send(packet);

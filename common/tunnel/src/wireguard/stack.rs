@@ -20,20 +20,22 @@ use crate::{
     command::End,
     context::Context,
     drops::DropReason,
-    filter::Permitted,
+    filter::{Filter, Permitted},
     input::{DialError, FlowId, Read},
     outbox::{CloseReason, FlowEvent, ResetReason},
     schedule::Schedule,
     wireguard::{
         conversation::{ACK_DELAY, Conversation, Over, Spare, Stage},
         recovery::REPEAT_PACKETS,
-        sealer::{Idle, Seal, Wire, inner_mtu},
+        sealer::{INNER_MTU_MIN, Idle, Seal, Wire, inner_mtu, inner_mtu_max},
     },
 };
 
 /// All TCP flows of one tunnel.
 pub(crate) struct Stack {
     interface: Interface,
+    /// The same for packets that every network carries: smoltcp keeps what its device was first.
+    narrow: Interface,
     nobody: SocketSet<'static>,
     spare: Spare,
     flows: BTreeMap<FlowId, Conversation>,
@@ -59,23 +61,9 @@ impl Stack {
     pub(crate) fn new(context: &Context<'_>, seed: u64, next_port: u16) -> Self {
         let filter = &*context.filter;
         let epoch = context.now.instant;
-        let mut device = Idle(inner_mtu(context.link));
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let mut interface = Interface::new(config, &mut device, StackInstant::ZERO);
-        for v6 in [false, true] {
-            let (own, peer) = filter.addresses(v6);
-            // Both lists have room for two entries, which is what they get.
-            interface.update_ip_addrs(|addresses| {
-                let _fits = addresses.push(IpCidr::new(own.into(), if v6 { 128 } else { 32 }));
-            });
-            let _fits = match peer {
-                IpAddr::V4(peer) => interface.routes_mut().add_default_ipv4_route(peer),
-                IpAddr::V6(peer) => interface.routes_mut().add_default_ipv6_route(peer),
-            };
-        }
         Self {
-            interface,
+            interface: interface(filter, seed, inner_mtu_max(context.link)),
+            narrow: interface(filter, seed, INNER_MTU_MIN),
             nobody: SocketSet::new(Vec::new()),
             spare: Spare::default(),
             flows: BTreeMap::new(),
@@ -366,7 +354,11 @@ impl Stack {
             return false;
         };
         let parked = conversation.stage == Stage::Parked;
-        let due = self.interface.poll_at(at, &conversation.sockets);
+        let interface = match is_narrow(context, conversation) {
+            true => &mut self.narrow,
+            false => &mut self.interface,
+        };
+        let due = interface.poll_at(at, &conversation.sockets);
         conversation.quiet = !more && due.is_none_or(|due| due > at + ACK_DELAY);
         let due = due.filter(|_| !parked && !more).map(|due| {
             let micros = u64::try_from(due.total_micros()).unwrap_or(0);
@@ -423,6 +415,10 @@ impl Stack {
         let Some(conversation) = self.flows.get_mut(&flow) else {
             return false;
         };
+        let interface = match is_narrow(context, conversation) {
+            true => &mut self.narrow,
+            false => &mut self.interface,
+        };
         let mut built = std::mem::take(&mut context.shared.built);
         let Conversation {
             recovery, sockets, ..
@@ -431,7 +427,7 @@ impl Stack {
         wire.recovery = Some(recovery);
         let mut more = true;
         for _ in 0..limit {
-            more = match self.interface.poll_egress(at, &mut wire, sockets) {
+            more = match interface.poll_egress(at, &mut wire, sockets) {
                 PollResult::None => false,
                 PollResult::SocketStateChanged => true,
             };
@@ -508,6 +504,31 @@ impl Stack {
         let since = context.now.instant.saturating_duration_since(self.epoch);
         StackInstant::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
+}
+
+/// A network stack with both addresses of this end, whose packets have at most `mtu` bytes.
+fn interface(filter: &Filter, seed: u64, mtu: usize) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut interface = Interface::new(config, &mut Idle(mtu), StackInstant::ZERO);
+    for v6 in [false, true] {
+        let (own, peer) = filter.addresses(v6);
+        // Both lists have room for two entries, which is what they get.
+        interface.update_ip_addrs(|addresses| {
+            let _fits = addresses.push(IpCidr::new(own.into(), if v6 { 128 } else { 32 }));
+        });
+        let _fits = match peer {
+            IpAddr::V4(peer) => interface.routes_mut().add_default_ipv4_route(peer),
+            IpAddr::V6(peer) => interface.routes_mut().add_default_ipv6_route(peer),
+        };
+    }
+    interface
+}
+
+/// Whether what a conversation sends must fit into every network. Its first packets name what this
+/// end takes, which is more.
+fn is_narrow(context: &Context<'_>, conversation: &Conversation) -> bool {
+    conversation.is_under_way() && inner_mtu(context.link) < inner_mtu_max(context.link)
 }
 
 impl fmt::Debug for Stack {

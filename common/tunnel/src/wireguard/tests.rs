@@ -361,7 +361,7 @@ impl OneEnd {
             peer: Vec::new(),
             never: Vec::new(),
         };
-        let way = ("192.0.2.1:1".parse().unwrap(), signed.as_slice());
+        let way = (&["192.0.2.1:1".parse().unwrap()][..], signed.as_slice());
         let mut link = Link::new(now.instant, end, way, meeting, inner).unwrap();
         link.bound(now.instant, &mut Outbox::default());
         Self {

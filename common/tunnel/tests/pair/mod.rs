@@ -68,7 +68,10 @@ pub struct Pair {
     pub beside: Option<Beside>,
     /// Whether a damaged copy, and the same again, follow each datagram.
     pub damage: bool,
-    bound: BTreeSet<Handle>,
+    /// Addresses of the relay that an end does not reach, the agent where `true`.
+    pub unreached: BTreeSet<(bool, SocketAddr)>,
+    /// Who is bound, and by which address of the relay.
+    bound: BTreeMap<Handle, SocketAddr>,
     /// What an end must give back to the relay; another one after each loss of the bindings.
     cookie: Cookie,
     random: ChaCha20Rng,
@@ -111,7 +114,8 @@ impl Pair {
             carried: 0,
             beside: None,
             damage: false,
-            bound: BTreeSet::new(),
+            unreached: BTreeSet::new(),
+            bound: BTreeMap::new(),
             cookie: Cookie([0; COOKIE_BYTES]),
             random: ChaCha20Rng::from_seed([5; 32]),
             queue: BTreeMap::new(),
@@ -317,8 +321,7 @@ impl Pair {
             for datagram in transmit.datagrams() {
                 match transmit.via {
                     Via::Relay => {
-                        assert_eq!(transmit.to, RELAY.parse().unwrap());
-                        self.relay(end, datagram);
+                        self.relay(end, transmit.to, datagram);
                     }
                     Via::Direct => self.pass_beside(end, transmit.to, datagram),
                 }
@@ -339,35 +342,45 @@ impl Pair {
         self.cookie.0[0] += 1;
     }
 
+    /// What a relay knows of an end that is somewhere else.
+    pub fn forget_binding(&mut self, end: End) {
+        self.bound.remove(&handle(end));
+        self.cookie.0[0] += 1;
+    }
+
     /// What a relay does: asks for a proof, binds, and passes on with the receiver's handle.
-    fn relay(&mut self, from: End, datagram: &[u8]) {
+    fn relay(&mut self, from: End, at: SocketAddr, datagram: &[u8]) {
         self.carried += 1;
+        if self.unreached.contains(&(from == End::Agent, at)) {
+            return;
+        }
         match datagram.first().copied().and_then(FrameKind::of) {
             Some(FrameKind::Bind) => {
                 let ticket = ticket_of(&datagram[1..]);
-                let answer = if self.bound.contains(&ticket.handle) {
+                let answer = if self.bound.get(&ticket.handle) == Some(&at) {
                     ticket.handle.bound().to_vec()
                 } else {
                     ticket.handle.challenge(&self.cookie).to_vec()
                 };
-                self.send(from, answer);
+                self.send(from, at, answer);
             }
             Some(FrameKind::Proof) => {
                 let (ticket, cookie) = Cookie::of_proof(datagram).unwrap();
                 let ticket = ticket_of(ticket);
                 if cookie == self.cookie {
-                    self.bound.insert(ticket.handle);
-                    self.send(from, ticket.handle.bound().to_vec());
+                    self.bound.insert(ticket.handle, at);
+                    self.send(from, at, ticket.handle.bound().to_vec());
                 }
             }
             Some(FrameKind::Data) => {
                 let (own, sealed) = Handle::split_data(datagram).unwrap();
                 assert_eq!(own, handle(from));
                 let peer = handle(other(from));
-                if self.bound.contains(&own) && self.bound.contains(&peer) {
+                let is_bound = self.bound.get(&own) == Some(&at);
+                if let (true, Some(there)) = (is_bound, self.bound.get(&peer).copied()) {
                     let mut forwarded = peer.data_header().to_vec();
                     forwarded.extend_from_slice(sealed);
-                    self.send(other(from), forwarded);
+                    self.send(other(from), there, forwarded);
                 }
             }
             kind => panic!("a node sent {kind:?}"),
@@ -404,11 +417,13 @@ impl Pair {
         }
     }
 
-    fn send(&mut self, to: End, datagram: Vec<u8>) {
-        if self.is_cut || datagram.len() > self.mtu {
+    /// From the relay, at that address of it.
+    fn send(&mut self, to: End, at: SocketAddr, datagram: Vec<u8>) {
+        let is_reached = !self.unreached.contains(&(to == End::Agent, at));
+        if self.is_cut || !is_reached || datagram.len() > self.mtu {
             return;
         }
-        self.arrive(to, RELAY.parse().unwrap(), Via::Relay, datagram, self.delay);
+        self.arrive(to, at, Via::Relay, datagram, self.delay);
     }
 
     fn arrive(&mut self, to: End, from: SocketAddr, via: Via, datagram: Vec<u8>, delay: Duration) {
@@ -561,7 +576,7 @@ pub fn install(end: End, keys: CarrierKeys) -> Install {
         app: "wiki".parse().unwrap(),
         keys,
         ttl: TTL,
-        relay: RELAY.parse().unwrap(),
+        relay: [RELAY, RELAY_V6].map(|at| at.parse().unwrap()).to_vec(),
         ticket: ticket(end),
         services: targets.iter().map(|target| target.service).collect(),
         inner: InnerAddresses {
@@ -625,3 +640,4 @@ pub fn pattern(len: usize) -> Vec<u8> {
 }
 
 pub const RELAY: &str = "203.0.113.9:7444";
+pub const RELAY_V6: &str = "[2001:db8::9]:7444";

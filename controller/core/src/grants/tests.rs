@@ -42,6 +42,42 @@ fn a_request_becomes_a_tunnel_that_both_ends_hold() {
 }
 
 #[test]
+fn a_device_that_asks_for_a_hundred_thousand_tunnels_gets_few_and_holds_nobody_up() {
+    let (mut bench, device, connector) = Bench::office();
+    let other = bench.device("other");
+    let ask = FromNode::Request {
+        request: 1,
+        app: name("wiki"),
+        offer: bench.offer(&device, "wiki"),
+    };
+    let before = bench.controller.sizes();
+    let mut denied = 0;
+    for number in 0..100_000_u32 {
+        bench.say(&device, ask.clone());
+        if number % 1_000 == 0 {
+            bench.settle();
+            denied += bench.take(&device).len();
+            bench.take(&connector);
+        }
+    }
+    bench.settle();
+    denied += bench.take(&device).len();
+    bench.take(&connector);
+    // What a node may say at once, and no time has passed to earn more.
+    assert!(denied >= 100_000 - 300, "{denied}");
+    let after = bench.controller.sizes();
+    assert!(after.tunnels <= before.tunnels + 1, "{after:?}");
+    assert!(after.timers <= before.timers + 8, "{before:?} {after:?}");
+    assert!(bench.entries.len() < 1_000, "{}", bench.entries.len());
+    bench.request(&other, 7, "wiki");
+    bench.settle();
+    let admit = bench.admit_at(&connector);
+    bench.admit(&connector, &admit);
+    bench.settle();
+    assert_eq!(bench.granted_at(&other).request, 7);
+}
+
+#[test]
 fn nothing_is_told_to_anybody_before_the_commit() {
     let (mut bench, mut device, connector) = Bench::office();
     bench.request(&device, 1, "wiki");

@@ -176,6 +176,7 @@ impl Bench {
             purpose: Purpose::Renewal,
             exporter: EXPORTER,
             address: "198.51.100.7:4000".parse().unwrap(),
+            knockers: Vec::new(),
         };
         self.connect_as(node, peer, grants, None);
     }
@@ -227,6 +228,7 @@ impl Bench {
             purpose: Purpose::Channel,
             exporter: EXPORTER,
             address: "198.51.100.7:4000".parse().unwrap(),
+            knockers: Vec::new(),
         }
     }
 

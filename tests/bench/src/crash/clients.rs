@@ -140,7 +140,7 @@ async fn admit(shared: &Shared, id: &InviteId, code: &Code, name: &str) -> Resul
 }
 
 /// A connection to `admin.sock`.
-pub(super) struct Admin {
+pub(crate) struct Admin {
     stream: UnixStream,
     hello: AdminHello,
     key: SoftwareKey,
@@ -148,7 +148,7 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    pub(super) async fn connect(state: &Path) -> Result<Self> {
+    pub(crate) async fn connect(state: &Path) -> Result<Self> {
         let mut stream = UnixStream::connect(state.join("admin.sock")).await?;
         let hello = frame::read_within(&mut stream, MESSAGE_BYTES_MAX_ADMIN, TIME).await?;
         let text = std::fs::read_to_string(state.join("keys/admin.key"))?;
@@ -187,7 +187,11 @@ impl Admin {
         Ok(frame::read_within(&mut self.stream, MESSAGE_BYTES_MAX_ADMIN, TIME).await?)
     }
 
-    async fn invite(&mut self, facts: &Facts, admits: Admits) -> Result<(InviteId, Code)> {
+    pub(crate) async fn invite(
+        &mut self,
+        facts: &Facts,
+        admits: Admits,
+    ) -> Result<(InviteId, Code)> {
         let secret: [u8; 32] = entropy::seed();
         let id = InviteId::from_bytes(entropy::bytes());
         let role = admits.role();
@@ -206,19 +210,19 @@ impl Admin {
 
 /// What an invite code holds.
 #[derive(Clone, Debug)]
-pub(super) struct Code {
+pub(crate) struct Code {
     secret: [u8; 32],
     role: Role,
     root: Digest,
 }
 
 /// An enrolled node with its key.
-struct Node {
-    enrolled: Enrolled,
+pub(crate) struct Node {
+    pub(crate) enrolled: Enrolled,
     key: Arc<SoftwareKey>,
 }
 
-async fn enroll(
+pub(crate) async fn enroll(
     address: SocketAddr,
     code: &Code,
     name: &str,
@@ -280,12 +284,12 @@ fn report(counter: u64, nonce: Bytes<16>) -> Report {
 }
 
 /// A node's open channel.
-struct Link {
+pub(crate) struct Link {
     connected: Connected,
 }
 
 impl Node {
-    async fn connect(&self, address: SocketAddr) -> Result<Link> {
+    pub(crate) async fn connect(&self, address: SocketAddr) -> Result<Link> {
         let Enrolled {
             domain,
             root,
@@ -325,7 +329,7 @@ impl Link {
         Ok(self.connected.link.sender.send(message)?)
     }
 
-    async fn hear(&mut self) -> Result<ToNode> {
+    pub(crate) async fn hear(&mut self) -> Result<ToNode> {
         let message = self.connected.link.receiver.receive::<ToNode>().await?;
         message.context("the channel ended")
     }

@@ -16,7 +16,7 @@ use super::clients::{Admin, Code};
 
 /// Everything that somebody was told, and everything that is on record.
 #[derive(Debug, Default)]
-pub(super) struct Facts(Mutex<Book>);
+pub(crate) struct Facts(Mutex<Book>);
 
 #[derive(Debug, Default)]
 struct Book {

@@ -109,7 +109,7 @@ impl World {
             app: app.parse().unwrap(),
             keys,
             ttl: Duration::from_secs(300),
-            relay: self.relay,
+            relay: vec![self.relay],
             ticket: ticket(number, side),
             services: services.clone(),
             inner: InnerAddresses {

@@ -1,0 +1,216 @@
+//! Everybody comes back at once: how long until a controller that was restarted has them all.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use cardea_e2e::{
+    deployment::{ControllerOptions, Deployment},
+    program::{free_port, now},
+};
+use cardea_proto::ledger::Admits;
+use rand_core::{OsRng, RngCore};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    crash::{
+        clients::{Admin, Code, Node, enroll},
+        facts::Facts,
+    },
+    report::Report,
+};
+
+/// Agents for each connector.
+const AGENTS_EACH: u32 = 10;
+
+/// Nodes that enroll at the same time.
+const ENROLLING: usize = 32;
+
+/// Longest first pause after a channel was lost, and longest of all: a node's own.
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_LAST: Duration = Duration::from_secs(20);
+
+/// How soon all must be back.
+const BACK: f64 = 30.0;
+
+/// How long it is waited for them in any case.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Restarts a controller under `agents` and a tenth as many connectors.
+///
+/// # Errors
+/// When they do not all come back.
+pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
+    let connectors = agents.div_ceil(AGENTS_EACH);
+    let count = usize::try_from(agents + connectors)?;
+    // A socket each, and what else a process needs.
+    let files = u64::try_from(count)? + 2_048;
+    let limit = getrlimit(Resource::Nofile);
+    let is_enough = limit.current.is_none_or(|current| current >= files);
+    if !is_enough {
+        let current = Some(files);
+        let maximum = limit.maximum.map(|maximum| maximum.max(files));
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })
+            .context("so many sockets are not allowed")?;
+    }
+    let mut deployment = Deployment::new()?;
+    let ports = (free_port()?, free_port()?);
+    let options = ControllerOptions {
+        port: ports.0,
+        relay_port: ports.1,
+        ..Default::default()
+    };
+    deployment.start_controller(&options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let address = SocketAddr::from(([127, 0, 0, 1], ports.0));
+    let state = deployment.path("controller");
+    let codes = runtime.block_on(invite(&state, agents, connectors))?;
+    let began = now();
+    let nodes = runtime.block_on(enroll_all(address, codes))?;
+    let enrolled = now().duration_since(began);
+    let crowd = Arc::new(Crowd::new(address));
+    for node in nodes {
+        runtime.spawn(Arc::clone(&crowd).keep(node));
+    }
+    runtime.block_on(crowd.wait_for(count))?;
+    let stopped = now();
+    deployment.stop_controller()?;
+    runtime.block_on(crowd.wait_for(0))?;
+    deployment.start_controller(&options)?;
+    let listens = now();
+    runtime.block_on(crowd.wait_for(count))?;
+    let back = now();
+    ensure!(deployment.controller()?.is_alive()?, "it died");
+    report.add_figures([
+        ("agents", f64::from(agents), None, ""),
+        ("connectors", f64::from(connectors), None, ""),
+        ("enrolled in", enrolled.as_secs_f64(), None, "s"),
+        (
+            "all back after it listens",
+            seconds(listens, back),
+            Some(BACK),
+            "s",
+        ),
+        (
+            "all back after it was stopped",
+            seconds(stopped, back),
+            None,
+            "s",
+        ),
+        (
+            "attempts for each",
+            crowd.attempts_for_each(count),
+            None,
+            "",
+        ),
+    ]);
+    Ok(())
+}
+
+fn seconds(from: Instant, to: Instant) -> f64 {
+    to.duration_since(from).as_secs_f64()
+}
+
+/// A code for everybody.
+async fn invite(state: &std::path::Path, agents: u32, connectors: u32) -> Result<Vec<Code>> {
+    let mut admin = Admin::connect(state).await?;
+    let facts = Facts::default();
+    let mut codes = Vec::new();
+    for number in 0..agents + connectors {
+        let admits = if number < connectors {
+            let site = "default".parse()?;
+            Admits::Connector { site }
+        } else {
+            Admits::Device {
+                user: format!("user-{number}").parse()?,
+                groups: ["staff".parse()?].into(),
+            }
+        };
+        codes.push(admin.invite(&facts, admits).await?.1);
+    }
+    Ok(codes)
+}
+
+async fn enroll_all(address: SocketAddr, codes: Vec<Code>) -> Result<Vec<Node>> {
+    let turns = Arc::new(Semaphore::new(ENROLLING));
+    let mut enrolling = JoinSet::new();
+    for (number, code) in codes.into_iter().enumerate() {
+        let turns = Arc::clone(&turns);
+        enrolling.spawn(async move {
+            let _turn = turns.acquire().await?;
+            // A knock may find no place where all others come from the same address.
+            for _ in 0..20 {
+                if let Ok(Ok(node)) = enroll(address, &code, &format!("node-{number}")).await {
+                    return Ok(node);
+                }
+            }
+            anyhow::bail!("node {number} is not admitted")
+        });
+    }
+    let mut nodes = Vec::new();
+    while let Some(node) = enrolling.join_next().await {
+        nodes.push(node??);
+    }
+    Ok(nodes)
+}
+
+/// All nodes, and how many of them have a channel.
+struct Crowd {
+    address: SocketAddr,
+    attempts: AtomicUsize,
+    connected: watch::Sender<usize>,
+}
+
+impl Crowd {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            attempts: AtomicUsize::new(0),
+            connected: watch::Sender::new(0),
+        }
+    }
+
+    /// Keeps one node connected, as long as the process lives.
+    async fn keep(self: Arc<Self>, node: Node) {
+        let mut ceiling = PAUSE_FIRST;
+        loop {
+            self.attempts.fetch_add(1, Ordering::Relaxed);
+            if let Ok(mut link) = node.connect(self.address).await {
+                self.connected.send_modify(|connected| *connected += 1);
+                ceiling = PAUSE_FIRST;
+                while link.hear().await.is_ok() {}
+                self.connected.send_modify(|connected| *connected -= 1);
+            }
+            let most = u64::try_from(ceiling.as_millis()).unwrap_or(u64::MAX);
+            let pause = Duration::from_millis(OsRng.next_u64() % most.max(1));
+            tokio::time::sleep(pause).await;
+            ceiling = (ceiling * 2).min(PAUSE_LAST);
+        }
+    }
+
+    async fn wait_for(&self, count: usize) -> Result<()> {
+        let mut connected = self.connected.subscribe();
+        let done = connected.wait_for(|connected| *connected == count);
+        let result = tokio::time::timeout(PATIENCE, done).await;
+        let missing = || format!("{} are connected, not {count}", *self.connected.borrow());
+        result.with_context(missing)??;
+        Ok(())
+    }
+
+    fn attempts_for_each(&self, count: usize) -> f64 {
+        let attempts = u32::try_from(self.attempts.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        f64::from(attempts) / f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+}
