@@ -107,7 +107,7 @@ pub struct Door {
     /// When it was opened, by the clock that nobody sets.
     opened_at: Instant,
     knockers: BTreeMap<Knocker, Record>,
-    /// The ids of the epochs that knocks of this moment may be of.
+    /// The ids of the epochs around this moment.
     ids: BTreeMap<u32, BTreeSet<(Id, Knocker)>>,
     attempts: Attempts,
     knocks: Knocks,
@@ -275,11 +275,12 @@ impl Door {
         }
     }
 
-    /// Knows the ids of the epochs within the window. Who may no longer knock is forgotten with the
-    /// turn: a few microseconds for each knocker, twice in an epoch.
+    /// Knows the ids of the epochs around this one, so that a clock that is hours off is told from a
+    /// stranger. Who may no longer knock is forgotten with the turn: a few microseconds for each
+    /// knocker, every two hours.
     fn turn_to(&mut self, now: UnixMillis) {
-        let (at, window) = (secs_of(now), window_secs());
-        let around = epoch_of(at.saturating_sub(window))..=epoch_of(at.saturating_add(window));
+        let epoch = epoch_of(secs_of(now));
+        let around = epoch.saturating_sub(1)..=epoch.saturating_add(1);
         if self.ids.keys().copied().eq(around.clone()) {
             return;
         }
