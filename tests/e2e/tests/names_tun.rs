@@ -87,9 +87,9 @@ fn say_that_the_service_is_missing() -> Result<()> {
     let socket = world.deployment.path("bus");
     let configuration = world.deployment.path("bus.conf");
     let at = format!("unix:path={}", socket.display());
-    let allowed = "<allow send_destination=\"*\"/><allow own=\"*\"/>";
+    let allowed = "<allow send_destination=\"*\"/><allow eavesdrop=\"true\"/><allow own=\"*\"/>";
     let text = format!(
-        "<busconfig><type>system</type><listen>{at}</listen><auth>EXTERNAL</auth>\
+        "<busconfig><type>session</type><listen>{at}</listen><auth>EXTERNAL</auth>\
          <policy context=\"default\">{allowed}</policy></busconfig>"
     );
     fs::write(&configuration, text)?;
