@@ -6,7 +6,8 @@ use std::{
 };
 
 use cardea_proto::{
-    app, app::Service, id::GrantId, name::Name, path::PATH_FRAME, relay::Handle, time::Now,
+    app, app::Service, codec::Blob, id::GrantId, name::Name, path::PATH_FRAME, relay::Handle,
+    time::Now,
 };
 
 use crate::{
@@ -70,10 +71,11 @@ impl Tunnel {
         shared: &mut Shared,
         out: &mut Outbox,
     ) -> Option<Self> {
-        let way = (install.relay.as_slice(), install.ticket.0.as_slice());
+        let first = (install.relay.as_slice(), install.ticket.0.as_slice());
+        let ways = (first, install.standby.as_slice());
         let mut meeting = install.meeting;
         meeting.never.extend(&shared.controllers);
-        let mut link = Link::new(now.instant, end, way, meeting, install.inner)?;
+        let mut link = Link::new(now.instant, end, ways, meeting, install.inner)?;
         if let Some(own) = &shared.addresses {
             link.set_own(now.instant, own);
         }
@@ -117,8 +119,8 @@ impl Tunnel {
         &self.link
     }
 
-    pub(crate) const fn handle(&self) -> Handle {
-        self.link.handle()
+    pub(crate) fn handles(&self) -> impl Iterator<Item = Handle> + '_ {
+        self.link.handles()
     }
 
     pub(crate) fn link_mut(&mut self) -> &mut Link {
@@ -129,9 +131,9 @@ impl Tunnel {
         self.filter.set_stacked(v4, v6);
     }
 
-    pub(crate) fn extend(&mut self, now: Now, ttl: Duration, ticket: &[u8]) {
+    pub(crate) fn extend(&mut self, now: Now, ttl: Duration, ticket: &[u8], standby: &[Blob]) {
         self.expires = now.instant + ttl.min(TTL_MAX);
-        self.link.renew(now.instant, ticket);
+        self.link.renew(now.instant, ticket, standby);
     }
 
     pub(crate) fn check(&self, service: Service) -> Option<Permitted> {
@@ -187,7 +189,7 @@ impl Tunnel {
         if self.with(now, shared, out, |carrier, context| {
             carrier.datagram(context, sealed)
         }) {
-            self.link.came(now.instant);
+            self.link.came(now.instant, from);
         }
     }
 
