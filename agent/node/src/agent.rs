@@ -298,6 +298,7 @@ impl Agent {
             grant: extend.grant,
             ttl,
             ticket: extend.ticket,
+            standby: extend.standby,
         };
         self.step(now, &app, step, Some(command), out);
     }

@@ -258,6 +258,7 @@ impl Connector {
                 grant: extend.grant,
                 ttl,
                 ticket: extend.ticket,
+                standby: extend.standby,
             });
         } else if self.channel.is_ready() {
             // An extension that was lost with its channel lets the controller's count of the ttl run

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use cardea_proto::path::CANDIDATES_MAX;
+use cardea_proto::{
+    access::{STANDBY_MAX, Standby},
+    path::CANDIDATES_MAX,
+};
 
 /// Longest ttl of a grant, whatever a message says: the longest that a controller may be set to.
 pub const TTL_MAX: Duration = Duration::from_secs(3_600);
@@ -26,6 +29,19 @@ pub(crate) fn relay(addresses: &[SocketAddr], own: &[SocketAddr]) -> Option<Vec<
     let mut addresses: Vec<SocketAddr> = addresses.iter().take(RELAY_MAX).copied().collect();
     addresses.sort_by_key(|address| address.is_ipv4() == only_v6);
     (!addresses.is_empty()).then_some(addresses)
+}
+
+/// The relays that stand by, as many as an end may take, each as [`relay`].
+///
+/// One that names no address is kept in its place, because the order is that of both ends.
+pub(crate) fn standby(named: &[Standby], own: &[SocketAddr]) -> Vec<Standby> {
+    let named = named.iter().take(STANDBY_MAX);
+    named
+        .map(|standby| Standby {
+            relay: relay(&standby.relay, own).unwrap_or_default(),
+            ticket: standby.ticket.clone(),
+        })
+        .collect()
 }
 
 /// Addresses of one relay that are tried.

@@ -69,6 +69,8 @@ pub(crate) enum Event {
     },
     /// The admin has gone before the answer came.
     CallGone { call: CallId },
+    /// A relay elsewhere fell silent, or answers again.
+    Relay { place: usize, is_silent: bool },
 }
 
 /// The controller with its connections.
@@ -214,6 +216,9 @@ impl Turn {
                     request,
                     prepared,
                 });
+            }
+            Event::Relay { place, is_silent } => {
+                self.handle(Input::Relay { place, is_silent });
             }
             Event::CallGone { call } => {
                 if self.calls.remove(&call).is_some() {

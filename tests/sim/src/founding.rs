@@ -160,7 +160,7 @@ pub(crate) fn settings(controllers: usize) -> Settings {
     Settings {
         addresses: (0..controllers).map(address_of).collect(),
         shared: controllers > 1,
-        relays: vec![relay],
+        relays: vec![vec![relay]],
         never: vec![relay.ip()],
         certificate_life: Duration::from_secs(300),
         posture_poll: POSTURE_POLL,

@@ -68,10 +68,17 @@ impl World {
                 }
                 vec![self.bend(*install)]
             }
-            Command::Extend { grant, ticket, .. } => {
-                let ttl = Duration::from_secs(3_600);
-                vec![Command::Extend { grant, ttl, ticket }]
-            }
+            Command::Extend {
+                grant,
+                ticket,
+                standby,
+                ..
+            } => vec![Command::Extend {
+                grant,
+                ttl: Duration::from_secs(3_600),
+                ticket,
+                standby,
+            }],
             Command::Remove { .. } if self.dice.chance(700) => Vec::new(),
             Command::Remove { grant } => vec![Command::Remove { grant }],
         }
@@ -251,6 +258,7 @@ fn copy(install: &Install) -> Install {
         ttl: install.ttl,
         relay: install.relay.clone(),
         ticket: install.ticket.clone(),
+        standby: install.standby.clone(),
         services: install.services.clone(),
         inner: install.inner,
         meeting: install.meeting.clone(),

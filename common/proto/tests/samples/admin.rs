@@ -386,6 +386,7 @@ fn status() -> StatusView {
             replayed: 1,
             ..Knocks::default()
         },
+        relays: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -1,0 +1,173 @@
+//! The relays elsewhere, asked again and again, so that new grants avoid those that are dead.
+//!
+//! Each is asked by a socket that is connected to it: no stranger's datagram comes in there.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use cardea_core::Watch;
+use cardea_credential::ticket::TicketKey;
+use cardea_host::{clock::Clock, entropy};
+use cardea_proto::{
+    codec::Bytes,
+    relay::{ASK_BYTES, FrameKind, Handle, SEEN_BYTES, Side, Ticket},
+    time::Now,
+};
+use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
+
+use crate::turn::Event;
+
+/// How long a ticket holds that asks one question, with room for a clock that differs.
+const TICKET_LIFE: Duration = Duration::from_secs(10 * 60);
+
+/// Begins to watch every relay but the first `own`, which are part of this process.
+pub(crate) fn watch(
+    relays: &[Vec<SocketAddr>],
+    own: usize,
+    key: TicketKey,
+    events: &mpsc::Sender<Event>,
+) -> JoinSet<()> {
+    let key = Arc::new(key);
+    let mut tasks = JoinSet::new();
+    for (place, addresses) in relays.iter().enumerate().skip(own) {
+        let relay = Watched {
+            place,
+            addresses: addresses.clone(),
+            key: Arc::clone(&key),
+            events: events.clone(),
+        };
+        tasks.spawn(relay.run());
+    }
+    tasks
+}
+
+/// One relay.
+struct Watched {
+    place: usize,
+    addresses: Vec<SocketAddr>,
+    key: Arc<TicketKey>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Watched {
+    async fn run(self) {
+        let clock = Clock::system();
+        let mut watch = Watch::new(clock.now().instant);
+        let mut question = Question::default();
+        let mut told = false;
+        let mut round = 0_usize;
+        loop {
+            let sleep = clock.until(watch.deadline());
+            tokio::select! {
+                () = tokio::time::sleep(sleep) => {
+                    if watch.poll(clock.now().instant) {
+                        // Another address only when the one before gave no answer.
+                        round = round.wrapping_add(usize::from(!question.is_answered));
+                        question = self.ask(clock.now(), round, question).await;
+                    }
+                }
+                () = question.answered() => {
+                    question.is_answered = true;
+                    watch.answered();
+                }
+            }
+            if watch.is_silent() != told {
+                told = watch.is_silent();
+                tracing::info!(relay = ?self.addresses, is_silent = told, "a relay elsewhere");
+                let event = Event::Relay {
+                    place: self.place,
+                    is_silent: told,
+                };
+                if self.events.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Asks the next address, with a handle that nobody could know.
+    async fn ask(&self, now: Now, round: usize, before: Question) -> Question {
+        let place = round.checked_rem(self.addresses.len()).unwrap_or_default();
+        let Some(to) = self.addresses.get(place) else {
+            return Question::default();
+        };
+        let handle = Handle::from_bytes(entropy::bytes());
+        let ticket = Ticket {
+            tunnel: Bytes(entropy::bytes()),
+            side: Side::Agent,
+            handle,
+            not_after: now.unix.plus(TICKET_LIFE),
+        };
+        let kept = before.socket.filter(|(_, at)| at == to);
+        let sent = async {
+            let socket = match kept {
+                Some((socket, _)) => socket,
+                None => connected(*to).await?,
+            };
+            let signed = self.key.sign(&ticket).map_err(io::Error::other)?;
+            let ask: [u8; ASK_BYTES] = *[&[FrameKind::Ask.byte()], &signed[..]]
+                .concat()
+                .first_chunk()
+                .ok_or(io::ErrorKind::InvalidData)?;
+            // What the host said to the datagram before is of no interest.
+            if socket.send(&ask).await.is_err() {
+                socket.send(&ask).await?;
+            }
+            io::Result::Ok(socket)
+        };
+        match sent.await {
+            Ok(socket) => Question {
+                socket: Some((socket, *to)),
+                handle: Some(handle),
+                is_answered: false,
+            },
+            Err(error) => {
+                tracing::debug!(%error, "a relay was not asked");
+                Question::default()
+            }
+        }
+    }
+}
+
+/// What was asked last.
+#[derive(Default)]
+struct Question {
+    socket: Option<(UdpSocket, SocketAddr)>,
+    handle: Option<Handle>,
+    is_answered: bool,
+}
+
+impl Question {
+    /// Returns when the relay has answered this question, once.
+    async fn answered(&self) {
+        let Some((socket, _)) = self.socket.as_ref().filter(|_| !self.is_answered) else {
+            return std::future::pending().await;
+        };
+        let mut buffer = [0; SEEN_BYTES + 1];
+        loop {
+            // An error is what the host says of a relay that is not there: no answer.
+            let Ok(length) = socket.recv(&mut buffer).await else {
+                continue;
+            };
+            let seen = buffer.get(..length).and_then(Handle::of_seen);
+            if seen.is_some_and(|(handle, _)| Some(handle) == self.handle) {
+                return;
+            }
+        }
+    }
+}
+
+async fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = if to.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(to).await?;
+    Ok(socket)
+}
