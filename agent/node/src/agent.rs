@@ -339,6 +339,12 @@ impl Agent {
                     self.apps.note_path(&app, path, why);
                 }
             }
+            Event::Standby { grant, relays } => {
+                if let Some(app) = self.apps.holder(grant) {
+                    debug!(grant.id = %grant, app.id = %app, ?relays, "relays that stand by");
+                    self.apps.note_standby(&app, relays);
+                }
+            }
             Event::Silent { grant } | Event::Answers { grant } => {
                 if let Some(app) = self.apps.holder(grant) {
                     let is_silent = matches!(event, Event::Silent { .. });

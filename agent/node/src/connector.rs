@@ -282,6 +282,9 @@ impl Connector {
             Event::Path { grant, path, why } => {
                 debug!(grant.id = %grant, %path, reason = %why, "path");
             }
+            Event::Standby { grant, relays } => {
+                debug!(grant.id = %grant, ?relays, "relays that stand by");
+            }
             Event::Silent { grant } => debug!(grant.id = %grant, "the device does not answer"),
             Event::Answers { grant } => debug!(grant.id = %grant, "the device answers again"),
             Event::Closed { grant, reason } => {

@@ -223,6 +223,10 @@ pub struct AppStatus {
     /// Why it is this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_why: Option<String>,
+    /// Relays through which the other end answers as well, `ADDRESS:PORT`: one of them takes over
+    /// when the relay in use dies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub standby: Vec<String>,
     /// Round trip of the tunnel, when known.
     pub rtt_ms: Option<u64>,
     /// Payload from the app.

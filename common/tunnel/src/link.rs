@@ -16,7 +16,7 @@ use std::{
 };
 
 use cardea_proto::{
-    access::{InnerAddresses, Standby},
+    access::{InnerAddresses, STANDBY_MAX, Standby},
     codec::{Blob, Secret32},
     path::PathFrame,
     relay::{Cookie, DATA_HEADER_BYTES, Handle},
@@ -182,6 +182,16 @@ impl Link {
         self.paths.changes().wrapping_add(self.relays.turns)
     }
 
+    /// Which relays stand by and have shown that they carry, as bits to compare.
+    pub(crate) fn standby(&self) -> u32 {
+        self.relays.proven()
+    }
+
+    /// The same as addresses.
+    pub(crate) fn standby_relays(&self) -> [Option<SocketAddr>; STANDBY_MAX] {
+        self.relays.proven_relays()
+    }
+
     /// Round trip of the path in use, when a probe has shown it.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         match self.paths.direct() {
@@ -309,6 +319,9 @@ impl Link {
         };
         let is_back = !leg.path.is_ready();
         leg.path.bound(now, out);
+        if which != Some(Which::Used) {
+            leg.bound(now);
+        }
         if is_back && which == Some(Which::Used) {
             self.returned(out);
         }
@@ -443,6 +456,7 @@ impl Link {
         let Some(probe) = leg.probes.answered(now, of) else {
             return;
         };
+        leg.answered();
         let rtt = leg.probes.rtt();
         self.life.answered();
         match which {
@@ -493,6 +507,9 @@ impl Link {
     /// Does what is due.
     pub(crate) fn timeout(&mut self, now: Instant, out: &mut Outbox) {
         self.relays.timeout(now, out);
+        while let Some(which) = self.relays.next_check(now) {
+            self.probe_by(now, which, PROBE_DATAGRAM_BYTES, out);
+        }
         self.hasten(self.relays.failover.deadline());
         if self.due.is_none_or(|due| now < due) {
             return;

@@ -56,6 +56,8 @@ pub(crate) struct Tunnel {
     /// How many changes of the path were told, once it is open.
     told_path: Option<u32>,
     told_silent: bool,
+    /// The relays of which it was told that they stand by.
+    told_standby: u32,
     carrier: Carrier,
     /// Whether the tunnel waits in the queue of those to flush.
     pub(crate) queued: bool,
@@ -110,6 +112,7 @@ impl Tunnel {
             opened: false,
             told_path: None,
             told_silent: false,
+            told_standby: 0,
             carrier,
             queued: false,
         })
@@ -247,6 +250,12 @@ impl Tunnel {
             self.told_path = Some(changes);
             let (path, why) = self.link.path();
             out.events.push_back(Event::Path { grant, path, why });
+        }
+        let standby = self.link.standby();
+        if self.told_standby != standby {
+            self.told_standby = standby;
+            let relays = self.link.standby_relays();
+            out.events.push_back(Event::Standby { grant, relays });
         }
         let is_silent = self.link.is_silent();
         if self.told_silent != is_silent {

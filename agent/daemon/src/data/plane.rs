@@ -467,6 +467,7 @@ impl Plane {
                 TunnelEvent::Opened { .. }
                 | TunnelEvent::Used { .. }
                 | TunnelEvent::Path { .. }
+                | TunnelEvent::Standby { .. }
                 | TunnelEvent::Silent { .. }
                 | TunnelEvent::Answers { .. } => false,
             };

@@ -2,10 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use cardea_proto::{
+    access::STANDBY_MAX,
     id::GrantId,
     message::{AppView, Usage},
     name::Name,
@@ -49,6 +51,8 @@ pub(super) struct Traffic {
     pub(super) rtt: Option<Duration>,
     /// Which way it goes, and why.
     pub(super) path: Option<(Path, PathReason)>,
+    /// Through which relays it could go as well.
+    pub(super) standby: [Option<SocketAddr>; STANDBY_MAX],
     /// Whether the other end does not answer.
     pub(super) is_silent: bool,
 }
@@ -151,6 +155,12 @@ impl Apps {
     pub(super) fn note_path(&mut self, app: &Name, path: Path, why: PathReason) {
         if let Some(entry) = self.entries.get_mut(app) {
             entry.traffic.path = Some((path, why));
+        }
+    }
+
+    pub(super) fn note_standby(&mut self, app: &Name, relays: [Option<SocketAddr>; STANDBY_MAX]) {
+        if let Some(entry) = self.entries.get_mut(app) {
+            entry.traffic.standby = relays;
         }
     }
 

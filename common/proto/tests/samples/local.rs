@@ -129,6 +129,7 @@ fn app() -> AppStatus {
         transport: "quic".to_owned(),
         path: Some("relay".to_owned()),
         path_why: None,
+        standby: Vec::new(),
         rtt_ms: Some(12),
         bytes_in: 1_000,
         bytes_out: 10,

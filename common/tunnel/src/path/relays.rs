@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cardea_proto::{access::Standby, codec::Blob, relay::Handle};
+use cardea_proto::{
+    access::{STANDBY_MAX, Standby},
+    codec::Blob,
+    relay::Handle,
+};
 
 use super::{PathReason, failover::Failover, probes::Probes, relay::RelayPath};
 use crate::outbox::Outbox;
@@ -21,6 +25,37 @@ pub(crate) struct Leg {
     pub(crate) is_detoured: bool,
     /// Its place in the grant, which both ends share.
     rank: usize,
+    /// Whether the other end answered through it when it was asked last.
+    is_proven: bool,
+    /// When to ask next, of one that stands by, and how often it was asked since it was bound.
+    check: Option<(Instant, u32)>,
+}
+
+impl Leg {
+    /// The relay knows this end, for the first time or still.
+    pub(crate) fn bound(&mut self, now: Instant) {
+        self.check = Some((now, 0));
+    }
+
+    /// The other end answered.
+    pub(crate) fn answered(&mut self) {
+        self.is_proven = true;
+        self.check = None;
+    }
+
+    /// Whether to ask the other end now.
+    fn poll(&mut self, now: Instant) -> bool {
+        let Some((_, asked)) = self.check.filter(|(at, _)| *at <= now) else {
+            return false;
+        };
+        if asked >= CHECKS_MAX {
+            self.is_proven = false;
+            self.check = None;
+            return false;
+        }
+        self.check = Some((now + CHECK_AGAIN * 2_u32.pow(asked), asked + 1));
+        self.path.is_ready()
+    }
 }
 
 /// Which of the relays.
@@ -57,6 +92,8 @@ impl Relays {
                 probes: Probes::default(),
                 is_detoured: false,
                 rank,
+                is_proven: false,
+                check: None,
             })
         };
         let used = leg(0, now, relay, ticket)?;
@@ -147,8 +184,29 @@ impl Relays {
 
     /// When something is due, apart from what the failover waits for.
     pub(crate) fn deadline(&self) -> Instant {
-        let standby = self.standby.iter().map(|leg| leg.path.deadline());
+        let standby = self.standby.iter().map(|leg| {
+            let check = leg.check.map(|(at, _)| at);
+            check.map_or(leg.path.deadline(), |at| at.min(leg.path.deadline()))
+        });
         standby.fold(self.used.path.deadline(), Instant::min)
+    }
+
+    /// A relay that stands by and through which the other end should be asked now.
+    pub(crate) fn next_check(&mut self, now: Instant) -> Option<Which> {
+        let mut standby = self.standby.iter_mut();
+        standby.position(|leg| leg.poll(now)).map(Which::Standby)
+    }
+
+    /// Which relays stand by and have shown it, as bits.
+    pub(crate) fn proven(&self) -> u32 {
+        let ranks = self.standby.iter().filter(|leg| leg.is_proven);
+        ranks.fold(0, |bits, leg| bits | 1 << leg.rank.min(31))
+    }
+
+    /// The same as addresses.
+    pub(crate) fn proven_relays(&self) -> [Option<SocketAddr>; STANDBY_MAX] {
+        let mut proven = self.standby.iter().filter(|leg| leg.is_proven);
+        std::array::from_fn(|_| proven.next().map(|leg| leg.path.relay()))
     }
 
     /// Keeps every relay's knowledge of this end alive.
@@ -172,6 +230,8 @@ impl Relays {
     ) -> Option<()> {
         let other = self.standby.get_mut(standby)?;
         std::mem::swap(&mut self.used, other);
+        other.is_proven = false;
+        (other.check, self.used.check) = (None, None);
         let left = other.path.relay();
         let held = other.path.take_held();
         self.used.path.take_over(now, held, out);
@@ -201,6 +261,13 @@ impl Relays {
 /// How long after the first relay the others are told of this end: behind the first words, and soon
 /// enough to take the place of one that was dead from the beginning.
 const STANDBY_AFTER: Duration = Duration::from_millis(300);
+
+/// First pause before the other end is asked again through a relay that stands by; doubles. It may
+/// not be bound there yet.
+const CHECK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How often it is asked after each keepalive.
+const CHECKS_MAX: u32 = 3;
 
 /// How long after an end has turned by itself it does not follow another choice.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
