@@ -18,7 +18,7 @@ use cardea_proto::{
 use cardea_tunnel::{Command, Input, Install};
 
 use crate::{
-    founding::app_name,
+    founding::{RELAYS, app_name},
     schedule::{Event, Who},
     user::SERVICES,
     world::World,
@@ -153,7 +153,8 @@ impl World {
             .map(|villain| villain.heard.iter().cloned().collect())
             .unwrap_or_default();
         if let Some(datagram) = self.dice.pick(&heard).cloned() {
-            self.send(Who::Device(index), datagram);
+            let relay = self.dice.below(RELAYS.len());
+            self.send(Who::Device(index), relay, datagram);
         }
     }
 
