@@ -9,11 +9,17 @@ use std::time::{Duration, Instant};
 
 use cardea_host::{channel::Caller, clock::Clock, detour::Proxy, files::StateDir};
 use cardea_node::NodeOutbox;
-use cardea_proto::local::{ControllerState, ControllerView};
+use cardea_proto::{
+    local::{ControllerState, ControllerView, LocalAnswer},
+    time::ClockOffset,
+};
+use tokio::sync::oneshot;
 
 use crate::{
     data::{Data, DirectSettings, Fronts, ToData},
     line::Line,
+    local::Reply,
+    netcheck::Look,
     state::{self, Node},
     talk,
 };
@@ -43,6 +49,8 @@ struct Common {
     line: Line,
     data: Data,
     proxy: Option<Proxy>,
+    /// What was known of the controller's clock when it was last looked for.
+    offset: ClockOffset,
     shown: Option<ControllerState>,
 }
 
@@ -60,6 +68,7 @@ impl Common {
             node,
             data,
             proxy,
+            offset: ClockOffset::default(),
             shown: None,
         }
     }
@@ -93,6 +102,7 @@ impl Common {
             self.line.disconnect();
         }
         if let Some(connect) = out.connect.take() {
+            self.offset = connect.clock;
             let root = self.node.trust.root_digest();
             self.data.send(ToData::Fronts(Box::new(Fronts {
                 addresses: connect.fronts.clone(),
@@ -102,6 +112,17 @@ impl Common {
             })));
             self.line.connect(connect);
         }
+    }
+
+    /// Looks at the network, beside everything else.
+    fn netcheck(&self, reply: oneshot::Sender<Reply>) {
+        let look = Look::of(&self.node, self.proxy.clone(), self.offset);
+        tokio::spawn(async move {
+            let report = LocalAnswer::Netcheck(Box::new(look.run().await));
+            if reply.send(report.into()).is_err() {
+                tracing::debug!("a local program did not wait for its answer");
+            }
+        });
     }
 
     /// Tells whoever watches when the channel's state changed.

@@ -14,6 +14,7 @@ use crate::{
     decision::Decision,
     id::{ConnectorId, DeviceId, GrantId},
     name::Name,
+    netcheck::NetReport,
     posture::{PostureVerdict, Report},
     refusal::Refusal,
 };
@@ -50,6 +51,8 @@ pub enum LocalRequest {
     },
     /// Undoes what was done so that the system finds names of apps, until the daemon is started anew.
     RestoreDns,
+    /// Looks at the network: controllers by every way, relays, what stands between.
+    Netcheck,
 }
 
 /// The daemon's answer.
@@ -80,6 +83,8 @@ pub enum LocalAnswer {
         /// Where.
         address: String,
     },
+    /// The answer to `Netcheck`.
+    Netcheck(Box<NetReport>),
 }
 
 /// How an agent is; `cardea status -o json` prints exactly this.
