@@ -1,7 +1,7 @@
 //! Looks at the network that this node is in: asks controllers by every way and relays with tickets.
 //!
-//! Nobody is asked but who the node knows from its enrollment, and all at the same time. The channel
-//! for renewals serves, because it takes nothing from the one that may be up.
+//! Nobody is asked but who the node knows from its enrollment. The channel for renewals serves, because
+//! it takes nothing from the one that may be up.
 
 use std::{
     collections::BTreeMap,
@@ -104,7 +104,9 @@ impl Look {
 
     /// Looks, for some seconds at most.
     pub(crate) async fn run(self) -> NetReport {
-        let (ways, (relays, own)) = tokio::join!(self.controllers(), self.relays());
+        // One after the other: handshakes take the processor, and round trips would show it.
+        let (relays, own) = self.relays().await;
+        let ways = self.controllers().await;
         let mut observed = Observed {
             relays,
             own,

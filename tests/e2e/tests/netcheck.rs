@@ -162,7 +162,6 @@ impl World {
         );
         eprintln!("{how}: {report}");
         let table = run_ok(self.netcheck(&self.home, ""))?;
-        let table = String::from_utf8_lossy(&table.stdout).into_owned();
         ensure!(table.contains("controller by UDP  ok"), "{table}");
         ensure!(table.contains("Nothing is in the way."), "{table}");
         Ok(())
@@ -170,12 +169,13 @@ impl World {
 
     fn check_connector(&self) -> Result<()> {
         let line = "netcheck -o json";
-        let report = parse(&run_ok(self.connector(line))?)?;
+        let report = serde_json::from_str::<Value>(&run_ok(self.connector(line))?)?;
         ensure!(
             report["usable"] == true && report["relays"][1]["state"] == "ok",
             "{report}"
         );
-        let status = parse(&run_ok(self.connector("status --net -o json"))?)?;
+        let status =
+            serde_json::from_str::<Value>(&run_ok(self.connector("status --net -o json"))?)?;
         ensure!(status["controller"]["state"] == "connected", "{status}");
         ensure!(status["network"]["usable"] == true, "{status}");
         Ok(())
@@ -270,15 +270,26 @@ impl World {
 
     /// Hosts behind NATs, with the state of the device.
     fn check_nats(&self) -> Result<()> {
-        for (kind, mapping, expected) in [
-            (NatKind::PortRestricted, "endpoint_independent", &[][..]),
-            (NatKind::Symmetric, "endpoint_dependent", &["symmetric_nat"]),
+        for (net, kind, mapping, expected) in [
+            (20, NatKind::PortRestricted, "endpoint_independent", &[][..]),
+            (
+                24,
+                NatKind::Symmetric,
+                "endpoint_dependent",
+                &["symmetric_nat"],
+            ),
         ] {
-            let nat = Namespace::new("netcheck", "nat")?;
-            self.internet
-                .link("nat", "198.51.100.21/30", &nat, "wan", "198.51.100.22/30")?;
-            nat.route("198.51.100.21")?;
-            let host = Namespace::new("netcheck", "inside")?;
+            let (here, there) = (net + 1, net + 2);
+            let nat = Namespace::new("netcheck", &format!("nat{net}"))?;
+            self.internet.link(
+                &format!("nat{net}"),
+                &format!("198.51.100.{here}/30"),
+                &nat,
+                "wan",
+                &format!("198.51.100.{there}/30"),
+            )?;
+            nat.route(&format!("198.51.100.{here}"))?;
+            let host = Namespace::new("netcheck", &format!("in{net}"))?;
             host.link("lan", "10.7.0.2/24", &nat, "lan", "10.7.0.1/24")?;
             host.route("10.7.0.1")?;
             nat.nat(kind, "10.7.0.2", 4_711)?;
@@ -286,7 +297,10 @@ impl World {
             ensure!(report["nat"]["mapping"] == mapping, "{kind:?}: {report}");
             ensure!(codes(&report) == expected, "{kind:?}: {report}");
             let seen = report["nat"]["seen_as"][0].as_str().unwrap_or_default();
-            ensure!(seen.starts_with("198.51.100.22:"), "{kind:?}: {report}");
+            ensure!(
+                seen.starts_with(&format!("198.51.100.{there}:")),
+                "{kind:?}: {report}"
+            );
             if let Some(advice) = report["advice"].get(0) {
                 let fix = advice["fix"].as_str().unwrap_or_default();
                 ensure!(
@@ -300,6 +314,9 @@ impl World {
 
     /// A network of small packets, that does not say so.
     fn check_narrow(&self) -> Result<()> {
+        // As on a real wire, where no packet is many.
+        self.home.ip("link set wan gso_max_segs 1")?;
+        self.internet.ip("link set home gso_max_segs 1")?;
         self.wall("meta l4proto udp meta length > 1300 drop")?;
         let report = self.look(&self.home, 0)?;
         ensure!(codes(&report) == ["small_mtu"], "{report}");
