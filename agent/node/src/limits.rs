@@ -72,4 +72,19 @@ mod tests {
         assert_eq!(relay(&v4, &all(&["[2001:db8::7]:1"])), Some(v4));
         assert_eq!(relay(&[], &[]), None);
     }
+
+    #[test]
+    fn no_more_relays_stand_by_than_may_and_each_keeps_its_place() {
+        let named = |count: u8| -> Vec<Standby> {
+            let one = |last| Standby {
+                relay: vec![SocketAddr::from(([192, 0, 2, last], 1))],
+                ticket: vec![last].into(),
+            };
+            (0..count).map(one).collect()
+        };
+        assert_eq!(standby(&named(9), &[]), named(2));
+        let mut odd = named(2);
+        odd[0].relay.clear();
+        assert_eq!(standby(&odd, &[]), odd, "the second is still the second");
+    }
 }

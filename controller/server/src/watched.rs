@@ -6,7 +6,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cardea_core::Watch;
@@ -23,6 +23,9 @@ use crate::turn::Event;
 
 /// How long a ticket holds that asks one question, with room for a clock that differs.
 const TICKET_LIFE: Duration = Duration::from_secs(10 * 60);
+
+/// How long the same one is used.
+const TICKET_USE: Duration = Duration::from_secs(60);
 
 /// Begins to watch every relay but the first `own`, which are part of this process.
 pub(crate) fn watch(
@@ -89,40 +92,35 @@ impl Watched {
         }
     }
 
-    /// Asks the next address, with a handle that nobody could know.
+    /// Asks the next address.
     async fn ask(&self, now: Now, round: usize, before: Question) -> Question {
         let place = round.checked_rem(self.addresses.len()).unwrap_or_default();
         let Some(to) = self.addresses.get(place) else {
             return Question::default();
         };
-        let handle = Handle::from_bytes(entropy::bytes());
-        let ticket = Ticket {
-            tunnel: Bytes(entropy::bytes()),
-            side: Side::Agent,
-            handle,
-            not_after: now.unix.plus(TICKET_LIFE),
-        };
-        let kept = before.socket.filter(|(_, at)| at == to);
+        let Question { socket, ticket, .. } = before;
+        // A late answer to the same words is an answer: round trips may be long.
+        let ticket = ticket.filter(|ticket| now.instant < ticket.since + TICKET_USE);
+        let socket = socket.filter(|(_, at)| at == to);
         let sent = async {
-            let socket = match kept {
+            let ticket = match ticket {
+                Some(ticket) => ticket,
+                None => self.sign(now)?,
+            };
+            let socket = match socket {
                 Some((socket, _)) => socket,
                 None => connected(*to).await?,
             };
-            let signed = self.key.sign(&ticket).map_err(io::Error::other)?;
-            let ask: [u8; ASK_BYTES] = *[&[FrameKind::Ask.byte()], &signed[..]]
-                .concat()
-                .first_chunk()
-                .ok_or(io::ErrorKind::InvalidData)?;
             // What the host said to the datagram before is of no interest.
-            if socket.send(&ask).await.is_err() {
-                socket.send(&ask).await?;
+            if socket.send(&ticket.ask).await.is_err() {
+                socket.send(&ticket.ask).await?;
             }
-            io::Result::Ok(socket)
+            io::Result::Ok((socket, ticket))
         };
         match sent.await {
-            Ok(socket) => Question {
+            Ok((socket, ticket)) => Question {
                 socket: Some((socket, *to)),
-                handle: Some(handle),
+                ticket: Some(ticket),
                 is_answered: false,
             },
             Err(error) => {
@@ -131,14 +129,40 @@ impl Watched {
             }
         }
     }
+
+    /// A question with a handle that nobody could know.
+    fn sign(&self, now: Now) -> io::Result<Asking> {
+        let handle = Handle::from_bytes(entropy::bytes());
+        let ticket = Ticket {
+            tunnel: Bytes(entropy::bytes()),
+            side: Side::Agent,
+            handle,
+            not_after: now.unix.plus(TICKET_LIFE),
+        };
+        let signed = self.key.sign(&ticket).map_err(io::Error::other)?;
+        let ask = [&[FrameKind::Ask.byte()], &signed[..]].concat();
+        let ask = ask.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(Asking {
+            ask,
+            handle,
+            since: now.instant,
+        })
+    }
 }
 
 /// What was asked last.
 #[derive(Default)]
 struct Question {
     socket: Option<(UdpSocket, SocketAddr)>,
-    handle: Option<Handle>,
+    ticket: Option<Asking>,
     is_answered: bool,
+}
+
+/// The words of a question.
+struct Asking {
+    ask: [u8; ASK_BYTES],
+    handle: Handle,
+    since: Instant,
 }
 
 impl Question {
@@ -154,7 +178,8 @@ impl Question {
                 continue;
             };
             let seen = buffer.get(..length).and_then(Handle::of_seen);
-            if seen.is_some_and(|(handle, _)| Some(handle) == self.handle) {
+            let asked = self.ticket.as_ref().map(|ticket| ticket.handle);
+            if seen.is_some_and(|(handle, _)| Some(handle) == asked) {
                 return;
             }
         }
