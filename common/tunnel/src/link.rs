@@ -77,6 +77,8 @@ pub(crate) struct Link {
     followed: u32,
     /// Whether what was sent lately went nowhere, and the carrier has not heard of it.
     is_lost: bool,
+    /// Whether the local network changed and no way from here has been shown since.
+    is_stranded: bool,
     /// Of everything but the relay's path.
     due: Option<Instant>,
 }
@@ -118,6 +120,7 @@ impl Link {
             compared: None,
             followed: 0,
             is_lost: false,
+            is_stranded: false,
             due: None,
         })
     }
@@ -246,6 +249,7 @@ impl Link {
         self.relay_size.begin(now);
         self.relays
             .roamed(now, self.own.as_deref().unwrap_or_default());
+        self.is_stranded = true;
         if self.own.is_some() {
             self.seen = None;
             self.asks.begin(now);
@@ -291,17 +295,29 @@ impl Link {
         let leg = which.and_then(|which| self.relays.get_mut(which));
         let is_answered = leg.is_some_and(|leg| leg.path.challenged(now, cookie, out));
         if is_answered && which == Some(Which::Used) {
-            self.returned(out);
+            self.relay_returned(out);
         }
         self.schedule();
     }
 
-    /// The relay knows us again, after it did not: what went through it meanwhile is lost, both ways,
+    /// A way leads to the other end again, after none did: what was sent meanwhile is lost, both ways,
     /// and both ends' timers have doubled.
     fn returned(&mut self, out: &mut Outbox) {
-        if self.is_peer_there && self.paths.direct().is_none() {
+        self.is_stranded = false;
+        if self.is_peer_there {
             self.is_lost = true;
-            self.say(&PathFrame::Lost { size: 0 }, out);
+            let lost = PathFrame::Lost { size: 0 };
+            match self.paths.direct() {
+                Some(direct) => self.say_to(direct.to, &lost, 0, out),
+                None => self.say(&lost, out),
+            }
+        }
+    }
+
+    /// The relay knows us again, after it did not.
+    fn relay_returned(&mut self, out: &mut Outbox) {
+        if self.paths.direct().is_none() {
+            self.returned(out);
         }
     }
 
@@ -323,7 +339,7 @@ impl Link {
             leg.bound(now);
         }
         if is_back && which == Some(Which::Used) {
-            self.returned(out);
+            self.relay_returned(out);
         }
         self.schedule();
     }
@@ -421,11 +437,17 @@ impl Link {
                         let answer = PathFrame::Answer { of: id, id: None };
                         self.say_to(from, &answer, 0, out);
                     }
+                    if self.is_stranded && self.paths.direct().is_some() {
+                        self.returned(out);
+                    }
                 }
             }
             (PathFrame::Lost { size }, Via::Relay | Via::Direct) => {
-                let size = usize::try_from(size).unwrap_or(usize::MAX);
-                self.paths.told_lost(now, size);
+                // It shows of the way by which it comes that it is none of those that are lost.
+                if via == Via::Relay || self.paths.direct().is_none_or(|direct| direct.to != from) {
+                    let size = usize::try_from(size).unwrap_or(usize::MAX);
+                    self.paths.told_lost(now, size);
+                }
                 self.is_lost = true;
             }
             (PathFrame::Turned, Via::Relay | Via::Direct) => self.told_turned(now, which, out),
