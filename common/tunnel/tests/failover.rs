@@ -1,4 +1,9 @@
 //! Relays that stand by: when a tunnel goes on with another one, how soon, and when not.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "what a test does outside of its test function may panic as well, and it tells figures"
+)]
 
 #[cfg(test)]
 mod pair;
@@ -21,7 +26,7 @@ fn a_relay_that_dies_in_the_middle_of_a_flow_is_left_within_a_second_and_nothing
             kill(&mut pair, End::Agent, RELAY);
             kill(&mut pair, End::Connector, RELAY);
             let gap = flow(&mut pair, sender, (mine, theirs));
-            println!("{carrier:?} from {sender:?}: {gap:?} without a byte");
+            eprintln!("{carrier:?} from {sender:?}: {gap:?} without a byte");
             assert!(gap <= FAILOVER_MAX, "{carrier:?} {sender:?}: {gap:?}");
             check_turned(&pair, carrier);
         }
@@ -143,7 +148,7 @@ fn loss_reordering_and_idle_minutes_move_a_tunnel_seldom_and_cost_no_flow() {
             pair.pass(Duration::from_secs(3));
         }
         let turned = turns(&pair.agent.events);
-        println!("{carrier:?}: turned {turned} times in a minute at 10 % loss");
+        eprintln!("{carrier:?}: turned {turned} times in a minute at 10 % loss");
         assert!(turned <= 3, "{carrier:?}: {turned}");
     }
 }

@@ -57,7 +57,7 @@ pub struct Service {
     admin_path: PathBuf,
     relaying: Relaying,
     relay_address: Option<SocketAddr>,
-    watched: JoinSet<()>,
+    _watched: JoinSet<()>,
     front_address: Option<SocketAddr>,
     store: JoinHandle<()>,
     /// Held until everything else has ended.
@@ -132,7 +132,7 @@ impl Service {
             admin_path,
             relaying,
             relay_address,
-            watched,
+            _watched: watched,
             front_address,
             store,
             _state: state,
@@ -179,7 +179,6 @@ impl Service {
                     front,
                 },
             store,
-            watched,
             _state,
             ..
         } = self;
@@ -199,7 +198,6 @@ impl Service {
         tracing::info!("stopping");
         admins.abort();
         renewal.abort();
-        drop(watched);
         server.close("the controller is stopping").await;
         // Farewells have gone out by it.
         drop(front);

@@ -41,7 +41,7 @@ pub(crate) fn watch(
             place,
             addresses: addresses.clone(),
             key: Arc::clone(&key),
-            events: events.clone(),
+            events: events.downgrade(),
         };
         tasks.spawn(relay.run());
     }
@@ -53,7 +53,8 @@ struct Watched {
     place: usize,
     addresses: Vec<SocketAddr>,
     key: Arc<TicketKey>,
-    events: mpsc::Sender<Event>,
+    /// Keeps nobody's loop alive.
+    events: mpsc::WeakSender<Event>,
 }
 
 impl Watched {
@@ -85,7 +86,10 @@ impl Watched {
                     place: self.place,
                     is_silent: told,
                 };
-                if self.events.send(event).await.is_err() {
+                let Some(events) = self.events.upgrade() else {
+                    return;
+                };
+                if events.send(event).await.is_err() {
                     return;
                 }
             }

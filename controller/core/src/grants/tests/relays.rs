@@ -57,12 +57,11 @@ fn an_extension_has_tickets_for_the_places_of_the_grant_whatever_relays_do_meanw
         bench.pass(Duration::from_secs(20));
         bench.report(&mut device, sane_facts());
     }
-    let told = bench.take(&device).into_iter();
-    let mut extends = told.filter_map(|message| match message {
-        ToNode::Extend(extend) => Some(extend),
-        _ => None,
-    });
-    let extend = extends.next().unwrap();
+    let told = bench.take(&device);
+    let is_extend = |message: &&ToNode| matches!(message, ToNode::Extend(_));
+    let Some(ToNode::Extend(extend)) = told.iter().find(is_extend) else {
+        panic!("not extended");
+    };
     let before = tickets(&bench, &granted.rendezvous);
     let standby = extend.standby.iter();
     let after = std::iter::once(&extend.ticket).chain(standby);
