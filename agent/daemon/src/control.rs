@@ -5,7 +5,10 @@ pub(crate) mod connector;
 mod forwards;
 mod suggest;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cardea_host::{channel::Caller, clock::Clock, detour::Proxy, files::StateDir};
 use cardea_node::NodeOutbox;
@@ -13,7 +16,7 @@ use cardea_proto::{
     local::{ControllerState, ControllerView, LocalAnswer},
     time::ClockOffset,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     data::{Data, DirectSettings, Fronts, ToData},
@@ -51,6 +54,8 @@ struct Common {
     proxy: Option<Proxy>,
     /// What was known of the controller's clock when it was last looked for.
     offset: ClockOffset,
+    /// One look at the network at a time: each takes of what this node may knock.
+    looks: Arc<Semaphore>,
     shown: Option<ControllerState>,
 }
 
@@ -60,7 +65,7 @@ impl Common {
             clock,
             line: Line::new(
                 node.trust.clone(),
-                std::sync::Arc::clone(&node.signer),
+                Arc::clone(&node.signer),
                 clock,
                 proxy.clone(),
             ),
@@ -69,6 +74,7 @@ impl Common {
             data,
             proxy,
             offset: ClockOffset::default(),
+            looks: Arc::new(Semaphore::new(1)),
             shown: None,
         }
     }
@@ -117,7 +123,9 @@ impl Common {
     /// Looks at the network, beside everything else.
     fn netcheck(&self, reply: oneshot::Sender<Reply>) {
         let look = Look::of(&self.node, self.proxy.clone(), self.offset);
+        let looks = Arc::clone(&self.looks);
         tokio::spawn(async move {
+            let _turn = looks.acquire().await;
             let report = LocalAnswer::Netcheck(Box::new(look.run().await));
             if reply.send(report.into()).is_err() {
                 tracing::debug!("a local program did not wait for its answer");

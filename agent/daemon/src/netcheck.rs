@@ -60,6 +60,9 @@ const RELAY_TIME: Duration = Duration::from_secs(2);
 const HTTP_TIME: Duration = Duration::from_secs(2);
 const HTTP_BYTES: usize = 2_048;
 
+/// Longest place to which a portal may send people that is repeated to them.
+const LOCATION_BYTES_MAX: usize = 200;
+
 /// Most addresses of each kind that are looked at.
 const ADDRESSES_MAX: usize = 8;
 
@@ -201,24 +204,26 @@ impl Look {
             io::Result::Ok(answer)
         };
         let answer = timeout(HTTP_TIME, asking).await.ok()?.ok()?;
-        let answer = String::from_utf8_lossy(&answer);
-        answer.starts_with("HTTP/1.").then(|| {
-            let mut lines = answer.lines();
-            let location = lines.find_map(|line| {
-                let (name, value) = line.split_once(':')?;
-                name.eq_ignore_ascii_case("location").then(|| value.trim())
-            });
-            let is_shown = |place: &&str| {
-                place.len() <= 200
-                    && place.bytes().all(|byte| byte.is_ascii_graphic())
-                    && (place.starts_with("http://") || place.starts_with("https://"))
-            };
-            (
-                host.to_owned(),
-                location.filter(is_shown).map(ToOwned::to_owned),
-            )
-        })
+        page(host, &String::from_utf8_lossy(&answer))
     }
+}
+
+/// Who answered plain HTTP, and where that sends people, if it is fit to be shown.
+fn page(host: &str, answer: &str) -> Option<(String, Option<String>)> {
+    if !answer.starts_with("HTTP/1.") {
+        return None;
+    }
+    let location = answer.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("location").then(|| value.trim())
+    });
+    let is_shown = |place: &&str| {
+        place.len() <= LOCATION_BYTES_MAX
+            && place.bytes().all(|byte| byte.is_ascii_graphic())
+            && (place.starts_with("http://") || place.starts_with("https://"))
+    };
+    let location = location.filter(is_shown).map(ToOwned::to_owned);
+    Some((host.to_owned(), location))
 }
 
 /// What a controller that answered showed.
@@ -476,5 +481,76 @@ async fn receive(sockets: &[UdpSocket]) -> (SocketAddr, Vec<u8>) {
     tokio::select! {
         answer = one(0) => answer,
         answer = one(1) => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_portal_is_named_by_where_it_sends_people_and_by_nothing_else() {
+        let redirect = "HTTP/1.1 302 Found\r\nLocation: http://portal.example/login\r\n\r\n";
+        let expected = Some("http://portal.example/login".to_owned());
+        assert_eq!(page("c", redirect), Some(("c".to_owned(), expected)));
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\n\r\nhello", Some(("c".to_owned(), None))),
+            (
+                "HTTP/1.1 302 Found\r\nlocation: javascript:alert(1)\r\n\r\n",
+                Some(("c".to_owned(), None)),
+            ),
+            (
+                "HTTP/1.1 302 Found\r\nLocation: http://a/\u{1b}[2J\r\n\r\n",
+                Some(("c".to_owned(), None)),
+            ),
+            ("SSH-2.0-x\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(page("c", answer), expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_speaks_no_tls_of_ours_is_somebody_else_and_who_is_silent_is_nobody() {
+        let io = |kind: io::ErrorKind| state_of(&OpenError::Io(kind.into()));
+        assert_eq!(state_of(&OpenError::Impostor), CheckState::Impostor);
+        assert_eq!(io(io::ErrorKind::InvalidData), CheckState::Impostor);
+        for kind in [
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::UnexpectedEof,
+        ] {
+            assert_eq!(io(kind), CheckState::Silent);
+        }
+    }
+
+    #[test]
+    fn a_relay_counts_as_answering_by_the_right_words_from_the_right_place_alone() {
+        let ticket = cardea_proto::relay::Ticket {
+            tunnel: cardea_proto::codec::Bytes([1; 16]),
+            side: cardea_proto::relay::Side::Agent,
+            handle: Handle::from_bytes([2; 7]),
+            not_after: cardea_proto::time::UnixMillis(1),
+        };
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (relay, us) = (at("192.0.2.1:7444"), at("203.0.113.7:4"));
+        let known = |ticket: Vec<u8>| Standby {
+            relay: vec![relay],
+            ticket: ticket.into(),
+        };
+        let signed = [&ticket.body()[..], &[0; 64]].concat();
+        let mut asked = Asked::new(&[known(signed), known(Vec::new())]);
+        assert!(asked.relays[0].is_asked && !asked.relays[1].is_asked);
+        let right = ticket.handle.seen(us).to_vec();
+        asked.answered(&(relay, right.clone()));
+        assert!(asked.relays[0].answers.is_empty(), "nobody has asked yet");
+        asked.open.get_mut(&relay).unwrap().asked = Some(Instant::now());
+        let wrong = Handle::from_bytes([3; 7]).seen(us).to_vec();
+        asked.answered(&(relay, wrong));
+        asked.answered(&(at("192.0.2.9:7444"), right.clone()));
+        assert!(!asked.is_done() && asked.relays[0].answers.is_empty());
+        asked.answered(&(relay, right));
+        assert!(asked.is_done());
+        assert_eq!(asked.relays[0].answers[0].2, us);
     }
 }

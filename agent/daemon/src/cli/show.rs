@@ -95,7 +95,8 @@ pub(super) fn apps(apps: &[AppStatus]) -> String {
             app.path.clone().unwrap_or_else(dash),
             app.rtt_ms.map_or_else(dash, |rtt| format!("{rtt} ms")),
             format!("{}/{}", app.bytes_in, app.bytes_out),
-            app.why.clone().unwrap_or_default(),
+            // Of an open app, why it goes the way that it goes.
+            app.why.clone().or(app.path_why.clone()).unwrap_or_default(),
         ]
     });
     let head = [
