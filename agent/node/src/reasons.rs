@@ -1,6 +1,7 @@
 //! Why an access ended or could not begin, in words for a person.
 
 use cardea_proto::{
+    decision::Check,
     ledger::EndReason,
     name::Name,
     posture::PostureVerdict,
@@ -53,28 +54,25 @@ pub(crate) fn ended(app: &Name, reason: EndReason, verdict: Option<&PostureVerdi
 /// base/certify). Turn on disk encryption, then: cardea posture`.
 pub(crate) fn posture_failed(app: &Name, verdict: Option<&PostureVerdict>) -> Refusal {
     let code = RefusalCode::PostureFailed;
-    let Some((verdict, check)) = verdict
-        .filter(|verdict| !verdict.compliant)
-        .and_then(|verdict| Some((verdict, verdict.failed.first()?)))
-    else {
-        return Refusal::new(
-            code,
-            format!("{app}: denied: this device's posture does not pass"),
-        )
-        .with_next("See: cardea posture");
+    let verdict = verdict.filter(|verdict| !verdict.compliant);
+    let check = verdict.and_then(|verdict| verdict.failed.first());
+    let said = verdict.and_then(|verdict| verdict.why.as_deref());
+    let why = check.map_or_else(
+        || {
+            said.unwrap_or("this device's posture does not pass")
+                .to_owned()
+        },
+        Check::place,
+    );
+    let remedy = check
+        .and_then(|check| check.remedy.as_ref())
+        .or_else(|| verdict?.remedy.as_ref());
+    let next = match remedy {
+        Some(remedy) if remedy.contains(": cardea") => remedy.clone(),
+        Some(remedy) => format!("{}, then: cardea posture", remedy.trim_end_matches('.')),
+        None => "See: cardea posture".to_owned(),
     };
-    let remedy = check.remedy.as_ref().or(verdict.remedy.as_ref());
-    Refusal::new(
-        code,
-        format!(
-            "{app}: denied: {} is {} on this device (needed: {}, rule {})",
-            check.subject, check.observed, check.needed, check.rule
-        ),
-    )
-    .with_next(remedy.map_or_else(
-        || "See: cardea posture".to_owned(),
-        |remedy| format!("{}, then: cardea posture", remedy.trim_end_matches('.')),
-    ))
+    Refusal::new(code, format!("{app}: denied: {why}")).with_next(next)
 }
 
 /// What a person is told whose tunnel ended by itself.
@@ -151,7 +149,7 @@ pub(crate) const fn is_no_way(code: RefusalCode) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use cardea_proto::{decision::Check, time::UnixMillis};
+    use cardea_proto::time::UnixMillis;
 
     use super::*;
 
@@ -169,6 +167,8 @@ mod tests {
             }],
             remedy: None,
             report: None,
+            why: None,
+            clock_skew_s: None,
         };
         let app = "wiki".parse().unwrap();
         let refusal = ended(&app, EndReason::PostureFailed, Some(&verdict));

@@ -370,6 +370,9 @@ pub struct DeviceRow {
     pub compliant: Option<bool>,
     /// The checks that failed.
     pub failed: Vec<Check>,
+    /// Why its appraisal fails, where no check says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// When posture was last reported, RFC 3339.
     pub checked_at: Option<String>,
     /// When it was last connected, RFC 3339.
@@ -380,7 +383,7 @@ pub struct DeviceRow {
     pub program: Option<String>,
     /// Operating system.
     pub os: String,
-    /// Facts of the latest report, by name; `show` prints them.
+    /// Facts of the latest report, by name, and how far its clock is ahead; `show` prints them.
     pub facts: BTreeMap<String, crate::posture::Fact>,
 }
 

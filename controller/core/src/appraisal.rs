@@ -114,17 +114,16 @@ impl Controller {
         let Some(facts) = self.fresh_facts(turn.now, device) else {
             return;
         };
-        let checked_at = facts.received_at();
         let appraisal = self.judge(turn.now).appraise(device);
+        let verdict = verdict::verdict_of(&appraisal, facts);
         let recorded = self.recorded(device);
-        let verdict = verdict::verdict_of(&appraisal, checked_at);
         let posture = self.postures.entry(device);
         let told = posture.verdict.replace(verdict.clone());
         if recorded != Some(appraisal.is_ok()) {
             if !posture.recording {
                 self.plan_appraisal(turn, device, 0);
             }
-        } else if report || told.is_none_or(|told| told.failed != verdict.failed) {
+        } else if report || told.is_none_or(|told| told.reasons() != verdict.reasons()) {
             self.push_verdict(turn, device, verdict);
         }
     }

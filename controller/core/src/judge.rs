@@ -65,6 +65,8 @@ pub(crate) struct Allowed {
 /// How a device stands at one moment, whatever app it asks for.
 #[derive(Debug)]
 pub(crate) struct Standing<'a> {
+    /// Its name, while it is enrolled.
+    name: Option<&'a Name>,
     /// Its record and its latest report; `None` without either.
     of: Option<(&'a NodeRecord, &'a Facts)>,
     /// How long its certificate still lives, or why it may open nothing.
@@ -181,6 +183,7 @@ impl<'a> Judge<'a> {
     pub(crate) fn standing(&self, device: DeviceId) -> Standing<'a> {
         let Some(record) = self.world.state.device(device) else {
             return Standing {
+                name: None,
                 of: None,
                 certified: Err(Barred::For(Reason::Gone)),
             };
@@ -204,6 +207,7 @@ impl<'a> Judge<'a> {
         };
         let facts = self.postures.facts(device);
         Standing {
+            name: Some(&record.node.name),
             of: facts.map(|facts| (record, facts)),
             certified,
         }
@@ -227,7 +231,7 @@ impl<'a> Judge<'a> {
         app: &Name,
     ) -> Result<Allowed, Box<Decision>> {
         let barred = match &standing.certified {
-            Err(Barred::For(reason)) => return Err(self.denial(user, app, *reason)),
+            Err(Barred::For(reason)) => return Err(self.barred(standing, user, app, *reason)),
             Err(Barred::Appraised(denied)) => Err(denied),
             Ok(life) => Ok(*life),
         };
@@ -235,7 +239,8 @@ impl<'a> Judge<'a> {
             return Err(self.denial(user, app, Reason::StalePosture));
         };
         let Some(spec) = self.app(app) else {
-            return Err(self.unknown_app(user, app));
+            // Who may not know of an app learns nothing: the words of one without any rule.
+            return Err(self.denial(user, app, Reason::NoRule));
         };
         let ask = self.connect_ask(record, facts, user, spec);
         let certificate_life = barred.map_err(|denied| Box::new(not_compliant(&ask, denied)))?;
@@ -289,7 +294,7 @@ impl<'a> Judge<'a> {
             return None;
         }
         Some(match &standing.certified {
-            Err(Barred::For(reason)) => Some(self.denial(user, &app.name, *reason)),
+            Err(Barred::For(reason)) => Some(self.barred(standing, user, &app.name, *reason)),
             Err(Barred::Appraised(denied)) => Some(Box::new(not_compliant(&ask, denied))),
             Ok(_) => (!decision.allowed).then(|| Box::new(decision)),
         })
@@ -362,13 +367,31 @@ impl<'a> Judge<'a> {
     }
 
     fn certify_denial(&self, device: DeviceId, reason: Reason) -> Box<Decision> {
+        let record = self.world.state.device(device);
         denial(
             "certify",
-            device.to_string(),
+            record.map_or_else(|| device.to_string(), |record| record.node.name.to_string()),
             self.world.domain().to_string(),
             reason,
             self.engine(),
         )
+    }
+
+    /// A denial because of how a device stands, whatever app it asks for.
+    fn barred(
+        &self,
+        standing: &Standing<'_>,
+        user: &Name,
+        app: &Name,
+        reason: Reason,
+    ) -> Box<Decision> {
+        let mut denied = self.denial(user, app, reason);
+        if let (Reason::Blocked, Some(device)) = (reason, standing.name) {
+            denied.remedy = Some(format!(
+                "Ask an admin to run: cardeactl device unblock {device}"
+            ));
+        }
+        denied
     }
 
     fn denial(&self, user: &Name, app: &Name, reason: Reason) -> Box<Decision> {
@@ -379,15 +402,6 @@ impl<'a> Judge<'a> {
             reason,
             self.engine(),
         )
-    }
-
-    /// The words that an app without any rule gets: who may not know of it learns nothing.
-    fn unknown_app(&self, user: &Name, app: &Name) -> Box<Decision> {
-        let mut decision = self.denial(user, app, Reason::NoRule);
-        decision.remedy = Some(format!(
-            "Ask an admin to run: cardeactl allow user:{user} {app}"
-        ));
-        decision
     }
 }
 
@@ -420,6 +434,6 @@ fn device_facts<'a>(
         owner,
         posture: facts.facts(),
         report_age: facts.age(now),
-        clock_skew_s: Some(facts.skew_ms() / 1_000),
+        clock_skew_s: Some(facts.skew_s()),
     }
 }

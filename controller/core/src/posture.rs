@@ -16,6 +16,8 @@ use cardea_proto::{
     time::{Now, UnixMillis},
 };
 
+use crate::policy::CLOCK_SKEW;
+
 /// Longest name of a fact, in bytes.
 const FACT_NAME_BYTES_MAX: usize = 128;
 
@@ -83,6 +85,18 @@ impl Facts {
         &self.facts
     }
 
+    /// The facts as an admin reads them, with the one that only a controller can know.
+    pub(crate) fn shown(&self) -> BTreeMap<FactName, Fact> {
+        let skew = Fact {
+            reading: Reading::Value(Value::Integer(self.skew_s())),
+            grade: Grade::Os,
+            age_ms: 0,
+        };
+        let mut shown = self.facts.clone();
+        shown.insert(CLOCK_SKEW.to_owned(), skew);
+        shown
+    }
+
     /// When it came, by the wall clock.
     pub(crate) const fn received_at(&self) -> UnixMillis {
         self.received.unix
@@ -101,6 +115,11 @@ impl Facts {
     /// The device's clock minus ours, when it came.
     pub(crate) const fn skew_ms(&self) -> i64 {
         self.skew_ms
+    }
+
+    /// The same in whole seconds.
+    pub(crate) const fn skew_s(&self) -> i64 {
+        self.skew_ms / 1_000
     }
 
     /// The first fact that only a test or a demo would send.

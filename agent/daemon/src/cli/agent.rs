@@ -429,14 +429,9 @@ fn show_posture(settings: &Settings, output: Output) -> Result<(), Failure> {
     show::show(output, &shown, PostureOutput::table)?;
     match verdict {
         Some(verdict) if !verdict.compliant => {
-            let failed: Vec<String> = verdict.failed.iter().map(ToString::to_string).collect();
+            let failed = verdict.reasons().join("; ");
             let remedy = verdict.remedy.unwrap_or_default();
-            Err(Failure::of(
-                Code::Posture,
-                "posture fails",
-                failed.join("; "),
-                &remedy,
-            ))
+            Err(Failure::of(Code::Posture, "posture fails", failed, &remedy))
         }
         Some(_) | None => Ok(()),
     }

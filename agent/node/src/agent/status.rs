@@ -9,6 +9,7 @@ use cardea_proto::{
     },
     message::AppView,
     name::Name,
+    posture::PostureVerdict,
     refusal::{Refusal, RefusalCode},
     time::Now,
 };
@@ -133,9 +134,7 @@ impl Agent {
         PostureView {
             compliant: verdict.map(|verdict| verdict.compliant),
             checked_at: verdict.map(|verdict| verdict.checked_at.to_rfc3339()),
-            failed: verdict
-                .map(|verdict| verdict.failed.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
+            failed: verdict.map_or_else(Vec::new, PostureVerdict::reasons),
         }
     }
 

@@ -65,6 +65,8 @@ fn verdict(compliant: bool) -> PostureVerdict {
         failed: if compliant { Vec::new() } else { vec![check] },
         remedy: None,
         report: None,
+        why: None,
+        clock_skew_s: None,
     }
 }
 

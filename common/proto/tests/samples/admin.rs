@@ -355,6 +355,7 @@ fn device() -> DeviceRow {
         state: "connected".to_owned(),
         compliant: Some(false),
         failed: vec![parts::check()],
+        why: None,
         checked_at: Some(MOMENT.to_owned()),
         last_seen: Some(MOMENT.to_owned()),
         certificate_not_after: None,

@@ -10,10 +10,12 @@ use cardea_proto::{
     access::{Answer, Offer},
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
     codec,
+    decision::Decision,
     enroll::{EnrollAnswer, EnrollRequest},
     ledger::{Actor, Change, Entry, RecordKey},
     local::{LocalAnswer, LocalRequest},
     message::{FromNode, ToNode},
+    posture::PostureVerdict,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -71,6 +73,14 @@ pub(crate) fn all() -> Vec<Sample> {
         one::<Answer>("answer", &parts::answer()),
         one::<Offer>("offer_with_candidates", &parts::offer_with_candidates()),
         one::<Answer>("answer_with_candidates", &parts::answer_with_candidates()),
+        one::<PostureVerdict>(
+            "posture_verdict_without_checks",
+            &parts::verdict_without_checks(),
+        ),
+        one::<Decision>(
+            "decision_of_a_failed_appraisal",
+            &parts::decision_of_a_failed_appraisal(),
+        ),
         one::<AdminHello>("admin_hello", &admin::hello()),
         variants::<AdminRequest>("admin_request", &admin::requests()),
         one::<ChangeOrder>("change_order", &admin::order()),

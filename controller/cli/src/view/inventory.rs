@@ -157,10 +157,11 @@ fn posture(device: &DeviceRow, separator: &str) -> String {
     match device.compliant {
         None => String::new(),
         Some(true) => "passes".to_owned(),
-        Some(false) if separator == "\n" => {
-            let failed = lines(&device.failed);
-            format!("fails\n{failed}").trim_end().to_owned()
-        }
+        Some(false) if device.failed.is_empty() => device
+            .why
+            .as_ref()
+            .map_or_else(|| "fails".to_owned(), |why| format!("fails: {why}")),
+        Some(false) if separator == "\n" => format!("fails\n{}", lines(&device.failed)),
         Some(false) => {
             let failed: Vec<&str> = device
                 .failed

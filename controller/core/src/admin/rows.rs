@@ -23,6 +23,7 @@ use crate::{
     channels::Seen,
     controller::Controller,
     policy::{Prepared, recommended_folder},
+    posture::Facts,
     state::{GrantRecord, InviteRecord, NodeRecord},
 };
 
@@ -190,12 +191,13 @@ impl Controller {
             state: state.to_owned(),
             compliant: record.compliant,
             failed: verdict.map_or_else(Vec::new, |verdict| verdict.failed.clone()),
+            why: verdict.and_then(|verdict| verdict.why.clone()),
             checked_at: facts.map(|facts| facts.received_at().to_rfc3339()),
             last_seen: last_seen(record, seen.as_ref()),
             certificate_not_after: certificate_end(record),
             os: record.node.os.clone(),
             program: seen.and_then(|seen| seen.program),
-            facts: facts.map_or_else(BTreeMap::new, |facts| facts.facts().clone()),
+            facts: facts.map_or_else(BTreeMap::new, Facts::shown),
         })
     }
 

@@ -5,7 +5,7 @@ use cardea_proto::{
     codec::Bytes,
     ledger::Change,
     message::{FromNode, ToNode},
-    posture::{Grade, PostureVerdict, Value},
+    posture::{Grade, PostureVerdict, Reading, Value},
 };
 
 use crate::{
@@ -44,6 +44,40 @@ fn a_device_hears_what_failed_and_what_to_do() {
     );
     bench.report(&mut device, sane_facts());
     assert!(verdict_passes(&mut bench, &device));
+}
+
+#[test]
+fn a_device_without_any_rule_hears_that_there_is_none_and_whom_to_ask() {
+    let (mut bench, mut device, _) = Bench::office();
+    bench.must(AdminChange::PolicyApply(Vec::new()));
+    bench.report(&mut device, sane_facts());
+    let verdict = verdict(&mut bench, &device);
+    let why = "no rule permits a certificate for laptop".to_owned();
+    assert_eq!(verdict.reasons(), [why.clone()]);
+    assert_eq!(
+        verdict.remedy.as_deref(),
+        Some("Ask an admin for a rule that permits it: cardeactl policy show")
+    );
+    let AdminAnswer::Devices(rows) = bench.query(AdminQuery::Devices) else {
+        panic!("no devices");
+    };
+    assert_eq!(rows[0].why, Some(why));
+}
+
+#[test]
+fn how_far_a_clock_is_ahead_is_told_to_the_device_and_to_admins() {
+    let (mut bench, mut device, _) = Bench::office();
+    device.counter += 1;
+    let mut report = bench.report_of(device.counter, device.nonce.0, sane_facts());
+    report.clock = report.clock.plus(Duration::from_secs(42));
+    bench.say(&device, FromNode::Report(report));
+    bench.settle();
+    assert_eq!(verdict(&mut bench, &device).clock_skew_s, Some(42));
+    let AdminAnswer::Devices(rows) = bench.query(AdminQuery::Devices) else {
+        panic!("no devices");
+    };
+    let skew = &rows[0].facts["clock.skew_s"];
+    assert_eq!(skew.reading, Reading::Value(Value::Integer(42)));
 }
 
 /// A device tells its user of the verdict on the report that it made for him.
