@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use cardea_proto::{
     app::AppSpec,
-    decision::{Decision, Reason},
+    decision::{Check, Decision, Reason},
     id::DeviceId,
     ledger::User,
     name::Name,
@@ -26,6 +26,9 @@ use crate::{
     state::NodeRecord,
     world::World,
 };
+
+/// The rule under which a device does not pass that has filled the ledger by passing and failing.
+const RULE_CHANGES: &str = "controller/changes";
 
 /// Asks for decisions at one moment.
 #[derive(Clone, Copy)]
@@ -160,14 +163,35 @@ impl<'a> Judge<'a> {
             groups: self.groups(owner),
             address: self.channels.address(device),
         };
-        appraise(
+        let passing = appraise(
             self.engine(),
             &self.world.settings,
             self.world.domain(),
             applicant,
             facts,
             self.now,
-        )
+        )?;
+        let waits = self.channels.pass_waits(device, self.now.instant);
+        if record.compliant == Some(false) && !waits.is_zero() {
+            return Err(self.restless(device));
+        }
+        Ok(passing)
+    }
+
+    /// A device that passes, and has filled the ledger by passing and failing.
+    fn restless(&self, device: DeviceId) -> Box<Decision> {
+        let mut decision = self.certify_denial(device, Reason::CheckFailed);
+        decision.rules = vec![RULE_CHANGES.to_owned()];
+        let remedy = "Leave it as it is for some minutes";
+        decision.remedy = Some(format!("{remedy}, then: cardea posture"));
+        decision.checks = vec![Check {
+            subject: "posture".to_owned(),
+            observed: "changing too often".to_owned(),
+            needed: "at most 64 KiB of records in an hour".to_owned(),
+            rule: RULE_CHANGES.to_owned(),
+            remedy: Some(remedy.to_owned()),
+        }];
+        decision
     }
 
     /// The same, and neither blocked: what a certificate takes.

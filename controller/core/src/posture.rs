@@ -40,6 +40,8 @@ pub(crate) struct Posture {
     pub(crate) verdict: Option<PostureVerdict>,
     /// Whether a change of the appraisal is on its way to the store.
     pub(crate) recording: bool,
+    /// What its entry measures, in bytes.
+    pub(crate) recording_bytes: u64,
 }
 
 /// All devices that have reported.
@@ -70,6 +72,15 @@ impl Facts {
             facts: report.facts,
             received,
         })
+    }
+
+    /// What a report keeps in memory and costs to look at, in bytes.
+    pub(crate) fn size(report: &Report) -> usize {
+        report
+            .facts
+            .iter()
+            .map(|(name, fact)| size(name, fact))
+            .sum()
     }
 
     /// The facts of a device that has said nothing.
@@ -196,6 +207,21 @@ fn check(name: &str, fact: &Fact) -> Result<(), Refusal> {
     } else {
         Err(malformed(format!("the value of {name} is too long")))
     }
+}
+
+fn size(name: &str, fact: &Fact) -> usize {
+    let value = match &fact.reading {
+        Reading::Value(Value::Text(text)) | Reading::Error(text) => text.len(),
+        Reading::Value(Value::List(texts)) => {
+            let held = texts.len() * size_of::<String>();
+            held + texts.iter().map(String::len).sum::<usize>()
+        }
+        Reading::Value(Value::Bool(_) | Value::Integer(_))
+        | Reading::Absent
+        | Reading::Unsupported
+        | Reading::Denied => 0,
+    };
+    name.len() + value
 }
 
 fn malformed(message: String) -> Refusal {

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminQuery},
-    codec::Bytes,
+    codec::{self, Bytes},
     ledger::Change,
     message::{FromNode, ToNode},
     posture::{Grade, PostureVerdict, Reading, Value},
@@ -62,6 +62,76 @@ fn a_device_without_any_rule_hears_that_there_is_none_and_whom_to_ask() {
         panic!("no devices");
     };
     assert_eq!(rows[0].why, Some(why));
+}
+
+/// A device that flips a long fact: its access always ends at once, and the ledger does not fill.
+#[test]
+fn a_device_that_flips_its_posture_fills_no_ledger_and_is_closed_at_once() {
+    let (mut bench, mut device, connector) = Bench::office();
+    let long = || (0..4_000).map(|number| format!("program-{number}"));
+    let mut failing = sane_facts();
+    failing.remove("agent.version");
+    failing.extend([fact("process.running", Value::List(long().collect()))]);
+    let (before, started) = (posture_bytes(&bench), bench.now);
+    let (mut closed, mut refused) = (0, 0);
+    for _ in 0..2_000 {
+        bench.report(&mut device, sane_facts());
+        if verdict_passes(&mut bench, &device) {
+            bench.open(&device, &connector, "wiki");
+            bench.report(&mut device, failing.clone());
+            let heard = bench.heard(&connector);
+            assert_eq!(heard, ["withdraw: posture_failed"]);
+            closed += 1;
+        } else {
+            bench.report(&mut device, failing.clone());
+            refused += 1;
+        }
+        assert!(!verdict_passes(&mut bench, &device));
+        bench.pass(Duration::from_secs(1));
+    }
+    let hours = (bench.now.instant - started.instant).as_secs_f64() / 3_600.0;
+    let bytes = posture_bytes(&bench) - before;
+    assert!(closed > 20 && refused > 1_000, "{closed} {refused}");
+    assert!(
+        f64::from(u32::try_from(bytes).unwrap()) < 65_536.0 * (hours + 1.1),
+        "{bytes} bytes in {hours} h"
+    );
+    bench.report(&mut device, sane_facts());
+    let said = verdict(&mut bench, &device);
+    assert_eq!(said.failed[0].rule, "controller/changes");
+    let notes = bench.refused();
+    let notes = notes.iter().filter(|note| *note == "certify busy").count();
+    assert!((1..=closed).contains(&notes), "{notes} notes of {closed}");
+    for _ in 0..20 {
+        bench.pass(Duration::from_secs(30));
+        bench.report(&mut device, sane_facts());
+    }
+    assert!(verdict_passes(&mut bench, &device), "it comes back alone");
+}
+
+#[test]
+fn a_report_costs_what_it_measures() {
+    let (mut bench, mut device, _) = Bench::office();
+    let long = || (0..4_000).map(|number| format!("program-{number}"));
+    let mut large = sane_facts();
+    large.extend([fact("process.running", Value::List(long().collect()))]);
+    let mut taken = 0;
+    for _ in 0..100 {
+        bench.report(&mut device, large.clone());
+        taken += bench.heard(&device).len();
+    }
+    assert!((1..20).contains(&taken), "{taken}");
+    assert!(bench.refused().contains(&"certify busy".to_owned()));
+}
+
+/// What entries about appraisals measure, those of refused reports included.
+fn posture_bytes(bench: &Bench) -> usize {
+    let about = |change: &Change| matches!(change, Change::Appraised { .. } | Change::Refused(_));
+    let entries = bench.entries.iter();
+    entries
+        .filter(|entry| entry.draft.changes.iter().any(about))
+        .map(|entry| codec::encode(&entry.draft).len())
+        .sum()
 }
 
 #[test]
