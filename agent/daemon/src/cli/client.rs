@@ -91,5 +91,16 @@ pub(super) fn unexpected() -> Failure {
 
 /// Whether this state directory is that of a node, as far as we may look.
 pub(super) fn is_enrolled(state: &Path) -> bool {
-    Dir::open(state).is_ok_and(|dir| state::is_enrolled(&dir))
+    enrolled(state) == Some(true)
+}
+
+/// Whether somebody enrolled in this state directory; `None` where it cannot be looked at.
+pub(super) fn enrolled(state: &Path) -> Option<bool> {
+    match Dir::open(state) {
+        Ok(dir) => Some(state::is_enrolled(&dir)),
+        Err(_) => match state.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+            Ok(_) | Err(_) => None,
+        },
+    }
 }

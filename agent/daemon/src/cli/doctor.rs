@@ -306,8 +306,12 @@ pub(super) fn restore_dns(settings: &Settings, program: &str) -> Result<(), Fail
         return Ok(());
     }
     let failed = |error: &dyn std::fmt::Display| Failure::new(Code::Failed, error.to_string());
-    let dir = StateDir::open(&settings.state).map_err(|error| failed(&error))?;
-    let restored = names::restore(&dir).map_err(|error| failed(&error))?;
+    let restored = if client::enrolled(&settings.state) == Some(false) {
+        false
+    } else {
+        let dir = StateDir::open(&settings.state).map_err(|error| failed(&error))?;
+        names::restore(&dir).map_err(|error| failed(&error))?
+    };
     talk::say(if restored {
         "the system asks for names as it did before the agent"
     } else {

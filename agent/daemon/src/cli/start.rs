@@ -108,7 +108,10 @@ pub(super) fn up(
 ) -> Result<(), Failure> {
     let invite = code.read()?;
     process::prepare();
-    let dir = open(settings)?;
+    let dir = match invite {
+        Some(_) => open(settings)?,
+        None => open_enrolled(program, settings)?,
+    };
     let node = match (load(&dir)?, invite) {
         (None, None) => return Err(client::not_enrolled(program.name)),
         (None, Some(invite)) => block_on(apply(
@@ -143,7 +146,7 @@ pub(super) fn run(
     local: &Local,
 ) -> Result<(), Failure> {
     process::prepare();
-    let dir = open(settings)?;
+    let dir = open_enrolled(program, settings)?;
     let node = load(&dir)?.ok_or_else(|| client::not_enrolled(program.name))?;
     keep_operator(&dir, device.as_ref())?;
     serve(settings, dir, node, device, local)
@@ -314,6 +317,14 @@ fn become_run(settings: &Settings, device: Option<&Device>) -> Failure {
 
 fn open(settings: &Settings) -> Result<StateDir, Failure> {
     StateDir::open(&settings.state).map_err(storage)
+}
+
+/// The state of who enrolled here; where nobody did, nothing is made.
+fn open_enrolled(program: Program, settings: &Settings) -> Result<StateDir, Failure> {
+    match client::enrolled(&settings.state) {
+        Some(false) => Err(client::not_enrolled(program.name)),
+        Some(true) | None => open(settings),
+    }
 }
 
 fn load(dir: &StateDir) -> Result<Option<Node>, Failure> {
