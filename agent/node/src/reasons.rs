@@ -11,41 +11,51 @@ use cardea_tunnel::CloseReason;
 
 /// What a person is told whose grant the controller took back.
 pub(crate) fn ended(app: &Name, reason: EndReason, verdict: Option<&PostureVerdict>) -> Refusal {
-    let refusal = |code, text: &str| Refusal::new(code, format!("{app}: {text}"));
+    let refusal = |code, text: &str, next: &str| {
+        Refusal::new(code, format!("{app}: closed: {text}")).with_next(next)
+    };
+    let explain = format!("See: cardea explain {app}");
     match reason {
-        EndReason::Revoked => refusal(RefusalCode::NotPermitted, "closed: an admin revoked it"),
-        EndReason::NotPermitted => refusal(
-            RefusalCode::NotPermitted,
-            "closed: no rule permits it any longer",
-        )
-        .with_next(format!("See: cardea explain {app}")),
+        EndReason::Revoked => refusal(RefusalCode::NotPermitted, "an admin revoked it", &explain),
+        EndReason::NotPermitted => {
+            let text = "no rule permits it any longer";
+            refusal(RefusalCode::NotPermitted, text, &explain)
+        }
         EndReason::PostureFailed => posture_failed(app, verdict),
         EndReason::PostureStale => refusal(
             RefusalCode::PostureFailed,
-            "closed: this device has not reported its posture in time",
-        )
-        .with_next("See: cardea posture"),
-        EndReason::DeviceBlocked => refusal(RefusalCode::Blocked, "closed: this device is blocked"),
+            "this device has not reported its posture in time",
+            "See: cardea posture",
+        ),
+        EndReason::DeviceBlocked => {
+            refusal(RefusalCode::Blocked, "this device is blocked", &explain)
+        }
         EndReason::CertificateExpired => refusal(
             RefusalCode::CertificateExpired,
-            "closed: this device's certificate has ended",
-        )
-        .with_next("See: cardea status"),
-        EndReason::AppChanged => refusal(RefusalCode::NotFound, "closed: the app was changed"),
+            "this device's certificate has ended",
+            "See: cardea status",
+        ),
+        EndReason::AppChanged => refusal(
+            RefusalCode::NotFound,
+            "the app was changed",
+            "See: cardea apps",
+        ),
         EndReason::ConnectorGone => refusal(
             RefusalCode::NoConnector,
-            "closed: its connector is not connected",
+            "its connector is not connected",
+            "Ask an admin to look at: cardeactl connector ls",
         ),
-        EndReason::Expired => refusal(RefusalCode::Unreachable, "closed: its time ended"),
-        EndReason::Closed => refusal(RefusalCode::Unreachable, "closed: its other end closed it"),
-        EndReason::Replaced => refusal(
-            RefusalCode::Unreachable,
-            "closed: a newer tunnel took its place",
-        ),
-        EndReason::ControllerRestarted => {
-            refusal(RefusalCode::Unreachable, "closed: the controller restarted")
-        }
+        EndReason::Expired => again(app, "its time ended"),
+        EndReason::Closed => again(app, "its other end closed it"),
+        EndReason::Replaced => again(app, "a newer tunnel took its place"),
+        EndReason::ControllerRestarted => again(app, "the controller restarted"),
     }
+}
+
+/// What ended without anybody's decision: the next connection opens it again.
+fn again(app: &Name, text: &str) -> Refusal {
+    Refusal::new(RefusalCode::Unreachable, format!("{app}: closed: {text}"))
+        .with_next("Connect again to open it")
 }
 
 /// What a person is told whose device does not pass, from the verdict's first failed check.
@@ -87,6 +97,7 @@ pub(crate) fn tunnel_closed(app: &Name, reason: CloseReason) -> Refusal {
         | CloseReason::PeerClosed => RefusalCode::Unreachable,
     };
     Refusal::new(code, format!("{app}: tunnel closed: {reason}"))
+        .with_next("Connect again to open it")
 }
 
 /// Whether a grant that ended for this reason could not be had again by asking.

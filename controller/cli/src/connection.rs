@@ -10,7 +10,7 @@ use std::{
 use cardea_credential::{admin::sign_change, key::SoftwareKey, pem};
 use cardea_host::{
     clock::Clock,
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     files::read_named,
     frame::{self, FrameError},
     unix::connect_sync,
@@ -149,8 +149,14 @@ impl Connection {
             at: self.clock.now().unix,
             change,
         };
-        let signed = sign_change(&order, &key)
-            .map_err(|error| Failure::of(Code::Failed, "admin key", error, ""))?;
+        let signed = sign_change(&order, &key).map_err(|error| {
+            Failure::of(
+                Code::Failed,
+                "admin key",
+                error,
+                "Give the key that init made: --admin-key FILE",
+            )
+        })?;
         let answer = self.request(&AdminRequest::Change(signed))?;
         let AdminAnswer::Done {
             revision,
@@ -179,9 +185,9 @@ impl Connection {
     ) -> Result<(), Failure> {
         self.send(&AdminRequest::Query(AdminQuery::AuditFollow { from }))?;
         // The next entry may take for ever.
-        self.stream
-            .set_read_timeout(None)
-            .map_err(|error| Failure::of(Code::Failed, "admin socket", error, ""))?;
+        self.stream.set_read_timeout(None).map_err(|error| {
+            Failure::of(Code::Failed, "admin socket", &error, io_advice(&error))
+        })?;
         loop {
             let AdminAnswer::Entries(entries) = self.receive()? else {
                 return Err(unexpected());
@@ -242,7 +248,7 @@ fn not_reachable(path: &Path, error: &io::Error) -> Failure {
             "Run cardeactl as root or as the user that runs the controller",
         )
     } else {
-        (format!("not reachable: {error}"), "")
+        (format!("not reachable: {error}"), io_advice(error))
     };
     Failure::of(Code::NotReachable, &shown, why, next)
 }
@@ -256,7 +262,12 @@ fn broken(error: &FrameError) -> Failure {
     } else {
         format!("the conversation broke off: {error}")
     };
-    Failure::of(Code::NotReachable, "controller", why, "Look at its log")
+    Failure::of(
+        Code::NotReachable,
+        "controller",
+        why,
+        "Look at its log, and at: cardeactl status",
+    )
 }
 
 /// An admin's Ed25519 key: PKCS#8, as PEM or DER, in a file that nobody else may read.
@@ -265,21 +276,57 @@ fn read_key(path: &Path) -> Result<SoftwareKey, Failure> {
     let fail = |why: String, next: &str| Failure::of(Code::Failed, &shown, why, next);
     let other = "Name the key that init made with --admin-key FILE";
     let data = std::fs::metadata(path).map_err(|error| fail(error.to_string(), other))?;
-    let mode = data.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let next = format!("Run: chmod 600 {}", path.display());
-        return Err(fail(format!("others may read it (mode {mode:o})"), &next));
-    }
     let bytes = Zeroizing::new(
         read_named(path, KEY_BYTES_MAX).map_err(|error| fail(error.to_string(), other))?,
     );
     let not_a_key = || fail("is no private key".to_owned(), other);
-    match std::str::from_utf8(&bytes) {
+    let key = match std::str::from_utf8(&bytes) {
         Ok(text) if text.contains("-----BEGIN") => {
             let der = Zeroizing::new(pem::decode(pem::PRIVATE_KEY, text).map_err(|_| not_a_key())?);
             SoftwareKey::from_pkcs8(&der)
         }
         Ok(_) | Err(_) => SoftwareKey::from_pkcs8(&bytes),
     }
-    .map_err(|_| not_a_key())
+    .map_err(|_| not_a_key())?;
+    // Only of a key do we say what its mode should be: the path may lead to a file of the system.
+    let mode = data.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let next = format!("Run: chmod 600 {}", path.display());
+        return Err(fail(format!("others may read it (mode {mode:o})"), &next));
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// As root every file is our own: what is no key is not told to be made private.
+    #[test]
+    fn what_is_no_key_is_left_as_it_is_and_a_key_is_to_be_private() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("passwd");
+        fs::write(&path, "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let said = read_key(&path).err().unwrap().message;
+        assert!(
+            said.contains("is no private key") && !said.contains("chmod"),
+            "{said}"
+        );
+        let key = SoftwareKey::generate(cardea_credential::key::KeyAlgorithm::Ed25519).unwrap();
+        fs::write(
+            &path,
+            pem::encode(pem::PRIVATE_KEY, &key.to_pkcs8().unwrap()),
+        )
+        .unwrap();
+        let said = read_key(&path).err().unwrap().message;
+        assert!(
+            said.ends_with(&format!("Run: chmod 600 {}", path.display())),
+            "{said}"
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(read_key(&path).is_ok());
+    }
 }

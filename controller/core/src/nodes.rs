@@ -250,10 +250,12 @@ impl Controller {
         let (Purpose::Renewal, NodeId::Device(device)) = (purpose, node) else {
             return None;
         };
-        let blocked = self.world.state.device(device)?.blocked;
-        blocked.then(|| {
-            Refusal::new(RefusalCode::Blocked, "this device is blocked")
-                .with_next("Ask an admin to run: cardeactl device unblock")
+        let record = self.world.state.device(device)?;
+        record.blocked.then(|| {
+            let name = &record.node.name;
+            Refusal::new(RefusalCode::Blocked, "this device is blocked").with_next(format!(
+                "Ask an admin to run: cardeactl device unblock {name}"
+            ))
         })
     }
 
@@ -344,18 +346,21 @@ const fn serves_renewal(message: &FromNode) -> bool {
     }
 }
 
-fn new_code(node: NodeId) -> String {
-    let again = match node {
-        NodeId::Device(_) => "cardea up CODE",
-        NodeId::Connector(_) => "cardea-connector up CODE",
+/// How a node that is known no longer enrolls again: its state still says that it is enrolled.
+pub(crate) fn new_code(node: NodeId) -> String {
+    let (invite, program) = match node {
+        NodeId::Device(_) => ("cardeactl invite device", "cardea"),
+        NodeId::Connector(_) => ("cardeactl invite connector", "cardea-connector"),
     };
-    format!("Ask an admin for a code, then: {again}")
+    format!(
+        "Ask an admin for a code ({invite}), stop {program}, move its state directory away, then: {program} up CODE"
+    )
 }
 
 fn not_enrolled(node: NodeId) -> Refusal {
     Refusal::new(
         RefusalCode::NotProven,
-        format!("{node} is not enrolled here, or no longer"),
+        format!("{node} was removed by an admin, or never enrolled here"),
     )
     .with_next(new_code(node))
 }

@@ -82,27 +82,49 @@ pub(crate) fn end_reason(decision: &Decision) -> EndReason {
 
 /// Why a request is not granted whose grant ended before it was.
 pub(crate) fn refusal_of_end(app: &str, reason: EndReason) -> Refusal {
-    let (code, why) = match reason {
-        EndReason::Revoked => (RefusalCode::NotPermitted, "an admin revoked the grant"),
-        EndReason::NotPermitted => (RefusalCode::NotPermitted, "it is no longer permitted"),
-        EndReason::PostureFailed => (RefusalCode::PostureFailed, "posture does not pass"),
+    use RefusalCode::{
+        Blocked, Busy, CertificateExpired, NoConnector, NotFound, NotPermitted, PostureFailed,
+    };
+    let explain = format!("Look at: cardea explain {app}");
+    let (code, why, next) = match reason {
+        EndReason::Revoked => (NotPermitted, "an admin revoked the grant", explain),
+        EndReason::NotPermitted => (NotPermitted, "it is no longer permitted", explain),
+        EndReason::PostureFailed => (
+            PostureFailed,
+            "posture does not pass",
+            "Look at: cardea posture".to_owned(),
+        ),
         EndReason::PostureStale => (
-            RefusalCode::PostureFailed,
+            PostureFailed,
             "the device's last posture report is too old",
+            "Look at: cardea posture".to_owned(),
         ),
-        EndReason::DeviceBlocked => (RefusalCode::Blocked, "this device is blocked"),
+        EndReason::DeviceBlocked => (Blocked, "this device is blocked", explain),
         EndReason::CertificateExpired => (
-            RefusalCode::CertificateExpired,
+            CertificateExpired,
             "the device's certificate has expired",
+            "Look at: cardea status".to_owned(),
         ),
-        EndReason::AppChanged => (RefusalCode::NotFound, "the app was changed or removed"),
-        EndReason::ConnectorGone => (RefusalCode::NoConnector, "its connector went away"),
-        EndReason::Replaced => (RefusalCode::Busy, "a newer request took its place"),
+        EndReason::AppChanged => (
+            NotFound,
+            "the app was changed or removed",
+            "Look at: cardea apps".to_owned(),
+        ),
+        EndReason::ConnectorGone => (
+            NoConnector,
+            "its connector went away",
+            "Ask an admin to look at: cardeactl connector ls".to_owned(),
+        ),
+        EndReason::Replaced => (
+            Busy,
+            "a newer request took its place",
+            "Try again".to_owned(),
+        ),
         EndReason::Expired | EndReason::Closed | EndReason::ControllerRestarted => {
-            (RefusalCode::Busy, "the request was given up")
+            (Busy, "the request was given up", "Try again".to_owned())
         }
     };
-    Refusal::new(code, format!("{app}: denied: {why}"))
+    Refusal::new(code, format!("{app}: denied: {why}")).with_next(next)
 }
 
 /// Why something was not done that the store did not take.

@@ -58,7 +58,12 @@ impl Reach {
                     if found.is_empty() {
                         let why = "no address was found for this name";
                         let what = format!("--relay-address {place}");
-                        return Err(Failure::of(Code::Usage, &what, why, ""));
+                        return Err(Failure::of(
+                            Code::Usage,
+                            &what,
+                            why,
+                            "Check the name, or give the address itself",
+                        ));
                     }
                     let port = place.port.unwrap_or(port);
                     relays.extend(found.into_iter().map(|ip| SocketAddr::new(ip, port)));

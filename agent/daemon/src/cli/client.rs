@@ -3,7 +3,7 @@
 use std::{io, path::Path, time::Duration};
 
 use cardea_host::{
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     files::Dir,
     frame, unix,
 };
@@ -62,7 +62,10 @@ pub(super) fn no_daemon(settings: &Settings, program: &str, error: &io::Error) -
         kind,
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
     ) {
-        return Failure::new(Code::Failed, format!("{}: {error}", door.display()));
+        return Failure::new(
+            Code::Failed,
+            format!("{}: {error}. {}", door.display(), io_advice(error)),
+        );
     }
     if is_enrolled(&settings.state) || settings.socket.is_some() {
         return Failure::new(
@@ -85,7 +88,8 @@ pub(super) fn not_enrolled(program: &str) -> Failure {
 pub(super) fn unexpected() -> Failure {
     Failure::new(
         Code::Failed,
-        "the daemon gave an answer of another kind: it is of another version",
+        "the daemon gave an answer of another kind: it is of another version. Stop it, and start it \
+         again from the same installation as this program",
     )
 }
 

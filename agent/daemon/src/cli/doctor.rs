@@ -92,8 +92,14 @@ pub(super) fn examine(settings: &Settings, program: &str, output: Output) -> Res
     let failed = checks.iter().filter(|check| check.state == State::Failed);
     match failed.count() {
         0 => Ok(()),
-        1 => Err(Failure::new(Code::Failed, "one check failed")),
-        count => Err(Failure::new(Code::Failed, format!("{count} checks failed"))),
+        1 => Err(Failure::new(
+            Code::Failed,
+            "one check failed. What to do stands beside it",
+        )),
+        count => Err(Failure::new(
+            Code::Failed,
+            format!("{count} checks failed. What to do stands beside each"),
+        )),
     }
 }
 
@@ -309,7 +315,7 @@ pub(super) fn restore_dns(settings: &Settings, program: &str) -> Result<(), Fail
     let restored = if client::enrolled(&settings.state) == Some(false) {
         false
     } else {
-        let dir = StateDir::open(&settings.state).map_err(|error| failed(&error))?;
+        let dir = StateDir::open(&settings.state).map_err(|error| error.failure())?;
         names::restore(&dir).map_err(|error| failed(&error))?
     };
     talk::say(if restored {

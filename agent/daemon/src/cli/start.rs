@@ -9,7 +9,7 @@ use std::{
 };
 
 use cardea_host::{
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     files::{self, StateDir},
     process,
 };
@@ -83,7 +83,7 @@ pub(super) fn enroll(
         return Err(Failure::new(
             Code::Failed,
             format!(
-                "this machine is enrolled already, as {} ({}) of {}. Connect: {} up",
+                "this machine is enrolled already, as {} ({}) of {}. Connect: {} up, or enroll anew with another directory: --state DIR",
                 node.name, node.id, node.domain, program.name
             ),
         ));
@@ -133,7 +133,7 @@ pub(super) fn up(
     if code.is_on_the_command_line() {
         // A long-running program does not show a code to whoever lists processes.
         drop(dir);
-        return Err(become_run(settings, device.as_ref()));
+        return Err(become_run(program.name, settings, device.as_ref()));
     }
     serve(settings, dir, node, device, &Local::Sockets)
 }
@@ -169,7 +169,7 @@ async fn apply(
     };
     let node = applicant.enroll(invite).await?;
     if let Some(user) = device.and_then(|device| device.behind_sudo) {
-        operator::save(dir, user).map_err(storage)?;
+        operator::save(dir, user).map_err(|error| error.failure())?;
     }
     let user = node
         .user
@@ -202,7 +202,7 @@ fn same_controller(node: &Node, invite: &InviteCode) -> Result<(), Failure> {
 /// Remembers who was named.
 fn keep_operator(dir: &StateDir, device: Option<&Device>) -> Result<(), Failure> {
     match device.and_then(|device| device.operator) {
-        Some(user) => operator::save(dir, user).map_err(storage),
+        Some(user) => operator::save(dir, user).map_err(|error| error.failure()),
         None => Ok(()),
     }
 }
@@ -282,7 +282,7 @@ fn wrong_program(program: &str) -> Failure {
 }
 
 /// Replaces this process by `run` with the same settings; only a failure comes back.
-fn become_run(settings: &Settings, device: Option<&Device>) -> Failure {
+fn become_run(program: &str, settings: &Settings, device: Option<&Device>) -> Failure {
     let mut arguments: Vec<OsString> = vec!["run".into()];
     let mut flag = |name: &str, value: Option<&PathBuf>| {
         if let Some(value) = value {
@@ -300,8 +300,8 @@ fn become_run(settings: &Settings, device: Option<&Device>) -> Failure {
     arguments.extend(settings.direct_flags());
     arguments.extend((0..settings.verbose).map(|_| OsString::from("-v")));
     let error = match std::env::current_exe() {
-        Ok(program) => {
-            let mut command = std::process::Command::new(program);
+        Ok(this) => {
+            let mut command = std::process::Command::new(this);
             // Where nobody who lists processes reads its password.
             let proxy = settings.proxy.as_ref();
             command.envs(proxy.map(|proxy| ("HTTPS_PROXY", proxy.reveal())));
@@ -311,12 +311,12 @@ fn become_run(settings: &Settings, device: Option<&Device>) -> Failure {
     };
     Failure::new(
         Code::Failed,
-        format!("enrolled, but the daemon did not start: {error}"),
+        format!("enrolled, but the daemon did not start: {error}. Start it: {program} run"),
     )
 }
 
 fn open(settings: &Settings) -> Result<StateDir, Failure> {
-    StateDir::open(&settings.state).map_err(storage)
+    StateDir::open(&settings.state).map_err(|error| error.failure())
 }
 
 /// The state of who enrolled here; where nobody did, nothing is made.
@@ -328,7 +328,7 @@ fn open_enrolled(program: Program, settings: &Settings) -> Result<StateDir, Fail
 }
 
 fn load(dir: &StateDir) -> Result<Option<Node>, Failure> {
-    Node::load(dir).map_err(storage)
+    Node::load(dir).map_err(|error| error.failure())
 }
 
 fn storage(error: impl fmt::Display) -> Failure {
@@ -341,5 +341,10 @@ pub(super) fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
         .enable_all()
         .build()
         .map(|runtime| runtime.block_on(future))
-        .map_err(|error| Failure::new(Code::Failed, format!("no runtime: {error}")))
+        .map_err(|error| {
+            Failure::new(
+                Code::Failed,
+                format!("no runtime: {error}. {}", io_advice(&error)),
+            )
+        })
 }

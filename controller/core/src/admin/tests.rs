@@ -308,6 +308,14 @@ fn wrong_apps() -> Vec<(AdminChange, &'static str)> {
         name: name("wiki"),
         patch: AppPatch::default(),
     };
+    let mut spec = app("db");
+    spec.targets = ["10.0.0.1:80", "10.0.0.1:80/udp", "10.0.0.1:80/tcp"]
+        .map(|target| target.parse().unwrap())
+        .to_vec();
+    let twice = AdminChange::AppAdd {
+        spec,
+        allow: Vec::new(),
+    };
     vec![
         (
             add("wiki", "10.0.0.1:80", "default"),
@@ -320,16 +328,24 @@ fn wrong_apps() -> Vec<(AdminChange, &'static str)> {
         ),
         (
             add("db", "10.0.0.1:80", "defualt"),
-            "no site is called defualt. Did you mean default?",
+            "no site is called defualt. Did you mean default? List them: cardeactl site \
+             ls, or add it: cardeactl site add defualt",
         ),
         (
             AdminChange::AppRemove(name("wkii")),
-            "no app is called wkii. Did you mean wiki?",
+            "no app is called wkii. Did you mean wiki? List them: cardeactl app ls",
         ),
-        (unchanged, "app wiki is so already"),
+        (
+            unchanged,
+            "app wiki is so already. Look at: cardeactl app show wiki",
+        ),
+        (
+            twice,
+            "app db: target 10.0.0.1:80/tcp is given twice. Leave one out",
+        ),
         (
             AdminChange::Allow(link("group:staff")),
-            "group:staff may open wiki already",
+            "group:staff may open wiki already. Look at: cardeactl app show wiki",
         ),
         (
             AdminChange::Disallow(link("everyone")),
@@ -342,23 +358,28 @@ fn wrong_names() -> Vec<(AdminChange, &'static str)> {
     vec![
         (
             AdminChange::DeviceBlock("labtop".to_owned()),
-            "no device is called labtop. Did you mean laptop?",
+            "no device is called labtop. Did you mean laptop? List them: cardeactl device ls",
         ),
         (
             AdminChange::DeviceUnblock("laptop".to_owned()),
-            "device laptop is not blocked",
+            "device laptop is not blocked. Look at: cardeactl device show laptop",
         ),
         (
             AdminChange::ConnectorRemove("laptop".to_owned()),
-            "no connector is called laptop",
+            "no connector is called laptop. List them: cardeactl connector ls",
         ),
         (
             AdminChange::SiteAdd(name("default")),
-            "site default exists already",
+            "site default exists already. Look at: cardeactl site ls",
+        ),
+        (
+            AdminChange::SiteRemove(name("nosuch")),
+            "no site is called nosuch. List them: cardeactl site ls",
         ),
         (
             AdminChange::SiteRemove(name("default")),
-            "site default still has 1 app and 1 connector. Remove those first",
+            "site default still has 1 app and 1 connector. Remove those first: cardeactl app ls, \
+             cardeactl connector ls, then: cardeactl site rm default",
         ),
         (
             AdminChange::GrantRevoke(GrantId::from_bytes([1; 10])),

@@ -53,7 +53,7 @@ fn a_device_without_any_rule_hears_that_there_is_none_and_whom_to_ask() {
     bench.report(&mut device, sane_facts());
     let verdict = verdict(&mut bench, &device);
     let why = "no rule permits a certificate for laptop".to_owned();
-    assert_eq!(verdict.reasons(), [why.clone()]);
+    assert_eq!(verdict.reasons(), std::slice::from_ref(&why));
     assert_eq!(
         verdict.remedy.as_deref(),
         Some("Ask an admin for a rule that permits it: cardeactl policy show")

@@ -25,6 +25,7 @@ use crate::{
     controller::{Controller, Turn},
     heard::Statement,
     judge::Allowed,
+    nodes::new_code,
     proposals::{Intent, Pending},
     refusals::Refused,
     state::{Committed, Happened},
@@ -134,7 +135,9 @@ impl Controller {
         }
         let user = self.world.state.device(offering.device);
         let Some(user) = user.and_then(|record| record.node.user.clone()) else {
-            let gone = Refusal::new(RefusalCode::NotFound, "this device is no longer enrolled");
+            let node = NodeId::Device(offering.device);
+            let gone = Refusal::new(RefusalCode::NotFound, "this device is no longer enrolled")
+                .with_next(new_code(node));
             self.deny(turn, *offering, gone, None);
             return;
         };
