@@ -121,12 +121,13 @@ fn unwritable() -> Result<()> {
     let output = run(world.program(None, "cardea-connector", words))?;
     ensure!(output.status.success(), "{}", text_of(&output));
     world.stop_controller()?;
+    let up = format!("up {code}");
     for ((program, verb), name) in [
         (("cardea-controller", "run"), "controller"),
         (("cardea-controller", "init --domain corp.example"), "new"),
         (("cardea-connector", "run"), "connector"),
-        (("cardea-connector", "up"), "new"),
-        (("cardea", "up"), "new"),
+        (("cardea-connector", up.as_str()), "new"),
+        (("cardea", up.as_str()), "new"),
     ] {
         let state = world.path(name);
         let started = words_of(&world, (program, verb), &state);
