@@ -120,7 +120,7 @@ enum Verb {
         /// The app
         app: Name,
         /// Where to listen; port 0 takes any
-        #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
+        #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT", value_parser = parse_place)]
         listen: SocketAddr,
         /// Which port of the app: PORT, PORT/tcp or PORT/udp; the only one when not given
         #[arg(long, value_name = "PORT[/tcp|udp]", value_parser = parse_service)]
@@ -132,7 +132,7 @@ enum Verb {
     )]
     Proxy {
         /// Where to listen; port 0 takes any
-        #[arg(long, default_value = "127.0.0.1:1080", value_name = "ADDRESS:PORT")]
+        #[arg(long, default_value = "127.0.0.1:1080", value_name = "ADDRESS:PORT", value_parser = parse_place)]
         socks5: SocketAddr,
     },
     /// What the agent changed so that the system finds names of apps
@@ -449,6 +449,12 @@ fn show_posture(settings: &Settings, output: Output) -> Result<(), Failure> {
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// An address of this machine with a port.
+fn parse_place(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "not ADDRESS:PORT, such as 127.0.0.1:8080".to_owned())
 }
 
 /// `PORT`, `PORT/tcp` or `PORT/udp`, read by the rule for targets.

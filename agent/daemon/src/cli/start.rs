@@ -83,8 +83,13 @@ pub(super) fn enroll(
         return Err(Failure::new(
             Code::Failed,
             format!(
-                "this machine is enrolled already, as {} ({}) of {}. Connect: {} up, or enroll anew with another directory: --state DIR",
-                node.name, node.id, node.domain, program.name
+                "this machine is enrolled already, as {} ({}) of {}. To enroll it anew, stop {program} and move {} away. \
+                 To connect: {program} up",
+                node.name,
+                node.id,
+                node.domain,
+                settings.state.display(),
+                program = program.name
             ),
         ));
     }

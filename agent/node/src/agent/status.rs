@@ -149,7 +149,11 @@ impl Agent {
         {
             let Refusal { message, next, .. } = self.channel.unreachable();
             let next = next.as_deref().unwrap_or("Check the network");
-            let fix = format!("Open tunnels go on for their ttl. {next}, then: cardea status");
+            // Who was told why has to do that, and what it ends with is a command to type.
+            let fix = match self.channel.told() {
+                Some(_) => next.to_owned(),
+                None => format!("Open tunnels go on for their ttl. {next}, then: cardea status"),
+            };
             warnings.push(warning("controller_unreachable", message, fix));
         }
         if let Some(told) = self.channel.told() {
