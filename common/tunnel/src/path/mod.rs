@@ -179,7 +179,7 @@ impl Paths {
     /// An authentic probe came directly; whether it may be answered, and under which name the way
     /// back is probed with the answer.
     pub(crate) fn probed(&mut self, now: Instant, from: SocketAddr) -> Option<Option<u32>> {
-        let index = self.add(now, from)?;
+        let index = self.meet(now, from)?;
         self.next_id += 1;
         let id = self.next_id;
         let candidate = self.candidates.get_mut(index)?;
@@ -206,23 +206,38 @@ impl Paths {
             return false;
         };
         let is_current = self.current == Some(index);
-        let pause = if is_current && traffic.is_flowing {
-            BUSY_INTERVAL
-        } else {
-            IDLE_INTERVAL
+        let is_awaited = self.current().is_some_and(Candidate::is_awaited);
+        let pause = match (is_current, is_awaited) {
+            (true, _) if traffic.is_flowing => BUSY_INTERVAL,
+            (false, true) => DOUBT_INTERVAL,
+            (true | false, _) => IDLE_INTERVAL,
         };
         let answered = self
             .candidates
             .get_mut(index)
             .and_then(|candidate| candidate.answered(now, id, traffic.size, pause));
         if answered.is_some() {
-            self.choose(traffic);
+            self.choose(now, traffic);
         }
         answered.is_some()
     }
 
-    /// Datagrams are larger than what the current path was shown to carry.
-    pub(crate) fn grows(&mut self, now: Instant) {
+    /// The carrier's datagrams come directly, and not from where ours go; says whether the deadline is
+    /// another one.
+    pub(crate) fn appeared(&mut self, now: Instant, from: SocketAddr) -> bool {
+        if self.find(from).is_some() {
+            return false;
+        }
+        let index = self.meet(now, from);
+        if let Some(candidate) = index.and_then(|index| self.candidates.get_mut(index)) {
+            candidate.begin(now);
+        }
+        index.is_some()
+    }
+
+    /// The current path is asked at once: datagrams are larger than what it was shown to carry, or
+    /// nothing comes back.
+    pub(crate) fn ask(&mut self, now: Instant) {
         if let Some(current) = self.current_mut() {
             current.hasten(now, Duration::ZERO);
         }
@@ -252,7 +267,7 @@ impl Paths {
                 }
                 Some(Due::Lost(size)) if self.current == Some(index) => {
                     self.leave(PathReason::Lost(size));
-                    self.choose(traffic);
+                    self.choose(now, traffic);
                 }
                 Some(Due::Lost(_)) | None => {}
             }
@@ -269,6 +284,9 @@ impl Paths {
                 0 => PathReason::PeerRoamed,
                 size => PathReason::Lost(size),
             });
+        }
+        for candidate in &mut self.candidates {
+            candidate.doubt();
         }
     }
 
@@ -305,30 +323,63 @@ impl Paths {
     }
 
     /// Takes the best path that carries what is in use, if it is better than the current one.
-    fn choose(&mut self, traffic: Traffic) {
+    ///
+    /// What answered a while ago may be dead by now, as when the other end moved: it is asked first.
+    fn choose(&mut self, now: Instant, traffic: Traffic) {
+        let is_doubtful = self
+            .current()
+            .is_some_and(|current| current.is_overdue(now));
+        let is_idle = self.current.is_none() || is_doubtful;
+        let in_use = self.current.filter(|_| !is_doubtful);
         let rtt_of = |candidate: &Candidate| candidate.probes.rtt().unwrap_or(Duration::MAX);
         let best = self
             .candidates
             .iter()
             .enumerate()
             .filter(|(_, candidate)| candidate.carries >= traffic.size)
+            .filter(|(index, candidate)| {
+                !is_idle || (candidate.is_fresh(now) && self.current != Some(*index))
+            })
             .min_by_key(|(_, candidate)| rtt_of(candidate))
             .map(|(index, candidate)| (index, rtt_of(candidate)));
+        if is_idle {
+            self.ask_again(now);
+        }
         let Some((best, rtt)) = best else {
             return self.refresh();
         };
-        match self.current().map(rtt_of) {
+        let current = in_use.and_then(|index| self.candidates.get(index));
+        match current.map(rtt_of) {
             None if traffic.relay.is_none_or(|relay| !is_better(rtt, relay)) => {
-                self.take(best, PathReason::Answered);
+                self.take(
+                    best,
+                    if is_doubtful {
+                        PathReason::PeerRoamed
+                    } else {
+                        PathReason::Answered
+                    },
+                );
             }
-            Some(current) if self.current != Some(best) && is_better(current, rtt) => {
-                if self.is_settled(Rival::Candidate(best)) {
-                    self.take(best, PathReason::Shorter);
+            Some(current) if in_use != Some(best) && is_better(current, rtt) => {
+                let is_settled = self.is_settled(Rival::Candidate(best));
+                match self.candidates.get_mut(best) {
+                    Some(best) if !best.is_fresh(now) => best.hasten(now, Duration::ZERO),
+                    Some(_) if is_settled => self.take(best, PathReason::Shorter),
+                    Some(_) | None => {}
                 }
             }
             Some(_) | None => {
                 self.rival.take_if(|(rival, _)| *rival != Rival::Relay);
                 self.refresh();
+            }
+        }
+    }
+
+    /// Asks what answered once, and has not lately.
+    fn ask_again(&mut self, now: Instant) {
+        for candidate in &mut self.candidates {
+            if candidate.carries > 0 && !candidate.is_fresh(now) {
+                candidate.hasten(now, Duration::ZERO);
             }
         }
     }
@@ -379,6 +430,19 @@ impl Paths {
     fn find(&self, address: SocketAddr) -> Option<usize> {
         let mut candidates = self.candidates.iter();
         candidates.position(|candidate| candidate.address == address)
+    }
+
+    /// The same for an address that something authentic came from. Where that is a new one, the other
+    /// end may have moved, or its NAT maps anew: the way in use is asked whether it still holds.
+    fn meet(&mut self, now: Instant, from: SocketAddr) -> Option<usize> {
+        let is_known = self.find(from).is_some();
+        let index = self.add(now, from)?;
+        if let Some(current) = self.current_mut()
+            && !is_known
+        {
+            current.hasten(now, Duration::ZERO);
+        }
+        Some(index)
     }
 
     /// The candidate with this address, which is one from now on when it may be.
@@ -438,6 +502,9 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(400);
 /// How long after the first datagram on a quiet path it is probed.
 const BUSY_DELAY: Duration = Duration::from_millis(50);
 
+/// How soon a path is probed again that could take the place of one whose answer is awaited.
+const DOUBT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How often a path is probed that could be used, so that no NAT forgets it.
 ///
 /// Source: RFC 4787 §4.3 lets a mapping die after 2 minutes; many die after 30 s.
@@ -452,3 +519,108 @@ const CANDIDATES_HELD_MAX: usize = 16;
 /// Addresses that may be probed at once, and how often there is one more.
 const FRESH_MAX: u32 = 24;
 const FRESH_EVERY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use cardea_proto::access::InnerAddresses;
+
+    use super::*;
+
+    #[test]
+    fn a_way_that_answered_a_while_ago_is_asked_before_it_is_taken() {
+        let mut bench = Bench::new(&[OLD, NEW]);
+        bench.relay = Some(ms(1));
+        bench.answer_all(ms(20), |_| true);
+        assert!(bench.paths.direct().is_none(), "the relay is shorter");
+        bench.now += ms(3_000);
+        bench.relay = None;
+        bench.paths.told_lost(bench.now, 0);
+        bench.paths.named(bench.now, &[HERE.parse().unwrap()]);
+        bench.answer_all(ms(90), |to| to.to_string() == HERE);
+        assert_eq!(bench.paths.direct().unwrap().to.to_string(), HERE);
+    }
+
+    #[test]
+    fn when_the_way_in_use_dies_the_next_one_is_asked_first() {
+        let mut bench = Bench::new(&[OLD, NEW]);
+        bench.answer_all(ms(20), |_| true);
+        let first = bench.paths.direct().unwrap().to;
+        bench.now += ms(15_000);
+        bench.paths.flows(bench.now);
+        bench.now += ms(60);
+        let asked = loop {
+            let asked = bench.ask();
+            if bench.paths.direct().is_none() {
+                break asked;
+            }
+            bench.now += ms(50);
+        };
+        let (other, probe) = *asked.iter().find(|(to, _)| *to != first).unwrap();
+        let traffic = bench.traffic();
+        bench.paths.answered(bench.now, other, probe.id, traffic);
+        assert_eq!(bench.paths.direct().unwrap().to, other);
+    }
+
+    /// One end's paths, and a network that answers as the test says.
+    struct Bench {
+        paths: Paths,
+        now: Instant,
+        relay: Option<Duration>,
+    }
+
+    impl Bench {
+        fn new(named: &[&str]) -> Self {
+            let now = cardea_proto::time::testing::start().instant;
+            let inner = InnerAddresses {
+                device_v4: Ipv4Addr::new(100, 64, 0, 1),
+                device_v6: Ipv6Addr::LOCALHOST,
+                app_v4: Ipv4Addr::new(100, 64, 0, 2),
+                app_v6: Ipv6Addr::LOCALHOST,
+            };
+            let mut paths = Paths::new(now, Permit::new(inner, Vec::new()));
+            let named: Vec<SocketAddr> = named.iter().map(|at| at.parse().unwrap()).collect();
+            paths.named(now, &named);
+            paths.begin(now);
+            Self {
+                paths,
+                now,
+                relay: None,
+            }
+        }
+
+        const fn traffic(&self) -> Traffic {
+            Traffic {
+                size: 1_208,
+                is_flowing: false,
+                relay: self.relay,
+            }
+        }
+
+        fn ask(&mut self) -> Vec<(SocketAddr, Probe)> {
+            let traffic = self.traffic();
+            std::iter::from_fn(|| self.paths.poll(self.now, traffic)).collect()
+        }
+
+        /// Answers what is asked for a while, after `rtt`, where `answers` says so.
+        fn answer_all(&mut self, rtt: Duration, answers: impl Fn(SocketAddr) -> bool) {
+            for _ in 0..4 {
+                let asked = self.ask();
+                self.now += rtt;
+                let traffic = self.traffic();
+                for (to, probe) in asked.into_iter().filter(|(to, _)| answers(*to)) {
+                    self.paths.answered(self.now, to, probe.id, traffic);
+                }
+            }
+        }
+    }
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    const OLD: &str = "192.0.2.1:1";
+    const NEW: &str = "192.0.2.2:1";
+    const HERE: &str = "192.0.2.3:1";
+}
