@@ -145,23 +145,21 @@ impl Agent {
             fix,
         };
         let mut warnings = Vec::new();
-        if self.channel.is_wanted() && self.channel.is_unreachable() && !self.channel.is_renewing()
-        {
+        let is_lost = self.channel.is_wanted() && self.channel.is_unreachable();
+        if is_lost && !self.channel.is_renewing() {
             let Refusal { message, next, .. } = self.channel.unreachable();
-            let next = next.as_deref().unwrap_or("Check the network");
-            // Who was told why has to do that, and what it ends with is a command to type.
+            let next = next.unwrap_or_else(|| "Check the network".to_owned());
+            // Who was told why has just that to do.
             let fix = match self.channel.told() {
-                Some(_) => next.to_owned(),
+                Some(_) => next,
                 None => format!("Open tunnels go on for their ttl. {next}, then: cardea status"),
             };
             warnings.push(warning("controller_unreachable", message, fix));
         }
         if let Some(told) = self.channel.told() {
-            let fix = told
-                .next
-                .clone()
-                .unwrap_or_else(|| "Ask an admin".to_owned());
-            warnings.push(warning(&told.code.to_string(), told.message.clone(), fix));
+            let told = told.clone().advised();
+            let fix = told.next.unwrap_or_default();
+            warnings.push(warning(&told.code.to_string(), told.message, fix));
         }
         if let Some(skew) = self.channel.skew() {
             let way = if skew.ahead { "ahead of" } else { "behind" };
