@@ -16,7 +16,7 @@ use cardea_proto::{
     id::{DeviceId, GrantId, NodeId},
     ledger::EndReason,
     local::LocalAnswer,
-    message::{AppView, FromNode, ToNode, Usage, Welcome},
+    message::{AppView, FromNode, ToNode, Welcome},
     name::Name,
     posture::PostureVerdict,
     refusal::{Refusal, RefusalCode},
@@ -29,7 +29,7 @@ use tracing::{debug, info, warn};
 
 use self::{
     access::{Effect, Held, Step, Way},
-    apps::Apps,
+    apps::{Apps, Entry, Traffic},
     calls::Calls,
     offer::PendingOffer,
     posture::Posture,
@@ -311,7 +311,7 @@ impl Agent {
     }
 
     fn wanted(&mut self, now: Now, app: &Name, out: &mut AgentOutbox) {
-        if !self.apps.admit(app) {
+        if !self.apps.admit(now.instant, app) {
             let answer = Err(calls::busy());
             return out.opened.push_back((app.clone(), answer));
         }
@@ -333,17 +333,13 @@ impl Agent {
                 }
             }
             Event::Path { grant, path, why } => {
-                if let Some(app) = self.apps.holder(grant) {
-                    debug!(grant.id = %grant, app.id = %app, %path, reason = %why, "path");
-                    self.apps.note_path(&app, path, why);
-                }
+                debug!(grant.id = %grant, %path, reason = %why, "path");
+                self.told(now, grant, |traffic| traffic.path = Some((path, why)));
             }
             Event::Silent { grant } | Event::Answers { grant } => {
-                if let Some(app) = self.apps.holder(grant) {
-                    let is_silent = matches!(event, Event::Silent { .. });
-                    info!(grant.id = %grant, app.id = %app, is_silent, "the other end");
-                    self.apps.note_silence(&app, is_silent);
-                }
+                let is_silent = matches!(event, Event::Silent { .. });
+                info!(grant.id = %grant, is_silent, "the other end");
+                self.told(now, grant, |traffic| traffic.is_silent = is_silent);
             }
             Event::Used {
                 grant,
@@ -351,18 +347,26 @@ impl Agent {
                 bytes_out,
                 flows,
                 rtt,
-            } => {
-                let usage = Usage {
-                    grant,
+            } => self.told(now, grant, |traffic| {
+                *traffic = Traffic {
                     bytes_in,
                     bytes_out,
                     flows,
+                    rtt: rtt.or(traffic.rtt),
+                    ..*traffic
                 };
-                if let Some(app) = self.apps.holder(grant) {
-                    self.apps.note(&app, &usage, rtt);
-                    self.usage.note(now.instant, usage);
-                }
-            }
+            }),
+        }
+    }
+
+    /// A tunnel told of itself: kept for the status, and for the next report to the controller.
+    fn told(&mut self, now: Now, grant: GrantId, told: impl FnOnce(&mut Traffic)) {
+        let Some(app) = self.apps.holder(grant) else {
+            return;
+        };
+        self.apps.note_traffic(&app, told);
+        if let Some(usage) = self.apps.entry(&app).and_then(Entry::usage) {
+            self.usage.note(now.instant, usage);
         }
     }
 
@@ -409,6 +413,9 @@ impl Agent {
         let is_ready = self.channel.is_ready();
         if !was_ready && is_ready {
             self.channel.timeout(now, &mut out.node);
+            for usage in self.apps.usages() {
+                self.usage.note(now.instant, usage);
+            }
             for app in self.apps.names() {
                 let request = self.requests + 1;
                 self.step(now, &app, Step::Ready(request), None, out);

@@ -304,6 +304,7 @@ impl Connector {
                     bytes_in,
                     bytes_out,
                     flows,
+                    path: None,
                 },
             ),
         }

@@ -489,7 +489,8 @@ pub struct TunnelRow {
     pub app: Name,
     /// The carrier.
     pub carrier: crate::app::Carrier,
-    /// `relay` or `direct`.
+    /// `relay ADDRESS`, `relay-tls ADDRESS` or `direct ADDRESS`, as an end of it told last; `unknown`
+    /// until one did.
     pub path: String,
     /// Payload from the app to the device.
     pub bytes_in: u64,
@@ -497,6 +498,9 @@ pub struct TunnelRow {
     pub bytes_out: u64,
     /// Flows open at the last count.
     pub flows: u32,
+    /// When an end last told of it, RFC 3339: path, bytes and flows are as they were then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_at: Option<String>,
 }
 
 /// How a controller is.

@@ -96,7 +96,7 @@ impl Controller {
                 self.on_renew(turn, channel, &public_key, &proof);
             }
             (_, FromNode::Closed { grant }) => self.on_closed(turn, node, grant),
-            (_, FromNode::Usage(usages)) => self.on_usage(node, usages),
+            (_, FromNode::Usage(usages)) => self.on_usage(turn.now, node, usages),
             (NodeId::Device(device), FromNode::Report(report)) => {
                 self.on_report(turn, channel, device, report);
             }

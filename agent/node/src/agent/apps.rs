@@ -20,6 +20,10 @@ use super::{
 /// Most apps that somebody may have asked for; a local user could invent names.
 const ENTRIES_MAX: usize = 1_024;
 
+/// How long the status shows why a name was refused that the controller tells nothing of: a person
+/// who mistyped it has read the error by then.
+const REFUSAL_SHOWN: Duration = Duration::from_secs(60);
+
 /// The controller's snapshot, and the state of each app that was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Apps {
@@ -45,6 +49,8 @@ pub(super) struct Traffic {
     pub(super) bytes_in: u64,
     /// Payload to the app.
     pub(super) bytes_out: u64,
+    /// Flows open at the last count.
+    pub(super) flows: u32,
     /// Latest round trip.
     pub(super) rtt: Option<Duration>,
     /// Which way it goes, and why.
@@ -62,8 +68,18 @@ impl Apps {
         self.entries.get(app)
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Name, &Entry)> {
-        self.entries.iter()
+    /// Whether the controller told of an app of this name.
+    pub(super) fn is_known(&self, app: &Name) -> bool {
+        self.views.iter().any(|view| view.name == *app)
+    }
+
+    /// The names that the controller told nothing of and a person should still see: what is on its
+    /// way or open, and what was refused a short while ago.
+    pub(super) fn others(&self, now: Instant) -> impl Iterator<Item = &Name> {
+        self.entries
+            .iter()
+            .filter(move |(app, entry)| !self.is_known(app) && !entry.is_over(now))
+            .map(|(app, _)| app)
     }
 
     /// Takes the controller's snapshot; the names of apps that may be opened come back.
@@ -74,10 +90,14 @@ impl Apps {
     }
 
     /// Makes room for an app; false when too many were asked for.
-    pub(super) fn admit(&mut self, app: &Name) -> bool {
+    pub(super) fn admit(&mut self, now: Instant, app: &Name) -> bool {
         if self.entries.contains_key(app) {
             return true;
         }
+        let views = &self.views;
+        let is_known = |app: &Name| views.iter().any(|view| view.name == *app);
+        self.entries
+            .retain(|app, entry| is_known(app) || !entry.is_over(now));
         if self.entries.len() >= ENTRIES_MAX {
             self.entries.retain(|_, entry| !entry.is_quiet());
         }
@@ -137,27 +157,15 @@ impl Apps {
             .map(|(app, _)| app.clone())
     }
 
-    pub(super) fn note(&mut self, app: &Name, usage: &Usage, rtt: Option<Duration>) {
+    pub(super) fn note_traffic(&mut self, app: &Name, told: impl FnOnce(&mut Traffic)) {
         if let Some(entry) = self.entries.get_mut(app) {
-            entry.traffic = Traffic {
-                bytes_in: usage.bytes_in,
-                bytes_out: usage.bytes_out,
-                rtt: rtt.or(entry.traffic.rtt),
-                ..entry.traffic
-            };
+            told(&mut entry.traffic);
         }
     }
 
-    pub(super) fn note_path(&mut self, app: &Name, path: Path, why: PathReason) {
-        if let Some(entry) = self.entries.get_mut(app) {
-            entry.traffic.path = Some((path, why));
-        }
-    }
-
-    pub(super) fn note_silence(&mut self, app: &Name, is_silent: bool) {
-        if let Some(entry) = self.entries.get_mut(app) {
-            entry.traffic.is_silent = is_silent;
-        }
+    /// What the controller is told of the tunnels of these apps.
+    pub(super) fn usages(&self) -> impl Iterator<Item = Usage> {
+        self.entries.values().filter_map(Entry::usage)
     }
 
     pub(super) fn names(&self) -> Vec<Name> {
@@ -192,6 +200,28 @@ impl Entry {
             access: Access::Idle { ended: None },
             offer: None,
             traffic: Traffic::default(),
+        }
+    }
+
+    /// What its tunnel told, for the controller; nothing before it is open.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let grant = self.access.held()?.grant;
+        let (path, _) = self.traffic.path?;
+        Some(Usage {
+            grant,
+            bytes_in: self.traffic.bytes_in,
+            bytes_out: self.traffic.bytes_out,
+            flows: self.traffic.flows,
+            path: Some(path),
+        })
+    }
+
+    /// Whether nothing of it is left to tell, if the controller knows of no such app.
+    fn is_over(&self, now: Instant) -> bool {
+        match self.access {
+            Access::Idle { .. } => true,
+            Access::Denied { at, .. } | Access::Unreachable { at, .. } => now >= at + REFUSAL_SHOWN,
+            Access::Asking { .. } | Access::Opening { .. } | Access::Open { .. } => false,
         }
     }
 

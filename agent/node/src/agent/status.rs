@@ -42,7 +42,7 @@ impl Agent {
         }
     }
 
-    /// What this device may reach, and what it tried to reach, by name.
+    /// The apps that the controller told of and what else is open or was just refused, by name.
     pub(super) fn app_statuses(&self, now: Now) -> Vec<AppStatus> {
         let views = self.apps.views();
         let known = views
@@ -50,9 +50,8 @@ impl Agent {
             .map(|view| self.app_status(now, &view.name, Some(view)));
         let others = self
             .apps
-            .entries()
-            .filter(|(app, _)| views.iter().all(|view| view.name != **app))
-            .map(|(app, _)| self.app_status(now, app, None));
+            .others(now.instant)
+            .map(|app| self.app_status(now, app, None));
         let mut statuses: Vec<AppStatus> = known.chain(others).collect();
         statuses.sort_by(|a, b| a.name.cmp(&b.name));
         statuses

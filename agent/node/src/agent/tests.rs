@@ -6,10 +6,11 @@ use cardea_proto::{
     app::Carrier,
     decision::Check,
     local::{AppState, ControllerState, LocalRequest},
-    message::Purpose,
+    message::{Purpose, Usage},
+    path::Path,
     time::UnixMillis,
 };
-use cardea_tunnel::CloseReason;
+use cardea_tunnel::{CloseReason, PathReason};
 
 use super::*;
 use crate::testing::{GRANT, LIFE, TTL, World, down, fact, name, up, view};
@@ -130,6 +131,111 @@ fn a_withdrawn_grant_is_removed_in_the_same_turn_and_the_status_tells_why() {
         AgentInput::Message(ToNode::Posture(verdict(true))),
     );
     assert_eq!(state(&world, &agent), AppState::Idle);
+}
+
+#[test]
+fn the_controller_hears_which_way_a_tunnel_goes_and_again_after_the_channel_was_lost() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    let path = Path::Direct("192.0.2.7:4711".parse().unwrap());
+    let event = Event::Path {
+        grant: GRANT,
+        path,
+        why: PathReason::Answered,
+    };
+    world.turn(&mut agent, AgentInput::Tunnel(event));
+    let expected = FromNode::Usage(vec![Usage {
+        grant: GRANT,
+        bytes_in: 0,
+        bytes_out: 0,
+        flows: 0,
+        path: Some(path),
+    }]);
+    world.pass(Duration::from_secs(5));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(
+        out.node.messages.contains(&expected),
+        "{:?}",
+        out.node.messages
+    );
+    world.pass(Duration::from_secs(5));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(!out.node.messages.contains(&expected));
+    world.turn(&mut agent, down());
+    world.pass(Duration::from_secs(5));
+    world.turn(&mut agent, AgentInput::Timeout);
+    world.greet(&mut agent);
+    world.pass(Duration::from_secs(5));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(
+        out.node.messages.contains(&expected),
+        "{:?}",
+        out.node.messages
+    );
+}
+
+#[test]
+fn the_status_names_the_apps_there_are_and_for_a_while_what_was_refused() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    let views = ToNode::Apps(vec![view("wiki", true)]);
+    world.turn(&mut agent, AgentInput::Message(views));
+    let listed = |world: &World, agent: &Agent| -> Vec<(String, AppState)> {
+        let apps = agent.status(world.now).apps.into_iter();
+        apps.map(|app| (app.name.to_string(), app.state)).collect()
+    };
+    let wiki = |state| ("wiki".to_owned(), state);
+    let ghost = |state| ("ghost".to_owned(), state);
+    let ask = AgentInput::Wanted { app: name("ghost") };
+    let out = world.turn(&mut agent, ask);
+    assert_eq!(
+        listed(&world, &agent),
+        [ghost(AppState::Opening), wiki(AppState::Idle)]
+    );
+    let request = out.node.messages.iter().find_map(|message| match message {
+        FromNode::Request { request, .. } => Some(*request),
+        _ => None,
+    });
+    let denied = ToNode::Denied {
+        request: request.unwrap(),
+        refusal: Refusal::new(RefusalCode::NotPermitted, "no rule permits it"),
+        decision: None,
+    };
+    world.turn(&mut agent, AgentInput::Message(denied));
+    assert_eq!(
+        listed(&world, &agent),
+        [ghost(AppState::Denied), wiki(AppState::Idle)]
+    );
+    world.pass(Duration::from_secs(61));
+    assert_eq!(listed(&world, &agent), [wiki(AppState::Idle)]);
+
+    open(&world, &mut agent);
+    world.turn(&mut agent, AgentInput::Message(ToNode::Apps(Vec::new())));
+    assert_eq!(listed(&world, &agent), [wiki(AppState::Open)]);
+    let closed = Event::Closed {
+        grant: GRANT,
+        reason: CloseReason::Lost,
+    };
+    world.turn(&mut agent, AgentInput::Tunnel(closed));
+    assert_eq!(listed(&world, &agent), []);
+}
+
+#[test]
+fn names_that_somebody_invents_are_not_kept() {
+    let world = World::new();
+    let mut agent = world.ready_agent();
+    for number in 0..3 {
+        let app = name(&format!("ghost{number}"));
+        world.turn(&mut agent, AgentInput::Wanted { app });
+        let call = AgentInput::Local {
+            call: 1,
+            request: LocalRequest::Down,
+        };
+        world.turn(&mut agent, call);
+        assert_eq!(agent.status(world.now).apps, []);
+    }
+    assert_eq!(agent.apps.names().len(), 1);
 }
 
 #[test]

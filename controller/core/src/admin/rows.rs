@@ -258,7 +258,8 @@ impl Controller {
     }
 
     fn tunnel_row(&self, grant: &Grant) -> TunnelRow {
-        let usage = self.live.usage(&grant.id);
+        let told = self.live.told(&grant.id);
+        let path = told.and_then(|told| told.path);
         TunnelRow {
             id: grant.id,
             name: format!("{} for {}", grant.app, grant.user),
@@ -266,10 +267,11 @@ impl Controller {
             device: self.device_name(grant.device),
             app: grant.app.clone(),
             carrier: grant.carrier,
-            path: "relay".to_owned(),
-            bytes_in: usage.map_or(0, |usage| usage.bytes_in),
-            bytes_out: usage.map_or(0, |usage| usage.bytes_out),
-            flows: usage.map_or(0, |usage| usage.flows),
+            path: path.map_or_else(|| "unknown".to_owned(), |path| path.to_string()),
+            bytes_in: told.map_or(0, |told| told.bytes_in),
+            bytes_out: told.map_or(0, |told| told.bytes_out),
+            flows: told.map_or(0, |told| told.flows),
+            told_at: told.map(|told| told.at.to_rfc3339()),
         }
     }
 
