@@ -341,6 +341,10 @@ impl Agent {
                 info!(grant.id = %grant, is_silent, "the other end");
                 self.told(now, grant, |traffic| traffic.is_silent = is_silent);
             }
+            Event::Unreached { grant, why } => {
+                debug!(grant.id = %grant, reason = %why, "the app was not reached");
+                self.told(now, grant, |traffic| traffic.note_failure(now, why));
+            }
             Event::Used {
                 grant,
                 bytes_in,

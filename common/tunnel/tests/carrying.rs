@@ -6,7 +6,8 @@ mod pair;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cardea_tunnel::{DialError, End, Family, FlowEvent, Input, Read, ResetReason};
+use cardea_proto::app::Carrier;
+use cardea_tunnel::{DialError, End, Event, Family, FlowEvent, Input, Read, ResetReason};
 use pair::{CARRIERS, Pair, keys, pattern};
 
 #[test]
@@ -124,12 +125,21 @@ fn a_refused_dial_is_a_refused_connection() {
         pair.dial = Err(DialError::Refused);
         let flow = pair.open("80/tcp");
         pair.pass(Duration::from_millis(300));
+        let why = match carrier {
+            Carrier::Quic => DialError::Refused,
+            Carrier::WireGuard => DialError::Unsaid,
+        };
         assert_eq!(
             pair.agent.reset(flow),
-            Some(ResetReason::Refused(DialError::Refused)),
+            Some(ResetReason::Refused(why)),
             "{carrier:?}"
         );
         assert!(!pair.agent.established(flow));
+        let grant = pair::GRANT;
+        let told = Event::Unreached { grant, why };
+        assert!(pair.agent.events.contains(&told), "{carrier:?}");
+        let is_such = |event: &Event| matches!(event, Event::Unreached { .. });
+        assert!(!pair.connector.events.iter().any(is_such), "{carrier:?}");
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{PATIENCE, Program, now},
+    program::{PATIENCE, Program, free_port, now, run_ok},
     traffic::{Bulk, WebServer, fetch},
 };
 use rustix::process::Signal;
@@ -50,6 +50,63 @@ fn two_connectors() -> Result<()> {
         "{left} does not serve: {serving:?}"
     );
     Ok(())
+}
+
+#[test]
+fn an_app_that_is_down_is_a_reset_and_a_line_in_the_status() {
+    app_down().unwrap();
+}
+
+fn app_down() -> Result<()> {
+    let (world, _laptop, _) = laptop_and_app(&[])?;
+    let _connector = world.start_connector(None, "con-a", "default")?;
+    for transport in ["wireguard", "quic"] {
+        let app = format!("down-{transport}");
+        world.ctl(&format!(
+            "app add {app} --target 127.0.0.1:{} --allow-host-scoped --allow group:staff --transport {transport}",
+            free_port()?
+        ))?;
+        let (_forward, local) = world.forward(None, "laptop", &app)?;
+        let begun = now();
+        ensure!(fetch(&local).is_err(), "{transport}: somebody answered");
+        let took = now().duration_since(begun);
+        ensure!(took < SLACK, "{transport}: {took:?}");
+        let deadline = now() + PATIENCE;
+        let row = loop {
+            let row = app_row(&world, &app)?;
+            if row.pointer("/last_error/message").is_some() {
+                break row;
+            }
+            ensure!(now() < deadline, "{row}");
+        };
+        let says = |place, text| {
+            let value = row.pointer(place).and_then(|value| value.as_str());
+            value.is_some_and(|value| value.contains(text))
+        };
+        ensure!(
+            says("/state", "open")
+                && says("/last_error/message", "the target refused the connection")
+                && says("/last_error/at", "T"),
+            "{row}"
+        );
+        let shown = run_ok(world.cardea(None, "laptop", "status"))?;
+        ensure!(
+            shown.contains("the target refused the connection"),
+            "{shown}"
+        );
+    }
+    Ok(())
+}
+
+/// What the laptop's status says of an app.
+fn app_row(world: &Deployment, app: &str) -> Result<serde_json::Value> {
+    let status = run_ok(world.cardea(None, "laptop", "status -o json"))?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    let apps = status.pointer("/apps").and_then(|apps| apps.as_array());
+    let mut rows = apps.into_iter().flatten();
+    let row = rows.find(|row| row.get("name").is_some_and(|name| name == app));
+    row.cloned()
+        .with_context(|| format!("no {app} in {status}"))
 }
 
 #[test]

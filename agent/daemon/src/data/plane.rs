@@ -468,7 +468,8 @@ impl Plane {
                 | TunnelEvent::Used { .. }
                 | TunnelEvent::Path { .. }
                 | TunnelEvent::Silent { .. }
-                | TunnelEvent::Answers { .. } => false,
+                | TunnelEvent::Answers { .. }
+                | TunnelEvent::Unreached { .. } => false,
             };
             if let (TunnelEvent::Closed { grant, .. }, true) = (&event, is_gone)
                 && let Some(Interface::Back(back)) = &mut self.interface

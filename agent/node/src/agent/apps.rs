@@ -9,8 +9,9 @@ use cardea_proto::{
     id::GrantId,
     message::{AppView, Usage},
     name::Name,
+    time::{Now, UnixMillis},
 };
-use cardea_tunnel::{Path, PathReason};
+use cardea_tunnel::{DialError, Path, PathReason};
 
 use super::{
     access::{Access, Effect, Held, Step},
@@ -57,6 +58,31 @@ pub(super) struct Traffic {
     pub(super) path: Option<(Path, PathReason)>,
     /// Whether the other end does not answer.
     pub(super) is_silent: bool,
+    /// How the last flow failed that the connector did not bring to the app.
+    pub(super) failure: Option<Failure>,
+}
+
+/// Flows of a tunnel that did not reach the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Why the last one did not.
+    pub(super) why: DialError,
+    /// When that was.
+    pub(super) at: UnixMillis,
+    /// How many there were since the tunnel began.
+    pub(super) count: u64,
+}
+
+impl Traffic {
+    /// Another flow did not reach the app.
+    pub(super) fn note_failure(&mut self, now: Now, why: DialError) {
+        let before = self.failure.map_or(0, |failure| failure.count);
+        self.failure = Some(Failure {
+            why,
+            at: now.unix,
+            count: before.saturating_add(1),
+        });
+    }
 }
 
 impl Apps {

@@ -4,8 +4,8 @@ use cardea_proto::{
     admin::Warning,
     app::Transport,
     local::{
-        AgentStatus, AppState, AppStatus, CertificateView, ControllerView, DeviceView, PostureView,
-        transport_text,
+        AgentStatus, AppError, AppState, AppStatus, CertificateView, ControllerView, DeviceView,
+        PostureView, transport_text,
     },
     message::AppView,
     name::Name,
@@ -18,7 +18,7 @@ use crate::channel::Doubt;
 use super::{
     Agent,
     access::{Access, Held},
-    apps::Entry,
+    apps::{Entry, Failure},
 };
 
 impl Agent {
@@ -79,6 +79,7 @@ impl Agent {
             bytes_out: traffic.bytes_out,
             not_after: held.map(|held| not_after(now, held)),
             why,
+            last_error: traffic.failure.filter(|_| held.is_some()).map(app_error),
             services: view.map(|view| view.services.clone()).unwrap_or_default(),
             addresses: Vec::new(),
         }
@@ -207,6 +208,14 @@ impl Agent {
             warnings.push(warning(&RefusalCode::PostureFailed.to_string(), title, fix));
         }
         warnings
+    }
+}
+
+fn app_error(failure: Failure) -> AppError {
+    AppError {
+        message: format!("the connector did not reach the app: {}", failure.why),
+        at: failure.at.to_rfc3339(),
+        count: failure.count,
     }
 }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 use cardea_proto::{
     app::Carrier,
     decision::Check,
-    local::{AppState, ControllerState, LocalRequest},
+    local::{AppError, AppState, ControllerState, LocalRequest},
     message::{Purpose, Usage},
     path::Path,
     time::UnixMillis,
 };
-use cardea_tunnel::{CloseReason, PathReason};
+use cardea_tunnel::{CloseReason, DialError, PathReason};
 
 use super::*;
 use crate::testing::{GRANT, LIFE, TTL, World, down, fact, name, up, view};
@@ -219,6 +219,40 @@ fn the_status_names_the_apps_there_are_and_for_a_while_what_was_refused() {
     };
     world.turn(&mut agent, AgentInput::Tunnel(closed));
     assert_eq!(listed(&world, &agent), []);
+}
+
+#[test]
+fn a_connection_that_did_not_reach_its_app_leaves_a_trace_while_the_tunnel_is_open() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    let last_error = |world: &World, agent: &Agent| {
+        let mut apps = agent.status(world.now).apps.into_iter();
+        apps.find(|app| app.name == name("wiki"))?.last_error
+    };
+    open(&world, &mut agent);
+    assert_eq!(last_error(&world, &agent), None);
+    for count in 1..=2 {
+        world.pass(Duration::from_secs(1));
+        let unreached = Event::Unreached {
+            grant: GRANT,
+            why: DialError::TimedOut,
+        };
+        world.turn(&mut agent, AgentInput::Tunnel(unreached));
+        assert_eq!(state(&world, &agent), AppState::Open);
+        let expected = AppError {
+            message: "the connector did not reach the app: the target did not answer in time"
+                .to_owned(),
+            at: world.now.unix.to_rfc3339(),
+            count,
+        };
+        assert_eq!(last_error(&world, &agent), Some(expected));
+    }
+    let closed = Event::Closed {
+        grant: GRANT,
+        reason: CloseReason::Lost,
+    };
+    world.turn(&mut agent, AgentInput::Tunnel(closed));
+    assert_eq!(last_error(&world, &agent), None);
 }
 
 #[test]

@@ -81,6 +81,7 @@ pub(crate) fn all() -> Vec<Sample> {
         one::<AdminAnswer>("admin_answer.tunnels_told", &admin::tunnels_told()),
         variants::<LocalRequest>("local_request", &local::requests()),
         variants::<LocalAnswer>("local_answer", &local::answers()),
+        one::<LocalAnswer>("local_answer.apps_with_error", &local::apps_with_error()),
         variants::<Change>("change", &ledger::changes()),
         one::<Entry>("entry", &ledger::entry()),
         variants::<Actor>("actor", &ledger::actors()),
