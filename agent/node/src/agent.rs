@@ -22,7 +22,7 @@ use cardea_proto::{
     refusal::{Refusal, RefusalCode},
     time::Now,
 };
-use cardea_tunnel::{Command, Event};
+use cardea_tunnel::{CloseReason, Command, Event};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tracing::{debug, info, warn};
@@ -315,6 +315,10 @@ impl Agent {
             let answer = Err(calls::busy());
             return out.opened.push_back((app.clone(), answer));
         }
+        let silent = self.apps.entry(app).and_then(Entry::silent);
+        if let Some(grant) = silent.filter(|_| self.channel.is_ready()) {
+            self.give_up(now, app, grant, out);
+        }
         let way = self.way();
         self.step(now, app, Step::Wanted(way), None, out);
     }
@@ -336,10 +340,18 @@ impl Agent {
                 debug!(grant.id = %grant, %path, reason = %why, "path");
                 self.told(now, grant, |traffic| traffic.path = Some((path, why)));
             }
-            Event::Silent { grant } | Event::Answers { grant } => {
-                let is_silent = matches!(event, Event::Silent { .. });
-                info!(grant.id = %grant, is_silent, "the other end");
-                self.told(now, grant, |traffic| traffic.is_silent = is_silent);
+            Event::Silent { grant } => {
+                info!(grant.id = %grant, "the other end is silent");
+                self.told(now, grant, |traffic| {
+                    traffic.silent_since = Some(now.instant);
+                });
+                // Whether the controller answers tells whose network it is.
+                let usages = self.usage.take(self.channel.is_ready());
+                out.node.messages.extend(usages);
+            }
+            Event::Answers { grant } => {
+                info!(grant.id = %grant, "the other end answers");
+                self.told(now, grant, |traffic| traffic.silent_since = None);
             }
             Event::Unreached { grant, why } => {
                 debug!(grant.id = %grant, reason = %why, "the app was not reached");
@@ -458,8 +470,29 @@ impl Agent {
             );
             out.answers.push_back((call, LocalAnswer::Refused(refusal)));
         }
+        self.give_up_silent(now, out);
         let usages = self.usage.flush(now.instant, self.channel.is_ready());
         out.node.messages.extend(usages);
+    }
+
+    /// Lets go of tunnels that nothing comes through although this device's network is well: the
+    /// next connection gets another, through another connector where there is one. Without a
+    /// controller there is none to be had, and they may come back.
+    fn give_up_silent(&mut self, now: Now, out: &mut AgentOutbox) {
+        for (app, grant) in self.apps.silent_too_long(now.instant) {
+            if self.channel.is_ready() {
+                self.give_up(now, &app, grant, out);
+            } else {
+                self.apps
+                    .note_traffic(&app, |traffic| traffic.silent_since = Some(now.instant));
+            }
+        }
+    }
+
+    fn give_up(&mut self, now: Now, app: &Name, grant: GrantId, out: &mut AgentOutbox) {
+        info!(grant.id = %grant, app.id = %app, "a silent tunnel is given up");
+        let why = reasons::tunnel_closed(app, CloseReason::Lost);
+        self.step(now, app, Step::GivenUp(grant, why), None, out);
     }
 
     /// Lets go of what is past its time. Comes before every input: whoever slept past a ttl has no

@@ -343,9 +343,9 @@ pub struct ConnectorRow {
     pub name: Name,
     /// Its site.
     pub site: Name,
-    /// `connected` or `offline`.
+    /// `connected`, `silent` when nothing was heard of it for longer than it keeps quiet, or `offline`.
     pub state: String,
-    /// When it was last connected, RFC 3339.
+    /// When it was last heard of, RFC 3339.
     pub last_seen: Option<String>,
     /// When its certificate ends, RFC 3339.
     pub certificate_not_after: Option<String>,
@@ -372,7 +372,7 @@ pub struct DeviceRow {
     pub failed: Vec<Check>,
     /// When posture was last reported, RFC 3339.
     pub checked_at: Option<String>,
-    /// When it was last connected, RFC 3339.
+    /// When it was last heard of, RFC 3339: of a device, its last message.
     pub last_seen: Option<String>,
     /// When its certificate ends, RFC 3339.
     pub certificate_not_after: Option<String>,

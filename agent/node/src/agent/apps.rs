@@ -25,6 +25,10 @@ const ENTRIES_MAX: usize = 1_024;
 /// who mistyped it has read the error by then.
 const REFUSAL_SHOWN: Duration = Duration::from_secs(60);
 
+/// How long a silent tunnel is kept while the controller answers, so that this device's network is
+/// not why: longer than paths take to change, and shorter than a person waits.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
+
 /// The controller's snapshot, and the state of each app that was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Apps {
@@ -56,8 +60,8 @@ pub(super) struct Traffic {
     pub(super) rtt: Option<Duration>,
     /// Which way it goes, and why.
     pub(super) path: Option<(Path, PathReason)>,
-    /// Whether the other end does not answer.
-    pub(super) is_silent: bool,
+    /// Since when the other end is known not to answer.
+    pub(super) silent_since: Option<Instant>,
     /// How the last flow failed that the connector did not bring to the app.
     pub(super) failure: Option<Failure>,
 }
@@ -212,10 +216,20 @@ impl Apps {
         entries.map(|(app, _)| app.clone()).collect()
     }
 
+    /// The tunnels that have been silent for as long as they may.
+    pub(super) fn silent_too_long(&self, now: Instant) -> Vec<(Name, GrantId)> {
+        let is_due = |entry: &Entry| entry.given_up_at().is_some_and(|due| due <= now);
+        let entries = self.entries.iter().filter(|(_, entry)| is_due(entry));
+        entries
+            .filter_map(|(app, entry)| Some((app.clone(), entry.access.held()?.grant)))
+            .collect()
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.entries
             .values()
-            .filter_map(|entry| entry.access.deadline())
+            .flat_map(|entry| [entry.access.deadline(), entry.given_up_at()])
+            .flatten()
             .min()
     }
 }
@@ -229,6 +243,17 @@ impl Entry {
         }
     }
 
+    /// The grant of a tunnel whose other end does not answer.
+    pub(super) fn silent(&self) -> Option<GrantId> {
+        let held = self.access.held()?;
+        self.traffic.silent_since.map(|_| held.grant)
+    }
+
+    fn given_up_at(&self) -> Option<Instant> {
+        self.access.held()?;
+        Some(self.traffic.silent_since? + SILENCE_MAX)
+    }
+
     /// What its tunnel told, for the controller; nothing before it is open.
     pub(super) fn usage(&self) -> Option<Usage> {
         let grant = self.access.held()?.grant;
@@ -238,7 +263,7 @@ impl Entry {
             bytes_in: self.traffic.bytes_in,
             bytes_out: self.traffic.bytes_out,
             flows: self.traffic.flows,
-            path: Some(path),
+            path: Some(path).filter(|_| self.traffic.silent_since.is_none()),
         })
     }
 

@@ -255,6 +255,82 @@ fn a_connection_that_did_not_reach_its_app_leaves_a_trace_while_the_tunnel_is_op
     assert_eq!(last_error(&world, &agent), None);
 }
 
+/// A tunnel falls silent while the controller is there.
+fn silent(world: &World, agent: &mut Agent) {
+    let path = Event::Path {
+        grant: GRANT,
+        path: Path::Relay("192.0.2.7:7444".parse().unwrap()),
+        why: PathReason::NoneAnswered,
+    };
+    world.turn(agent, AgentInput::Tunnel(path));
+    let out = world.turn(agent, AgentInput::Tunnel(Event::Silent { grant: GRANT }));
+    let is_usage = |message: &FromNode| matches!(message, FromNode::Usage(_));
+    assert!(
+        out.node.messages.iter().any(is_usage),
+        "the controller is asked"
+    );
+    assert_eq!(state(world, agent), AppState::Unreachable);
+}
+
+fn is_let_go(out: &AgentOutbox) -> bool {
+    let is_removed =
+        |command: &Command| matches!(command, Command::Remove { grant } if *grant == GRANT);
+    out.node.commands.iter().any(is_removed)
+        && out
+            .node
+            .messages
+            .contains(&FromNode::Closed { grant: GRANT })
+}
+
+#[test]
+fn who_wants_an_app_whose_tunnel_is_silent_gets_another_one() {
+    let world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    silent(&world, &mut agent);
+    let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
+    assert!(is_let_go(&out));
+    let is_request = |message: &FromNode| matches!(message, FromNode::Request { .. });
+    assert!(out.node.messages.iter().any(is_request));
+    assert_eq!(state(&world, &agent), AppState::Opening);
+}
+
+#[test]
+fn a_silent_tunnel_is_given_up_after_a_while_if_the_controller_answers_and_not_before() {
+    for answers_again in [false, true] {
+        let mut world = World::new();
+        let mut agent = world.ready_agent();
+        open(&world, &mut agent);
+        silent(&world, &mut agent);
+        world.pass(Duration::from_millis(7_999));
+        assert!(!is_let_go(&world.turn(&mut agent, AgentInput::Timeout)));
+        if answers_again {
+            let answers = Event::Answers { grant: GRANT };
+            world.turn(&mut agent, AgentInput::Tunnel(answers));
+        }
+        world.pass(Duration::from_millis(1));
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert_eq!(is_let_go(&out), !answers_again);
+    }
+}
+
+#[test]
+fn a_silent_tunnel_is_kept_while_there_is_no_controller_either() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    silent(&world, &mut agent);
+    world.turn(&mut agent, down());
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(8));
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert!(!is_let_go(&out));
+        assert!(agent.deadline().is_some_and(|due| due > world.now.instant));
+        let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
+        assert!(!is_let_go(&out));
+    }
+}
+
 #[test]
 fn names_that_somebody_invents_are_not_kept() {
     let world = World::new();

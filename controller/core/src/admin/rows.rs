@@ -29,6 +29,10 @@ use crate::{
 /// How long before the end of the intermediate certificate its admins are warned: a week.
 const INTERMEDIATE_WARNING_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
+/// How long ago a connector that lives was heard of at most: it says so every 10 s, and what is lost
+/// is said again.
+const CONNECTOR_HEARD_MS: u64 = 12_000;
+
 impl Controller {
     /// Answers a question.
     pub(super) fn answer(
@@ -56,7 +60,7 @@ impl Controller {
                 AdminAnswer::Connectors(rows.collect())
             }
             AdminQuery::Devices => {
-                let rows = nodes(true).filter_map(|record| self.device_row(now, record));
+                let rows = nodes(true).filter_map(|record| self.device_row(record));
                 AdminAnswer::Devices(rows.collect())
             }
             AdminQuery::Users => AdminAnswer::Users(self.user_rows()),
@@ -155,28 +159,35 @@ impl Controller {
         let NodeId::Connector(id) = record.node.id else {
             return None;
         };
-        let seen = self.channels.seen(record.node.id, now);
+        let seen = self.channels.seen(record.node.id);
         let connected = self.channels.of(record.node.id).is_some();
+        let is_silent =
+            seen.is_some_and(|seen| now.unix.0.saturating_sub(seen.at.0) > CONNECTOR_HEARD_MS);
         Some(ConnectorRow {
             id,
             name: record.node.name.clone(),
             site: record.node.site.clone()?,
-            state: if connected { "connected" } else { "offline" }.to_owned(),
-            last_seen: last_seen(record, seen.as_ref()),
+            state: match (connected, is_silent) {
+                (true, false) => "connected",
+                (true, true) => "silent",
+                (false, _) => "offline",
+            }
+            .to_owned(),
+            last_seen: last_seen(record, seen),
             certificate_not_after: certificate_end(record),
-            program: seen.and_then(|seen| seen.program),
+            program: seen.and_then(|seen| seen.program.clone()),
             tunnels: count(self.world.state.connector_load(id)),
         })
     }
 
-    fn device_row(&self, now: Now, record: &NodeRecord) -> Option<DeviceRow> {
+    fn device_row(&self, record: &NodeRecord) -> Option<DeviceRow> {
         let NodeId::Device(id) = record.node.id else {
             return None;
         };
         let posture = self.postures.get(id);
         let verdict = posture.and_then(|posture| posture.verdict.as_ref());
         let facts = self.postures.facts(id);
-        let seen = self.channels.seen(record.node.id, now);
+        let seen = self.channels.seen(record.node.id);
         let connected = self.channels.of(record.node.id).is_some();
         let state = match (record.blocked, connected) {
             (true, _) => "blocked",
@@ -191,10 +202,10 @@ impl Controller {
             compliant: record.compliant,
             failed: verdict.map_or_else(Vec::new, |verdict| verdict.failed.clone()),
             checked_at: facts.map(|facts| facts.received_at().to_rfc3339()),
-            last_seen: last_seen(record, seen.as_ref()),
+            last_seen: last_seen(record, seen),
             certificate_not_after: certificate_end(record),
             os: record.node.os.clone(),
-            program: seen.and_then(|seen| seen.program),
+            program: seen.and_then(|seen| seen.program.clone()),
             facts: facts.map_or_else(BTreeMap::new, |facts| facts.facts().clone()),
         })
     }
@@ -396,7 +407,7 @@ impl Controller {
     }
 }
 
-/// When a node was last connected: as this process saw it, else when it last got a certificate.
+/// When a node was last heard of: by this process, else when it last got a certificate.
 fn last_seen(record: &NodeRecord, seen: Option<&Seen>) -> Option<String> {
     let certified = record.certificate.as_ref();
     let certified = certified.map(|certificate| issued(certificate.not_before));

@@ -175,13 +175,30 @@ fn when_a_connector_does_not_answer_another_one_of_the_site_is_asked() {
         (&first, &second)
     };
     bench.take(silent);
-    bench.pass(Duration::from_secs(3));
+    bench.pass(Duration::from_secs(1));
     assert_eq!(bench.heard(silent), ["withdraw: connector_gone"]);
     let admit = bench.admit_at(other);
     bench.admit(other, &admit);
     bench.settle();
     assert_eq!(bench.granted_at(&device).connector, other.connector());
     assert_eq!(bench.store.grants_count(), 1);
+}
+
+#[test]
+fn a_connector_that_is_the_only_one_has_longer_to_answer() {
+    let (mut bench, device, connector) = Bench::office();
+    bench.request(&device, 1, "wiki");
+    bench.settle();
+    bench.take(&connector);
+    bench.pass(Duration::from_millis(2_999));
+    assert!(bench.heard(&connector).is_empty());
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.heard(&connector), ["withdraw: connector_gone"]);
+    let heard = bench.heard(&device);
+    assert!(
+        heard.contains(&"denied: no_connector".to_owned()),
+        "{heard:?}"
+    );
 }
 
 #[test]
