@@ -345,9 +345,6 @@ impl Agent {
                 self.told(now, grant, |traffic| {
                     traffic.silent_since = Some(now.instant);
                 });
-                // Whether the controller answers tells whose network it is.
-                let usages = self.usage.take(self.channel.is_ready());
-                out.node.messages.extend(usages);
             }
             Event::Answers { grant } => {
                 info!(grant.id = %grant, "the other end answers");
@@ -475,9 +472,10 @@ impl Agent {
         out.node.messages.extend(usages);
     }
 
-    /// Lets go of tunnels that nothing comes through although this device's network is well: the
-    /// next connection gets another, through another connector where there is one. Without a
-    /// controller there is none to be had, and they may come back.
+    /// Lets go of tunnels that nothing comes through although this device's network is well, as a
+    /// report that was sent meanwhile has shown: the next connection gets another tunnel, through
+    /// another connector where there is one. Without a controller there is none to be had, and the
+    /// old ones may come back.
     fn give_up_silent(&mut self, now: Now, out: &mut AgentOutbox) {
         for (app, grant) in self.apps.silent_too_long(now.instant) {
             if self.channel.is_ready() {

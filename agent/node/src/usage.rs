@@ -30,16 +30,11 @@ impl UsageReports {
         self.due.get_or_insert(now + INTERVAL);
     }
 
-    /// The messages that are due.
+    /// The messages that are due; without a channel the figures are forgotten.
     pub(crate) fn flush(&mut self, now: Instant, is_ready: bool) -> Vec<FromNode> {
         if self.due.is_none_or(|due| due > now) {
             return Vec::new();
         }
-        self.take(is_ready)
-    }
-
-    /// All that waits; without a channel the figures are forgotten.
-    pub(crate) fn take(&mut self, is_ready: bool) -> Vec<FromNode> {
         self.due = None;
         let latest: Vec<Usage> = std::mem::take(&mut self.latest).into_values().collect();
         if !is_ready {

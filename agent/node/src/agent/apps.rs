@@ -26,7 +26,8 @@ const ENTRIES_MAX: usize = 1_024;
 const REFUSAL_SHOWN: Duration = Duration::from_secs(60);
 
 /// How long a silent tunnel is kept while the controller answers, so that this device's network is
-/// not why: longer than paths take to change, and shorter than a person waits.
+/// not why: longer than a report of it takes to be sent (5 s) and to go unanswered (2 s), and shorter
+/// than a person waits.
 const SILENCE_MAX: Duration = Duration::from_secs(8);
 
 /// The controller's snapshot, and the state of each app that was asked for.
