@@ -134,6 +134,8 @@ pub enum FromData {
     Tunnel(Event),
     /// Where this machine may be reached directly, from now on.
     Addresses(Vec<SocketAddr>),
+    /// This machine's network changed.
+    Moved,
     /// Somebody connected to a listener, and the app has no tunnel.
     Wanted(Name),
     /// The figures that were asked for with this number have all been told.

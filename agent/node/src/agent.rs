@@ -126,6 +126,7 @@ impl Agent {
             AgentInput::Wanted { app } => self.wanted(now, &app, out),
             AgentInput::Tunnel(event) => self.tunnel(now, event, out),
             AgentInput::Addresses(addresses) => self.addresses = addresses,
+            AgentInput::Moved => self.channel.moved(now, &mut out.node),
             AgentInput::Facts { facts, number } => self.facts(now, facts, number, out),
             AgentInput::Local { call, request } => self.local(now, call, request, out),
             AgentInput::Timeout => {}

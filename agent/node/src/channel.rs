@@ -181,6 +181,18 @@ impl Channel {
         self.step(now, Step::Lost, out);
     }
 
+    /// The machine's network changed: addresses that failed from the one before are tried at once, and
+    /// whoever needs the controller waits for that.
+    pub(crate) fn moved(&mut self, now: Now, out: &mut NodeOutbox) {
+        if self.is_hopeless() || self.is_open() {
+            return;
+        }
+        self.outage.attempts = 0;
+        self.tries = 0;
+        self.step(now, Step::Moved, out);
+        self.timeout(now, out);
+    }
+
     /// Checks the controller's `Welcome`; the channel is ready afterwards, or gone.
     pub(crate) fn welcome(&mut self, now: Now, welcome: &Welcome, out: &mut NodeOutbox) {
         if welcome.version < PROTOCOL_VERSION_MIN {

@@ -79,6 +79,8 @@ pub enum ConnectorInput {
     Tunnel(Event),
     /// Where the data half may be reached directly, from now on.
     Addresses(Vec<SocketAddr>),
+    /// The machine's network changed.
+    Moved,
     /// [`Connector::deadline`] has come; also the very first input, which begins to connect.
     Timeout,
 }
@@ -152,6 +154,7 @@ impl Connector {
             ConnectorInput::ChannelDown { why } => self.channel.disconnected(now, why, out),
             ConnectorInput::Message(message) => self.message(now, message, out),
             ConnectorInput::Addresses(addresses) => self.addresses = addresses,
+            ConnectorInput::Moved => self.channel.moved(now, out),
             ConnectorInput::Tunnel(event) => self.tunnel(now, event, out),
             ConnectorInput::Timeout => {}
         }

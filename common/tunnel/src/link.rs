@@ -74,6 +74,8 @@ pub(crate) struct Link {
     followed: u32,
     /// Whether what was sent lately went nowhere, and the carrier has not heard of it.
     is_lost: bool,
+    /// Whether the local network changed and no way from here has been shown since.
+    is_stranded: bool,
     /// Of everything but the relay's path.
     due: Option<Instant>,
 }
@@ -124,6 +126,7 @@ impl Link {
             compared: None,
             followed: 0,
             is_lost: false,
+            is_stranded: false,
             due: None,
         })
     }
@@ -231,6 +234,7 @@ impl Link {
         self.relay
             .roamed(now, self.own.as_deref().unwrap_or_default());
         self.relay_probes.forget();
+        self.is_stranded = true;
         if self.own.is_some() {
             self.seen = None;
             self.asks.begin(now);
@@ -260,17 +264,29 @@ impl Link {
     /// The relay does not know us at this address.
     pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) {
         if self.relay.challenged(now, cookie, out) {
-            self.returned(out);
+            self.relay_returned(out);
         }
         self.schedule();
     }
 
-    /// The relay knows us again, after it did not: what went through it meanwhile is lost, both ways,
+    /// A way leads to the other end again, after none did: what was sent meanwhile is lost, both ways,
     /// and both ends' timers have doubled.
     fn returned(&mut self, out: &mut Outbox) {
-        if self.is_peer_there && self.paths.direct().is_none() {
+        self.is_stranded = false;
+        if self.is_peer_there {
             self.is_lost = true;
-            self.say(&PathFrame::Lost { size: 0 }, out);
+            let lost = PathFrame::Lost { size: 0 };
+            match self.paths.direct() {
+                Some(direct) => self.say_to(direct.to, &lost, 0, out),
+                None => self.say(&lost, out),
+            }
+        }
+    }
+
+    /// The relay knows us again, after it did not.
+    fn relay_returned(&mut self, out: &mut Outbox) {
+        if self.paths.direct().is_none() {
+            self.returned(out);
         }
     }
 
@@ -282,7 +298,7 @@ impl Link {
         let is_back = !self.relay.is_ready();
         self.relay.bound(now, out);
         if is_back {
-            self.returned(out);
+            self.relay_returned(out);
         }
         self.schedule();
     }
@@ -358,11 +374,17 @@ impl Link {
                         let answer = PathFrame::Answer { of: id, id: None };
                         self.say_to(from, &answer, 0, out);
                     }
+                    if self.is_stranded && self.paths.direct().is_some() {
+                        self.returned(out);
+                    }
                 }
             }
             (PathFrame::Lost { size }, Via::Relay | Via::Direct) => {
-                let size = usize::try_from(size).unwrap_or(usize::MAX);
-                self.paths.told_lost(now, size);
+                // It shows of the way by which it comes that it is none of those that are lost.
+                if via == Via::Relay || self.paths.direct().is_none_or(|direct| direct.to != from) {
+                    let size = usize::try_from(size).unwrap_or(usize::MAX);
+                    self.paths.told_lost(now, size);
+                }
                 self.is_lost = true;
             }
             (

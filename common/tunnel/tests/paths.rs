@@ -294,6 +294,47 @@ fn what_was_lost_before_a_new_way_was_found_is_there_two_round_trips_later() {
 }
 
 #[test]
+fn what_was_lost_is_sent_again_at_once_also_where_a_direct_way_is_back_before_the_relay_is() {
+    for carrier in CARRIERS {
+        for (speaker, hearer) in [(End::Agent, End::Connector), (End::Connector, End::Agent)] {
+            let mut beside = Beside::new(Kind::FullCone, Kind::Open);
+            beside.delay = Duration::from_millis(1);
+            let mut pair = met(carrier, beside);
+            let (mine, theirs) = pair.connect("80/tcp");
+            assert!(pair.run(Duration::from_secs(2), is_direct));
+            pair.pass(Duration::from_secs(1));
+            let (from, to) = match speaker {
+                End::Agent => (mine, theirs),
+                End::Connector => (theirs, mine),
+            };
+            pair.is_cut = true;
+            pair.beside.as_mut().unwrap().is_cut = true;
+            let data = Bytes::from_static(&[7; 500]);
+            let now = pair.now;
+            let node = pair.node(speaker);
+            assert_eq!(node.tunnels.write(now, from, data, &mut node.out), 500);
+            pair.input(End::Agent, Input::Roamed);
+            pair.pass(Duration::from_secs(4));
+            pair.is_cut = false;
+            pair.delay = Duration::from_millis(100);
+            let beside = pair.beside.as_mut().unwrap();
+            beside.is_cut = false;
+            beside.agent.forget();
+            pair.forget_binding(End::Agent);
+            pair.input(End::Agent, Input::Roamed);
+            pair.pass(pair.delay * 5 + Duration::from_millis(10));
+            assert_eq!(
+                pair.read_all(hearer, to).0.len(),
+                500,
+                "{carrier:?} {speaker:?} {:?} {:?}",
+                pair.agent.path(),
+                pair.connector.path()
+            );
+        }
+    }
+}
+
+#[test]
 fn who_loses_a_family_of_addresses_goes_on_by_the_other_at_once() {
     for carrier in CARRIERS {
         for is_known in [true, false] {

@@ -340,6 +340,7 @@ impl Shell {
         match event {
             FromData::Tunnel(event) => self.handle(AgentInput::Tunnel(event)),
             FromData::Addresses(addresses) => self.handle(AgentInput::Addresses(addresses)),
+            FromData::Moved => self.handle(AgentInput::Moved),
             FromData::Wanted(app) => self.handle(AgentInput::Wanted { app }),
             FromData::Refused { listener, refusal } => self.forwards.refused(listener, refusal),
             FromData::Figures(call) => {

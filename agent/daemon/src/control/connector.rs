@@ -76,6 +76,7 @@ pub(crate) async fn run(
                 Some(FromData::Addresses(addresses)) => {
                     shell.handle(ConnectorInput::Addresses(addresses));
                 }
+                Some(FromData::Moved) => shell.handle(ConnectorInput::Moved),
                 Some(
                     FromData::Wanted(_) | FromData::Refused { .. } | FromData::Figures(_),
                 ) => {}

@@ -427,6 +427,7 @@ impl Plane {
             Due::Moved => {
                 self.is_moving = false;
                 self.follow_routes(true);
+                self.told.push(FromData::Moved);
             }
         }
     }

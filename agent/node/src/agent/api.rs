@@ -72,6 +72,8 @@ pub enum AgentInput {
     Tunnel(Event),
     /// Where the data half may be reached directly, from now on.
     Addresses(Vec<SocketAddr>),
+    /// The machine's network changed.
+    Moved,
     /// All facts as they stand: those missing here are not known any longer.
     Facts {
         /// The facts.

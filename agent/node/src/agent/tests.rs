@@ -501,6 +501,26 @@ fn without_a_controller_open_tunnels_go_on_and_new_ones_are_refused_with_the_rea
 }
 
 #[test]
+fn on_another_network_the_controller_is_tried_at_once_and_who_needs_it_waits_for_that() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["c:7443", "d:7443"]);
+    world.turn(&mut agent, AgentInput::Timeout);
+    for _ in 0..20 {
+        world.turn(&mut agent, down());
+        let due = agent.deadline().unwrap();
+        world.pass(due - world.now.instant);
+        world.turn(&mut agent, AgentInput::Timeout);
+    }
+    world.turn(&mut agent, down());
+    let wanted = || AgentInput::Wanted { app: name("mail") };
+    assert_eq!(world.turn(&mut agent, wanted()).opened.len(), 1, "refused");
+    let out = world.turn(&mut agent, AgentInput::Moved);
+    assert!(out.node.connect.is_some());
+    world.pass(Duration::from_secs(5));
+    assert!(world.turn(&mut agent, wanted()).opened.is_empty());
+}
+
+#[test]
 fn who_loses_a_channel_that_held_begins_again_with_the_first_controller() {
     let mut world = World::new();
     let mut agent = world.agent(&["c:7443", "d:7443"]);

@@ -9,6 +9,10 @@ use cardea_proto::message::Purpose;
 /// A handshake succeeds within 5 s at 20 % loss; past that another address is better.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How old an attempt must be to be given up for a network that changed. A change is often told in
+/// several pieces, and an attempt that began between two of them is as good as a new one.
+const UNTOUCHED: Duration = Duration::from_millis(500);
+
 /// The way to a controller.
 ///
 /// ```text
@@ -20,6 +24,8 @@ pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 ///   │            └──── Renewed, at once ──────────────────── Renewing ────┘
 ///   └──────────────────────────── Stop, from anywhere
 /// ```
+///
+/// `Moved` begins anew at once, from `Waiting` and from an attempt that is not a fresh one.
 ///
 /// A certificate that has ended leads to `Renewing`, where nothing but the next one can be had.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,6 +102,8 @@ pub(super) enum Step {
     Refuse,
     /// The next certificate is here.
     Renewed,
+    /// The machine's network is another one: what was tried from the one before says nothing.
+    Moved,
 }
 
 /// What must follow from a step.
@@ -155,6 +163,12 @@ impl Connection {
                 let effect = state.has_channel().then_some(Effect::Disconnect);
                 (Self::Off, effect.unwrap_or(Effect::Nothing))
             }
+            (Self::Waiting { .. }, Step::Moved) => (Self::Waiting { until: now }, Effect::Nothing),
+            (Self::Connecting { until, .. } | Self::Greeting { until, .. }, Step::Moved)
+                if until < now + ATTEMPT_TIMEOUT.saturating_sub(UNTOUCHED) =>
+            {
+                (Self::Waiting { until: now }, Effect::Disconnect)
+            }
             (state, Step::Lost) if state.has_channel() => (again, Effect::Nothing),
             (state, Step::Refuse) if state.has_channel() => (again, Effect::Disconnect),
             (Self::Connecting { .. } | Self::Greeting { .. }, Step::Due { .. })
@@ -172,7 +186,8 @@ impl Connection {
                 | Step::Welcome
                 | Step::Lost
                 | Step::Refuse
-                | Step::Renewed,
+                | Step::Renewed
+                | Step::Moved,
             ) => (state, Effect::Nothing),
         }
     }
@@ -281,7 +296,7 @@ mod tests {
         }
     }
 
-    fn steps() -> [Step; 8] {
+    fn steps() -> [Step; 9] {
         let address = "c:7443".to_owned();
         [
             Step::Start,
@@ -298,20 +313,21 @@ mod tests {
             Step::Lost,
             Step::Refuse,
             Step::Renewed,
+            Step::Moved,
         ]
     }
 
     /// Each state, and where each of [`steps`] leads from it.
     #[rustfmt::skip]
-    fn table() -> [(&'static str, [(&'static str, Effect); 8]); 6] {
+    fn table() -> [(&'static str, [(&'static str, Effect); 9]); 6] {
         use Effect::{Connect, Disconnect, Hello, Nothing};
         [
-            ("off", [("waiting", Nothing), ("off", Nothing), ("off", Nothing), ("off", Disconnect), ("off", Nothing), ("off", Nothing), ("off", Nothing), ("off", Nothing)]),
-            ("waiting", [("waiting", Nothing), ("off", Nothing), ("connecting", Connect), ("waiting", Disconnect), ("waiting", Nothing), ("waiting", Nothing), ("waiting", Nothing), ("waiting", Nothing)]),
-            ("connecting", [("connecting", Nothing), ("off", Disconnect), ("waiting", Disconnect), ("greeting", Hello), ("connecting", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("connecting", Nothing)]),
-            ("greeting", [("greeting", Nothing), ("off", Disconnect), ("waiting", Disconnect), ("waiting", Disconnect), ("ready", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("greeting", Nothing)]),
-            ("ready", [("ready", Nothing), ("off", Disconnect), ("ready", Nothing), ("waiting", Disconnect), ("ready", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("ready", Nothing)]),
-            ("renewing", [("renewing", Nothing), ("off", Disconnect), ("renewing", Nothing), ("waiting", Disconnect), ("renewing", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("waiting", Disconnect)]),
+            ("off", [("waiting", Nothing), ("off", Nothing), ("off", Nothing), ("off", Disconnect), ("off", Nothing), ("off", Nothing), ("off", Nothing), ("off", Nothing), ("off", Nothing)]),
+            ("waiting", [("waiting", Nothing), ("off", Nothing), ("connecting", Connect), ("waiting", Disconnect), ("waiting", Nothing), ("waiting", Nothing), ("waiting", Nothing), ("waiting", Nothing), ("waiting", Nothing)]),
+            ("connecting", [("connecting", Nothing), ("off", Disconnect), ("waiting", Disconnect), ("greeting", Hello), ("connecting", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("connecting", Nothing), ("waiting", Disconnect)]),
+            ("greeting", [("greeting", Nothing), ("off", Disconnect), ("waiting", Disconnect), ("waiting", Disconnect), ("ready", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("greeting", Nothing), ("waiting", Disconnect)]),
+            ("ready", [("ready", Nothing), ("off", Disconnect), ("ready", Nothing), ("waiting", Disconnect), ("ready", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("ready", Nothing), ("ready", Nothing)]),
+            ("renewing", [("renewing", Nothing), ("off", Disconnect), ("renewing", Nothing), ("waiting", Disconnect), ("renewing", Nothing), ("waiting", Nothing), ("waiting", Disconnect), ("waiting", Disconnect), ("renewing", Nothing)]),
         ]
     }
 
@@ -324,6 +340,20 @@ mod tests {
                 let (next, did) = state(from, at).step(at, step, PAUSE);
                 assert_eq!((name(&next), did), (to, effect), "{label}");
             }
+        }
+    }
+
+    #[test]
+    fn a_network_that_changed_ends_a_pause_and_no_fresh_attempt() {
+        let at = testing::start().instant;
+        let (waits, _) = state("waiting", at + PAUSE).step(at, Step::Moved, PAUSE);
+        assert_eq!(waits.deadline(), Some(at));
+        for name in ["connecting", "greeting"] {
+            let fresh = state(name, at + ATTEMPT_TIMEOUT).step(at, Step::Moved, PAUSE);
+            assert_eq!(fresh.1, Effect::Nothing, "{name}");
+            let old =
+                state(name, at + ATTEMPT_TIMEOUT).step(at + UNTOUCHED * 2, Step::Moved, PAUSE);
+            assert_eq!(old.1, Effect::Disconnect, "{name}");
         }
     }
 

@@ -93,6 +93,16 @@ impl Candidate {
         }
     }
 
+    /// Whether an answer came from there so lately that datagrams may go there at once.
+    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
+        self.latest.is_some_and(|latest| now < latest + FRESH)
+    }
+
+    /// The other end may be somewhere else.
+    pub(crate) const fn doubt(&mut self) {
+        self.latest = None;
+    }
+
     /// Where we are has changed, so that nothing holds that was found out from there.
     pub(crate) fn start_over(&mut self, now: Instant) {
         *self = Self {
@@ -193,6 +203,9 @@ const UNPROVEN_WAIT: Duration = Duration::from_millis(200);
 /// Wait for the answer of one that is. Four get lost together where a fifth is lost each way once in
 /// sixty times.
 const ASK_AGAIN: Duration = Duration::from_millis(150);
+
+/// How long an answer stands for the next datagram: longer than a path in use waits between two.
+const FRESH: Duration = Duration::from_secs(1);
 
 const PATIENCE_MIN: Duration = Duration::from_millis(600);
 const PATIENCE_MAX: Duration = Duration::from_millis(1_200);

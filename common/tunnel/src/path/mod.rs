@@ -197,7 +197,7 @@ impl Paths {
             .get_mut(index)
             .and_then(|candidate| candidate.answered(now, id, traffic.size, pause));
         if answered.is_some() {
-            self.choose(traffic);
+            self.choose(now, traffic);
         }
         answered.is_some()
     }
@@ -233,7 +233,7 @@ impl Paths {
                 }
                 Some(Due::Lost(size)) if self.current == Some(index) => {
                     self.leave(PathReason::Lost(size));
-                    self.choose(traffic);
+                    self.choose(now, traffic);
                 }
                 Some(Due::Lost(_)) | None => {}
             }
@@ -250,6 +250,9 @@ impl Paths {
                 0 => PathReason::PeerRoamed,
                 size => PathReason::Lost(size),
             });
+        }
+        for candidate in &mut self.candidates {
+            candidate.doubt();
         }
     }
 
@@ -286,15 +289,22 @@ impl Paths {
     }
 
     /// Takes the best path that carries what is in use, if it is better than the current one.
-    fn choose(&mut self, traffic: Traffic) {
+    ///
+    /// What answered a while ago may be dead by now, as when the other end moved: it is asked first.
+    fn choose(&mut self, now: Instant, traffic: Traffic) {
+        let is_idle = self.current.is_none();
         let rtt_of = |candidate: &Candidate| candidate.probes.rtt().unwrap_or(Duration::MAX);
         let best = self
             .candidates
             .iter()
             .enumerate()
             .filter(|(_, candidate)| candidate.carries >= traffic.size)
+            .filter(|(_, candidate)| !is_idle || candidate.is_fresh(now))
             .min_by_key(|(_, candidate)| rtt_of(candidate))
             .map(|(index, candidate)| (index, rtt_of(candidate)));
+        if is_idle {
+            self.ask_again(now);
+        }
         let Some((best, rtt)) = best else {
             return self.refresh();
         };
@@ -303,13 +313,25 @@ impl Paths {
                 self.take(best, PathReason::Answered);
             }
             Some(current) if self.current != Some(best) && is_better(current, rtt) => {
-                if self.is_settled(Rival::Candidate(best)) {
-                    self.take(best, PathReason::Shorter);
+                let is_settled = self.is_settled(Rival::Candidate(best));
+                match self.candidates.get_mut(best) {
+                    Some(best) if !best.is_fresh(now) => best.hasten(now, Duration::ZERO),
+                    Some(_) if is_settled => self.take(best, PathReason::Shorter),
+                    Some(_) | None => {}
                 }
             }
             Some(_) | None => {
                 self.rival.take_if(|(rival, _)| *rival != Rival::Relay);
                 self.refresh();
+            }
+        }
+    }
+
+    /// Asks what answered once, and has not lately.
+    fn ask_again(&mut self, now: Instant) {
+        for candidate in &mut self.candidates {
+            if candidate.carries > 0 && !candidate.is_fresh(now) {
+                candidate.hasten(now, Duration::ZERO);
             }
         }
     }
@@ -433,3 +455,108 @@ const CANDIDATES_HELD_MAX: usize = 16;
 /// Addresses that may be probed at once, and how often there is one more.
 const FRESH_MAX: u32 = 24;
 const FRESH_EVERY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use cardea_proto::access::InnerAddresses;
+
+    use super::*;
+
+    #[test]
+    fn a_way_that_answered_a_while_ago_is_asked_before_it_is_taken() {
+        let mut bench = Bench::new(&[OLD, NEW]);
+        bench.relay = Some(ms(1));
+        bench.answer_all(ms(20), |_| true);
+        assert!(bench.paths.direct().is_none(), "the relay is shorter");
+        bench.now += ms(3_000);
+        bench.relay = None;
+        bench.paths.told_lost(bench.now, 0);
+        bench.paths.named(bench.now, &[HERE.parse().unwrap()]);
+        bench.answer_all(ms(90), |to| to.to_string() == HERE);
+        assert_eq!(bench.paths.direct().unwrap().to.to_string(), HERE);
+    }
+
+    #[test]
+    fn when_the_way_in_use_dies_the_next_one_is_asked_first() {
+        let mut bench = Bench::new(&[OLD, NEW]);
+        bench.answer_all(ms(20), |_| true);
+        let first = bench.paths.direct().unwrap().to;
+        bench.now += ms(15_000);
+        bench.paths.flows(bench.now);
+        bench.now += ms(60);
+        let asked = loop {
+            let asked = bench.ask();
+            if bench.paths.direct().is_none() {
+                break asked;
+            }
+            bench.now += ms(50);
+        };
+        let (other, probe) = *asked.iter().find(|(to, _)| *to != first).unwrap();
+        let traffic = bench.traffic();
+        bench.paths.answered(bench.now, other, probe.id, traffic);
+        assert_eq!(bench.paths.direct().unwrap().to, other);
+    }
+
+    /// One end's paths, and a network that answers as the test says.
+    struct Bench {
+        paths: Paths,
+        now: Instant,
+        relay: Option<Duration>,
+    }
+
+    impl Bench {
+        fn new(named: &[&str]) -> Self {
+            let now = cardea_proto::time::testing::start().instant;
+            let inner = InnerAddresses {
+                device_v4: Ipv4Addr::new(100, 64, 0, 1),
+                device_v6: Ipv6Addr::LOCALHOST,
+                app_v4: Ipv4Addr::new(100, 64, 0, 2),
+                app_v6: Ipv6Addr::LOCALHOST,
+            };
+            let mut paths = Paths::new(now, Permit::new(inner, Vec::new()));
+            let named: Vec<SocketAddr> = named.iter().map(|at| at.parse().unwrap()).collect();
+            paths.named(now, &named);
+            paths.begin(now);
+            Self {
+                paths,
+                now,
+                relay: None,
+            }
+        }
+
+        const fn traffic(&self) -> Traffic {
+            Traffic {
+                size: 1_208,
+                is_flowing: false,
+                relay: self.relay,
+            }
+        }
+
+        fn ask(&mut self) -> Vec<(SocketAddr, Probe)> {
+            let traffic = self.traffic();
+            std::iter::from_fn(|| self.paths.poll(self.now, traffic)).collect()
+        }
+
+        /// Answers what is asked for a while, after `rtt`, where `answers` says so.
+        fn answer_all(&mut self, rtt: Duration, answers: impl Fn(SocketAddr) -> bool) {
+            for _ in 0..4 {
+                let asked = self.ask();
+                self.now += rtt;
+                let traffic = self.traffic();
+                for (to, probe) in asked.into_iter().filter(|(to, _)| answers(*to)) {
+                    self.paths.answered(self.now, to, probe.id, traffic);
+                }
+            }
+        }
+    }
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    const OLD: &str = "192.0.2.1:1";
+    const NEW: &str = "192.0.2.2:1";
+    const HERE: &str = "192.0.2.3:1";
+}
