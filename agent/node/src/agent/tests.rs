@@ -193,9 +193,12 @@ fn the_status_names_the_apps_there_are_and_for_a_while_what_was_refused() {
         listed(&world, &agent),
         [ghost(AppState::Opening), wiki(AppState::Idle)]
     );
-    let request = out.node.messages.iter().find_map(|message| match message {
-        FromNode::Request { request, .. } => Some(*request),
-        _ => None,
+    let request = out.node.messages.iter().find_map(|message| {
+        if let FromNode::Request { request, .. } = message {
+            Some(*request)
+        } else {
+            None
+        }
     });
     let denied = ToNode::Denied {
         request: request.unwrap(),

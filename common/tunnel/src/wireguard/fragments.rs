@@ -194,7 +194,7 @@ impl Partial {
     fn add(&mut self, fragment: &Fragment<'_>) -> Result<(), DropReason> {
         let (start, end) = (fragment.offset, fragment.offset + fragment.body.len());
         // All but the last are multiples of eight bytes (RFC 791 §3.2), and none is empty.
-        let is_odd = !fragment.is_last && fragment.body.len() % UNIT != 0;
+        let is_odd = !fragment.is_last && !fragment.body.len().is_multiple_of(UNIT);
         if fragment.body.is_empty() || is_odd || end > BODY_MAX {
             return Err(DropReason::Fragmented);
         }

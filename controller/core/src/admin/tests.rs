@@ -182,7 +182,7 @@ fn the_admin_and_the_device_get_the_same_decision() {
         bench.take(&device);
         bench.say(
             &device,
-            cardea_proto::message::FromNode::Explain {
+            FromNode::Explain {
                 request: 1,
                 app: name("wiki"),
             },
