@@ -43,6 +43,8 @@ pub(super) const REFUSAL_HOLD: Duration = Duration::from_millis(500);
 ///                     Wanted └─────────────────────┼─────────┘           │
 ///                                                  └─▶ Idle ◀────────────┘ Due (ttl), TunnelClosed, Cut
 /// ```
+///
+/// `GivenUp` leads where `TunnelClosed` does.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Access {
     /// Nothing is open and nothing stands in the way, as far as this agent knows.
