@@ -127,7 +127,7 @@ const ASK_AFTER: Duration = Duration::from_millis(500);
 const BURST: u32 = 8;
 
 /// How long such a pause is.
-const QUIET: Duration = Duration::from_millis(200);
+const QUIET: Duration = Duration::from_millis(150);
 
 /// Wait for an answer before it is asked again: five times within the limit, so that loss alone does
 /// not make a tunnel look dead.

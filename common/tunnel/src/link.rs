@@ -169,7 +169,11 @@ impl Link {
     pub(crate) fn is_rerouted(&mut self) -> bool {
         let is_new = self.paths.changes() != self.followed;
         self.followed = self.paths.changes();
-        let is_left = is_new && matches!(self.paths.why(), PathReason::Lost(_));
+        let is_left = is_new
+            && matches!(
+                self.paths.why(),
+                PathReason::Lost(_) | PathReason::PeerRoamed
+            );
         let is_lost = std::mem::take(&mut self.is_lost);
         std::mem::take(&mut self.detour.is_new) || is_lost || is_left
     }
@@ -312,8 +316,15 @@ impl Link {
     }
 
     /// An authentic datagram of the carrier came.
-    pub(crate) fn came(&mut self, now: Instant) {
+    pub(crate) fn came(&mut self, now: Instant, (from, via): (SocketAddr, Via)) {
         self.heard(now);
+        if via == Via::Direct
+            && self.own.is_some()
+            && self.paths.direct().is_some_and(|direct| direct.to != from)
+            && self.paths.appeared(now, from)
+        {
+            self.hasten(self.paths.deadline());
+        }
         // Connectors seldom move, and have many tunnels.
         if self.end == End::Agent {
             self.life.came(now);
@@ -368,13 +379,16 @@ impl Link {
                 }
             }
             (PathFrame::Answer { of, id }, Via::Direct) => {
+                let before = self.paths.changes();
                 if self.paths.answered(now, from, of, self.traffic()) {
                     self.life.answered();
                     if let Some(id) = id {
                         let answer = PathFrame::Answer { of: id, id: None };
                         self.say_to(from, &answer, 0, out);
                     }
-                    if self.is_stranded && self.paths.direct().is_some() {
+                    let is_moved = self.paths.changes() != before
+                        && self.paths.why() == PathReason::PeerRoamed;
+                    if (is_moved || self.is_stranded) && self.paths.direct().is_some() {
                         self.returned(out);
                     }
                 }
@@ -429,6 +443,13 @@ impl Link {
         {
             self.say(&list, out);
         }
+        if self.life.poll(now) {
+            self.probe_relay(now, PROBE_DATAGRAM_BYTES, out);
+            self.paths.ask(now);
+            if self.life.is_doubtful() {
+                self.relay.rebind(now);
+            }
+        }
         if self.own.is_some() {
             let before = self.paths.changes();
             self.probe_directly(now, out);
@@ -437,13 +458,6 @@ impl Link {
             {
                 let size = u32::try_from(size).unwrap_or(u32::MAX);
                 self.say(&PathFrame::Lost { size }, out);
-            }
-        }
-        if self.life.poll(now) {
-            self.probe_relay(now, PROBE_DATAGRAM_BYTES, out);
-            self.paths.flows(now);
-            if self.life.is_doubtful() {
-                self.relay.rebind(now);
             }
         }
         self.schedule();
@@ -466,7 +480,7 @@ impl Link {
             return self.relay.send(now, out, room, seal);
         };
         if size > direct.carries {
-            self.paths.grows(now);
+            self.paths.ask(now);
             self.hasten(self.paths.deadline());
             return self.relay.send(now, out, room, seal);
         }

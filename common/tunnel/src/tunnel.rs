@@ -187,7 +187,7 @@ impl Tunnel {
         if self.with(now, shared, out, |carrier, context| {
             carrier.datagram(context, sealed)
         }) {
-            self.link.came(now.instant);
+            self.link.came(now.instant, from);
         }
     }
 

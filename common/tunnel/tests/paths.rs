@@ -335,6 +335,40 @@ fn what_was_lost_is_sent_again_at_once_also_where_a_direct_way_is_back_before_th
 }
 
 #[test]
+fn a_nat_that_maps_anew_costs_a_conversation_a_few_round_trips() {
+    for carrier in CARRIERS {
+        for (speaker, hearer) in [(End::Agent, End::Connector), (End::Connector, End::Agent)] {
+            let mut beside = Beside::new(Kind::PortRestricted, Kind::Open);
+            beside.delay = Duration::from_millis(5);
+            let mut pair = met(carrier, beside);
+            let (mine, theirs) = pair.connect("80/tcp");
+            assert!(pair.run(Duration::from_secs(2), is_direct));
+            pair.pass(Duration::from_secs(1));
+            let (from, to) = match speaker {
+                End::Agent => (mine, theirs),
+                End::Connector => (theirs, mine),
+            };
+            // Both speak all the time, and the one whose turn it is speaks as the mapping goes.
+            let (there, back) = (pattern(2_000), pattern(3_000));
+            for _ in 0..10 {
+                assert_eq!(pair.transfer(speaker, from, to, &there), there);
+                assert_eq!(pair.transfer(hearer, to, from, &back), back);
+            }
+            pair.beside.as_mut().unwrap().agent.forget();
+            let since = pair.now.instant;
+            assert_eq!(pair.transfer(speaker, from, to, &there), there);
+            assert_eq!(pair.transfer(hearer, to, from, &back), back);
+            let took = pair.now.instant - since;
+            assert!(
+                took <= Duration::from_millis(300),
+                "{carrier:?} {speaker:?} {took:?}"
+            );
+            assert!(pair.run(Duration::from_secs(2), is_direct));
+        }
+    }
+}
+
+#[test]
 fn who_loses_a_family_of_addresses_goes_on_by_the_other_at_once() {
     for carrier in CARRIERS {
         for is_known in [true, false] {

@@ -350,12 +350,14 @@ impl Plane {
         while let Some((flow, addresses)) = self.dialer.resolver.answer() {
             self.resolved(flow, addresses);
         }
-        self.serve_listeners();
-        self.serve_associations();
+        // Before anybody is let in: after a long sleep, tunnels whose time has passed are still here.
         let deadline = self.carry.tunnels.deadline();
         if deadline.is_some_and(|due| due <= self.carry.now.instant) {
             self.carry.input(Input::Timeout);
         }
+        self.tunnel_events();
+        self.serve_listeners();
+        self.serve_associations();
         for _ in 0..ROUNDS_MAX {
             self.tunnel_events();
             self.flow_events();

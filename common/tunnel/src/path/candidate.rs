@@ -98,6 +98,18 @@ impl Candidate {
         self.latest.is_some_and(|latest| now < latest + FRESH)
     }
 
+    /// Whether an answer is awaited.
+    pub(crate) const fn is_awaited(&self) -> bool {
+        self.round.is_some()
+    }
+
+    /// Whether an answer is awaited for longer than it should take.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        let rtt = self.probes.rtt().unwrap_or_default();
+        self.round
+            .is_some_and(|round| now >= round.since + rtt * 2 + OVERDUE)
+    }
+
     /// The other end may be somewhere else.
     pub(crate) const fn doubt(&mut self) {
         self.latest = None;
@@ -203,6 +215,9 @@ const UNPROVEN_WAIT: Duration = Duration::from_millis(200);
 /// Wait for the answer of one that is. Four get lost together where a fifth is lost each way once in
 /// sixty times.
 const ASK_AGAIN: Duration = Duration::from_millis(150);
+
+/// How much later than after two round trips an answer is overdue.
+const OVERDUE: Duration = Duration::from_millis(20);
 
 /// How long an answer stands for the next datagram: longer than a path in use waits between two.
 const FRESH: Duration = Duration::from_secs(1);

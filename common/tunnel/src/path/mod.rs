@@ -160,7 +160,7 @@ impl Paths {
     /// An authentic probe came directly; whether it may be answered, and under which name the way
     /// back is probed with the answer.
     pub(crate) fn probed(&mut self, now: Instant, from: SocketAddr) -> Option<Option<u32>> {
-        let index = self.add(now, from)?;
+        let index = self.meet(now, from)?;
         self.next_id += 1;
         let id = self.next_id;
         let candidate = self.candidates.get_mut(index)?;
@@ -187,10 +187,11 @@ impl Paths {
             return false;
         };
         let is_current = self.current == Some(index);
-        let pause = if is_current && traffic.is_flowing {
-            BUSY_INTERVAL
-        } else {
-            IDLE_INTERVAL
+        let is_awaited = self.current().is_some_and(Candidate::is_awaited);
+        let pause = match (is_current, is_awaited) {
+            (true, _) if traffic.is_flowing => BUSY_INTERVAL,
+            (false, true) => DOUBT_INTERVAL,
+            (true | false, _) => IDLE_INTERVAL,
         };
         let answered = self
             .candidates
@@ -202,8 +203,22 @@ impl Paths {
         answered.is_some()
     }
 
-    /// Datagrams are larger than what the current path was shown to carry.
-    pub(crate) fn grows(&mut self, now: Instant) {
+    /// The carrier's datagrams come directly, and not from where ours go; says whether the deadline is
+    /// another one.
+    pub(crate) fn appeared(&mut self, now: Instant, from: SocketAddr) -> bool {
+        if self.find(from).is_some() {
+            return false;
+        }
+        let index = self.meet(now, from);
+        if let Some(candidate) = index.and_then(|index| self.candidates.get_mut(index)) {
+            candidate.begin(now);
+        }
+        index.is_some()
+    }
+
+    /// The current path is asked at once: datagrams are larger than what it was shown to carry, or
+    /// nothing comes back.
+    pub(crate) fn ask(&mut self, now: Instant) {
         if let Some(current) = self.current_mut() {
             current.hasten(now, Duration::ZERO);
         }
@@ -292,14 +307,20 @@ impl Paths {
     ///
     /// What answered a while ago may be dead by now, as when the other end moved: it is asked first.
     fn choose(&mut self, now: Instant, traffic: Traffic) {
-        let is_idle = self.current.is_none();
+        let is_doubtful = self
+            .current()
+            .is_some_and(|current| current.is_overdue(now));
+        let is_idle = self.current.is_none() || is_doubtful;
+        let in_use = self.current.filter(|_| !is_doubtful);
         let rtt_of = |candidate: &Candidate| candidate.probes.rtt().unwrap_or(Duration::MAX);
         let best = self
             .candidates
             .iter()
             .enumerate()
             .filter(|(_, candidate)| candidate.carries >= traffic.size)
-            .filter(|(_, candidate)| !is_idle || candidate.is_fresh(now))
+            .filter(|(index, candidate)| {
+                !is_idle || (candidate.is_fresh(now) && self.current != Some(*index))
+            })
             .min_by_key(|(_, candidate)| rtt_of(candidate))
             .map(|(index, candidate)| (index, rtt_of(candidate)));
         if is_idle {
@@ -308,11 +329,19 @@ impl Paths {
         let Some((best, rtt)) = best else {
             return self.refresh();
         };
-        match self.current().map(rtt_of) {
+        let current = in_use.and_then(|index| self.candidates.get(index));
+        match current.map(rtt_of) {
             None if traffic.relay.is_none_or(|relay| !is_better(rtt, relay)) => {
-                self.take(best, PathReason::Answered);
+                self.take(
+                    best,
+                    if is_doubtful {
+                        PathReason::PeerRoamed
+                    } else {
+                        PathReason::Answered
+                    },
+                );
             }
-            Some(current) if self.current != Some(best) && is_better(current, rtt) => {
+            Some(current) if in_use != Some(best) && is_better(current, rtt) => {
                 let is_settled = self.is_settled(Rival::Candidate(best));
                 match self.candidates.get_mut(best) {
                     Some(best) if !best.is_fresh(now) => best.hasten(now, Duration::ZERO),
@@ -384,6 +413,19 @@ impl Paths {
         candidates.position(|candidate| candidate.address == address)
     }
 
+    /// The same for an address that something authentic came from. Where that is a new one, the other
+    /// end may have moved, or its NAT maps anew: the way in use is asked whether it still holds.
+    fn meet(&mut self, now: Instant, from: SocketAddr) -> Option<usize> {
+        let is_known = self.find(from).is_some();
+        let index = self.add(now, from)?;
+        if let Some(current) = self.current_mut()
+            && !is_known
+        {
+            current.hasten(now, Duration::ZERO);
+        }
+        Some(index)
+    }
+
     /// The candidate with this address, which is one from now on when it may be.
     fn add(&mut self, now: Instant, address: SocketAddr) -> Option<usize> {
         let address = self.permit.check(address)?;
@@ -440,6 +482,9 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(400);
 
 /// How long after the first datagram on a quiet path it is probed.
 const BUSY_DELAY: Duration = Duration::from_millis(50);
+
+/// How soon a path is probed again that could take the place of one whose answer is awaited.
+const DOUBT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often a path is probed that could be used, so that no NAT forgets it.
 ///
