@@ -13,7 +13,7 @@ use cardea_host::{
     exit::{Code, Failure, io_advice},
     files::read_named,
     frame::{self, FrameError},
-    unix::connect_sync,
+    unix::{self, connect_sync},
 };
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
@@ -31,8 +31,12 @@ use crate::config::Settings;
 /// The admin protocol that this program speaks.
 const VERSION: u16 = 1;
 
-/// How long an answer may take: the tests of a large policy folder are the slowest question.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a controller may take to greet, and to answer from what it has in memory.
+const PROMPT_TIME: Duration = Duration::from_secs(5);
+
+/// How long it may take otherwise: the tests of a large policy folder are the slowest question, and
+/// a change waits for a disk.
+const PATIENT_TIME: Duration = Duration::from_secs(60);
 
 /// Largest key file, in bytes.
 const KEY_BYTES_MAX: u64 = 64 * 1024;
@@ -97,10 +101,10 @@ impl Connection {
     /// [`Failure`] with the code for "not reachable" when no controller answers there.
     pub fn open(settings: &Settings) -> Result<Self, Failure> {
         let path = &settings.socket;
-        let mut stream = connect_sync(path, Some(ANSWER_TIMEOUT))
-            .map_err(|error| not_reachable(path, &error))?;
+        let mut stream =
+            connect_sync(path, Some(PROMPT_TIME)).map_err(|error| not_reachable(path, &error))?;
         let hello = frame::read_sync::<Greeting>(&mut stream, MESSAGE_BYTES_MAX_ADMIN)
-            .map_err(|error| broken(&error))?
+            .map_err(|error| broken(&stream, PROMPT_TIME, &error))?
             .hello()?;
         if hello.version != VERSION {
             return Err(Failure::of(
@@ -184,12 +188,9 @@ impl Connection {
         mut each: impl FnMut(Entry) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         self.send(&AdminRequest::Query(AdminQuery::AuditFollow { from }))?;
-        // The next entry may take for ever.
-        self.stream.set_read_timeout(None).map_err(|error| {
-            Failure::of(Code::Failed, "admin socket", &error, io_advice(&error))
-        })?;
         loop {
-            let AdminAnswer::Entries(entries) = self.receive()? else {
+            // The next entry may take for ever.
+            let AdminAnswer::Entries(entries) = self.receive(None)? else {
                 return Err(unexpected());
             };
             for entry in entries {
@@ -202,20 +203,55 @@ impl Connection {
 
     fn request(&mut self, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
         self.send(request)?;
-        self.receive()
+        self.receive(Some(time_for(request)))
     }
 
     fn send(&mut self, request: &AdminRequest) -> Result<(), Failure> {
-        frame::write_sync(&mut self.stream, request).map_err(|error| broken(&error))
+        frame::write_sync(&mut self.stream, request)
+            .map_err(|error| broken(&self.stream, PROMPT_TIME, &error))
     }
 
-    fn receive(&mut self) -> Result<AdminAnswer, Failure> {
+    fn receive(&mut self, time: Option<Duration>) -> Result<AdminAnswer, Failure> {
+        self.stream
+            .set_read_timeout(time)
+            .map_err(|error| Failure::of(Code::Failed, "admin socket", error, ""))?;
         let answer = frame::read_sync(&mut self.stream, MESSAGE_BYTES_MAX_ADMIN)
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| broken(&self.stream, time.unwrap_or_default(), &error))?;
         if let AdminAnswer::Refused(refusal) = answer {
             return Err(refusal.into());
         }
         Ok(answer)
+    }
+}
+
+/// How long a controller may take for the answer to this.
+const fn time_for(request: &AdminRequest) -> Duration {
+    let query = match request {
+        AdminRequest::Query(query) => query,
+        AdminRequest::Change(_) => return PATIENT_TIME,
+    };
+    match query {
+        AdminQuery::Invites
+        | AdminQuery::Sites
+        | AdminQuery::Connectors
+        | AdminQuery::Devices
+        | AdminQuery::Users
+        | AdminQuery::Apps
+        | AdminQuery::Policy
+        | AdminQuery::PolicyRecommended
+        | AdminQuery::Explain { .. }
+        | AdminQuery::Grants
+        | AdminQuery::Tunnels
+        | AdminQuery::Status
+        | AdminQuery::Checkpoint => PROMPT_TIME,
+        AdminQuery::PolicyCheck(_)
+        | AdminQuery::PolicyTest(_)
+        | AdminQuery::PolicyDiff(_)
+        | AdminQuery::Impact(_)
+        | AdminQuery::Audit { .. }
+        | AdminQuery::AuditSearch { .. }
+        | AdminQuery::AuditWho { .. }
+        | AdminQuery::AuditFollow { .. } => PATIENT_TIME,
     }
 }
 
@@ -253,15 +289,12 @@ fn not_reachable(path: &Path, error: &io::Error) -> Failure {
     Failure::of(Code::NotReachable, &shown, why, next)
 }
 
-fn broken(error: &FrameError) -> Failure {
-    let late = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
-    let why = if let FrameError::Io(error) = error
-        && late.contains(&error.kind())
-    {
-        format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())
-    } else {
-        format!("the conversation broke off: {error}")
-    };
+fn broken(stream: &UnixStream, time: Duration, error: &FrameError) -> Failure {
+    if error.is_late() {
+        let start = "cardea-controller run";
+        return unix::no_answer(stream, "cardea-controller", time, start);
+    }
+    let why = format!("the conversation broke off: {error}");
     Failure::of(
         Code::NotReachable,
         "controller",

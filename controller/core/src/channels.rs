@@ -56,7 +56,7 @@ pub(crate) struct Named {
     pub(crate) seen: Revision,
 }
 
-/// When a node was last there, and as what.
+/// When a node was last heard of, and as what.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) at: UnixMillis,
@@ -107,7 +107,7 @@ impl Channels {
     }
 
     /// Forgets a channel; answers it, and whether the node is gone with it.
-    pub(crate) fn remove(&mut self, id: ChannelId, now: Now) -> Option<(Channel, bool)> {
+    pub(crate) fn remove(&mut self, id: ChannelId) -> Option<(Channel, bool)> {
         let channel = self.by_id.remove(&id)?;
         if self.renewals.get(&channel.node) == Some(&id) {
             self.renewals.remove(&channel.node);
@@ -115,9 +115,6 @@ impl Channels {
         let last = self.by_node.get(&channel.node) == Some(&id);
         if last {
             self.by_node.remove(&channel.node);
-            if let Some(seen) = self.seen.get_mut(&channel.node) {
-                seen.at = now.unix;
-            }
         }
         Some((channel, last))
     }
@@ -229,13 +226,17 @@ impl Channels {
         Some(self.by_id.get(id)?.address.ip())
     }
 
-    /// When a node was last connected: now, if it is.
-    pub(crate) fn seen(&self, node: NodeId, now: Now) -> Option<Seen> {
-        let mut seen = self.seen.get(&node)?.clone();
-        if self.by_node.contains_key(&node) {
+    /// Notes that a node's channel lives.
+    pub(crate) fn heard(&mut self, id: ChannelId, now: Now) {
+        let node = self.by_id.get(&id).map(|channel| channel.node);
+        if let Some(seen) = node.and_then(|node| self.seen.get_mut(&node)) {
             seen.at = now.unix;
         }
-        Some(seen)
+    }
+
+    /// When a node was last heard of.
+    pub(crate) fn seen(&self, node: NodeId) -> Option<&Seen> {
+        self.seen.get(&node)
     }
 
     pub(crate) fn forget(&mut self, node: NodeId) {

@@ -15,8 +15,12 @@ use cardea_proto::{
 use super::Settings;
 use crate::{local::NOT_FOR_YOU, state};
 
-/// How long the daemon may take for an answer: longer than anything that it waits for itself.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// How long the daemon may take for what it knows: it finds out for two seconds at most which tunnels
+/// carry anything.
+const PROMPT_TIME: Duration = Duration::from_secs(5);
+
+/// How long it may take for what it asks others: longer than anything that it waits for itself.
+const PATIENT_TIME: Duration = Duration::from_secs(30);
 
 /// Whether a daemon answers.
 pub(super) fn is_running(settings: &Settings) -> bool {
@@ -26,18 +30,57 @@ pub(super) fn is_running(settings: &Settings) -> bool {
 /// Asks the daemon one thing.
 ///
 /// # Errors
-/// Its refusal, or that there is no daemon.
+/// Its refusal, or that there is no daemon, or that it hangs.
 pub(super) fn ask(
     settings: &Settings,
     program: &str,
     request: &LocalRequest,
 ) -> Result<LocalAnswer, Failure> {
-    let mut stream = unix::connect_sync(&settings.door(), Some(ANSWER_TIME))
+    match request {
+        LocalRequest::Status | LocalRequest::Apps | LocalRequest::Up | LocalRequest::Down => {
+            ask_within(settings, program, request, PROMPT_TIME)
+        }
+        LocalRequest::Explain(_)
+        | LocalRequest::Posture
+        | LocalRequest::Forward { .. }
+        | LocalRequest::Proxy { .. }
+        | LocalRequest::RestoreDns => {
+            find_answering(settings, program)?;
+            ask_within(settings, program, request, PATIENT_TIME)
+        }
+    }
+}
+
+/// Finds out that the daemon answers at all, before something is asked that may take long.
+///
+/// # Errors
+/// That there is none, or that it hangs.
+pub(super) fn find_answering(settings: &Settings, program: &str) -> Result<(), Failure> {
+    ask_within(settings, program, &LocalRequest::Status, PROMPT_TIME).map(drop)
+}
+
+fn ask_within(
+    settings: &Settings,
+    program: &str,
+    request: &LocalRequest,
+    time: Duration,
+) -> Result<LocalAnswer, Failure> {
+    let mut stream = unix::connect_sync(&settings.door(), Some(time))
         .map_err(|error| no_daemon(settings, program, &error))?;
+    let start = format!("{program} up");
     let answer = frame::write_sync(&mut stream, request)
         .and_then(|()| frame::read_sync(&mut stream, MESSAGE_BYTES_MAX))
         .map_err(|error| {
-            Failure::new(Code::Failed, format!("the daemon did not answer: {error}"))
+            if error.is_late() {
+                return unix::no_answer(&stream, program, time, &start);
+            }
+            let next = format!("Start it again: {start}");
+            Failure::of(
+                Code::NotReachable,
+                &format!("{program} ended before it answered"),
+                error,
+                &next,
+            )
         })?;
     if let LocalAnswer::Refused(refusal) = answer {
         return Err(refusal.into());

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use cardea_host::exit::{Code, Failure};
 use cardea_proto::{
-    local::{AgentStatus, AppState, AppStatus, ConnectorStatus, ControllerState},
+    local::{AgentStatus, AppError, AppState, AppStatus, ConnectorStatus, ControllerState},
     posture::{Fact, Grade, PostureVerdict, Reading, Report, Value},
 };
 use serde::Serialize;
@@ -95,7 +95,7 @@ pub(super) fn apps(apps: &[AppStatus]) -> String {
             app.path.clone().unwrap_or_else(dash),
             app.rtt_ms.map_or_else(dash, |rtt| format!("{rtt} ms")),
             format!("{}/{}", app.bytes_in, app.bytes_out),
-            app.why.clone().unwrap_or_default(),
+            why(app),
         ]
     });
     let head = [
@@ -110,6 +110,21 @@ pub(super) fn apps(apps: &[AppStatus]) -> String {
         "WHY",
     ];
     table(&head, rows.collect())
+}
+
+/// Why it is as it is, and what went wrong last although it is open.
+fn why(app: &AppStatus) -> String {
+    let error = app.last_error.as_ref().map(|error| {
+        let AppError { message, at, count } = error;
+        let times = if *count == 1 {
+            String::new()
+        } else {
+            format!(", {count} times")
+        };
+        format!("{message} (at {at}{times})")
+    });
+    let both = [app.why.clone(), error];
+    both.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// The first address, which is IPv4: programs that prefer the other find it in JSON.

@@ -72,7 +72,8 @@ impl<W> Routes<W> {
             Event::Used { .. }
             | Event::Path { .. }
             | Event::Silent { .. }
-            | Event::Answers { .. } => None,
+            | Event::Answers { .. }
+            | Event::Unreached { .. } => None,
         }
     }
 

@@ -4,8 +4,8 @@ use cardea_proto::{
     admin::Warning,
     app::Transport,
     local::{
-        AgentStatus, AppState, AppStatus, CertificateView, ControllerView, DeviceView, PostureView,
-        transport_text,
+        AgentStatus, AppError, AppState, AppStatus, CertificateView, ControllerView, DeviceView,
+        PostureView, transport_text,
     },
     message::AppView,
     name::Name,
@@ -19,7 +19,7 @@ use crate::channel::Doubt;
 use super::{
     Agent,
     access::{Access, Held},
-    apps::Entry,
+    apps::{Entry, Failure},
 };
 
 impl Agent {
@@ -43,7 +43,7 @@ impl Agent {
         }
     }
 
-    /// What this device may reach, and what it tried to reach, by name.
+    /// The apps that the controller told of and what else is open or was just refused, by name.
     pub(super) fn app_statuses(&self, now: Now) -> Vec<AppStatus> {
         let views = self.apps.views();
         let known = views
@@ -51,9 +51,8 @@ impl Agent {
             .map(|view| self.app_status(now, &view.name, Some(view)));
         let others = self
             .apps
-            .entries()
-            .filter(|(app, _)| views.iter().all(|view| view.name != **app))
-            .map(|(app, _)| self.app_status(now, app, None));
+            .others(now.instant)
+            .map(|app| self.app_status(now, app, None));
         let mut statuses: Vec<AppStatus> = known.chain(others).collect();
         statuses.sort_by(|a, b| a.name.cmp(&b.name));
         statuses
@@ -81,6 +80,7 @@ impl Agent {
             bytes_out: traffic.bytes_out,
             not_after: held.map(|held| not_after(now, held)),
             why,
+            last_error: traffic.failure.filter(|_| held.is_some()).map(app_error),
             services: view.map(|view| view.services.clone()).unwrap_or_default(),
             addresses: Vec::new(),
         }
@@ -94,7 +94,7 @@ impl Agent {
     ) -> (AppState, Option<String>) {
         match entry.map(|entry| &entry.access) {
             Some(Access::Open { held }) if held.until > now.instant => {
-                open_state(entry.is_some_and(|entry| entry.traffic.is_silent))
+                open_state(entry.is_some_and(|entry| entry.silent().is_some()))
             }
             Some(Access::Opening { .. } | Access::Asking { .. }) => (AppState::Opening, None),
             Some(Access::Denied { refusal, .. }) => (AppState::Denied, Some(refusal.to_string())),
@@ -209,6 +209,14 @@ impl Agent {
             warnings.push(warning(&RefusalCode::PostureFailed.to_string(), title, fix));
         }
         warnings
+    }
+}
+
+fn app_error(failure: Failure) -> AppError {
+    AppError {
+        message: format!("the connector did not reach the app: {}", failure.why),
+        at: failure.at.to_rfc3339(),
+        count: failure.count,
     }
 }
 

@@ -66,6 +66,7 @@ pub(crate) trait Named {
 pub(crate) fn all() -> Vec<Sample> {
     [
         variants("from_node", &channel::from_node()),
+        one::<FromNode>("from_node.usage_with_path", &channel::usage_with_path()),
         variants("to_node", &channel::to_node()),
         one::<EnrollRequest>("enroll_request", &channel::enroll_request()),
         variants::<EnrollAnswer>("enroll_answer", &channel::enroll_answers()),
@@ -87,8 +88,10 @@ pub(crate) fn all() -> Vec<Sample> {
         variants::<AdminQuery>("admin_query", &admin::queries()),
         variants::<AdminChange>("admin_change", &admin::changes()),
         variants::<AdminAnswer>("admin_answer", &admin::answers()),
+        one::<AdminAnswer>("admin_answer.tunnels_told", &admin::tunnels_told()),
         variants::<LocalRequest>("local_request", &local::requests()),
         variants::<LocalAnswer>("local_answer", &local::answers()),
+        one::<LocalAnswer>("local_answer.apps_with_error", &local::apps_with_error()),
         variants::<Change>("change", &ledger::changes()),
         one::<Entry>("entry", &ledger::entry()),
         variants::<Actor>("actor", &ledger::actors()),

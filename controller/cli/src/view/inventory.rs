@@ -113,6 +113,7 @@ impl Row for DeviceRow {
         "USER",
         "STATE",
         "POSTURE",
+        "CHECKED",
         "LAST SEEN",
         "CERTIFICATE UNTIL",
     ];
@@ -124,6 +125,7 @@ impl Row for DeviceRow {
             self.user.to_string(),
             self.state.clone(),
             posture(self, ", "),
+            checked(self),
             or_none(self.last_seen.as_ref()),
             or_none(self.certificate_not_after.as_ref()),
         ]
@@ -137,7 +139,7 @@ impl Row for DeviceRow {
             ("System", self.os.clone()),
             ("State", self.state.clone()),
             ("Posture", posture(self, "\n")),
-            ("Checked", or_none(self.checked_at.as_ref())),
+            ("Checked", checked(self)),
             ("Last seen", or_none(self.last_seen.as_ref())),
             (
                 "Certificate until",
@@ -149,6 +151,15 @@ impl Row for DeviceRow {
                 lines(self.facts.iter().map(|(name, fact)| self::fact(name, fact))),
             ),
         ]
+    }
+}
+
+/// When the verdict was true last: the controller keeps verdicts across a restart, and not their time.
+fn checked(device: &DeviceRow) -> String {
+    match (&device.checked_at, device.compliant) {
+        (Some(at), _) => at.clone(),
+        (None, Some(_)) => "before the controller started".to_owned(),
+        (None, None) => String::new(),
     }
 }
 

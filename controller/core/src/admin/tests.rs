@@ -7,6 +7,7 @@ use cardea_proto::{
     codec::Bytes,
     id::GrantId,
     ledger::{Actor, Link},
+    message::FromNode,
     policy::PolicyFile,
     refusal::{Refusal, RefusalCode},
 };
@@ -181,7 +182,7 @@ fn the_admin_and_the_device_get_the_same_decision() {
         bench.take(&device);
         bench.say(
             &device,
-            cardea_proto::message::FromNode::Explain {
+            FromNode::Explain {
                 request: 1,
                 app: name("wiki"),
             },
@@ -212,6 +213,41 @@ fn who_has_not_been_seen_since_the_start_was_last_there_for_a_certificate() {
     };
     assert_eq!(devices[0].state, "offline");
     assert_eq!(devices[0].last_seen.as_ref(), Some(&issued));
+}
+
+#[test]
+fn a_node_was_last_seen_when_it_was_last_heard_and_a_connector_is_silent_after_a_while() {
+    let (mut bench, device, connector) = Bench::office();
+    let shown = |bench: &mut Bench| {
+        let AdminAnswer::Connectors(connectors) = bench.query(AdminQuery::Connectors) else {
+            panic!("no rows");
+        };
+        let AdminAnswer::Devices(devices) = bench.query(AdminQuery::Devices) else {
+            panic!("no rows");
+        };
+        let row = connectors.into_iter().next().unwrap();
+        (row.state, row.last_seen, devices[0].last_seen.clone())
+    };
+    let first = Some(bench.now.unix.to_rfc3339());
+    bench.now = bench.now.plus(Duration::from_secs(12));
+    let connected = "connected".to_owned();
+    assert_eq!(shown(&mut bench), (connected, first.clone(), first.clone()));
+
+    bench.now = bench.now.plus(Duration::from_secs(1));
+    let silent = "silent".to_owned();
+    assert_eq!(shown(&mut bench), (silent, first.clone(), first.clone()));
+
+    let channel = connector.channel;
+    bench.handle(Input::Heard { channel });
+    let second = Some(bench.now.unix.to_rfc3339());
+    let connected = "connected".to_owned();
+    assert_eq!(shown(&mut bench), (connected, second.clone(), first));
+
+    bench.say(&device, FromNode::Usage(Vec::new()));
+    bench.now = bench.now.plus(Duration::from_secs(5));
+    bench.disconnect(&connector);
+    let offline = "offline".to_owned();
+    assert_eq!(shown(&mut bench), (offline, second.clone(), second));
 }
 
 #[test]

@@ -57,6 +57,10 @@ pub(crate) struct Offering {
     pub(super) decided: Option<Decided>,
 }
 
+/// How long a connector may take to admit while others could be asked: it answers within
+/// milliseconds unless it is dead or overloaded, and then another one is the better choice.
+const ADMISSION_TIME_WITH_OTHERS: Duration = Duration::from_secs(1);
+
 /// Shortest ttl worth granting: less than a person would wait.
 pub(super) const TTL_WORTH: Duration = Duration::from_secs(1);
 
@@ -249,10 +253,27 @@ impl Controller {
         match (self.channels.of_connector(grant.connector), admit) {
             (Some(channel), Some(admit)) => {
                 turn.send(channel, ToNode::Admit(Box::new(admit)));
-                let at = turn.now.instant + self.world.settings.admission_timeout;
+                let at = turn.now.instant + self.admission_time(grant);
                 self.timers.set(Timer::Grant(grant.id), at);
             }
             (None, _) | (_, None) => self.ask_another(turn, grant.id, "went away"),
+        }
+    }
+
+    /// How long a connector may take to admit: less where another one of its site could be asked,
+    /// because somebody waits and this one may be dead.
+    fn admission_time(&self, grant: &Grant) -> Duration {
+        let settings = &self.world.settings;
+        let Some(Stage::Offered(offering)) = self.live.tunnels.get(&grant.id).map(|t| &t.stage)
+        else {
+            return settings.admission_timeout;
+        };
+        let mut tried = offering.tried.clone();
+        tried.insert(grant.connector);
+        let site = self.world.state.app(&grant.app).map(|app| &app.spec.site);
+        match site.and_then(|site| self.choose(site, &tried)) {
+            Some(_) => settings.admission_timeout.min(ADMISSION_TIME_WITH_OTHERS),
+            None => settings.admission_timeout,
         }
     }
 
