@@ -20,7 +20,7 @@ use std::{
 
 use cardea_host::{
     detour::Proxy,
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     files::{self, ReadError},
     telemetry::{self, Level},
 };
@@ -106,9 +106,10 @@ impl ProxyArguments {
                 .ok());
         }
         let parsed = file.https_proxy.as_ref().map(|text| text.0.parse());
-        parsed
-            .transpose()
-            .map_err(|error| Failure::of(Code::Usage, "https_proxy", error, ""))
+        parsed.transpose().map_err(|error| {
+            let next = "For example: http://proxy.corp.example:3128";
+            Failure::of(Code::Usage, "https_proxy", error, next)
+        })
     }
 }
 
@@ -207,7 +208,10 @@ impl Place {
                 let text = files::read_named_text(path, files::CONFIG_BYTES_MAX)
                     .map_err(|error| error.failure(path))?;
                 toml::from_str(&text).map_err(|error| {
-                    Failure::new(Code::Usage, format!("{}: {error}", path.display()))
+                    Failure::new(
+                        Code::Usage,
+                        format!("{}: {error}. Mend that line", path.display()),
+                    )
                 })?
             }
         };
@@ -302,6 +306,7 @@ fn fit(text: &str) -> Name {
     let kept: String = text
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c))
+        .skip_while(|c| "-.".contains(*c))
         .take(cardea_proto::name::NAME_BYTES_MAX)
         .collect();
     #[expect(clippy::expect_used, reason = "the constant is a name")]
@@ -333,7 +338,8 @@ fn code_failure(path: &Path, error: &ReadError) -> Failure {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Code::Failed, format!("{}: {error}", path.display()))
+    let what = path.display().to_string();
+    Failure::of(Code::Failed, &what, error, io_advice(error))
 }
 
 /// Writes completions for a shell to stdout.

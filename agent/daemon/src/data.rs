@@ -22,6 +22,7 @@ mod flows;
 pub(crate) mod front;
 mod guests;
 mod listen;
+mod oversized;
 mod plane;
 mod port;
 mod relays;

@@ -97,14 +97,15 @@ impl Applicant<'_> {
         let enrolled = ask(connected, &request).await?;
         let trust = pinned
             .trust()
-            .ok_or_else(|| Failure::new(Code::Failed, "the controller did not prove who it is"))?;
+            .ok_or_else(|| theirs("it did not prove who it is"))?;
         check(&enrolled, &trust, signer.public_key(), self.role, clock)?;
-        let ledger_key = enrolled.ledger_key.as_ref().try_into().map_err(|_| {
-            Failure::new(Code::Failed, "the controller's ledger key is not 32 bytes")
-        })?;
+        let ledger_key = enrolled
+            .ledger_key
+            .as_ref()
+            .try_into()
+            .map_err(|_| theirs("its ledger key is not 32 bytes"))?;
         let node = Node::enrolled(enrolled, ledger_key, trust, signer);
-        node.save(self.dir)
-            .map_err(|error| Failure::new(Code::Storage, error.to_string()))?;
+        node.save(self.dir).map_err(|error| error.failure())?;
         Ok(node)
     }
 
@@ -136,7 +137,12 @@ impl Applicant<'_> {
             Some((address, error)) => {
                 unreachable_failure(address, (tried, !fronts.is_empty()), &error)
             }
-            None => Failure::new(Code::NotEnrolled, "this code names no controller"),
+            None => Failure::of(
+                Code::NotEnrolled,
+                "this code",
+                "it names no controller",
+                "Ask an admin for a new one: cardeactl invite",
+            ),
         })
     }
 
@@ -217,11 +223,18 @@ fn check(
     if ours {
         Ok(())
     } else {
-        Err(Failure::new(
-            Code::Failed,
-            "the controller issued a certificate for somebody else",
-        ))
+        Err(theirs("it issued a certificate for somebody else"))
     }
+}
+
+/// An answer that no sound controller gives. The controller is at fault.
+fn theirs(why: &str) -> Failure {
+    Failure::of(
+        Code::Failed,
+        "the controller's answer is not to be used",
+        why,
+        "Nothing was kept. Ask an admin to look at the controller, and for a new code: cardeactl invite",
+    )
 }
 
 /// What a person sees when no controller of a code can be talked to.

@@ -2,7 +2,10 @@
 
 use cardea_credential::{key::Signer, trust::Trust};
 use cardea_device::key::{KeyStore, KeyStoreError};
-use cardea_host::files::{Dir, StateError};
+use cardea_host::{
+    exit::{Code, Failure},
+    files::{Dir, StateError},
+};
 use cardea_ledger::checkpoint::{Verifier, origin};
 use cardea_proto::{
     access::Standby,
@@ -76,6 +79,20 @@ pub enum LoadError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl LoadError {
+    /// The failure of a command that has no use for such a state directory.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let next = match self {
+            Self::State(error) => return error.failure(),
+            Self::Key(_) | Self::Damaged { .. } => {
+                "Restore it from a backup, or move the state directory away and enroll again"
+            }
+        };
+        Failure::new(Code::Storage, format!("{self}. {next}"))
+    }
 }
 
 #[derive(Serialize, Deserialize)]

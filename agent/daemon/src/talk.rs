@@ -6,7 +6,7 @@
 
 use std::io::{self, Write as _};
 
-use cardea_host::exit::{Code, Failure, printable};
+use cardea_host::exit::{Code, Failure, io_advice, printable};
 
 /// Says one line to whoever watches.
 pub fn say(line: &str) {
@@ -21,6 +21,8 @@ pub fn print(data: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{}", printable(data)).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| Failure::of(Code::Failed, "stdout", error, "")),
+        written => {
+            written.map_err(|error| Failure::of(Code::Failed, "stdout", &error, io_advice(&error)))
+        }
     }
 }

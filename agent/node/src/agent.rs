@@ -16,20 +16,20 @@ use cardea_proto::{
     id::{DeviceId, GrantId, NodeId},
     ledger::EndReason,
     local::LocalAnswer,
-    message::{AppView, FromNode, ToNode, Usage, Welcome},
+    message::{AppView, FromNode, ToNode, Welcome},
     name::Name,
     posture::PostureVerdict,
     refusal::{Refusal, RefusalCode},
     time::Now,
 };
-use cardea_tunnel::{Command, Event};
+use cardea_tunnel::{CloseReason, Command, Event};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tracing::{debug, info, warn};
 
 use self::{
     access::{Effect, Held, Step, Way},
-    apps::Apps,
+    apps::{Apps, Entry, Traffic},
     calls::Calls,
     offer::PendingOffer,
     posture::Posture,
@@ -313,9 +313,13 @@ impl Agent {
     }
 
     fn wanted(&mut self, now: Now, app: &Name, out: &mut AgentOutbox) {
-        if !self.apps.admit(app) {
+        if !self.apps.admit(now.instant, app) {
             let answer = Err(calls::busy());
             return out.opened.push_back((app.clone(), answer));
+        }
+        let silent = self.apps.entry(app).and_then(Entry::silent);
+        if let Some(grant) = silent.filter(|_| self.channel.is_ready()) {
+            self.give_up(now, app, grant, out);
         }
         let way = self.way();
         self.step(now, app, Step::Wanted(way), None, out);
@@ -335,23 +339,26 @@ impl Agent {
                 }
             }
             Event::Path { grant, path, why } => {
-                if let Some(app) = self.apps.holder(grant) {
-                    debug!(grant.id = %grant, app.id = %app, %path, reason = %why, "path");
-                    self.apps.note_path(&app, path, why);
-                }
+                debug!(grant.id = %grant, %path, reason = %why, "path");
+                self.told(now, grant, |traffic| traffic.path = Some((path, why)));
             }
             Event::Standby { grant, relays } => {
-                if let Some(app) = self.apps.holder(grant) {
-                    debug!(grant.id = %grant, app.id = %app, ?relays, "relays that stand by");
-                    self.apps.note_standby(&app, relays);
-                }
+                debug!(grant.id = %grant, ?relays, "relays that stand by");
+                self.told(now, grant, |traffic| traffic.standby = relays);
             }
-            Event::Silent { grant } | Event::Answers { grant } => {
-                if let Some(app) = self.apps.holder(grant) {
-                    let is_silent = matches!(event, Event::Silent { .. });
-                    info!(grant.id = %grant, app.id = %app, is_silent, "the other end");
-                    self.apps.note_silence(&app, is_silent);
-                }
+            Event::Silent { grant } => {
+                info!(grant.id = %grant, "the other end is silent");
+                self.told(now, grant, |traffic| {
+                    traffic.silent_since = Some(now.instant);
+                });
+            }
+            Event::Answers { grant } => {
+                info!(grant.id = %grant, "the other end answers");
+                self.told(now, grant, |traffic| traffic.silent_since = None);
+            }
+            Event::Unreached { grant, why } => {
+                debug!(grant.id = %grant, reason = %why, "the app was not reached");
+                self.told(now, grant, |traffic| traffic.note_failure(now, why));
             }
             Event::Used {
                 grant,
@@ -359,18 +366,26 @@ impl Agent {
                 bytes_out,
                 flows,
                 rtt,
-            } => {
-                let usage = Usage {
-                    grant,
+            } => self.told(now, grant, |traffic| {
+                *traffic = Traffic {
                     bytes_in,
                     bytes_out,
                     flows,
+                    rtt: rtt.or(traffic.rtt),
+                    ..*traffic
                 };
-                if let Some(app) = self.apps.holder(grant) {
-                    self.apps.note(&app, &usage, rtt);
-                    self.usage.note(now.instant, usage);
-                }
-            }
+            }),
+        }
+    }
+
+    /// A tunnel told of itself: kept for the status, and for the next report to the controller.
+    fn told(&mut self, now: Now, grant: GrantId, told: impl FnOnce(&mut Traffic)) {
+        let Some(app) = self.apps.holder(grant) else {
+            return;
+        };
+        self.apps.note_traffic(&app, told);
+        if let Some(usage) = self.apps.entry(&app).and_then(Entry::usage) {
+            self.usage.note(now.instant, usage);
         }
     }
 
@@ -417,6 +432,9 @@ impl Agent {
         let is_ready = self.channel.is_ready();
         if !was_ready && is_ready {
             self.channel.timeout(now, &mut out.node);
+            for usage in self.apps.usages() {
+                self.usage.note(now.instant, usage);
+            }
             for app in self.apps.names() {
                 let request = self.requests + 1;
                 self.step(now, &app, Step::Ready(request), None, out);
@@ -455,8 +473,30 @@ impl Agent {
             );
             out.answers.push_back((call, LocalAnswer::Refused(refusal)));
         }
+        self.give_up_silent(now, out);
         let usages = self.usage.flush(now.instant, self.channel.is_ready());
         out.node.messages.extend(usages);
+    }
+
+    /// Lets go of tunnels that nothing comes through although this device's network is well, as a
+    /// report that was sent meanwhile has shown: the next connection gets another tunnel, through
+    /// another connector where there is one. Without a controller there is none to be had, and the
+    /// old ones may come back.
+    fn give_up_silent(&mut self, now: Now, out: &mut AgentOutbox) {
+        for (app, grant) in self.apps.silent_too_long(now.instant) {
+            if self.channel.is_ready() {
+                self.give_up(now, &app, grant, out);
+            } else {
+                self.apps
+                    .note_traffic(&app, |traffic| traffic.silent_since = Some(now.instant));
+            }
+        }
+    }
+
+    fn give_up(&mut self, now: Now, app: &Name, grant: GrantId, out: &mut AgentOutbox) {
+        info!(grant.id = %grant, app.id = %app, "a silent tunnel is given up");
+        let why = reasons::tunnel_closed(app, CloseReason::Lost);
+        self.step(now, app, Step::GivenUp(grant, why), None, out);
     }
 
     /// Lets go of what is past its time. Comes before every input: whoever slept past a ttl has no

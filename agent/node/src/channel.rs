@@ -517,9 +517,9 @@ impl Channel {
         }
         let verified = self.settings.trust.verify_lapsed(self.chain(), now.unix);
         if let (Purpose::Renewal, Err(ChainError::Expired { .. })) = (purpose, verified) {
-            let again = match self.settings.node {
-                NodeId::Device(_) => "cardea enroll CODE",
-                NodeId::Connector(_) => "cardea-connector enroll CODE",
+            let program = match self.settings.node {
+                NodeId::Device(_) => "cardea",
+                NodeId::Connector(_) => "cardea-connector",
             };
             let refusal = Refusal::new(
                 RefusalCode::CertificateExpired,
@@ -529,7 +529,7 @@ impl Channel {
                 ),
             );
             self.outage.told =
-                Some(refusal.with_next(format!("Ask an admin for a new code, then: {again}")));
+                Some(refusal.with_next(format!("Ask an admin for a new code, stop {program}, move its state directory away, then: {program} up CODE")));
         }
     }
 

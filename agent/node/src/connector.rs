@@ -290,6 +290,9 @@ impl Connector {
             }
             Event::Silent { grant } => debug!(grant.id = %grant, "the device does not answer"),
             Event::Answers { grant } => debug!(grant.id = %grant, "the device answers again"),
+            Event::Unreached { grant, why } => {
+                debug!(grant.id = %grant, reason = %why, "not reached")
+            }
             Event::Closed { grant, reason } => {
                 if self.grants.drop(grant) {
                     debug!(grant.id = %grant, %reason, "tunnel closed");
@@ -311,6 +314,7 @@ impl Connector {
                     bytes_in,
                     bytes_out,
                     flows,
+                    path: None,
                 },
             ),
         }

@@ -1,6 +1,7 @@
 //! Why an access ended or could not begin, in words for a person.
 
 use cardea_proto::{
+    decision::Check,
     ledger::EndReason,
     name::Name,
     posture::PostureVerdict,
@@ -10,41 +11,51 @@ use cardea_tunnel::CloseReason;
 
 /// What a person is told whose grant the controller took back.
 pub(crate) fn ended(app: &Name, reason: EndReason, verdict: Option<&PostureVerdict>) -> Refusal {
-    let refusal = |code, text: &str| Refusal::new(code, format!("{app}: {text}"));
+    let refusal = |code, text: &str, next: &str| {
+        Refusal::new(code, format!("{app}: closed: {text}")).with_next(next)
+    };
+    let explain = format!("See: cardea explain {app}");
     match reason {
-        EndReason::Revoked => refusal(RefusalCode::NotPermitted, "closed: an admin revoked it"),
-        EndReason::NotPermitted => refusal(
-            RefusalCode::NotPermitted,
-            "closed: no rule permits it any longer",
-        )
-        .with_next(format!("See: cardea explain {app}")),
+        EndReason::Revoked => refusal(RefusalCode::NotPermitted, "an admin revoked it", &explain),
+        EndReason::NotPermitted => {
+            let text = "no rule permits it any longer";
+            refusal(RefusalCode::NotPermitted, text, &explain)
+        }
         EndReason::PostureFailed => posture_failed(app, verdict),
         EndReason::PostureStale => refusal(
             RefusalCode::PostureFailed,
-            "closed: this device has not reported its posture in time",
-        )
-        .with_next("See: cardea posture"),
-        EndReason::DeviceBlocked => refusal(RefusalCode::Blocked, "closed: this device is blocked"),
+            "this device has not reported its posture in time",
+            "See: cardea posture",
+        ),
+        EndReason::DeviceBlocked => {
+            refusal(RefusalCode::Blocked, "this device is blocked", &explain)
+        }
         EndReason::CertificateExpired => refusal(
             RefusalCode::CertificateExpired,
-            "closed: this device's certificate has ended",
-        )
-        .with_next("See: cardea status"),
-        EndReason::AppChanged => refusal(RefusalCode::NotFound, "closed: the app was changed"),
+            "this device's certificate has ended",
+            "See: cardea status",
+        ),
+        EndReason::AppChanged => refusal(
+            RefusalCode::NotFound,
+            "the app was changed",
+            "See: cardea apps",
+        ),
         EndReason::ConnectorGone => refusal(
             RefusalCode::NoConnector,
-            "closed: its connector is not connected",
+            "its connector is not connected",
+            "Ask an admin to look at: cardeactl connector ls",
         ),
-        EndReason::Expired => refusal(RefusalCode::Unreachable, "closed: its time ended"),
-        EndReason::Closed => refusal(RefusalCode::Unreachable, "closed: its other end closed it"),
-        EndReason::Replaced => refusal(
-            RefusalCode::Unreachable,
-            "closed: a newer tunnel took its place",
-        ),
-        EndReason::ControllerRestarted => {
-            refusal(RefusalCode::Unreachable, "closed: the controller restarted")
-        }
+        EndReason::Expired => again(app, "its time ended"),
+        EndReason::Closed => again(app, "its other end closed it"),
+        EndReason::Replaced => again(app, "a newer tunnel took its place"),
+        EndReason::ControllerRestarted => again(app, "the controller restarted"),
     }
+}
+
+/// What ended without anybody's decision: the next connection opens it again.
+fn again(app: &Name, text: &str) -> Refusal {
+    Refusal::new(RefusalCode::Unreachable, format!("{app}: closed: {text}"))
+        .with_next("Connect again to open it")
 }
 
 /// What a person is told whose device does not pass, from the verdict's first failed check.
@@ -53,28 +64,25 @@ pub(crate) fn ended(app: &Name, reason: EndReason, verdict: Option<&PostureVerdi
 /// base/certify). Turn on disk encryption, then: cardea posture`.
 pub(crate) fn posture_failed(app: &Name, verdict: Option<&PostureVerdict>) -> Refusal {
     let code = RefusalCode::PostureFailed;
-    let Some((verdict, check)) = verdict
-        .filter(|verdict| !verdict.compliant)
-        .and_then(|verdict| Some((verdict, verdict.failed.first()?)))
-    else {
-        return Refusal::new(
-            code,
-            format!("{app}: denied: this device's posture does not pass"),
-        )
-        .with_next("See: cardea posture");
+    let verdict = verdict.filter(|verdict| !verdict.compliant);
+    let check = verdict.and_then(|verdict| verdict.failed.first());
+    let said = verdict.and_then(|verdict| verdict.why.as_deref());
+    let why = check.map_or_else(
+        || {
+            said.unwrap_or("this device's posture does not pass")
+                .to_owned()
+        },
+        Check::place,
+    );
+    let remedy = check
+        .and_then(|check| check.remedy.as_ref())
+        .or_else(|| verdict?.remedy.as_ref());
+    let next = match remedy {
+        Some(remedy) if remedy.contains(": cardea") => remedy.clone(),
+        Some(remedy) => format!("{}, then: cardea posture", remedy.trim_end_matches('.')),
+        None => "See: cardea posture".to_owned(),
     };
-    let remedy = check.remedy.as_ref().or(verdict.remedy.as_ref());
-    Refusal::new(
-        code,
-        format!(
-            "{app}: denied: {} is {} on this device (needed: {}, rule {})",
-            check.subject, check.observed, check.needed, check.rule
-        ),
-    )
-    .with_next(remedy.map_or_else(
-        || "See: cardea posture".to_owned(),
-        |remedy| format!("{}, then: cardea posture", remedy.trim_end_matches('.')),
-    ))
+    Refusal::new(code, format!("{app}: denied: {why}")).with_next(next)
 }
 
 /// What a person is told whose tunnel ended by itself.
@@ -89,6 +97,7 @@ pub(crate) fn tunnel_closed(app: &Name, reason: CloseReason) -> Refusal {
         | CloseReason::PeerClosed => RefusalCode::Unreachable,
     };
     Refusal::new(code, format!("{app}: tunnel closed: {reason}"))
+        .with_next("Connect again to open it")
 }
 
 /// Whether a grant that ended for this reason could not be had again by asking.
@@ -151,7 +160,7 @@ pub(crate) const fn is_no_way(code: RefusalCode) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use cardea_proto::{decision::Check, time::UnixMillis};
+    use cardea_proto::time::UnixMillis;
 
     use super::*;
 
@@ -169,6 +178,8 @@ mod tests {
             }],
             remedy: None,
             report: None,
+            why: None,
+            clock_skew_s: None,
         };
         let app = "wiki".parse().unwrap();
         let refusal = ended(&app, EndReason::PostureFailed, Some(&verdict));

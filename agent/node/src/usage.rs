@@ -1,4 +1,4 @@
-//! What passed through tunnels, told to the controller now and then.
+//! What passed through tunnels, and which way, told to the controller now and then.
 
 use std::{
     collections::BTreeMap,
@@ -71,6 +71,7 @@ mod tests {
                     bytes_in,
                     bytes_out,
                     flows,
+                    path: None,
                 },
             );
         }
@@ -81,6 +82,7 @@ mod tests {
             bytes_in: 2,
             bytes_out: 0,
             flows: 1,
+            path: None,
         };
         assert_eq!(sent, [FromNode::Usage(vec![expected])]);
         assert_eq!(reports.deadline(), None);

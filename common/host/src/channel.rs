@@ -35,6 +35,7 @@ pub use self::{
     link::{Link, Receiver, Sender},
     server::{Accepted, Server},
     socket::Inlet,
+    vigil::Traffic,
 };
 
 /// How long a stranger has from its first datagram to its first whole message.

@@ -1,6 +1,6 @@
 //! How programs end: what happened, why, what to type next, and a number that scripts rely on.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use cardea_proto::refusal::Refusal;
 
@@ -75,8 +75,30 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self {
             code: refusal.code.exit_code(),
-            message: refusal.to_string(),
+            message: refusal.advised().to_string(),
         }
+    }
+}
+
+/// What a person can do about an error of the system.
+#[must_use]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kinds are the system's and many; these are those that a person can do something about"
+)]
+pub fn io_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "Check the path",
+        io::ErrorKind::PermissionDenied => "Run it as the owner, or as root",
+        io::ErrorKind::AlreadyExists => "Name another, or move that away",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "Free some space, then try again"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "Name a place that can be written",
+        io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+            "Check that it is the path that you meant"
+        }
+        _ => "Try again; if it stays, look at the system's log: journalctl",
     }
 }
 
@@ -126,5 +148,42 @@ mod tests {
     #[test]
     fn what_a_peer_says_cannot_drive_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\nc");
+    }
+
+    #[test]
+    fn every_refusal_that_a_program_ends_with_says_what_to_do() {
+        let code = |word: &str| serde_json::from_value::<RefusalCode>(word.into()).unwrap();
+        for word in [
+            "invite_used",
+            "invite_expired",
+            "invite_unknown",
+            "invite_wrong_role",
+            "posture_failed",
+            "simulated_posture",
+            "not_permitted",
+            "no_connector",
+            "blocked",
+            "certificate_expired",
+            "clock_skew",
+            "not_proven",
+            "storage_refused",
+            "storage_full",
+            "version",
+            "safe_mode",
+            "not_found",
+            "exists",
+            "invalid",
+            "policy_test_failed",
+            "unauthorized",
+            "busy",
+            "protocol",
+            "unreachable",
+            "target_unreachable",
+            "internal",
+        ] {
+            let failure = Failure::from(Refusal::new(code(word), "wiki: no"));
+            let next = failure.message.strip_prefix("wiki: no. ").unwrap();
+            assert!(next.len() > 10 && !next.ends_with('.'), "{next}");
+        }
     }
 }

@@ -11,6 +11,8 @@ use rustix::{
     io::Errno,
 };
 
+use crate::exit::{Code, Failure, io_advice};
+
 pub use named::{CONFIG_BYTES_MAX, ReadError, open_named, read_named, read_named_text};
 
 mod named;
@@ -71,6 +73,28 @@ pub enum StateError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl StateError {
+    /// What to do about it, for people.
+    #[must_use]
+    pub fn next(&self) -> &'static str {
+        match self {
+            Self::OpenedTwice { .. } => "Stop the other one first",
+            Self::ForeignOwner { .. } => "Run as its owner, or choose another with --state",
+            Self::NotADirectory { .. } => "Choose another with --state",
+            // What to run stands in the error itself.
+            Self::Writable { .. } => "Then try again",
+            Self::TooLarge { .. } => "Restore it from a backup",
+            Self::Io { source, .. } => io_advice(source),
+        }
+    }
+
+    /// The failure of a command that cannot use its state directory.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        Failure::new(Code::Storage, format!("{self}. {}", self.next()))
+    }
 }
 
 /// A directory that only its owner reads and writes, by handle: renaming it away changes nothing.

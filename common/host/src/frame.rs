@@ -32,6 +32,21 @@ pub enum FrameError {
     Io(#[source] io::Error),
 }
 
+impl FrameError {
+    /// Whether nothing whole came in time, as the clock or the socket's own limit says.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        match self {
+            Self::TimedOut(_) => true,
+            Self::Io(error) => matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ),
+            Self::Ended | Self::Truncated | Self::Decode(_) => false,
+        }
+    }
+}
+
 /// Reads one message of at most `bytes_max` bytes, however long that takes.
 ///
 /// # Errors

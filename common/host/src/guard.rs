@@ -16,7 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, io_advice};
 
 /// Which guard stands before a program's ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +93,8 @@ fn nft(script: &str) -> Result<String, Failure> {
             "Install nftables, or leave out --guard",
         )
     })?;
-    let output = run(path, script).map_err(|error| failed(&error.to_string(), ""))?;
+    let output =
+        run(path, script).map_err(|error| failed(&error.to_string(), io_advice(&error)))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

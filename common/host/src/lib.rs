@@ -4,6 +4,7 @@
 //! what a program of ours does to the machine it runs on.
 
 pub mod addresses;
+pub mod arguments;
 pub mod channel;
 pub mod clock;
 pub mod detour;

@@ -13,6 +13,8 @@ use std::{
 use rustix::fs::Mode;
 pub use tokio::net::{UnixListener, UnixStream};
 
+use crate::exit::{Code, Failure};
+
 /// Who is at the other end of a Unix socket, as the kernel says (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCredentials {
@@ -92,6 +94,48 @@ pub fn connect_sync(path: &Path, time: Option<Duration>) -> io::Result<SyncStrea
     Ok(stream)
 }
 
+/// What a person is told who waited `time` in vain for the daemon behind `stream`: which process it
+/// is, whether somebody stopped it, and what to type. `start` is the command that starts it.
+#[must_use]
+pub fn no_answer(stream: &SyncStream, program: &str, time: Duration, start: &str) -> Failure {
+    let process = rustix::net::sockopt::socket_peercred(stream).map(|peer| peer.pid.as_raw_pid());
+    let Ok(process) = process else {
+        let what = format!("{program} has not answered within {} s", time.as_secs());
+        return Failure::of(
+            Code::NotReachable,
+            &what,
+            "it hangs or is stopped",
+            &format!("Restart it: {start}"),
+        );
+    };
+    let what = format!(
+        "{program} (process {process}) has not answered within {} s",
+        time.as_secs()
+    );
+    let (why, next) = if is_stopped(process) {
+        (
+            "it is stopped",
+            format!("Let it go on: kill -CONT {process}"),
+        )
+    } else {
+        (
+            "it hangs",
+            format!("Restart it: kill -KILL {process}, then: {start}"),
+        )
+    };
+    Failure::of(Code::NotReachable, &what, why, &next)
+}
+
+/// Whether a process was stopped by a signal or a debugger (proc(5), `stat`: its state stands behind
+/// its name, which may hold anything in parentheses).
+fn is_stopped(process: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"));
+    stat.is_ok_and(|stat| {
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        state.is_some_and(|state| state.starts_with(['T', 't']))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use cardea_proto::local::{LocalAnswer, LocalRequest};
@@ -125,6 +169,21 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(caller.join().unwrap(), answer);
+    }
+
+    #[test]
+    fn whose_daemon_does_not_answer_is_told_which_process_it_is() {
+        let (here, _there) = SyncStream::pair().unwrap();
+        let failure = no_answer(&here, "cardea", TIME, "cardea up");
+        let own = std::process::id();
+        assert_eq!(
+            failure.message,
+            format!(
+                "cardea (process {own}) has not answered within 5 s: it hangs. \
+                 Restart it: kill -KILL {own}, then: cardea up"
+            )
+        );
+        assert_eq!(failure.code, 5);
     }
 
     #[tokio::test]

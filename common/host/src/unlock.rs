@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     entropy,
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     keyboard::Keyboard,
 };
 
@@ -110,7 +110,7 @@ impl Unlock {
     pub fn new_secret(&self) -> Result<Zeroizing<Vec<u8>>, Failure> {
         match self {
             Self::File(path) if !path.exists() => {
-                self.make(path).map_err(|error| self.refused(error, ""))?;
+                self.make(path).map_err(|error| self.failed(&error))?;
                 self.secret()
             }
             Self::File(_) | Self::Credential(_) => self.secret(),
@@ -120,10 +120,10 @@ impl Unlock {
                 let chars = std::str::from_utf8(&first).map_or(0, |text| text.chars().count());
                 if chars < PASSPHRASE_CHARS_MIN {
                     let why = format!("it needs at least {PASSPHRASE_CHARS_MIN} characters");
-                    return Err(self.refused(why, ""));
+                    return Err(self.refused(why, "Think of a longer one"));
                 }
                 if typist.is_some() && self.typed(&mut typist, "Once more: ")? != first {
-                    return Err(self.refused("the two are not the same", ""));
+                    return Err(self.refused("the two are not the same", "Type it again"));
                 }
                 Ok(first)
             }
@@ -145,16 +145,23 @@ impl Unlock {
     }
 
     fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let failed = |error: io::Error| self.refused(error, "");
+        let failed = |error: io::Error| self.failed(&error);
         let file = File::open(path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
-            let next = format!("Make it private: chmod 600 {}", path.display());
-            return Err(self.refused("others than its owner may read it", &next));
-        }
+        let data = file.metadata().map_err(failed)?;
         let mut bytes = Zeroizing::new(Vec::new());
         let mut limited = file.take(SECRET_BYTES_MAX.into());
         limited.read_to_end(&mut bytes).map_err(failed)?;
         trim(&mut bytes);
+        if data.mode() & 0o077 != 0 {
+            // Lines are the system's files, whose mode is not ours to change.
+            let is_ours = data.uid() == crate::process::effective_user() && !bytes.contains(&b'\n');
+            let next = if is_ours {
+                format!("Make it private: chmod 600 {}", path.display())
+            } else {
+                "Name a file of your own that holds the key alone: openssl rand -hex 32".to_owned()
+            };
+            return Err(self.refused("others than its owner may read it", &next));
+        }
         if bytes.len() < SECRET_BYTES_MIN {
             let next = "For example: openssl rand -hex 32";
             let why = format!("a key has at least {SECRET_BYTES_MIN} bytes");
@@ -166,9 +173,7 @@ impl Unlock {
     /// Whoever types; `None` where stdin is no terminal.
     fn typist(&self) -> Result<Option<Keyboard>, Failure> {
         let keyboard = io::stdin().is_terminal().then(Keyboard::open);
-        keyboard
-            .transpose()
-            .map_err(|error| self.refused(error, ""))
+        keyboard.transpose().map_err(|error| self.failed(&error))
     }
 
     fn typed(
@@ -180,12 +185,16 @@ impl Unlock {
             Some(keyboard) => keyboard.ask(prompt, SECRET_BYTES_MAX.into()),
             None => first_line(),
         };
-        let mut line = line.map_err(|error| self.refused(error, ""))?;
+        let mut line = line.map_err(|error| self.failed(&error))?;
         trim(&mut line);
         if line.is_empty() {
-            return Err(self.refused("nothing was typed", ""));
+            return Err(self.refused("nothing was typed", "Type it, or give it on stdin"));
         }
         Ok(line)
+    }
+
+    fn failed(&self, error: &io::Error) -> Failure {
+        self.refused(error, io_advice(error))
     }
 
     fn refused(&self, why: impl fmt::Display, next: &str) -> Failure {

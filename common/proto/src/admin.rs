@@ -343,9 +343,9 @@ pub struct ConnectorRow {
     pub name: Name,
     /// Its site.
     pub site: Name,
-    /// `connected` or `offline`.
+    /// `connected`, `silent` when nothing was heard of it for longer than it keeps quiet, or `offline`.
     pub state: String,
-    /// When it was last connected, RFC 3339.
+    /// When it was last heard of, RFC 3339.
     pub last_seen: Option<String>,
     /// When its certificate ends, RFC 3339.
     pub certificate_not_after: Option<String>,
@@ -370,9 +370,12 @@ pub struct DeviceRow {
     pub compliant: Option<bool>,
     /// The checks that failed.
     pub failed: Vec<Check>,
+    /// Why its appraisal fails, where no check says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// When posture was last reported, RFC 3339.
     pub checked_at: Option<String>,
-    /// When it was last connected, RFC 3339.
+    /// When it was last heard of, RFC 3339: of a device, its last message.
     pub last_seen: Option<String>,
     /// When its certificate ends, RFC 3339.
     pub certificate_not_after: Option<String>,
@@ -380,7 +383,7 @@ pub struct DeviceRow {
     pub program: Option<String>,
     /// Operating system.
     pub os: String,
-    /// Facts of the latest report, by name; `show` prints them.
+    /// Facts of the latest report, by name, and how far its clock is ahead; `show` prints them.
     pub facts: BTreeMap<String, crate::posture::Fact>,
 }
 
@@ -489,7 +492,8 @@ pub struct TunnelRow {
     pub app: Name,
     /// The carrier.
     pub carrier: crate::app::Carrier,
-    /// `relay` or `direct`.
+    /// `relay ADDRESS`, `relay-tls ADDRESS` or `direct ADDRESS`, as an end of it told last; `unknown`
+    /// until one did.
     pub path: String,
     /// Payload from the app to the device.
     pub bytes_in: u64,
@@ -497,6 +501,9 @@ pub struct TunnelRow {
     pub bytes_out: u64,
     /// Flows open at the last count.
     pub flows: u32,
+    /// When an end last told of it, RFC 3339: path, bytes and flows are as they were then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_at: Option<String>,
 }
 
 /// How a controller is.

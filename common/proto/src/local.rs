@@ -242,11 +242,25 @@ pub struct AppStatus {
     pub not_after: Option<String>,
     /// Why it is denied or unreachable.
     pub why: Option<String>,
+    /// What went wrong for a connection through its tunnel, which itself is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<AppError>,
     /// Its ports.
     pub services: Vec<Service>,
     /// Where programs on this device reach it, when the agent has a network interface.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+}
+
+/// The last of the connections through a tunnel that did not reach their app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppError {
+    /// What happened.
+    pub message: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// How many there were since the tunnel began.
+    pub count: u64,
 }
 
 /// The carrier or wish of an app, as [`AppStatus::transport`] shows it.

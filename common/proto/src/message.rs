@@ -11,6 +11,7 @@ use crate::{
     id::GrantId,
     ledger::EndReason,
     name::Name,
+    path::Path,
     posture::{PostureVerdict, Report},
     refusal::Refusal,
     time::UnixMillis,
@@ -208,4 +209,7 @@ pub struct Usage {
     pub bytes_out: u64,
     /// Flows open at the moment.
     pub flows: u32,
+    /// Which way the end that reports sends, once its tunnel is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Path>,
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize, de::Visitor};
 /// Longest name, in bytes: that of a DNS name (RFC 1035 §2.3.4).
 pub const NAME_BYTES_MAX: usize = 253;
 
-/// A name: 1 to 253 bytes of letters, digits, `-`, `.`, `_` and `@`.
+/// A name: 1 to 253 bytes of letters, digits, `-`, `.`, `_` and `@`, of which the first is a letter, a
+/// digit or `_`: no name can be taken for a flag, a hidden file or a folder above.
 ///
 /// Copies share their text: a state of many records names the same users, apps and sites often.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +20,9 @@ pub enum ParseNameError {
     /// Empty, or more than [`NAME_BYTES_MAX`] bytes.
     #[error("a name has 1 to 253 bytes, not {0}")]
     Length(usize),
+    /// A first character with which no name begins.
+    #[error("a name begins with a letter, a digit or '_', not with {0:?}")]
+    First(char),
     /// A character outside the permitted set.
     #[error("a name has letters, digits, '-', '.', '_' and '@', not {0:?}")]
     Character(char),
@@ -42,10 +46,13 @@ impl FromStr for Name {
         let wrong = text
             .chars()
             .find(|c| !c.is_ascii_alphanumeric() && !"-._@".contains(*c));
-        wrong.map_or_else(
-            || Ok(Self(text.into())),
-            |c| Err(ParseNameError::Character(c)),
-        )
+        if let Some(wrong) = wrong {
+            return Err(ParseNameError::Character(wrong));
+        }
+        match text.chars().next() {
+            Some(first) if "-.@".contains(first) => Err(ParseNameError::First(first)),
+            Some(_) | None => Ok(Self(text.into())),
+        }
     }
 }
 
@@ -115,6 +122,17 @@ mod tests {
             "x\u{1b}[0m".parse::<Name>(),
             Err(ParseNameError::Character('\u{1b}'))
         );
-        assert!("alice@corp.example".parse::<Name>().is_ok());
+        for (text, first) in [
+            (".", '.'),
+            ("..", '.'),
+            ("-x", '-'),
+            ("@", '@'),
+            (".ssh", '.'),
+        ] {
+            assert_eq!(text.parse::<Name>(), Err(ParseNameError::First(first)));
+        }
+        for text in ["alice@corp.example", "_dmarc.corp.example", "7", "a-", "a."] {
+            assert!(text.parse::<Name>().is_ok(), "{text}");
+        }
     }
 }

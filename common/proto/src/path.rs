@@ -8,7 +8,12 @@
 //! datagram, through the relay or directly. Its first byte is none with which WireGuard or QUIC
 //! (with the fixed bit, RFC 9000 §17.2) begin.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
 
 /// First byte of the sealed part of a datagram that holds a frame of this kind.
 pub const PATH_FRAME: u8 = 0x35;
@@ -31,6 +36,28 @@ pub const CANDIDATES_MAX: usize = 8;
 
 /// Bytes of an address: IPv6, or IPv4 within it (RFC 4291 §2.5.5.2), and port.
 pub const ADDRESS_BYTES: usize = 16 + 2;
+
+/// Which way a tunnel's datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// Through this relay.
+    Relay(SocketAddr),
+    /// Through this relay, which a detour over TLS leads to.
+    RelayTls(SocketAddr),
+    /// Straight to this address.
+    Direct(SocketAddr),
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relay(address) => write!(f, "relay {address}"),
+            Self::RelayTls(address) => write!(f, "relay-tls {address}"),
+            Self::Direct(address) => write!(f, "direct {address}"),
+        }
+    }
+}
 
 /// One statement of an end about paths.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -166,4 +166,31 @@ pub struct PostureVerdict {
     /// Counter of the report behind it; `None` when that came over an earlier channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<u64>,
+    /// Why it does not pass, where no check says it: no rule, or one that cannot be evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// How far the device's clock was ahead of the controller's, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_skew_s: Option<i64>,
+}
+
+impl PostureVerdict {
+    /// Why it does not pass: at least one text when it does not, and none when it does.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
+        if self.compliant {
+            return Vec::new();
+        }
+        reasons(&self.failed, self.why.as_ref())
+    }
+}
+
+/// Why a posture does not pass, from what is known of it: at least one text.
+#[must_use]
+pub fn reasons(failed: &[Check], why: Option<&String>) -> Vec<String> {
+    if !failed.is_empty() {
+        return failed.iter().map(ToString::to_string).collect();
+    }
+    let why = why.map_or("the controller did not say why", String::as_str);
+    vec![why.to_owned()]
 }

@@ -94,6 +94,40 @@ impl RefusalCode {
     }
 }
 
+impl RefusalCode {
+    /// What to do about a refusal of this kind, where whoever refused did not say.
+    #[must_use]
+    pub const fn usual_advice(self) -> &'static str {
+        match self {
+            Self::InviteUsed
+            | Self::InviteExpired
+            | Self::InviteUnknown
+            | Self::InviteWrongRole => "Ask an admin for a new code: cardeactl invite",
+            Self::PostureFailed | Self::SimulatedPosture => "Look at: cardea posture",
+            Self::NotPermitted => "Ask an admin to look at: cardeactl policy show",
+            Self::NoConnector => "Ask an admin to look at: cardeactl connector ls",
+            Self::Blocked => "Ask an admin to unblock it: cardeactl device ls",
+            Self::CertificateExpired => "Look at: cardea status",
+            Self::ClockSkew => "Set the clock of this machine, then try again",
+            Self::NotProven => "Check the key, the code and the clock, then try again",
+            Self::StorageRefused | Self::SafeMode => "Ask an admin to look at: cardeactl status",
+            Self::StorageFull => "Free space on the controller's disk; it recovers alone",
+            Self::Version => "Install the same version of Cardea at both ends",
+            Self::NotFound => "Look for its name with ls, then try again",
+            Self::Exists => "Take another name, or look at what is there with show",
+            Self::Invalid => "See what may be given: --help",
+            Self::PolicyTestFailed => "Look at all: cardeactl policy test DIR",
+            Self::Unauthorized => "Run it as root, or as the user whose program this is",
+            Self::Busy => "Try again in a moment",
+            Self::Protocol | Self::Internal => {
+                "Look at the logs of both ends; please report it as a fault of Cardea"
+            }
+            Self::Unreachable => "Look at: cardea status",
+            Self::TargetUnreachable => "Ask an admin to look at the app's target: cardeactl app ls",
+        }
+    }
+}
+
 impl fmt::Display for RefusalCode {
     /// The code as it stands in JSON.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,6 +156,15 @@ impl Refusal {
             message: message.into(),
             next: None,
         }
+    }
+
+    /// The same, with the usual advice where there is none.
+    #[must_use]
+    pub fn advised(mut self) -> Self {
+        let code = self.code;
+        self.next
+            .get_or_insert_with(|| code.usual_advice().to_owned());
+        self
     }
 
     /// The same with what to do next.

@@ -135,7 +135,7 @@ fn stable(sample: &samples::Sample, bytes: &[u8]) -> Result<(), TestCaseError> {
 }
 
 fn name() -> impl Strategy<Value = Name> {
-    "[a-zA-Z0-9._@-]{1,253}".prop_map(|text| text.parse().unwrap())
+    "[a-zA-Z0-9_][a-zA-Z0-9._@-]{0,252}".prop_map(|text| text.parse().unwrap())
 }
 
 fn target() -> impl Strategy<Value = Target> {

@@ -8,12 +8,12 @@ use std::{
 use cardea_proto::{id::GrantId, time::Now};
 
 use crate::{
-    command::Edge,
+    command::{Edge, End},
     drops::{DropReason, Drops},
     filter::Filter,
     input::FlowId,
     link::Link,
-    outbox::{FlowEvent, Outbox, ResetReason},
+    outbox::{Event, FlowEvent, Outbox, ResetReason},
 };
 
 /// The surroundings of one tunnel.
@@ -99,6 +99,10 @@ impl Context<'_> {
     /// Forgets a flow and tells the shell why.
     pub(crate) fn reset_flow(&mut self, flow: FlowId, why: ResetReason) {
         self.forget(flow);
+        if let (End::Agent, ResetReason::Refused(why)) = (self.filter.end(), why) {
+            let grant = self.grant;
+            self.out.events.push_back(Event::Unreached { grant, why });
+        }
         self.tell(FlowEvent::Reset { flow, why });
     }
 

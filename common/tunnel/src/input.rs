@@ -107,6 +107,9 @@ pub enum DialError {
     /// The connector has no room for another flow.
     #[error("the connector is busy")]
     Busy,
+    /// One of these; WireGuard's TCP says no more than RST does.
+    #[error("the target refused the connection or was not reached")]
+    Unsaid,
 }
 
 /// What [`crate::Tunnels::read`] found.

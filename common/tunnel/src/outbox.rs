@@ -251,6 +251,13 @@ pub enum Event {
         /// The grant.
         grant: GrantId,
     },
+    /// Agent: the connector did not reach the app for a flow; the tunnel itself is well.
+    Unreached {
+        /// The grant.
+        grant: GrantId,
+        /// Why not.
+        why: DialError,
+    },
 }
 
 /// Why a tunnel is gone.

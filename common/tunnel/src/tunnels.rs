@@ -620,5 +620,6 @@ pub const TUNNELS_MAX: usize = 65_536;
 /// Most addresses of controllers that are kept, the latest ones.
 const CONTROLLERS_MAX: usize = 16;
 
-/// Room for the largest packet that a datagram can hold, about to be sealed.
-const PACKET_BYTES: usize = 65_535;
+/// Room for the largest packet, IPv6's header and 65,535 bytes: what is longer than the path carries is
+/// cut from here.
+const PACKET_BYTES: usize = 40 + 65_535;

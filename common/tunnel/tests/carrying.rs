@@ -6,7 +6,8 @@ mod pair;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cardea_tunnel::{DialError, End, Family, FlowEvent, Input, Read, ResetReason};
+use cardea_proto::app::Carrier;
+use cardea_tunnel::{DialError, End, Event, Family, FlowEvent, Input, Read, ResetReason};
 use pair::{CARRIERS, Pair, keys, pattern};
 
 #[test]
@@ -124,12 +125,21 @@ fn a_refused_dial_is_a_refused_connection() {
         pair.dial = Err(DialError::Refused);
         let flow = pair.open("80/tcp");
         pair.pass(Duration::from_millis(300));
+        let why = match carrier {
+            Carrier::Quic => DialError::Refused,
+            Carrier::WireGuard => DialError::Unsaid,
+        };
         assert_eq!(
             pair.agent.reset(flow),
-            Some(ResetReason::Refused(DialError::Refused)),
+            Some(ResetReason::Refused(why)),
             "{carrier:?}"
         );
         assert!(!pair.agent.established(flow));
+        let grant = pair::GRANT;
+        let told = Event::Unreached { grant, why };
+        assert!(pair.agent.events.contains(&told), "{carrier:?}");
+        let is_such = |event: &Event| matches!(event, Event::Unreached { .. });
+        assert!(!pair.connector.events.iter().any(is_such), "{carrier:?}");
     }
 }
 
@@ -165,20 +175,34 @@ fn udp_payloads_come_and_go_and_the_first_waits_for_nothing() {
 }
 
 #[test]
-fn quic_carries_udp_payloads_that_are_longer_than_the_path() {
-    let mut pair = Pair::bare();
-    pair.install(keys::quic());
-    let flow = pair.open("53/udp");
-    let payload = Bytes::from(pattern(20_000));
-    pair.input(
-        End::Agent,
-        Input::Packet {
-            flow,
-            bytes: payload.clone(),
-        },
-    );
-    pair.pass(Duration::from_secs(2));
-    assert_eq!(pair.connector.packets(pair.dials()[0]), [payload]);
+fn udp_payloads_that_are_longer_than_the_path_are_carried_both_ways() {
+    for carrier in CARRIERS {
+        for family in [Family::V4, Family::V6] {
+            for len in [1_373, 9_000, 65_507] {
+                let mut pair = Pair::bare();
+                pair.agent.tunnels.prefer(family);
+                pair.install(match carrier {
+                    Carrier::WireGuard => keys::wireguard(1),
+                    Carrier::Quic => keys::quic(),
+                });
+                let flow = pair.open("53/udp");
+                let bytes = Bytes::from(pattern(len));
+                let packet = |flow| {
+                    let bytes = bytes.clone();
+                    Input::Packet { flow, bytes }
+                };
+                pair.input(End::Agent, packet(flow));
+                pair.pass(Duration::from_secs(2));
+                let what = format!("{carrier:?} {family:?} {len}");
+                assert_eq!(pair.dials().len(), 1, "{what}");
+                let theirs = pair.dials()[0];
+                assert!(pair.connector.packets(theirs) == [bytes.clone()], "{what}");
+                pair.input(End::Connector, packet(theirs));
+                pair.pass(Duration::from_secs(2));
+                assert!(pair.agent.packets(flow) == [bytes.clone()], "{what}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -211,8 +235,8 @@ fn a_bad_path_opens_soon_and_carries_everything() {
         pair.loss = 200;
         pair.jitter = Duration::from_millis(5);
         let keys = match carrier {
-            cardea_proto::app::Carrier::WireGuard => keys::wireguard(1),
-            cardea_proto::app::Carrier::Quic => keys::quic(),
+            Carrier::WireGuard => keys::wireguard(1),
+            Carrier::Quic => keys::quic(),
         };
         pair.install(keys);
         assert!(

@@ -83,7 +83,7 @@ impl Settings {
 fn read(path: &Path) -> Result<Config, Failure> {
     let shown = path.display().to_string();
     let text = read_named_text(path, CONFIG_BYTES_MAX).map_err(|error| error.failure(path))?;
-    toml::from_str(&text).map_err(|error| Failure::of(Code::Usage, &shown, error, ""))
+    toml::from_str(&text).map_err(|error| Failure::of(Code::Usage, &shown, error, "Mend that line"))
 }
 
 fn socket_of(address: &str) -> Result<PathBuf, Failure> {

@@ -51,7 +51,12 @@ pub(crate) fn ask(
     if console.ask(&format!("{warning}; go on?")) {
         Ok(())
     } else {
-        Err(Failure::new(Code::Failed, "not done: you did not say yes"))
+        Err(Failure::of(
+            Code::Failed,
+            "not done",
+            "you did not say yes",
+            "To be asked nothing: --yes",
+        ))
     }
 }
 

@@ -10,10 +10,10 @@ use std::{
 use cardea_credential::{admin::sign_change, key::SoftwareKey, pem};
 use cardea_host::{
     clock::Clock,
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     files::read_named,
     frame::{self, FrameError},
-    unix::connect_sync,
+    unix::{self, connect_sync},
 };
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
@@ -31,8 +31,12 @@ use crate::config::Settings;
 /// The admin protocol that this program speaks.
 const VERSION: u16 = 1;
 
-/// How long an answer may take: the tests of a large policy folder are the slowest question.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a controller may take to greet, and to answer from what it has in memory.
+const PROMPT_TIME: Duration = Duration::from_secs(5);
+
+/// How long it may take otherwise: the tests of a large policy folder are the slowest question, and
+/// a change waits for a disk.
+const PATIENT_TIME: Duration = Duration::from_secs(60);
 
 /// Largest key file, in bytes.
 const KEY_BYTES_MAX: u64 = 64 * 1024;
@@ -97,10 +101,10 @@ impl Connection {
     /// [`Failure`] with the code for "not reachable" when no controller answers there.
     pub fn open(settings: &Settings) -> Result<Self, Failure> {
         let path = &settings.socket;
-        let mut stream = connect_sync(path, Some(ANSWER_TIMEOUT))
-            .map_err(|error| not_reachable(path, &error))?;
+        let mut stream =
+            connect_sync(path, Some(PROMPT_TIME)).map_err(|error| not_reachable(path, &error))?;
         let hello = frame::read_sync::<Greeting>(&mut stream, MESSAGE_BYTES_MAX_ADMIN)
-            .map_err(|error| broken(&error))?
+            .map_err(|error| broken(&stream, PROMPT_TIME, &error))?
             .hello()?;
         if hello.version != VERSION {
             return Err(Failure::of(
@@ -149,8 +153,14 @@ impl Connection {
             at: self.clock.now().unix,
             change,
         };
-        let signed = sign_change(&order, &key)
-            .map_err(|error| Failure::of(Code::Failed, "admin key", error, ""))?;
+        let signed = sign_change(&order, &key).map_err(|error| {
+            Failure::of(
+                Code::Failed,
+                "admin key",
+                error,
+                "Give the key that init made: --admin-key FILE",
+            )
+        })?;
         let answer = self.request(&AdminRequest::Change(signed))?;
         let AdminAnswer::Done {
             revision,
@@ -178,12 +188,9 @@ impl Connection {
         mut each: impl FnMut(Entry) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         self.send(&AdminRequest::Query(AdminQuery::AuditFollow { from }))?;
-        // The next entry may take for ever.
-        self.stream
-            .set_read_timeout(None)
-            .map_err(|error| Failure::of(Code::Failed, "admin socket", error, ""))?;
         loop {
-            let AdminAnswer::Entries(entries) = self.receive()? else {
+            // The next entry may take for ever.
+            let AdminAnswer::Entries(entries) = self.receive(None)? else {
                 return Err(unexpected());
             };
             for entry in entries {
@@ -196,20 +203,55 @@ impl Connection {
 
     fn request(&mut self, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
         self.send(request)?;
-        self.receive()
+        self.receive(Some(time_for(request)))
     }
 
     fn send(&mut self, request: &AdminRequest) -> Result<(), Failure> {
-        frame::write_sync(&mut self.stream, request).map_err(|error| broken(&error))
+        frame::write_sync(&mut self.stream, request)
+            .map_err(|error| broken(&self.stream, PROMPT_TIME, &error))
     }
 
-    fn receive(&mut self) -> Result<AdminAnswer, Failure> {
+    fn receive(&mut self, time: Option<Duration>) -> Result<AdminAnswer, Failure> {
+        self.stream
+            .set_read_timeout(time)
+            .map_err(|error| Failure::of(Code::Failed, "admin socket", error, ""))?;
         let answer = frame::read_sync(&mut self.stream, MESSAGE_BYTES_MAX_ADMIN)
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| broken(&self.stream, time.unwrap_or_default(), &error))?;
         if let AdminAnswer::Refused(refusal) = answer {
             return Err(refusal.into());
         }
         Ok(answer)
+    }
+}
+
+/// How long a controller may take for the answer to this.
+const fn time_for(request: &AdminRequest) -> Duration {
+    let query = match request {
+        AdminRequest::Query(query) => query,
+        AdminRequest::Change(_) => return PATIENT_TIME,
+    };
+    match query {
+        AdminQuery::Invites
+        | AdminQuery::Sites
+        | AdminQuery::Connectors
+        | AdminQuery::Devices
+        | AdminQuery::Users
+        | AdminQuery::Apps
+        | AdminQuery::Policy
+        | AdminQuery::PolicyRecommended
+        | AdminQuery::Explain { .. }
+        | AdminQuery::Grants
+        | AdminQuery::Tunnels
+        | AdminQuery::Status
+        | AdminQuery::Checkpoint => PROMPT_TIME,
+        AdminQuery::PolicyCheck(_)
+        | AdminQuery::PolicyTest(_)
+        | AdminQuery::PolicyDiff(_)
+        | AdminQuery::Impact(_)
+        | AdminQuery::Audit { .. }
+        | AdminQuery::AuditSearch { .. }
+        | AdminQuery::AuditWho { .. }
+        | AdminQuery::AuditFollow { .. } => PATIENT_TIME,
     }
 }
 
@@ -242,21 +284,23 @@ fn not_reachable(path: &Path, error: &io::Error) -> Failure {
             "Run cardeactl as root or as the user that runs the controller",
         )
     } else {
-        (format!("not reachable: {error}"), "")
+        (format!("not reachable: {error}"), io_advice(error))
     };
     Failure::of(Code::NotReachable, &shown, why, next)
 }
 
-fn broken(error: &FrameError) -> Failure {
-    let late = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
-    let why = if let FrameError::Io(error) = error
-        && late.contains(&error.kind())
-    {
-        format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())
-    } else {
-        format!("the conversation broke off: {error}")
-    };
-    Failure::of(Code::NotReachable, "controller", why, "Look at its log")
+fn broken(stream: &UnixStream, time: Duration, error: &FrameError) -> Failure {
+    if error.is_late() {
+        let start = "cardea-controller run";
+        return unix::no_answer(stream, "cardea-controller", time, start);
+    }
+    let why = format!("the conversation broke off: {error}");
+    Failure::of(
+        Code::NotReachable,
+        "controller",
+        why,
+        "Look at its log, and at: cardeactl status",
+    )
 }
 
 /// An admin's Ed25519 key: PKCS#8, as PEM or DER, in a file that nobody else may read.
@@ -265,21 +309,57 @@ fn read_key(path: &Path) -> Result<SoftwareKey, Failure> {
     let fail = |why: String, next: &str| Failure::of(Code::Failed, &shown, why, next);
     let other = "Name the key that init made with --admin-key FILE";
     let data = std::fs::metadata(path).map_err(|error| fail(error.to_string(), other))?;
-    let mode = data.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let next = format!("Run: chmod 600 {}", path.display());
-        return Err(fail(format!("others may read it (mode {mode:o})"), &next));
-    }
     let bytes = Zeroizing::new(
         read_named(path, KEY_BYTES_MAX).map_err(|error| fail(error.to_string(), other))?,
     );
     let not_a_key = || fail("is no private key".to_owned(), other);
-    match std::str::from_utf8(&bytes) {
+    let key = match std::str::from_utf8(&bytes) {
         Ok(text) if text.contains("-----BEGIN") => {
             let der = Zeroizing::new(pem::decode(pem::PRIVATE_KEY, text).map_err(|_| not_a_key())?);
             SoftwareKey::from_pkcs8(&der)
         }
         Ok(_) | Err(_) => SoftwareKey::from_pkcs8(&bytes),
     }
-    .map_err(|_| not_a_key())
+    .map_err(|_| not_a_key())?;
+    // Only of a key do we say what its mode should be: the path may lead to a file of the system.
+    let mode = data.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let next = format!("Run: chmod 600 {}", path.display());
+        return Err(fail(format!("others may read it (mode {mode:o})"), &next));
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// As root every file is our own: what is no key is not told to be made private.
+    #[test]
+    fn what_is_no_key_is_left_as_it_is_and_a_key_is_to_be_private() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("passwd");
+        fs::write(&path, "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let said = read_key(&path).err().unwrap().message;
+        assert!(
+            said.contains("is no private key") && !said.contains("chmod"),
+            "{said}"
+        );
+        let key = SoftwareKey::generate(cardea_credential::key::KeyAlgorithm::Ed25519).unwrap();
+        fs::write(
+            &path,
+            pem::encode(pem::PRIVATE_KEY, &key.to_pkcs8().unwrap()),
+        )
+        .unwrap();
+        let said = read_key(&path).err().unwrap().message;
+        assert!(
+            said.ends_with(&format!("Run: chmod 600 {}", path.display())),
+            "{said}"
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(read_key(&path).is_ok());
+    }
 }

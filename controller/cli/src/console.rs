@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use cardea_host::exit::{Code, Failure, printable};
+use cardea_host::exit::{Code, Failure, io_advice, printable};
 
 /// Where a command reads and writes.
 pub struct Console {
@@ -80,7 +80,8 @@ impl Console {
                 self.closed = true;
                 Ok(())
             }
-            other => other.map_err(|error| Failure::of(Code::Failed, "stdout", error, "")),
+            other => other
+                .map_err(|error| Failure::of(Code::Failed, "stdout", &error, io_advice(&error))),
         }
     }
 

@@ -85,7 +85,8 @@ fn inside(path: &str) -> Option<PathBuf> {
 }
 
 fn failure(path: &Path, why: &str) -> Failure {
-    Failure::of(Code::Failed, &path.display().to_string(), why, "")
+    let next = "Name a folder of *.cedar and *.test.toml files, such as policy in the controller's state directory";
+    Failure::of(Code::Failed, &path.display().to_string(), why, next)
 }
 
 #[cfg(test)]

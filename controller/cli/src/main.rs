@@ -4,10 +4,9 @@
 use std::process::ExitCode;
 
 use cardea_cli::{args::Cli, console::Console, run::run};
-use cardea_host::{exit, process};
-use clap::Parser;
+use cardea_host::{arguments, exit, process};
 
 fn main() -> ExitCode {
     process::keep_no_core();
-    exit::finish(run(Cli::parse(), &mut Console::of_process()))
+    exit::finish(run(arguments::parse::<Cli>(), &mut Console::of_process()))
 }

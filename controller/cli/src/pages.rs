@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cardea_host::exit::{Code, Failure};
+use cardea_host::exit::{Code, Failure, io_advice};
 use clap::CommandFactory;
 
 use crate::{args::Cli, console::Console};
@@ -18,13 +18,20 @@ pub(crate) fn completion(
 
 pub(crate) fn manual(dir: Option<&Path>, console: &mut Console) -> Result<(), Failure> {
     if let Some(dir) = dir {
-        let failed = |error| Failure::of(Code::Failed, &dir.display().to_string(), error, "");
+        let failed = |error| {
+            Failure::of(
+                Code::Failed,
+                &dir.display().to_string(),
+                &error,
+                io_advice(&error),
+            )
+        };
         std::fs::create_dir_all(dir).map_err(failed)?;
         return clap_mangen::generate_to(Cli::command(), dir).map_err(failed);
     }
     let mut text = Vec::new();
     clap_mangen::Man::new(Cli::command())
         .render(&mut text)
-        .map_err(|error| Failure::of(Code::Failed, "manual page", error, ""))?;
+        .map_err(|error| Failure::of(Code::Failed, "manual page", &error, io_advice(&error)))?;
     console.data(&String::from_utf8_lossy(&text))
 }

@@ -79,6 +79,11 @@ pub enum Input {
         /// The message.
         message: Heard,
     },
+    /// Something was heard of a connected node, be it that it lives and no more.
+    Heard {
+        /// Its channel.
+        channel: ChannelId,
+    },
     /// A connection is gone, of a node or of a stranger.
     Disconnected {
         /// Its channel.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cardea_proto::{
+    codec::encode,
     decision::Decision,
     id::{DeviceId, NodeId},
     ledger::{Actor, Change, EndReason, RecordKey},
@@ -41,8 +42,10 @@ impl Controller {
         device: DeviceId,
         report: Report,
     ) {
-        if !self.channels.spend(channel, turn.now.instant) {
-            tracing::debug!(device.id = %device, "report dropped: too many");
+        let size = Facts::size(&report);
+        if !self.channels.spend_for(channel, size, turn.now.instant) {
+            let why = "it says too much at once: the report is not looked at";
+            self.note_device(turn, device, RefusalCode::Busy, why.to_owned());
             return;
         }
         let nonce = self.channels.get(channel).and_then(|open| open.nonce);
@@ -59,14 +62,8 @@ impl Controller {
         let facts = match accepted {
             Ok(facts) => facts,
             Err(why) => {
-                let refused = Refused {
-                    actor: Actor::Node(NodeId::Device(device)),
-                    attempt: "certify",
-                    code: RefusalCode::Invalid,
-                    subject: format!("report: {why}"),
-                    decision: None,
-                };
-                self.note_refusal(turn, &refused);
+                let subject = format!("report: {why}");
+                self.note_device(turn, device, RefusalCode::Invalid, subject);
                 return;
             }
         };
@@ -114,19 +111,53 @@ impl Controller {
         let Some(facts) = self.fresh_facts(turn.now, device) else {
             return;
         };
-        let checked_at = facts.received_at();
         let appraisal = self.judge(turn.now).appraise(device);
+        let verdict = verdict::verdict_of(&appraisal, facts);
         let recorded = self.recorded(device);
-        let verdict = verdict::verdict_of(&appraisal, checked_at);
         let posture = self.postures.entry(device);
         let told = posture.verdict.replace(verdict.clone());
         if recorded != Some(appraisal.is_ok()) {
             if !posture.recording {
                 self.plan_appraisal(turn, device, 0);
             }
-        } else if report || told.is_none_or(|told| told.failed != verdict.failed) {
+        } else if report || told.is_none_or(|told| told.reasons() != verdict.reasons()) {
             self.push_verdict(turn, device, verdict);
         }
+        self.heed_allowance(turn, device);
+    }
+
+    /// A device whose appraisal changes too often is looked at again when it may pass once more; that
+    /// it may not is recorded once.
+    fn heed_allowance(&mut self, turn: &mut Turn<'_>, device: DeviceId) {
+        let now = turn.now.instant;
+        let wait = self.channels.pass_waits(device, now);
+        if wait.is_zero() || self.recorded(device) != Some(false) {
+            return;
+        }
+        let at = now + wait;
+        self.timers.set_no_later(Timer::Posture(device), at);
+        if self.channels.allowance(device, now).note(now) {
+            let why = "its appraisal changes too often: it does not pass for some minutes";
+            self.note_device(turn, device, RefusalCode::Busy, why.to_owned());
+        }
+    }
+
+    /// Records what a device did that is not taken.
+    fn note_device(
+        &mut self,
+        turn: &mut Turn<'_>,
+        device: DeviceId,
+        code: RefusalCode,
+        subject: String,
+    ) {
+        let refused = Refused {
+            actor: Actor::Node(NodeId::Device(device)),
+            attempt: "certify",
+            code,
+            subject,
+            decision: None,
+        };
+        self.note_refusal(turn, &refused);
     }
 
     /// Proposes to record a device's appraisal as it is now, with the end of its grants if it fails.
@@ -156,7 +187,9 @@ impl Controller {
             RecordKey::Appraisal(device),
             RecordKey::Policy,
         ]);
-        self.postures.entry(device).recording = true;
+        let posture = self.postures.entry(device);
+        posture.recording = true;
+        posture.recording_bytes = u64::try_from(encode(&draft).len()).unwrap_or(u64::MAX);
         let intent = Intent::Appraise(device);
         self.propose(turn, expects, draft, Pending { intent, tries });
     }
@@ -192,7 +225,16 @@ impl Controller {
 
     /// The appraisal that this controller planned is on record; the device may have reported since.
     pub(crate) fn appraised(&mut self, turn: &mut Turn<'_>, device: DeviceId) {
-        self.postures.entry(device).recording = false;
+        let posture = self.postures.entry(device);
+        posture.recording = false;
+        let bytes = std::mem::take(&mut posture.recording_bytes);
+        let now = turn.now.instant;
+        let passes = self.recorded(device) == Some(true);
+        let allowance = self.channels.allowance(device, now);
+        allowance.spend(bytes, now);
+        if passes {
+            allowance.clear_note();
+        }
         self.assess(turn, device, false);
     }
 

@@ -15,7 +15,10 @@ use cardea_proto::{
     time::{Now, UnixMillis},
 };
 
-use crate::api::{ChannelId, Outbox, Peer};
+use crate::{
+    allowance::Allowance,
+    api::{ChannelId, Outbox, Peer},
+};
 
 /// One node's connection.
 #[derive(Debug)]
@@ -53,7 +56,7 @@ pub(crate) struct Named {
     pub(crate) seen: Revision,
 }
 
-/// When a node was last there, and as what.
+/// When a node was last heard of, and as what.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) at: UnixMillis,
@@ -71,6 +74,8 @@ pub(crate) struct Channels {
     /// What each node may still ask at the moment. It outlives the channel, so that nobody earns a
     /// full bucket by connecting again.
     budgets: BTreeMap<NodeId, Budget>,
+    /// What each device may still have recorded of its posture; outlives the channel as well.
+    allowances: BTreeMap<DeviceId, Allowance>,
 }
 
 /// A bucket of tokens, one for each message that costs work.
@@ -102,7 +107,7 @@ impl Channels {
     }
 
     /// Forgets a channel; answers it, and whether the node is gone with it.
-    pub(crate) fn remove(&mut self, id: ChannelId, now: Now) -> Option<(Channel, bool)> {
+    pub(crate) fn remove(&mut self, id: ChannelId) -> Option<(Channel, bool)> {
         let channel = self.by_id.remove(&id)?;
         if self.renewals.get(&channel.node) == Some(&id) {
             self.renewals.remove(&channel.node);
@@ -110,9 +115,6 @@ impl Channels {
         let last = self.by_node.get(&channel.node) == Some(&id);
         if last {
             self.by_node.remove(&channel.node);
-            if let Some(seen) = self.seen.get_mut(&channel.node) {
-                seen.at = now.unix;
-            }
         }
         Some((channel, last))
     }
@@ -123,7 +125,8 @@ impl Channels {
 
     /// Nodes of which something outlives the channel.
     pub(crate) fn remembered(&self) -> usize {
-        self.seen.len().max(self.budgets.len())
+        let kept = self.seen.len().max(self.budgets.len());
+        kept.max(self.allowances.len())
     }
 
     pub(crate) fn get(&self, id: ChannelId) -> Option<&Channel> {
@@ -223,27 +226,54 @@ impl Channels {
         Some(self.by_id.get(id)?.address.ip())
     }
 
-    /// When a node was last connected: now, if it is.
-    pub(crate) fn seen(&self, node: NodeId, now: Now) -> Option<Seen> {
-        let mut seen = self.seen.get(&node)?.clone();
-        if self.by_node.contains_key(&node) {
+    /// Notes that a node's channel lives.
+    pub(crate) fn heard(&mut self, id: ChannelId, now: Now) {
+        let node = self.by_id.get(&id).map(|channel| channel.node);
+        if let Some(seen) = node.and_then(|node| self.seen.get_mut(&node)) {
             seen.at = now.unix;
         }
-        Some(seen)
+    }
+
+    /// When a node was last heard of.
+    pub(crate) fn seen(&self, node: NodeId) -> Option<&Seen> {
+        self.seen.get(&node)
     }
 
     pub(crate) fn forget(&mut self, node: NodeId) {
         self.seen.remove(&node);
         self.budgets.remove(&node);
+        if let NodeId::Device(device) = node {
+            self.allowances.remove(&device);
+        }
     }
 
     /// Takes what one message costs out of the budget of the channel's node; false when it has none.
     pub(crate) fn spend(&mut self, id: ChannelId, now: Instant) -> bool {
+        self.spend_for(id, 0, now)
+    }
+
+    /// The same for a message of some length.
+    pub(crate) fn spend_for(&mut self, id: ChannelId, bytes: usize, now: Instant) -> bool {
         let Some(channel) = self.by_id.get(&id) else {
             return false;
         };
         let budget = self.budgets.entry(channel.node);
-        budget.or_insert_with(|| Budget::full(now)).take(now)
+        let tokens = u32::try_from(bytes / Budget::TOKEN_BYTES).unwrap_or(u32::MAX);
+        budget
+            .or_insert_with(|| Budget::full(now))
+            .take(tokens.saturating_add(1), now)
+    }
+
+    /// How long a device's next pass has to wait until it may be recorded.
+    pub(crate) fn pass_waits(&self, device: DeviceId, now: Instant) -> Duration {
+        let allowance = self.allowances.get(&device);
+        allowance.map_or(Duration::ZERO, |allowance| allowance.wait(now))
+    }
+
+    /// What a device may have recorded.
+    pub(crate) fn allowance(&mut self, device: DeviceId, now: Instant) -> &mut Allowance {
+        let entry = self.allowances.entry(device);
+        entry.or_insert_with(|| Allowance::full(now))
     }
 
     /// The devices that are connected.
@@ -269,6 +299,9 @@ impl Budget {
     /// One token comes back in this time.
     const REFILL: Duration = Duration::from_millis(20);
 
+    /// A message that may be long costs one more for each of these bytes.
+    const TOKEN_BYTES: usize = 4 * 1024;
+
     const fn full(now: Instant) -> Self {
         Self {
             tokens: Self::TOKENS,
@@ -276,8 +309,8 @@ impl Budget {
         }
     }
 
-    /// Takes one token; `false` when there is none.
-    fn take(&mut self, now: Instant) -> bool {
+    /// Takes some tokens, all or none; `false` when there are not so many.
+    fn take(&mut self, tokens: u32, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at);
         let earned = passed.as_millis() / Self::REFILL.as_millis();
         if let Ok(earned) = u32::try_from(earned)
@@ -288,8 +321,8 @@ impl Budget {
         } else {
             *self = Self::full(now);
         }
-        let left = self.tokens.checked_sub(1);
-        self.tokens = left.unwrap_or(0);
+        let left = self.tokens.checked_sub(tokens);
+        self.tokens = left.unwrap_or(self.tokens);
         left.is_some()
     }
 }
@@ -304,10 +337,13 @@ mod tests {
     fn a_budget_is_spent_at_once_and_earned_over_time() {
         let now = start().instant;
         let mut budget = Budget::full(now);
-        assert_eq!((0..1_000).filter(|_| budget.take(now)).count(), 256);
+        assert_eq!((0..1_000).filter(|_| budget.take(1, now)).count(), 256);
         let later = now + Budget::REFILL * 3;
-        assert_eq!((0..1_000).filter(|_| budget.take(later)).count(), 3);
+        assert_eq!((0..1_000).filter(|_| budget.take(1, later)).count(), 3);
         let much_later = now + Duration::from_secs(86_400 * 400);
-        assert_eq!((0..1_000).filter(|_| budget.take(much_later)).count(), 256);
+        assert_eq!(
+            (0..1_000).filter(|_| budget.take(1, much_later)).count(),
+            256
+        );
     }
 }

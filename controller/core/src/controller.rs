@@ -162,6 +162,7 @@ impl Controller {
         }
         match input {
             Input::Connected { channel, peer } => self.on_connected(turn, channel, &peer),
+            Input::Heard { channel } => self.channels.heard(channel, turn.now),
             Input::Enroll {
                 channel,
                 request,

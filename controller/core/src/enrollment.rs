@@ -137,7 +137,7 @@ impl Controller {
         };
         if let (NodeId::Device(device), Some(facts)) = (node.id, enrolling.facts) {
             let posture = self.postures.entry(device);
-            let verdict = verdict::verdict_passed(facts.received_at());
+            let verdict = verdict::verdict_passed(&facts);
             posture.facts = Some(facts);
             posture.verdict = Some(verdict);
             self.watch_posture(turn, device);

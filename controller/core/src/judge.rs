@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use cardea_proto::{
     app::AppSpec,
-    decision::{Decision, Reason},
+    decision::{Check, Decision, Reason},
     id::DeviceId,
     ledger::User,
     name::Name,
@@ -26,6 +26,9 @@ use crate::{
     state::NodeRecord,
     world::World,
 };
+
+/// The rule under which a device does not pass that has filled the ledger by passing and failing.
+const RULE_CHANGES: &str = "controller/changes";
 
 /// Asks for decisions at one moment.
 #[derive(Clone, Copy)]
@@ -65,6 +68,8 @@ pub(crate) struct Allowed {
 /// How a device stands at one moment, whatever app it asks for.
 #[derive(Debug)]
 pub(crate) struct Standing<'a> {
+    /// Its name, while it is enrolled.
+    name: Option<&'a Name>,
     /// Its record and its latest report; `None` without either.
     of: Option<(&'a NodeRecord, &'a Facts)>,
     /// How long its certificate still lives, or why it may open nothing.
@@ -158,14 +163,35 @@ impl<'a> Judge<'a> {
             groups: self.groups(owner),
             address: self.channels.address(device),
         };
-        appraise(
+        let passing = appraise(
             self.engine(),
             &self.world.settings,
             self.world.domain(),
             applicant,
             facts,
             self.now,
-        )
+        )?;
+        let waits = self.channels.pass_waits(device, self.now.instant);
+        if record.compliant == Some(false) && !waits.is_zero() {
+            return Err(self.restless(device));
+        }
+        Ok(passing)
+    }
+
+    /// A device that passes, and has filled the ledger by passing and failing.
+    fn restless(&self, device: DeviceId) -> Box<Decision> {
+        let mut decision = self.certify_denial(device, Reason::CheckFailed);
+        decision.rules = vec![RULE_CHANGES.to_owned()];
+        let remedy = "Leave it as it is for some minutes";
+        decision.remedy = Some(format!("{remedy}, then: cardea posture"));
+        decision.checks = vec![Check {
+            subject: "posture".to_owned(),
+            observed: "changing too often".to_owned(),
+            needed: "at most 64 KiB of records in an hour".to_owned(),
+            rule: RULE_CHANGES.to_owned(),
+            remedy: Some(remedy.to_owned()),
+        }];
+        decision
     }
 
     /// The same, and neither blocked: what a certificate takes.
@@ -181,6 +207,7 @@ impl<'a> Judge<'a> {
     pub(crate) fn standing(&self, device: DeviceId) -> Standing<'a> {
         let Some(record) = self.world.state.device(device) else {
             return Standing {
+                name: None,
                 of: None,
                 certified: Err(Barred::For(Reason::Gone)),
             };
@@ -204,6 +231,7 @@ impl<'a> Judge<'a> {
         };
         let facts = self.postures.facts(device);
         Standing {
+            name: Some(&record.node.name),
             of: facts.map(|facts| (record, facts)),
             certified,
         }
@@ -227,7 +255,7 @@ impl<'a> Judge<'a> {
         app: &Name,
     ) -> Result<Allowed, Box<Decision>> {
         let barred = match &standing.certified {
-            Err(Barred::For(reason)) => return Err(self.denial(user, app, *reason)),
+            Err(Barred::For(reason)) => return Err(self.barred(standing, user, app, *reason)),
             Err(Barred::Appraised(denied)) => Err(denied),
             Ok(life) => Ok(*life),
         };
@@ -235,7 +263,8 @@ impl<'a> Judge<'a> {
             return Err(self.denial(user, app, Reason::StalePosture));
         };
         let Some(spec) = self.app(app) else {
-            return Err(self.unknown_app(user, app));
+            // Who may not know of an app learns nothing: the words of one without any rule.
+            return Err(self.denial(user, app, Reason::NoRule));
         };
         let ask = self.connect_ask(record, facts, user, spec);
         let certificate_life = barred.map_err(|denied| Box::new(not_compliant(&ask, denied)))?;
@@ -289,7 +318,7 @@ impl<'a> Judge<'a> {
             return None;
         }
         Some(match &standing.certified {
-            Err(Barred::For(reason)) => Some(self.denial(user, &app.name, *reason)),
+            Err(Barred::For(reason)) => Some(self.barred(standing, user, &app.name, *reason)),
             Err(Barred::Appraised(denied)) => Some(Box::new(not_compliant(&ask, denied))),
             Ok(_) => (!decision.allowed).then(|| Box::new(decision)),
         })
@@ -362,13 +391,31 @@ impl<'a> Judge<'a> {
     }
 
     fn certify_denial(&self, device: DeviceId, reason: Reason) -> Box<Decision> {
+        let record = self.world.state.device(device);
         denial(
             "certify",
-            device.to_string(),
+            record.map_or_else(|| device.to_string(), |record| record.node.name.to_string()),
             self.world.domain().to_string(),
             reason,
             self.engine(),
         )
+    }
+
+    /// A denial because of how a device stands, whatever app it asks for.
+    fn barred(
+        &self,
+        standing: &Standing<'_>,
+        user: &Name,
+        app: &Name,
+        reason: Reason,
+    ) -> Box<Decision> {
+        let mut denied = self.denial(user, app, reason);
+        if let (Reason::Blocked, Some(device)) = (reason, standing.name) {
+            denied.remedy = Some(format!(
+                "Ask an admin to run: cardeactl device unblock {device}"
+            ));
+        }
+        denied
     }
 
     fn denial(&self, user: &Name, app: &Name, reason: Reason) -> Box<Decision> {
@@ -379,15 +426,6 @@ impl<'a> Judge<'a> {
             reason,
             self.engine(),
         )
-    }
-
-    /// The words that an app without any rule gets: who may not know of it learns nothing.
-    fn unknown_app(&self, user: &Name, app: &Name) -> Box<Decision> {
-        let mut decision = self.denial(user, app, Reason::NoRule);
-        decision.remedy = Some(format!(
-            "Ask an admin to run: cardeactl allow user:{user} {app}"
-        ));
-        decision
     }
 }
 
@@ -420,6 +458,6 @@ fn device_facts<'a>(
         owner,
         posture: facts.facts(),
         report_age: facts.age(now),
-        clock_skew_s: Some(facts.skew_ms() / 1_000),
+        clock_skew_s: Some(facts.skew_s()),
     }
 }

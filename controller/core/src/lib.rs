@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod allowance;
 mod api;
 mod appraisal;
 mod certificates;

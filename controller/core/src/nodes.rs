@@ -58,7 +58,7 @@ impl Controller {
         }
         self.forget_posture(node);
         if let Some(before) = self.channels.insert(channel, node, peer) {
-            self.channels.remove(before, turn.now);
+            self.channels.remove(before);
             turn.out.close.push_back(before);
             if peer.purpose == Purpose::Channel {
                 self.node_left(turn, node);
@@ -69,7 +69,7 @@ impl Controller {
 
     /// A connection is gone.
     pub(crate) fn on_disconnected(&mut self, turn: &mut Turn<'_>, channel: ChannelId) {
-        if let Some((open, last)) = self.channels.remove(channel, turn.now)
+        if let Some((open, last)) = self.channels.remove(channel)
             && last
         {
             tracing::debug!(channel.id = channel.0, node.id = %open.node, "disconnected");
@@ -80,6 +80,7 @@ impl Controller {
     /// A message of a connected node.
     pub(crate) fn on_message(&mut self, turn: &mut Turn<'_>, channel: ChannelId, message: Heard) {
         let (message, statement) = message.into_parts();
+        self.channels.heard(channel, turn.now);
         let Some(open) = self.channels.get(channel) else {
             return;
         };
@@ -96,7 +97,7 @@ impl Controller {
                 self.on_renew(turn, channel, &public_key, &proof);
             }
             (_, FromNode::Closed { grant }) => self.on_closed(turn, node, grant),
-            (_, FromNode::Usage(usages)) => self.on_usage(node, usages),
+            (_, FromNode::Usage(usages)) => self.on_usage(turn.now, node, usages),
             (NodeId::Device(device), FromNode::Report(report)) => {
                 self.on_report(turn, channel, device, report);
             }
@@ -177,7 +178,7 @@ impl Controller {
     pub(crate) fn goodbye(&mut self, turn: &mut Turn<'_>, channel: ChannelId, refusal: Refusal) {
         turn.send(channel, ToNode::Goodbye(refusal));
         turn.out.close.push_back(channel);
-        if let Some((open, true)) = self.channels.remove(channel, turn.now) {
+        if let Some((open, true)) = self.channels.remove(channel) {
             self.node_left(turn, open.node);
         }
     }
@@ -250,10 +251,12 @@ impl Controller {
         let (Purpose::Renewal, NodeId::Device(device)) = (purpose, node) else {
             return None;
         };
-        let blocked = self.world.state.device(device)?.blocked;
-        blocked.then(|| {
-            Refusal::new(RefusalCode::Blocked, "this device is blocked")
-                .with_next("Ask an admin to run: cardeactl device unblock")
+        let record = self.world.state.device(device)?;
+        record.blocked.then(|| {
+            let name = &record.node.name;
+            Refusal::new(RefusalCode::Blocked, "this device is blocked").with_next(format!(
+                "Ask an admin to run: cardeactl device unblock {name}"
+            ))
         })
     }
 
@@ -265,7 +268,7 @@ impl Controller {
     /// Closes a renewal that has served its purpose; other channels stay.
     pub(crate) fn close_renewal(&mut self, turn: &mut Turn<'_>, channel: ChannelId) {
         if self.is_renewal(channel) {
-            self.channels.remove(channel, turn.now);
+            self.channels.remove(channel);
             turn.out.close.push_back(channel);
         }
     }
@@ -344,18 +347,21 @@ const fn serves_renewal(message: &FromNode) -> bool {
     }
 }
 
-fn new_code(node: NodeId) -> String {
-    let again = match node {
-        NodeId::Device(_) => "cardea up CODE",
-        NodeId::Connector(_) => "cardea-connector up CODE",
+/// How a node that is known no longer enrolls again: its state still says that it is enrolled.
+pub(crate) fn new_code(node: NodeId) -> String {
+    let (invite, program) = match node {
+        NodeId::Device(_) => ("cardeactl invite device", "cardea"),
+        NodeId::Connector(_) => ("cardeactl invite connector", "cardea-connector"),
     };
-    format!("Ask an admin for a code, then: {again}")
+    format!(
+        "Ask an admin for a code ({invite}), stop {program}, move its state directory away, then: {program} up CODE"
+    )
 }
 
 fn not_enrolled(node: NodeId) -> Refusal {
     Refusal::new(
         RefusalCode::NotProven,
-        format!("{node} is not enrolled here, or no longer"),
+        format!("{node} was removed by an admin, or never enrolled here"),
     )
     .with_next(new_code(node))
 }

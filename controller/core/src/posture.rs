@@ -16,6 +16,8 @@ use cardea_proto::{
     time::{Now, UnixMillis},
 };
 
+use crate::policy::CLOCK_SKEW;
+
 /// Longest name of a fact, in bytes.
 const FACT_NAME_BYTES_MAX: usize = 128;
 
@@ -38,6 +40,8 @@ pub(crate) struct Posture {
     pub(crate) verdict: Option<PostureVerdict>,
     /// Whether a change of the appraisal is on its way to the store.
     pub(crate) recording: bool,
+    /// What its entry measures, in bytes.
+    pub(crate) recording_bytes: u64,
 }
 
 /// All devices that have reported.
@@ -70,6 +74,15 @@ impl Facts {
         })
     }
 
+    /// What a report keeps in memory and costs to look at, in bytes.
+    pub(crate) fn size(report: &Report) -> usize {
+        report
+            .facts
+            .iter()
+            .map(|(name, fact)| size(name, fact))
+            .sum()
+    }
+
     /// The facts of a device that has said nothing.
     pub(crate) const fn nothing(now: Now) -> Self {
         Self {
@@ -81,6 +94,18 @@ impl Facts {
 
     pub(crate) const fn facts(&self) -> &BTreeMap<FactName, Fact> {
         &self.facts
+    }
+
+    /// The facts as an admin reads them, with the one that only a controller can know.
+    pub(crate) fn shown(&self) -> BTreeMap<FactName, Fact> {
+        let skew = Fact {
+            reading: Reading::Value(Value::Integer(self.skew_s())),
+            grade: Grade::Os,
+            age_ms: 0,
+        };
+        let mut shown = self.facts.clone();
+        shown.insert(CLOCK_SKEW.to_owned(), skew);
+        shown
     }
 
     /// When it came, by the wall clock.
@@ -101,6 +126,11 @@ impl Facts {
     /// The device's clock minus ours, when it came.
     pub(crate) const fn skew_ms(&self) -> i64 {
         self.skew_ms
+    }
+
+    /// The same in whole seconds.
+    pub(crate) const fn skew_s(&self) -> i64 {
+        self.skew_ms / 1_000
     }
 
     /// The first fact that only a test or a demo would send.
@@ -177,6 +207,21 @@ fn check(name: &str, fact: &Fact) -> Result<(), Refusal> {
     } else {
         Err(malformed(format!("the value of {name} is too long")))
     }
+}
+
+fn size(name: &str, fact: &Fact) -> usize {
+    let value = match &fact.reading {
+        Reading::Value(Value::Text(text)) | Reading::Error(text) => text.len(),
+        Reading::Value(Value::List(texts)) => {
+            let held = texts.len() * size_of::<String>();
+            held + texts.iter().map(String::len).sum::<usize>()
+        }
+        Reading::Value(Value::Bool(_) | Value::Integer(_))
+        | Reading::Absent
+        | Reading::Unsupported
+        | Reading::Denied => 0,
+    };
+    name.len() + value
 }
 
 fn malformed(message: String) -> Refusal {

@@ -52,14 +52,15 @@ pub(crate) struct Refusals {
     nodes: usize,
     /// Those that were recorded, so that there are no more of them than records.
     by_actor: BTreeMap<Who, usize>,
-    suppressed: u64,
+    /// Those that were not, by attempt and code.
+    suppressed: BTreeMap<(&'static str, RefusalCode), u64>,
 }
 
 impl Refusals {
     /// Whether to record this one: the first of its kind in the window, while there is room.
     pub(crate) fn admit(&mut self, refused: &Refused, now: Instant) -> bool {
         if self.ends.is_none_or(|ends| ends <= now) {
-            let suppressed = self.suppressed;
+            let suppressed = std::mem::take(&mut self.suppressed);
             *self = Self {
                 ends: Some(now + WINDOW),
                 suppressed,
@@ -83,7 +84,9 @@ impl Refusals {
         let all_max = if own == 0 { all_max } else { all_max / 3 * 2 };
         let has_room = own < RECORDED_PER_ACTOR_MAX && *all < all_max;
         if !has_room || !self.seen.insert(kind) {
-            self.suppressed = self.suppressed.saturating_add(1);
+            let kind = (refused.attempt, refused.code);
+            let count = self.suppressed.entry(kind).or_default();
+            *count = count.saturating_add(1);
             return false;
         }
         *all += 1;
@@ -93,17 +96,18 @@ impl Refusals {
 
     /// When the window ends, if something in it was not recorded.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.ends.filter(|_| self.suppressed > 0)
+        self.ends.filter(|_| !self.suppressed.is_empty())
     }
 
-    /// The count of what was not recorded, once.
-    pub(crate) fn take_suppressed(&mut self) -> Option<Change> {
-        let count = std::mem::take(&mut self.suppressed);
-        (count > 0).then(|| {
+    /// The count of what was not recorded, once, for each attempt and code.
+    pub(crate) fn take_suppressed(&mut self) -> impl Iterator<Item = Change> {
+        let suppressed = std::mem::take(&mut self.suppressed);
+        suppressed.into_iter().map(|((attempt, code), count)| {
+            let more = if count == 1 { "refusal" } else { "refusals" };
             Change::Refused(RefusedRecord {
-                attempt: "authenticate".to_owned(),
-                code: RefusalCode::Busy,
-                subject: format!("{count} more refusals like those before were not recorded"),
+                attempt: attempt.to_owned(),
+                code,
+                subject: format!("{count} more {more} of this kind: not recorded one by one"),
             })
         })
     }
@@ -172,12 +176,49 @@ mod tests {
             .count();
         assert_eq!(recorded, RECORDED_MAX);
         assert_eq!(refusals.deadline(), Some(now + WINDOW));
-        let Some(Change::Refused(record)) = refusals.take_suppressed() else {
-            panic!("nothing was counted");
-        };
-        assert!(record.subject.starts_with("9970 more"), "{record:?}");
-        assert!(refusals.take_suppressed().is_none());
+        let counted =
+            "enroll invite_unknown: 9970 more refusals of this kind: not recorded one by one";
+        assert_eq!(suppressed(&mut refusals), [counted]);
+        assert_eq!(refusals.take_suppressed().count(), 0);
         assert!(refusals.admit(&stranger(0, 0), now + WINDOW));
+    }
+
+    #[test]
+    fn what_is_not_recorded_is_counted_under_its_own_attempt_and_code() {
+        let now = start().instant;
+        let mut refusals = Refusals::default();
+        let denied = Refused {
+            attempt: "connect",
+            code: RefusalCode::PostureFailed,
+            ..stranger(1, 1)
+        };
+        for _ in 0..3 {
+            refusals.admit(&denied, now);
+            refusals.admit(&stranger(1, 1), now);
+        }
+        refusals.admit(&denied, now + WINDOW);
+        refusals.admit(&denied, now + WINDOW);
+        let kind =
+            |attempt, more| format!("{attempt}: {more} of this kind: not recorded one by one");
+        assert_eq!(
+            suppressed(&mut refusals),
+            [
+                kind("connect posture_failed", "3 more refusals"),
+                kind("enroll invite_unknown", "2 more refusals"),
+            ]
+        );
+    }
+
+    fn suppressed(refusals: &mut Refusals) -> Vec<String> {
+        let changes = refusals.take_suppressed();
+        changes
+            .map(|change| {
+                let Change::Refused(record) = change else {
+                    panic!("no refusal");
+                };
+                format!("{} {}: {}", record.attempt, record.code, record.subject)
+            })
+            .collect()
     }
 
     #[test]

@@ -5,12 +5,12 @@ use cardea_proto::{
     ledger::EndReason,
     posture::PostureVerdict,
     refusal::{Refusal, RefusalCode},
-    time::UnixMillis,
 };
 
 use crate::{
     api::CommitError,
     judge::{PassingAppraisal, RULE_CLOCK, RULE_SIMULATED},
+    posture::Facts,
 };
 
 /// The code of a denial, from which scripts get their exit code.
@@ -40,17 +40,14 @@ pub(crate) fn code_of(decision: &Decision) -> RefusalCode {
 /// A denial as a person reads it: why, then what to do.
 pub(crate) fn refusal_of(decision: &Decision) -> Refusal {
     let code = code_of(decision);
-    let mut bare = decision.clone();
-    let remedy = bare.remedy.take();
-    let refusal = Refusal::new(code, bare.summary());
-    match (remedy, code) {
-        (Some(remedy), RefusalCode::PostureFailed) if !remedy.contains("cardea posture") => {
-            let remedy = remedy.trim_end_matches('.').to_owned();
-            refusal.with_next(format!("{remedy}, then: cardea posture"))
+    let refusal = Refusal::new(code, decision.headline());
+    match decision.advice() {
+        Some(advice) if code == RefusalCode::PostureFailed && !advice.contains(": cardea") => {
+            let advice = advice.trim_end_matches('.');
+            refusal.with_next(format!("{advice}, then: cardea posture"))
         }
-        (Some(remedy), _) => refusal.with_next(remedy),
-        (None, RefusalCode::PostureFailed) => refusal.with_next("Look at: cardea posture"),
-        (None, _) => refusal,
+        Some(advice) => refusal.with_next(advice),
+        None => refusal,
     }
 }
 
@@ -85,27 +82,49 @@ pub(crate) fn end_reason(decision: &Decision) -> EndReason {
 
 /// Why a request is not granted whose grant ended before it was.
 pub(crate) fn refusal_of_end(app: &str, reason: EndReason) -> Refusal {
-    let (code, why) = match reason {
-        EndReason::Revoked => (RefusalCode::NotPermitted, "an admin revoked the grant"),
-        EndReason::NotPermitted => (RefusalCode::NotPermitted, "it is no longer permitted"),
-        EndReason::PostureFailed => (RefusalCode::PostureFailed, "posture does not pass"),
+    use RefusalCode::{
+        Blocked, Busy, CertificateExpired, NoConnector, NotFound, NotPermitted, PostureFailed,
+    };
+    let explain = format!("Look at: cardea explain {app}");
+    let (code, why, next) = match reason {
+        EndReason::Revoked => (NotPermitted, "an admin revoked the grant", explain),
+        EndReason::NotPermitted => (NotPermitted, "it is no longer permitted", explain),
+        EndReason::PostureFailed => (
+            PostureFailed,
+            "posture does not pass",
+            "Look at: cardea posture".to_owned(),
+        ),
         EndReason::PostureStale => (
-            RefusalCode::PostureFailed,
+            PostureFailed,
             "the device's last posture report is too old",
+            "Look at: cardea posture".to_owned(),
         ),
-        EndReason::DeviceBlocked => (RefusalCode::Blocked, "this device is blocked"),
+        EndReason::DeviceBlocked => (Blocked, "this device is blocked", explain),
         EndReason::CertificateExpired => (
-            RefusalCode::CertificateExpired,
+            CertificateExpired,
             "the device's certificate has expired",
+            "Look at: cardea status".to_owned(),
         ),
-        EndReason::AppChanged => (RefusalCode::NotFound, "the app was changed or removed"),
-        EndReason::ConnectorGone => (RefusalCode::NoConnector, "its connector went away"),
-        EndReason::Replaced => (RefusalCode::Busy, "a newer request took its place"),
+        EndReason::AppChanged => (
+            NotFound,
+            "the app was changed or removed",
+            "Look at: cardea apps".to_owned(),
+        ),
+        EndReason::ConnectorGone => (
+            NoConnector,
+            "its connector went away",
+            "Ask an admin to look at: cardeactl connector ls".to_owned(),
+        ),
+        EndReason::Replaced => (
+            Busy,
+            "a newer request took its place",
+            "Try again".to_owned(),
+        ),
         EndReason::Expired | EndReason::Closed | EndReason::ControllerRestarted => {
-            (RefusalCode::Busy, "the request was given up")
+            (Busy, "the request was given up", "Try again".to_owned())
         }
     };
-    Refusal::new(code, format!("{app}: denied: {why}"))
+    Refusal::new(code, format!("{app}: denied: {why}")).with_next(next)
 }
 
 /// Why something was not done that the store did not take.
@@ -132,36 +151,30 @@ pub(crate) fn refusal_of_commit(why: &CommitError) -> Refusal {
 /// What a device is told about its latest report.
 pub(crate) fn verdict_of(
     appraisal: &Result<PassingAppraisal, Box<Decision>>,
-    checked_at: UnixMillis,
+    facts: &Facts,
 ) -> PostureVerdict {
+    let passed = verdict_passed(facts);
     match appraisal {
-        Ok(_) => PostureVerdict {
-            compliant: true,
-            checked_at,
-            failed: Vec::new(),
-            remedy: None,
-            report: None,
-        },
+        Ok(_) => passed,
         Err(decision) => PostureVerdict {
             compliant: false,
-            checked_at,
             failed: decision.checks.clone(),
-            remedy: decision
-                .remedy
-                .clone()
-                .or_else(|| decision.checks.is_empty().then(|| decision.summary())),
-            report: None,
+            remedy: decision.advice(),
+            why: decision.checks.is_empty().then(|| decision.why()),
+            ..passed
         },
     }
 }
 
 /// What a device that has just enrolled is told.
-pub(crate) const fn verdict_passed(checked_at: UnixMillis) -> PostureVerdict {
+pub(crate) const fn verdict_passed(facts: &Facts) -> PostureVerdict {
     PostureVerdict {
         compliant: true,
-        checked_at,
+        checked_at: facts.received_at(),
         failed: Vec::new(),
         remedy: None,
         report: None,
+        why: None,
+        clock_skew_s: Some(facts.skew_s()),
     }
 }

@@ -26,11 +26,11 @@ use crate::{
 pub fn who(state: &State, app: &Name, at: UnixMillis) -> Result<Vec<WhoRow>, Refusal> {
     let Some(record) = state.app(app) else {
         let why = format!("there was no app {app} then");
-        return Err(Refusal::new(RefusalCode::NotFound, why));
+        return Err(Refusal::new(RefusalCode::NotFound, why).with_next("Look at: cardeactl app ls"));
     };
     let engine = Engine::new(state.policy(), state.links()).map_err(|_| {
         let why = "the policy of then does not load with this version";
-        Refusal::new(RefusalCode::Invalid, why)
+        Refusal::new(RefusalCode::Invalid, why).with_next("Ask the version of Cardea of that time")
     })?;
     let no_facts = BTreeMap::new();
     let devices = state.nodes().filter_map(|record| {

@@ -195,7 +195,16 @@ fn key_of(what: &str, given: &str) -> Result<[u8; 32], ConfigError> {
             "the {what} key is neither 64 hexadecimal digits nor a file: {error}"
         ))
     })?;
-    key(&text).ok_or_else(|| ConfigError(format!("{given}: holds no key of 64 hexadecimal digits")))
+    key(&text).ok_or_else(|| {
+        let file = if what == "ticket" {
+            "ticket.pub"
+        } else {
+            "front.key"
+        };
+        ConfigError(format!(
+            "{given}: holds no key of 64 hexadecimal digits. Copy the controller's: keys/{file}"
+        ))
+    })
 }
 
 /// Where a relay listens when nobody says otherwise: every address of both families.

@@ -11,8 +11,9 @@ use std::{
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use cardea_host::{
+    arguments,
     detour::Detours,
-    exit::{self, Code, Failure},
+    exit::{self, Code, Failure, io_advice},
     guard::{self, Guard},
     process,
     telemetry::{self, Level},
@@ -105,7 +106,7 @@ const EXAMPLES: &str = "Examples:
   cardea-relay run --config /etc/cardea/relay.toml";
 
 fn main() -> ExitCode {
-    exit::finish(match Cli::parse().command {
+    exit::finish(match arguments::parse::<Cli>().command {
         Command::Run(run) => serve(*run),
         Command::Guard {
             command: GuardCommand::Remove,
@@ -144,7 +145,7 @@ fn serve(run: Run) -> Result<(), Failure> {
     let _front = front(&config, &mut server)?;
     server
         .serve()
-        .map_err(|error| Failure::of(Code::Failed, "cardea-relay", error, ""))
+        .map_err(|error| Failure::of(Code::Failed, "cardea-relay", &error, io_advice(&error)))
 }
 
 /// Starts the front, where there is to be one.
@@ -199,7 +200,7 @@ fn bind(config: &Config, key: [u8; 32]) -> Result<Server, Failure> {
                 "Choose another: cardea-relay run --listen ADDRESS:PORT",
             )
         } else {
-            (error.to_string(), "")
+            (error.to_string(), io_advice(&error))
         };
         Failure::of(
             Code::Failed,
@@ -224,7 +225,8 @@ fn completion(shell: clap_complete::Shell) -> Result<(), Failure> {
 }
 
 fn manual(out: Option<PathBuf>) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::of(Code::Failed, "cardea-relay man", error, "");
+    let failed =
+        |error: io::Error| Failure::of(Code::Failed, "cardea-relay man", &error, io_advice(&error));
     if let Some(out) = out {
         return clap_mangen::generate_to(Cli::command(), out).map_err(failed);
     }
@@ -238,9 +240,12 @@ fn manual(out: Option<PathBuf>) -> Result<(), Failure> {
 /// Writes to stdout; a reader that went away is no failure.
 fn print(text: &[u8]) -> Result<(), Failure> {
     match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::of(Code::Failed, "cardea-relay", error, ""))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::of(
+            Code::Failed,
+            "cardea-relay",
+            &error,
+            io_advice(&error),
+        )),
         Ok(()) | Err(_) => Ok(()),
     }
 }

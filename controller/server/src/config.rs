@@ -111,8 +111,10 @@ impl Config {
             }
             Err(error) => return Err(error.failure(path)),
         };
-        let config = toml::from_str(&text)
-            .map_err(|error| Failure::of(Code::Usage, &place, error.to_string().trim_end(), ""))?;
+        let config = toml::from_str(&text).map_err(|error| {
+            let why = error.to_string();
+            Failure::of(Code::Usage, &place, why.trim_end(), "Mend that line")
+        })?;
         Ok(Some(config))
     }
 
@@ -250,7 +252,8 @@ fn within(
         Some(Span(given)) if (min..=max).contains(&given) => Ok(given),
         Some(given) => {
             let why = format!("{given} is not between {} and {}", Span(min), Span(max));
-            Err(Failure::of(Code::Usage, name, why, ""))
+            let next = format!("For example: {name} {}", Span(default));
+            Err(Failure::of(Code::Usage, name, why, &next))
         }
     }
 }

@@ -63,14 +63,7 @@ pub fn state_path(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
 
 /// A state folder that cannot be used, as it is shown.
 pub fn refused(error: StateError) -> Failure {
-    let next = match &error {
-        StateError::OpenedTwice { .. } => "Stop the other one first",
-        StateError::ForeignOwner { .. } => "Run as its owner, or choose another with --state",
-        StateError::NotADirectory { .. } => "Choose another with --state",
-        StateError::Writable { .. } | StateError::TooLarge { .. } | StateError::Io { .. } => "",
-    };
-    let stop = if next.is_empty() { "" } else { ". " };
-    Failure::new(Code::Storage, format!("{error}{stop}{next}"))
+    error.failure()
 }
 
 /// Writes `der` as PEM.

@@ -124,7 +124,8 @@ pub fn renew(
     let root = folder::read_root(&Dir::open(root).map_err(folder::refused)?, seal)?;
     if root.digest() != founded.root {
         let why = format!("this is not the root of {}", founded.domain);
-        return Err(Failure::of(Code::Failed, &place, why, ""));
+        let next = "Name the folder with that root.key and root.crt: --root DIR";
+        return Err(Failure::of(Code::Failed, &place, why, next));
     }
     let now = Clock::system().now().unix;
     make_intermediate(state, seal, &root, founded.controller, now)
@@ -162,7 +163,7 @@ pub fn damaged(error: LoadError) -> Failure {
             "Nothing was changed. See the choices: cardea-controller repair"
         }
         LoadError::Sealed(_) => "Its key is in ledger/sealing.toml: restore that from a backup",
-        LoadError::Io { .. } => "",
+        LoadError::Io { .. } => "Check the disk and who owns the state directory, then start again",
     };
     Failure::of(Code::Storage, "ledger", text, next)
 }
@@ -310,7 +311,10 @@ fn record(store: &mut dyn Store, founded: Founded, now: UnixMillis) -> Result<St
         },
     };
     for outcome in store.commit(vec![proposal]) {
-        outcome.map_err(|error| Failure::of(Code::Storage, "ledger", error, ""))?;
+        outcome.map_err(|error| {
+            let next = "Check the disk, then start again with an empty folder";
+            Failure::of(Code::Storage, "ledger", error, next)
+        })?;
     }
     Ok(store.load().map_err(damaged)?.state)
 }

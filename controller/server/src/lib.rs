@@ -10,6 +10,7 @@ use cardea_host::exit::{Code, Failure};
 
 mod admin;
 pub mod arguments;
+mod attendance;
 pub mod config;
 pub mod folder;
 pub mod founding;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use cardea_host::{
-    exit::{self, Code, Failure},
+    exit::{self, Code, Failure, io_advice},
     files::{Dir, StateDir, StateError},
     guard, process,
     telemetry::{self, Level},
@@ -26,10 +26,10 @@ use cardea_store::{
     EmbeddedStore, Store,
     repair::{self, Examination},
 };
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = cardea_host::arguments::parse::<Arguments>();
     let level = match arguments.quiet {
         true => Level::Quiet,
         false => Level::of_verbosity(arguments.verbose),
@@ -160,7 +160,12 @@ fn repair(flags: &RepairFlags) -> Result<(), Failure> {
     };
     if !flags.cut || damage.whole.0 == 0 {
         say(&founding::choices(path, &damage));
-        return Err(Failure::new(Code::Storage, "the ledger is damaged"));
+        return Err(Failure::of(
+            Code::Storage,
+            "ledger",
+            "it is damaged",
+            "What can be done stands above",
+        ));
     }
     let kept = repair::cut(path, &damage).map_err(founding::damaged)?;
     say(&format!(
@@ -214,7 +219,12 @@ fn configuration(flags: &Flags, state: &Path) -> Result<Config, Failure> {
     let file = match &flags.config {
         Some(path) => Config::read(path)?.ok_or_else(|| {
             let place = path.display().to_string();
-            Failure::of(Code::Usage, &place, "there is no such file", "")
+            Failure::of(
+                Code::Usage,
+                &place,
+                "there is no such file",
+                "Name another with --config",
+            )
         })?,
         None => Config::read(&state.join(config::FILE))?.unwrap_or_default(),
     };
@@ -265,7 +275,7 @@ fn completion(shell: clap_complete::Shell) -> Result<(), Failure> {
 }
 
 fn manual(folder: Option<PathBuf>) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::of(Code::Failed, "man", error, "");
+    let failed = |error: io::Error| Failure::of(Code::Failed, "man", &error, io_advice(&error));
     if let Some(folder) = folder {
         return clap_mangen::generate_to(Arguments::command(), folder).map_err(failed);
     }
@@ -279,9 +289,12 @@ fn manual(folder: Option<PathBuf>) -> Result<(), Failure> {
 /// Data, on stdout; a reader that has gone is no failure.
 fn print(text: &[u8]) -> Result<(), Failure> {
     match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::of(Code::Failed, "stdout", error, ""))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::of(
+            Code::Failed,
+            "stdout",
+            &error,
+            io_advice(&error),
+        )),
         Ok(()) | Err(_) => Ok(()),
     }
 }

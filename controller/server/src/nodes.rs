@@ -14,18 +14,22 @@ use cardea_credential::{
     trust::{Trust, VerifiedLeaf},
 };
 use cardea_host::{
-    channel::{Accepted, ChannelError, CloseCode, Kind, Link, Server},
+    channel::{Accepted, ChannelError, CloseCode, Kind, Link, Sender, Server},
     clock::Clock,
     places::Places,
 };
 use cardea_proto::{
     ALPN_CHANNEL, ALPN_ENROLL, ALPN_RENEW,
     enroll::EnrollRequest,
+    identity::Role,
     message::{FromNode, Purpose},
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::turn::Event;
+use crate::{
+    attendance::{self, Attendance, Sign},
+    turn::Event,
+};
 
 /// Strangers with an open connection at one time; each holds it for seconds.
 const STRANGERS_MAX: usize = 1_024;
@@ -105,6 +109,9 @@ impl Nodes {
             mut receiver,
         } = link;
         let node = leaf.identity.holder.to_string();
+        let is_connector = leaf.identity.holder.role() == Role::Connector;
+        let attended = (is_connector && purpose == Purpose::Channel)
+            .then(|| tokio::spawn(self.clone().attend(channel, sender.clone())).abort_handle());
         tracing::debug!(node.id = node, channel.id = channel.0, "channel up");
         let connected = Event::Connected {
             channel,
@@ -137,7 +144,26 @@ impl Nodes {
             reason = why,
             "channel down"
         );
+        if let Some(attended) = attended {
+            attended.abort();
+        }
         self.bring(Event::Disconnected { channel }).await;
+    }
+
+    /// Notes when a connector was last heard, and closes its channel when it is gone.
+    async fn attend(self, channel: ChannelId, sender: Sender) {
+        let mut attendance = Attendance::new(self.clock.now().instant, sender.traffic());
+        loop {
+            tokio::time::sleep(attendance::LOOK).await;
+            match attendance.look(self.clock.now().instant, sender.traffic()) {
+                Sign::Heard => self.bring(Event::Heard { channel }).await,
+                Sign::Quiet => {}
+                Sign::Gone => {
+                    tracing::info!(channel.id = channel.0, "a connector does not answer");
+                    return sender.close(CloseCode::TooLate, "no sign of life");
+                }
+            }
+        }
     }
 
     /// One request, one answer; the connection is closed by whoever answers.

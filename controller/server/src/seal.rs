@@ -89,7 +89,12 @@ impl Seal {
         let ledger = state.subdirectory(LEDGER).map_err(refused)?;
         match &self.0 {
             Some(key) => wrap(&ledger, key, to),
-            None => Err(Failure::new(Code::Failed, "this state is not sealed")),
+            None => Err(Failure::of(
+                Code::Failed,
+                "rewrap",
+                "this state is not sealed",
+                "A state is sealed from its founding on: cardea-controller init --unlock",
+            )),
         }
     }
 
@@ -130,7 +135,14 @@ impl Seal {
 fn wrap(ledger: &Dir, key: &DataKey, unlock: &Unlock) -> Result<(), Failure> {
     let secret = unlock.new_secret()?;
     let wrapped = Wrapped::of(key, &secret, entropy::bytes(), entropy::bytes());
-    let wrapped = wrapped.map_err(|error| Failure::of(Code::Failed, seal::NAME, error, ""))?;
+    let wrapped = wrapped.map_err(|error| {
+        Failure::of(
+            Code::Failed,
+            seal::NAME,
+            error,
+            "Try again with another key: --unlock",
+        )
+    })?;
     let text = wrapped.to_string();
     ledger
         .write_atomic(seal::NAME, text.as_bytes())

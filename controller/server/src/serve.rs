@@ -15,7 +15,7 @@ use cardea_credential::trust::Trust;
 use cardea_host::{
     channel::{Gate, Server},
     entropy,
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     files::StateDir,
     process,
     unix::UnixListener,
@@ -77,7 +77,7 @@ impl Service {
         let keys = folder::read_keys(&state, seal)?;
         let head = loaded.head();
         let trust = Trust::new(founded.domain.clone(), keys.root_der.clone())
-            .map_err(|error| Failure::of(Code::Storage, "root certificate", error, ""))?;
+            .map_err(|error| unusable("root certificate", error, "Restore it from a backup"))?;
         let (identity, tls) = own_identity(&keys, &trust, &founded, settings)?;
         let gate = Gate::new(founded.root);
         let sockets = Sockets::bind(settings, &tls, &gate, &keys.ticket)?;
@@ -101,14 +101,19 @@ impl Service {
             keys,
             entropy::seed(),
         )
-        .map_err(|error| Failure::of(Code::Storage, "ledger", error, ""))?;
+        .map_err(|error| {
+            let next = "See what is whole of it: cardea-controller repair";
+            unusable("ledger", error, next)
+        })?;
         let admin_path = state.join(ADMIN_SOCKET);
         let admin_listener = admin::listen(&admin_path).map_err(|error| {
-            Failure::of(Code::Storage, &admin_path.display().to_string(), error, "")
+            let place = admin_path.display().to_string();
+            unusable(&place, &error, io_advice(&error))
         })?;
-        let no_thread = |error| Failure::of(Code::Failed, "thread", error, "");
-        let relaying = Relaying::start(sockets.relay, sockets.front).map_err(no_thread)?;
-        let (ledger, outcomes, store) = Ledger::start(store, notary).map_err(no_thread)?;
+        let relaying =
+            Relaying::start(sockets.relay, sockets.front).map_err(|error| no_thread(&error))?;
+        let (ledger, outcomes, store) =
+            Ledger::start(store, notary).map_err(|error| no_thread(&error))?;
         let (head, followed) = watch::channel(head);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let own = usize::from(relay_address.is_some());
@@ -219,21 +224,34 @@ impl Service {
         if let Some(Err(error)) = relay.map(RunningRelay::stop) {
             tracing::warn!(reason = %error, "the relay ended with an error");
         }
-        let failed = |why: String| Failure::of(Code::Failed, "controller", why, "");
         // Commits that were on their way finish here, and only then the folder is given back.
         let joined = tokio::task::spawn_blocking(move || store.join()).await;
         if !matches!(joined, Ok(Ok(()))) {
-            return Err(failed("the store's thread panicked".to_owned()));
+            return Err(broken("the store's thread panicked".to_owned()));
         }
         if let Some(lost) = lost {
-            return Err(failed(format!("{lost} ended by itself; start it again")));
+            return Err(broken(format!("{lost} ended by itself")));
         }
         match ended {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(failed(error.to_string())),
-            Err(error) => Err(failed(format!("its loop ended: {error}"))),
+            Ok(Err(error)) => Err(broken(error.to_string())),
+            Err(error) => Err(broken(format!("its loop ended: {error}"))),
         }
     }
+}
+
+fn unusable(what: &str, why: impl std::fmt::Display, next: &str) -> Failure {
+    Failure::of(Code::Storage, what, why, next)
+}
+
+fn no_thread(error: &io::Error) -> Failure {
+    Failure::of(Code::Failed, "thread", error, io_advice(error))
+}
+
+/// The end of a controller of which a part is gone.
+fn broken(why: String) -> Failure {
+    let next = "Look at its log, then start it again: cardea-controller run";
+    Failure::of(Code::Failed, "controller", why, next)
 }
 
 /// Returns when a part has ended, and which: what runs without one of its parts looks healthy and is
@@ -261,7 +279,8 @@ pub fn run(
     settings: &Settings,
     ready: impl FnOnce(&Service),
 ) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::of(Code::Failed, "controller", error, "");
+    let failed =
+        |error: io::Error| Failure::of(Code::Failed, "controller", &error, io_advice(&error));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

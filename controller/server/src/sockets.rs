@@ -44,7 +44,10 @@ impl Sockets {
         // Before the first port is open: what strangers see is the same from then on.
         settings.guard.install()?;
         let decoy = settings.decoy.as_ref().map(DecoyFiles::load).transpose();
-        let decoy = decoy.map_err(|error| Failure::of(Code::Usage, "--tls-decoy", error, ""))?;
+        let decoy = decoy.map_err(|error| {
+            let next = "Give PEM files that are there: --tls-decoy CERT,KEY[,PAGE]";
+            Failure::of(Code::Usage, "--tls-decoy", error, next)
+        })?;
         let detours = Detours::default();
         let (server, inlet) = bind(settings.listen, "--listen", |listen| {
             Server::bind_behind(listen, Arc::clone(tls), gate.clone(), detours.clone())

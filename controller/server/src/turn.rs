@@ -57,6 +57,8 @@ pub(crate) enum Event {
     },
     /// A node's message.
     Message { channel: ChannelId, message: Heard },
+    /// A node's channel lives.
+    Heard { channel: ChannelId },
     /// A connection is gone.
     Disconnected { channel: ChannelId },
     /// An admin asks.
@@ -198,6 +200,7 @@ impl Turn {
             Event::Message { channel, message } => {
                 self.handle(Input::Message { channel, message });
             }
+            Event::Heard { channel } => self.handle(Input::Heard { channel }),
             Event::Disconnected { channel } => {
                 self.channels.remove(&channel);
                 self.handle(Input::Disconnected { channel });

@@ -478,6 +478,34 @@ impl Internet {
         }
     }
 
+    /// Asks the controller for its tunnels until that of `app` has the path that its device shows, and
+    /// that path is as it should be.
+    ///
+    /// # Errors
+    /// When it does not become so.
+    pub fn wait_for_tunnel(
+        &self,
+        device: usize,
+        app: &str,
+        is_right: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let deadline: Instant = now() + PATIENCE;
+        loop {
+            let shown = self.wait_for(device, app, &is_right)?;
+            let tunnels: Value = serde_json::from_str(&self.deployment.ctl("tunnel ls -o json")?)?;
+            let mut rows = tunnels.as_array().context("no tunnels")?.iter();
+            let row = rows.find(|row| row.get("app").and_then(Value::as_str) == Some(app));
+            let row = row.context("no such tunnel")?;
+            if row.get("path") == shown.get("path") {
+                return Ok(row.clone());
+            }
+            ensure!(
+                now() < deadline,
+                "{row} at the controller, {shown} at the device"
+            );
+        }
+    }
+
     /// Drops what passes between nodes, and not what goes to the relay: all, or what `hole` matches.
     ///
     /// # Errors

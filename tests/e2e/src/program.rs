@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -155,6 +156,23 @@ impl Program {
         kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
+    /// Stops it as Ctrl-Z does, until what comes back is dropped; returns once the kernel says that all
+    /// of it stands still.
+    ///
+    /// # Errors
+    /// When it does not stop within [`PATIENCE`].
+    pub fn pause(&self) -> Result<Paused> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| anyhow!("{} has no process id", self.name))?;
+        kill_process(pid, Signal::STOP).with_context(|| format!("cannot stop {}", self.name))?;
+        let paused = Paused(pid);
+        let deadline = now() + PATIENCE;
+        while !is_stopped(self.child.id())? {
+            ensure!(now() < deadline, "{} does not stop", self.name);
+        }
+        Ok(paused)
+    }
+
     /// Asks it to end and waits until it has; returns its exit code.
     ///
     /// # Errors
@@ -295,6 +313,29 @@ pub fn run_ok(command: Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A program that stands still until this is dropped.
+#[derive(Debug)]
+pub struct Paused(Pid);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        kill_process(self.0, Signal::CONT).ok();
+    }
+}
+
+/// Whether every thread of a process is stopped (proc(5), `stat`).
+fn is_stopped(process: u32) -> Result<bool> {
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let stat = fs::read_to_string(thread?.path().join("stat"))?;
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        if !state.is_some_and(|state| state.starts_with('T')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes sure that a command ended with `code` and said `text`.

@@ -119,7 +119,7 @@ pub fn udp_round_trip(address: &str, text: &str) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(address)?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-    let mut answer = [0; 2_048];
+    let mut answer = vec![0; 65_536];
     for _ in 0..10 {
         drop(socket.send(text.as_bytes()));
         if let Ok(length) = socket.recv(&mut answer)

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{PATIENCE, Program, expect, now},
+    program::{PATIENCE, Program, expect, now, run},
     traffic::{Bulk, WebServer, fetch},
 };
 use serde_json::Value;
@@ -167,7 +167,10 @@ fn take_away() -> Result<()> {
         world.names("device")?.is_empty(),
         "the device is still there"
     );
-    Ok(())
+    let state = world.deployment.path("laptop").display().to_string();
+    let status = ["status", "--state", &state];
+    let output = run(world.deployment.program(None, "cardea", status))?;
+    expect(&output, 0, "move its state directory away")
 }
 
 #[test]

@@ -162,6 +162,47 @@ fn policies() -> Result<()> {
         world.ctl("policy show")? == before,
         "a refused policy changed something"
     );
+    let output = world.ctl_output(["policy", "check", "/nonexistent"])?;
+    expect(&output, 1, "Name a folder of *.cedar")
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_two_and_a_variable_without_a_value_is_none() {
+    command_lines().unwrap();
+}
+
+fn command_lines() -> Result<()> {
+    let world = Deployment::new()?;
+    for (program, line, said) in [
+        ("cardea", "forward wiki --listen foo", "--listen"),
+        ("cardea", "forward .. --listen 127.0.0.1:0", "begins with"),
+        ("cardea", "proxy --socks5 foo", "--socks5"),
+        ("cardea", "run --operator nobody-of-this-name", "--operator"),
+        ("cardeactl", "site add ..", "begins with"),
+        ("cardeactl", "site add -- -x", "begins with"),
+        (
+            "cardeactl",
+            "app add .x --target 10.9.0.10:80",
+            "begins with",
+        ),
+        ("cardeactl", "invite device --user @x", "begins with"),
+        ("cardeactl", "status --admin nowhere", "unix:PATH"),
+        ("cardea-relay", "run", "--ticket-key"),
+    ] {
+        let output = run(world.program(None, program, line.split_whitespace()))?;
+        expect(&output, 2, said).with_context(|| format!("{program} {line}"))?;
+    }
+    let state = world.path("nowhere");
+    let mut command = world.program(None, "cardea", ["status"]);
+    command
+        .env("CARDEA_STATE", "")
+        .env("XDG_STATE_HOME", &state);
+    let by_default = run(command)?;
+    ensure!(
+        by_default.status.code() != Some(2),
+        "{}",
+        text_of(&by_default)
+    );
     Ok(())
 }
 

@@ -84,6 +84,34 @@ fn flood() -> Result<()> {
     world.ctl("status").map(drop)
 }
 
+#[test]
+fn datagrams_of_an_app_are_carried_whatever_their_size() {
+    carry_every_size().unwrap();
+}
+
+fn carry_every_size() -> Result<()> {
+    let mut world = Deployment::new()?;
+    world.start_controller(&ControllerOptions {
+        more: &["--allow-simulated-posture"],
+        ..Default::default()
+    })?;
+    let echo = udp_echo("127.0.0.1:0")?;
+    let _connector = world.start_connector(None, "connector", "default")?;
+    let facts = world.write_facts("laptop", GOOD_FACTS)?;
+    let _laptop = world.start_device(None, "laptop", "alice", "staff", Some(&facts))?;
+    for transport in ["wireguard", "quic"] {
+        world.ctl(&format!(
+            "app add echo-{transport} --target {echo}/udp --allow-host-scoped --allow everyone --transport {transport}"
+        ))?;
+        let (_forward, local) = world.forward(None, "laptop", &format!("echo-{transport}"))?;
+        for len in [1_373, 9_000, 30_000, LARGEST] {
+            udp_round_trip(&local, &"x".repeat(len))
+                .with_context(|| format!("{transport}, {len} bytes"))?;
+        }
+    }
+    Ok(())
+}
+
 fn start_relay(world: &Deployment, address: &str) -> Result<Program> {
     let ticket_key = world.path("controller").join("keys/ticket.pub");
     let words = ["run", "--listen", address, "--ticket-key"];

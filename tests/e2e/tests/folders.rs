@@ -38,10 +38,22 @@ fn missing() -> Result<()> {
     let output = start(&world, ("cardea-controller", "run"), &state)?;
     expect(&output, 7, "cardea-controller init")?;
     ensure!(!state.exists(), "the controller made a folder");
+    let empty = world.path("empty");
+    fs::create_dir(&empty)?;
     for program in ["cardea-connector", "cardea"] {
-        let output = start(&world, (program, "run"), &state)?;
-        expect(&output, 4, &format!("{program} up CODE"))?;
+        for (verb, place) in [("run", &state), ("up", &state), ("run", &empty)] {
+            let output = start(&world, (program, verb), place)?;
+            expect(&output, 4, &format!("{program} up CODE"))?;
+        }
+        ensure!(!state.exists(), "{program} made a folder");
+        ensure!(
+            fs::read_dir(&empty)?.next().is_none(),
+            "{program} made a file"
+        );
     }
+    let output = start(&world, ("cardea", "dns restore"), &state)?;
+    expect(&output, 0, "nothing of ours was left")?;
+    ensure!(!state.exists(), "dns restore made a folder");
     Ok(())
 }
 
@@ -109,12 +121,13 @@ fn unwritable() -> Result<()> {
     let output = run(world.program(None, "cardea-connector", words))?;
     ensure!(output.status.success(), "{}", text_of(&output));
     world.stop_controller()?;
+    let up = format!("up {code}");
     for ((program, verb), name) in [
         (("cardea-controller", "run"), "controller"),
         (("cardea-controller", "init --domain corp.example"), "new"),
         (("cardea-connector", "run"), "connector"),
-        (("cardea-connector", "up"), "new"),
-        (("cardea", "up"), "new"),
+        (("cardea-connector", up.as_str()), "new"),
+        (("cardea", up.as_str()), "new"),
     ] {
         let state = world.path(name);
         let started = words_of(&world, (program, verb), &state);

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{PATIENCE, Program, now},
+    program::{PATIENCE, Program, expect, free_port, now, run, run_ok, text_of},
     traffic::{Bulk, WebServer, fetch},
 };
 use rustix::process::Signal;
@@ -14,6 +14,10 @@ const PAGE: &str = "served beside two connectors\n";
 
 /// The shortest ttl that a controller may be set to.
 const TTL: Duration = Duration::from_secs(30);
+
+/// How long a flow into a tunnel waits whose other end is dead: two seconds until it is known, eight
+/// in which it may come back.
+const GIVEN_UP: Duration = Duration::from_secs(10);
 
 /// How late a busy machine may be.
 const SLACK: Duration = Duration::from_secs(2);
@@ -40,9 +44,13 @@ fn two_connectors() -> Result<()> {
         (b, "con-a")
     };
     killed.signal(Signal::KILL)?;
-    let deadline = now() + PATIENCE;
+    let begun = now();
     while fetch(&local).is_err() {
-        ensure!(now() < deadline, "{left} does not take over");
+        let took = now().duration_since(begun);
+        ensure!(
+            took < GIVEN_UP + SLACK,
+            "{left} does not take over: {took:?}"
+        );
     }
     let serving = serving_connectors(&world)?;
     ensure!(
@@ -50,6 +58,102 @@ fn two_connectors() -> Result<()> {
         "{left} does not serve: {serving:?}"
     );
     Ok(())
+}
+
+#[test]
+fn a_connector_that_was_killed_is_not_sent_to_and_reads_offline_within_seconds() {
+    killed_alone().unwrap();
+}
+
+fn killed_alone() -> Result<()> {
+    let (world, _laptop, _) = laptop_and_app(&[])?;
+    let connector = world.start_connector(None, "con-a", "default")?;
+    let (_forward, local) = world.forward(None, "laptop", "web")?;
+    ensure!(fetch(&local)? == PAGE, "another page");
+    connector.signal(Signal::KILL)?;
+    let killed = now();
+    // The grant of before is not good enough for whoever asks anew.
+    let refused = run(world.cardea(None, "laptop", "forward web"))?;
+    expect(&refused, 5, "no connector of site default")?;
+    let took = now().duration_since(killed);
+    ensure!(took < Duration::from_secs(7), "refused after {took:?}");
+    let row = loop {
+        let rows: serde_json::Value = serde_json::from_str(&world.ctl("connector ls -o json")?)?;
+        let row = rows.pointer("/0").context("no connector")?.clone();
+        if row.get("state").is_some_and(|state| state == "offline") {
+            break row;
+        }
+        let took = now().duration_since(killed);
+        ensure!(took < Duration::from_secs(10), "{row} after {took:?}");
+    };
+    ensure!(row.pointer("/last_seen").is_some(), "{row}");
+    // A refusal answers for itself for half a second.
+    loop {
+        let refused = run(world.cardea(None, "laptop", "forward web"))?;
+        expect(&refused, 5, "no connector of site default")?;
+        if text_of(&refused).contains("is connected") {
+            return Ok(());
+        }
+        let took = now().duration_since(killed);
+        ensure!(took < Duration::from_secs(12), "{}", text_of(&refused));
+    }
+}
+
+#[test]
+fn an_app_that_is_down_is_a_reset_and_a_line_in_the_status() {
+    app_down().unwrap();
+}
+
+fn app_down() -> Result<()> {
+    let (world, _laptop, _) = laptop_and_app(&[])?;
+    let _connector = world.start_connector(None, "con-a", "default")?;
+    for transport in ["wireguard", "quic"] {
+        let app = format!("down-{transport}");
+        world.ctl(&format!(
+            "app add {app} --target 127.0.0.1:{} --allow-host-scoped --allow group:staff --transport {transport}",
+            free_port()?
+        ))?;
+        let (_forward, local) = world.forward(None, "laptop", &app)?;
+        let begun = now();
+        ensure!(fetch(&local).is_err(), "{transport}: somebody answered");
+        let took = now().duration_since(begun);
+        ensure!(took < SLACK, "{transport}: {took:?}");
+        let deadline = now() + PATIENCE;
+        let row = loop {
+            let row = app_row(&world, &app)?;
+            if row.pointer("/last_error/message").is_some() {
+                break row;
+            }
+            ensure!(now() < deadline, "{row}");
+        };
+        let says = |place, text| {
+            let value = row.pointer(place).and_then(|value| value.as_str());
+            value.is_some_and(|value| value.contains(text))
+        };
+        ensure!(
+            says("/state", "open")
+                && says("/last_error/message", "the target refused the connection")
+                && says("/last_error/at", "T"),
+            "{row}"
+        );
+        let shown = run_ok(world.cardea(None, "laptop", "status"))?;
+        ensure!(
+            shown.contains("the target refused the connection"),
+            "{shown}"
+        );
+    }
+    Ok(())
+}
+
+/// What the laptop's status says of an app.
+fn app_row(world: &Deployment, app: &str) -> Result<serde_json::Value> {
+    let status = run_ok(world.cardea(None, "laptop", "status -o json"))?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    let apps = status.pointer("/apps").and_then(|apps| apps.as_array());
+    let mut rows = apps.into_iter().flatten();
+    let row = rows.find(|row| row.get("name").is_some_and(|name| name == app));
+    row.cloned()
+        .with_context(|| format!("no {app} in {status}"))
 }
 
 #[test]

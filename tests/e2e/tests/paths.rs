@@ -57,6 +57,33 @@ fn use_and_lose() -> Result<()> {
 }
 
 #[test]
+fn an_admin_sees_which_way_a_tunnel_goes() {
+    if needs::root_and(&TOOLS) {
+        show_to_admin().unwrap();
+    }
+}
+
+fn show_to_admin() -> Result<()> {
+    let mut world = Internet::new("shown")?;
+    world.add_connector(None)?;
+    world.add_device(None)?;
+    world.publish("echo", 0, "wireguard")?;
+    let (_forward, address) = world.forward(0, "echo")?;
+    let direct = world.wait_for_tunnel(0, "echo", is_direct)?;
+    ensure!(direct["told_at"].is_string(), "{direct}");
+    let host = &world.device(0)?.host;
+    let (relayed, _) = Volley::during(host, &address, || {
+        world.cut("")?;
+        world.wait_for_tunnel(0, "echo", is_relayed)
+    })?;
+    ensure!(
+        relayed["told_at"].as_str() > direct["told_at"].as_str(),
+        "{relayed} after {direct}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_tunnel_whose_other_end_hangs_does_not_read_open() {
     if needs::root_and(&TOOLS) {
         hang().unwrap();

@@ -68,6 +68,7 @@ fn verbs() -> Result<()> {
     through_socks(&world, port)?;
     nobody_reads(&world)?;
     not_permitted(&world)?;
+    nothing_but_apps(&world)?;
     denied(&world)
 }
 
@@ -140,6 +141,38 @@ fn not_permitted(world: &Deployment) -> Result<()> {
     while !world.ctl("audit tail -n 3")?.contains("other") {
         ensure!(now() < deadline, "no entry: {}", world.ctl("audit tail")?);
     }
+    Ok(())
+}
+
+/// Neither a name that nobody knows nor an app that is gone is listed as if it could be opened.
+fn nothing_but_apps(world: &Deployment) -> Result<()> {
+    let listed = || -> Result<Vec<String>> {
+        let status = run_ok(world.cardea(None, "laptop", "status -o json"))?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let apps = status.pointer("/apps").and_then(|apps| apps.as_array());
+        let apps = apps.into_iter().flatten();
+        let openable = apps.filter(|app| app.get("state").is_some_and(|state| state != "denied"));
+        let names = openable.filter_map(|app| app.get("name")?.as_str());
+        Ok(names.map(str::to_owned).collect())
+    };
+    world.ctl("app add gone --target 10.9.0.11:80 --allow group:staff")?;
+    let deadline = now() + PATIENCE;
+    while listed()? != ["gone", "web"] {
+        ensure!(now() < deadline, "{:?}", listed()?);
+    }
+    expect(
+        &run(world.cardea(None, "laptop", "forward ghost"))?,
+        3,
+        "ghost",
+    )?;
+    ensure!(listed()? == ["gone", "web"], "{:?}", listed()?);
+    world.ctl("app rm gone --yes")?;
+    while listed()? != ["web"] {
+        ensure!(now() < deadline, "{:?}", listed()?);
+    }
+    run_ok(world.cardea(None, "laptop", "down"))?;
+    run_ok(world.cardea(None, "laptop", "up"))?;
+    ensure!(listed()? == ["web"], "{:?}", listed()?);
     Ok(())
 }
 

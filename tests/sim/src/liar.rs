@@ -97,6 +97,7 @@ impl World {
                 bytes_in: u64::MAX,
                 bytes_out: u64::MAX,
                 flows: u32::MAX,
+                path: None,
             }]),
             _ => FromNode::Closed { grant },
         };

@@ -1,10 +1,11 @@
 //! The command line of `cardea`.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use cardea_host::{
+    arguments,
     clock::Clock,
-    exit::{Code, Failure, finish},
+    exit::{Code, Failure, finish, io_advice},
     process,
 };
 use cardea_proto::{
@@ -119,8 +120,8 @@ enum Verb {
         /// The app
         app: Name,
         /// Where to listen; port 0 takes any
-        #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
-        listen: String,
+        #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT", value_parser = parse_place)]
+        listen: SocketAddr,
         /// Which port of the app: PORT, PORT/tcp or PORT/udp; the only one when not given
         #[arg(long, value_name = "PORT[/tcp|udp]", value_parser = parse_service)]
         service: Option<Service>,
@@ -131,8 +132,8 @@ enum Verb {
     )]
     Proxy {
         /// Where to listen; port 0 takes any
-        #[arg(long, default_value = "127.0.0.1:1080", value_name = "ADDRESS:PORT")]
-        socks5: String,
+        #[arg(long, default_value = "127.0.0.1:1080", value_name = "ADDRESS:PORT", value_parser = parse_place)]
+        socks5: SocketAddr,
     },
     /// What the agent changed so that the system finds names of apps
     #[command(after_help = "Example: cardea dns restore")]
@@ -241,7 +242,7 @@ enum Mode {
 /// Runs `cardea`.
 #[must_use]
 pub fn main() -> ExitCode {
-    finish(run(Arguments::parse()))
+    finish(run(arguments::parse::<Arguments>()))
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -290,12 +291,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let request = LocalRequest::Forward {
                 app,
                 service,
-                listen,
+                listen: listen.to_string(),
             };
             forward::hold(&settings, PROGRAM.name, &request, &what)
         }
         Verb::Proxy { socks5 } => {
-            let request = LocalRequest::Proxy { listen: socks5 };
+            let request = LocalRequest::Proxy {
+                listen: socks5.to_string(),
+            };
             forward::hold(&settings, PROGRAM.name, &request, "SOCKS5")
         }
         Verb::Dns {
@@ -338,9 +341,20 @@ fn device(
     let operator = match argument.operator {
         None => None,
         Some(name) => {
-            let found = process::find_user(&name)
-                .map_err(|error| Failure::new(Code::Failed, format!("user {name}: {error}")))?;
-            let unknown = || Failure::new(Code::Usage, format!("this machine has no user {name}"));
+            let found = process::find_user(&name).map_err(|error| {
+                Failure::new(
+                    Code::Failed,
+                    format!("user {name}: {error}. {}", io_advice(&error)),
+                )
+            })?;
+            let unknown = || {
+                Failure::new(
+                    Code::Usage,
+                    format!(
+                        "--operator {name}: this machine has no such user. Name one that it has"
+                    ),
+                )
+            };
             Some(found.ok_or_else(unknown)?)
         }
     };
@@ -436,17 +450,18 @@ fn show_posture(settings: &Settings, output: Output) -> Result<(), Failure> {
     show::show(output, &shown, PostureOutput::table)?;
     match verdict {
         Some(verdict) if !verdict.compliant => {
-            let failed: Vec<String> = verdict.failed.iter().map(ToString::to_string).collect();
+            let failed = verdict.reasons().join("; ");
             let remedy = verdict.remedy.unwrap_or_default();
-            Err(Failure::of(
-                Code::Posture,
-                "posture fails",
-                failed.join("; "),
-                &remedy,
-            ))
+            Err(Failure::of(Code::Posture, "posture fails", failed, &remedy))
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// An address of this machine with a port.
+fn parse_place(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "not ADDRESS:PORT, such as 127.0.0.1:8080".to_owned())
 }
 
 /// `PORT`, `PORT/tcp` or `PORT/udp`, read by the rule for targets.

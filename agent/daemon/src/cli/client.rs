@@ -3,7 +3,7 @@
 use std::{io, path::Path, time::Duration};
 
 use cardea_host::{
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     files::Dir,
     frame, unix,
 };
@@ -15,8 +15,12 @@ use cardea_proto::{
 use super::Settings;
 use crate::{local::NOT_FOR_YOU, state};
 
-/// How long the daemon may take for an answer: longer than anything that it waits for itself.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// How long the daemon may take for what it knows: it finds out for two seconds at most which tunnels
+/// carry anything.
+const PROMPT_TIME: Duration = Duration::from_secs(5);
+
+/// How long it may take for what it asks others: longer than anything that it waits for itself.
+const PATIENT_TIME: Duration = Duration::from_secs(30);
 
 /// Whether a daemon answers.
 pub(super) fn is_running(settings: &Settings) -> bool {
@@ -26,18 +30,58 @@ pub(super) fn is_running(settings: &Settings) -> bool {
 /// Asks the daemon one thing.
 ///
 /// # Errors
-/// Its refusal, or that there is no daemon.
+/// Its refusal, or that there is no daemon, or that it hangs.
 pub(super) fn ask(
     settings: &Settings,
     program: &str,
     request: &LocalRequest,
 ) -> Result<LocalAnswer, Failure> {
-    let mut stream = unix::connect_sync(&settings.door(), Some(ANSWER_TIME))
+    match request {
+        LocalRequest::Status | LocalRequest::Apps | LocalRequest::Up | LocalRequest::Down => {
+            ask_within(settings, program, request, PROMPT_TIME)
+        }
+        LocalRequest::Explain(_)
+        | LocalRequest::Posture
+        | LocalRequest::Forward { .. }
+        | LocalRequest::Proxy { .. }
+        | LocalRequest::RestoreDns
+        | LocalRequest::Netcheck => {
+            find_answering(settings, program)?;
+            ask_within(settings, program, request, PATIENT_TIME)
+        }
+    }
+}
+
+/// Finds out that the daemon answers at all, before something is asked that may take long.
+///
+/// # Errors
+/// That there is none, or that it hangs.
+pub(super) fn find_answering(settings: &Settings, program: &str) -> Result<(), Failure> {
+    ask_within(settings, program, &LocalRequest::Status, PROMPT_TIME).map(drop)
+}
+
+fn ask_within(
+    settings: &Settings,
+    program: &str,
+    request: &LocalRequest,
+    time: Duration,
+) -> Result<LocalAnswer, Failure> {
+    let mut stream = unix::connect_sync(&settings.door(), Some(time))
         .map_err(|error| no_daemon(settings, program, &error))?;
+    let start = format!("{program} up");
     let answer = frame::write_sync(&mut stream, request)
         .and_then(|()| frame::read_sync(&mut stream, MESSAGE_BYTES_MAX))
         .map_err(|error| {
-            Failure::new(Code::Failed, format!("the daemon did not answer: {error}"))
+            if error.is_late() {
+                return unix::no_answer(&stream, program, time, &start);
+            }
+            let next = format!("Start it again: {start}");
+            Failure::of(
+                Code::NotReachable,
+                &format!("{program} ended before it answered"),
+                error,
+                &next,
+            )
         })?;
     if let LocalAnswer::Refused(refusal) = answer {
         return Err(refusal.into());
@@ -62,7 +106,10 @@ pub(super) fn no_daemon(settings: &Settings, program: &str, error: &io::Error) -
         kind,
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
     ) {
-        return Failure::new(Code::Failed, format!("{}: {error}", door.display()));
+        return Failure::new(
+            Code::Failed,
+            format!("{}: {error}. {}", door.display(), io_advice(error)),
+        );
     }
     if is_enrolled(&settings.state) || settings.socket.is_some() {
         return Failure::new(
@@ -85,11 +132,23 @@ pub(super) fn not_enrolled(program: &str) -> Failure {
 pub(super) fn unexpected() -> Failure {
     Failure::new(
         Code::Failed,
-        "the daemon gave an answer of another kind: it is of another version",
+        "the daemon gave an answer of another kind: it is of another version. Stop it, and start it \
+         again from the same installation as this program",
     )
 }
 
 /// Whether this state directory is that of a node, as far as we may look.
 pub(super) fn is_enrolled(state: &Path) -> bool {
-    Dir::open(state).is_ok_and(|dir| state::is_enrolled(&dir))
+    enrolled(state) == Some(true)
+}
+
+/// Whether somebody enrolled in this state directory; `None` where it cannot be looked at.
+pub(super) fn enrolled(state: &Path) -> Option<bool> {
+    match Dir::open(state) {
+        Ok(dir) => Some(state::is_enrolled(&dir)),
+        Err(_) => match state.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+            Ok(_) | Err(_) => None,
+        },
+    }
 }

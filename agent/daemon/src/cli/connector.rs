@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use cardea_host::exit::{Failure, finish};
+use cardea_host::{
+    arguments,
+    exit::{Failure, finish},
+};
 use cardea_proto::{
     identity::Role,
     local::{ConnectorStatus, ControllerState, LocalAnswer, LocalRequest},
@@ -109,7 +112,7 @@ enum Mode {
 /// Runs `cardea-connector`.
 #[must_use]
 pub fn main() -> ExitCode {
-    finish(run(Arguments::parse()))
+    finish(run(arguments::parse::<Arguments>()))
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {

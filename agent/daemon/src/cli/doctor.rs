@@ -92,8 +92,14 @@ pub(super) fn examine(settings: &Settings, program: &str, output: Output) -> Res
     let failed = checks.iter().filter(|check| check.state == State::Failed);
     match failed.count() {
         0 => Ok(()),
-        1 => Err(Failure::new(Code::Failed, "one check failed")),
-        count => Err(Failure::new(Code::Failed, format!("{count} checks failed"))),
+        1 => Err(Failure::new(
+            Code::Failed,
+            "one check failed. What to do stands beside it",
+        )),
+        count => Err(Failure::new(
+            Code::Failed,
+            format!("{count} checks failed. What to do stands beside each"),
+        )),
     }
 }
 
@@ -306,8 +312,12 @@ pub(super) fn restore_dns(settings: &Settings, program: &str) -> Result<(), Fail
         return Ok(());
     }
     let failed = |error: &dyn std::fmt::Display| Failure::new(Code::Failed, error.to_string());
-    let dir = StateDir::open(&settings.state).map_err(|error| failed(&error))?;
-    let restored = names::restore(&dir).map_err(|error| failed(&error))?;
+    let restored = if client::enrolled(&settings.state) == Some(false) {
+        false
+    } else {
+        let dir = StateDir::open(&settings.state).map_err(|error| error.failure())?;
+        names::restore(&dir).map_err(|error| failed(&error))?
+    };
     talk::say(if restored {
         "the system asks for names as it did before the agent"
     } else {

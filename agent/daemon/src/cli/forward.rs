@@ -26,6 +26,7 @@ pub(super) fn hold(
     request: &LocalRequest,
     what: &str,
 ) -> Result<(), Failure> {
+    client::find_answering(settings, program)?;
     block_on(hold_until_ctrl_c(settings, program, request, what))?
 }
 

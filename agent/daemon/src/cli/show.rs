@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use cardea_host::exit::{Code, Failure};
 use cardea_proto::{
-    local::{AgentStatus, AppState, AppStatus, ConnectorStatus, ControllerState},
-    posture::{Fact, PostureVerdict, Reading, Report},
+    local::{AgentStatus, AppError, AppState, AppStatus, ConnectorStatus, ControllerState},
+    posture::{Fact, Grade, PostureVerdict, Reading, Report, Value},
 };
 use serde::Serialize;
 
@@ -95,8 +95,7 @@ pub(super) fn apps(apps: &[AppStatus]) -> String {
             app.path.clone().unwrap_or_else(dash),
             app.rtt_ms.map_or_else(dash, |rtt| format!("{rtt} ms")),
             format!("{}/{}", app.bytes_in, app.bytes_out),
-            // Of an open app, why it goes the way that it goes.
-            app.why.clone().or(app.path_why.clone()).unwrap_or_default(),
+            why(app),
         ]
     });
     let head = [
@@ -111,6 +110,23 @@ pub(super) fn apps(apps: &[AppStatus]) -> String {
         "WHY",
     ];
     table(&head, rows.collect())
+}
+
+/// Why it is as it is, and what went wrong last although it is open.
+fn why(app: &AppStatus) -> String {
+    let error = app.last_error.as_ref().map(|error| {
+        let AppError { message, at, count } = error;
+        let times = if *count == 1 {
+            String::new()
+        } else {
+            format!(", {count} times")
+        };
+        format!("{message} (at {at}{times})")
+    });
+    // Of an open app, why it goes the way that it goes.
+    let way = app.path_why.clone().filter(|_| app.why.is_none());
+    let all = [app.why.clone(), way, error];
+    all.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// The first address, which is IPv4: programs that prefer the other find it in JSON.
@@ -133,7 +149,7 @@ pub(super) struct PostureOutput {
 struct FactOutput {
     name: String,
     state: &'static str,
-    value: Option<cardea_proto::posture::Value>,
+    value: Option<Value>,
     error: Option<String>,
     grade: &'static str,
     age_ms: u64,
@@ -145,13 +161,14 @@ impl PostureOutput {
             .facts
             .iter()
             .map(|(name, fact)| FactOutput::new(name, fact));
+        let skew = verdict.and_then(|verdict| verdict.clock_skew_s);
+        let mut facts: Vec<_> = facts.chain(skew.map(FactOutput::clock_skew)).collect();
+        facts.sort_by(|one, other| one.name.cmp(&other.name));
         Self {
-            facts: facts.collect(),
+            facts,
             compliant: verdict.map(|verdict| verdict.compliant),
             checked_at: verdict.map(|verdict| verdict.checked_at.to_rfc3339()),
-            failed: verdict
-                .map(|verdict| verdict.failed.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
+            failed: verdict.map_or_else(Vec::new, PostureVerdict::reasons),
             remedy: verdict.and_then(|verdict| verdict.remedy.clone()),
         }
     }
@@ -175,6 +192,20 @@ impl PostureOutput {
 }
 
 impl FactOutput {
+    /// What the controller alone can read: how far this device's clock was ahead at the verdict.
+    fn clock_skew(seconds: i64) -> Self {
+        let reading = Reading::Value(Value::Integer(seconds));
+        let grade = Grade::Os;
+        Self::new(
+            "clock.skew_s",
+            &Fact {
+                reading,
+                grade,
+                age_ms: 0,
+            },
+        )
+    }
+
     fn new(name: &str, fact: &Fact) -> Self {
         let (state, value, error) = match &fact.reading {
             Reading::Value(value) => ("value", Some(value.clone()), None),
@@ -238,6 +269,10 @@ pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use cardea_proto::{codec::Bytes, time::UnixMillis};
+
     use super::*;
 
     #[test]
@@ -248,5 +283,30 @@ mod tests {
             vec![row("x", ""), row("longer", "because")],
         );
         assert_eq!(text, "NAME    WHY\nx\nlonger  because");
+    }
+
+    #[test]
+    fn a_posture_shows_the_clock_and_why_it_fails_where_no_check_says_it() {
+        let report = Report {
+            counter: 1,
+            nonce: Bytes([0; 16]),
+            clock: UnixMillis(0),
+            facts: BTreeMap::new(),
+        };
+        let verdict = PostureVerdict {
+            compliant: false,
+            checked_at: UnixMillis(0),
+            failed: Vec::new(),
+            remedy: None,
+            report: None,
+            why: Some("no rule permits a certificate for laptop".to_owned()),
+            clock_skew_s: Some(-7),
+        };
+        let shown = PostureOutput::new(&report, Some(&verdict));
+        assert_eq!(shown.failed, ["no rule permits a certificate for laptop"]);
+        assert_eq!(
+            shown.table(),
+            "FACT          VALUE  GRADE  AGE\nclock.skew_s  -7     os     0.0 s"
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use cardea_host::{
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     files::{self, Dir, StateDir},
     process,
 };
@@ -83,8 +83,13 @@ pub(super) fn enroll(
         return Err(Failure::new(
             Code::Failed,
             format!(
-                "this machine is enrolled already, as {} ({}) of {}. Connect: {} up",
-                node.name, node.id, node.domain, program.name
+                "this machine is enrolled already, as {} ({}) of {}. To enroll it anew, stop {program} and move {} away. \
+                 To connect: {program} up",
+                node.name,
+                node.id,
+                node.domain,
+                settings.state.display(),
+                program = program.name
             ),
         ));
     }
@@ -108,7 +113,10 @@ pub(super) fn up(
 ) -> Result<(), Failure> {
     let invite = code.read()?;
     process::prepare();
-    let dir = open(settings)?;
+    let dir = match invite {
+        Some(_) => open(settings)?,
+        None => open_enrolled(program, settings)?,
+    };
     let node = match (load(&dir)?, invite) {
         (None, None) => return Err(client::not_enrolled(program.name)),
         (None, Some(invite)) => block_on(apply(
@@ -130,7 +138,7 @@ pub(super) fn up(
     if code.is_on_the_command_line() {
         // A long-running program does not show a code to whoever lists processes.
         drop(dir);
-        return Err(become_run(settings, device.as_ref()));
+        return Err(become_run(program.name, settings, device.as_ref()));
     }
     serve(settings, dir, node, device, &Local::Sockets)
 }
@@ -143,7 +151,7 @@ pub(super) fn run(
     local: &Local,
 ) -> Result<(), Failure> {
     process::prepare();
-    let dir = open(settings)?;
+    let dir = open_enrolled(program, settings)?;
     let node = load(&dir)?.ok_or_else(|| client::not_enrolled(program.name))?;
     keep_operator(&dir, device.as_ref())?;
     serve(settings, dir, node, device, local)
@@ -166,7 +174,7 @@ async fn apply(
     };
     let node = applicant.enroll(invite).await?;
     if let Some(user) = device.and_then(|device| device.behind_sudo) {
-        operator::save(dir, user).map_err(storage)?;
+        operator::save(dir, user).map_err(|error| error.failure())?;
     }
     let user = node
         .user
@@ -199,7 +207,7 @@ fn same_controller(node: &Node, invite: &InviteCode) -> Result<(), Failure> {
 /// Remembers who was named.
 fn keep_operator(dir: &StateDir, device: Option<&Device>) -> Result<(), Failure> {
     match device.and_then(|device| device.operator) {
-        Some(user) => operator::save(dir, user).map_err(storage),
+        Some(user) => operator::save(dir, user).map_err(|error| error.failure()),
         None => Ok(()),
     }
 }
@@ -279,7 +287,7 @@ fn wrong_program(program: &str) -> Failure {
 }
 
 /// Replaces this process by `run` with the same settings; only a failure comes back.
-fn become_run(settings: &Settings, device: Option<&Device>) -> Failure {
+fn become_run(program: &str, settings: &Settings, device: Option<&Device>) -> Failure {
     let mut arguments: Vec<OsString> = vec!["run".into()];
     let mut flag = |name: &str, value: Option<&PathBuf>| {
         if let Some(value) = value {
@@ -297,8 +305,8 @@ fn become_run(settings: &Settings, device: Option<&Device>) -> Failure {
     arguments.extend(settings.direct_flags());
     arguments.extend((0..settings.verbose).map(|_| OsString::from("-v")));
     let error = match std::env::current_exe() {
-        Ok(program) => {
-            let mut command = std::process::Command::new(program);
+        Ok(this) => {
+            let mut command = std::process::Command::new(this);
             // Where nobody who lists processes reads its password.
             let proxy = settings.proxy.as_ref();
             command.envs(proxy.map(|proxy| ("HTTPS_PROXY", proxy.reveal())));
@@ -308,7 +316,7 @@ fn become_run(settings: &Settings, device: Option<&Device>) -> Failure {
     };
     Failure::new(
         Code::Failed,
-        format!("enrolled, but the daemon did not start: {error}"),
+        format!("enrolled, but the daemon did not start: {error}. Start it: {program} run"),
     )
 }
 
@@ -320,11 +328,19 @@ pub(super) fn enrolled(program: Program, settings: &Settings) -> Result<Node, Fa
 }
 
 fn open(settings: &Settings) -> Result<StateDir, Failure> {
-    StateDir::open(&settings.state).map_err(storage)
+    StateDir::open(&settings.state).map_err(|error| error.failure())
+}
+
+/// The state of who enrolled here; where nobody did, nothing is made.
+fn open_enrolled(program: Program, settings: &Settings) -> Result<StateDir, Failure> {
+    match client::enrolled(&settings.state) {
+        Some(false) => Err(client::not_enrolled(program.name)),
+        Some(true) | None => open(settings),
+    }
 }
 
 fn load(dir: &StateDir) -> Result<Option<Node>, Failure> {
-    Node::load(dir).map_err(storage)
+    Node::load(dir).map_err(|error| error.failure())
 }
 
 fn storage(error: impl fmt::Display) -> Failure {
@@ -337,5 +353,10 @@ pub(super) fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
         .enable_all()
         .build()
         .map(|runtime| runtime.block_on(future))
-        .map_err(|error| Failure::new(Code::Failed, format!("no runtime: {error}")))
+        .map_err(|error| {
+            Failure::new(
+                Code::Failed,
+                format!("no runtime: {error}. {}", io_advice(&error)),
+            )
+        })
 }

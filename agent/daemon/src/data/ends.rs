@@ -98,7 +98,7 @@ impl Plane {
 const fn reply(why: ResetReason) -> socks::Reply {
     use cardea_tunnel::DialError;
     match why {
-        ResetReason::Refused(DialError::Refused) => socks::Reply::Refused,
+        ResetReason::Refused(DialError::Refused | DialError::Unsaid) => socks::Reply::Refused,
         ResetReason::Refused(
             DialError::Unreachable | DialError::TimedOut | DialError::NotResolved,
         ) => socks::Reply::HostUnreachable,

@@ -18,6 +18,7 @@ use super::{
     flow::{Carry, Flow},
     flows::Flows,
     listen::{Locals, Waiting},
+    oversized::Oversized,
     relays::Relays,
     routes::Routes,
     stack::{self, Interface},
@@ -56,6 +57,9 @@ const ROUTES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// In how many of those turns this machine's addresses are looked at as well.
 const ADDRESSES_EVERY: u32 = 5;
+
+/// In how many of those it is said that packets were too long.
+const OVERSIZED_EVERY: u32 = 10;
 
 /// What a timer is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +102,7 @@ pub(super) struct Plane {
     wants_figures: Vec<u64>,
     /// How often routes have been looked at.
     looks: u32,
+    oversized: Oversized,
 }
 
 impl Plane {
@@ -148,6 +153,7 @@ impl Plane {
             asked: Vec::new(),
             wants_figures: Vec::new(),
             looks: 0,
+            oversized: Oversized::default(),
         };
         plane.follow_addresses();
         Ok((plane, waker))
@@ -424,6 +430,9 @@ impl Plane {
                 let next = self.carry.now.instant + ROUTES_INTERVAL;
                 self.timers.set(next, Due::Routes);
                 self.looks = self.looks.wrapping_add(1);
+                if self.looks.is_multiple_of(OVERSIZED_EVERY) {
+                    self.oversized.tell(self.carry.tunnels.drops());
+                }
                 self.follow_routes(self.looks.is_multiple_of(ADDRESSES_EVERY));
             }
             Due::Moved => {
@@ -472,7 +481,8 @@ impl Plane {
                 | TunnelEvent::Path { .. }
                 | TunnelEvent::Standby { .. }
                 | TunnelEvent::Silent { .. }
-                | TunnelEvent::Answers { .. } => false,
+                | TunnelEvent::Answers { .. }
+                | TunnelEvent::Unreached { .. } => false,
             };
             if let (TunnelEvent::Closed { grant, .. }, true) = (&event, is_gone)
                 && let Some(Interface::Back(back)) = &mut self.interface

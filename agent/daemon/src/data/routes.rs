@@ -73,7 +73,8 @@ impl<W> Routes<W> {
             | Event::Path { .. }
             | Event::Standby { .. }
             | Event::Silent { .. }
-            | Event::Answers { .. } => None,
+            | Event::Answers { .. }
+            | Event::Unreached { .. } => None,
         }
     }
 

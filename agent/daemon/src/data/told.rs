@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use cardea_tunnel::Event;
 use tokio::sync::mpsc as queue;
 
 use super::FromData;
@@ -47,9 +48,14 @@ impl Told {
             }
         }
         if self.backlog.len() > BACKLOG_MAX {
-            // Figures come again; openings, ends and wishes do not, and there are few of them.
+            // Figures and failures come again; openings, ends and wishes do not, and there are few of
+            // them.
             self.backlog.retain(|event| {
-                !matches!(event, FromData::Tunnel(cardea_tunnel::Event::Used { .. }))
+                !matches!(
+                    event,
+                    FromData::Tunnel(Event::Used { .. } | Event::Unreached { .. })
+                        | FromData::Refused { .. }
+                )
             });
         }
     }

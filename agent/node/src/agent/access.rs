@@ -43,6 +43,8 @@ pub(super) const REFUSAL_HOLD: Duration = Duration::from_millis(500);
 ///                     Wanted └─────────────────────┼─────────┘           │
 ///                                                  └─▶ Idle ◀────────────┘ Due (ttl), TunnelClosed, Cut
 /// ```
+///
+/// `GivenUp` leads where `TunnelClosed` does.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Access {
     /// Nothing is open and nothing stands in the way, as far as this agent knows.
@@ -97,6 +99,7 @@ impl Access {
             Step::Denied(refusal) => self.denied(now, refusal),
             Step::Opened(grant) => self.opened(grant),
             Step::TunnelClosed(grant, why) => self.tunnel_closed(now, grant, why),
+            Step::GivenUp(grant, why) => self.given_up(now, grant, why),
             Step::Withdrawn(grant, reason, why) => self.withdrawn(now, grant, reason, why),
             Step::Extended(grant, until) => self.extended(grant, until),
             Step::Cleared => (self.cleared(), Vec::new()),
@@ -267,6 +270,16 @@ impl Access {
             | Self::Denied { .. }
             | Self::Unreachable { .. } => (self, Vec::new()),
         }
+    }
+
+    /// As if it had closed by itself, which the tunnel has still to be told.
+    fn given_up(self, now: Instant, grant: GrantId, why: Refusal) -> (Self, Vec<Effect>) {
+        let is_held = self.held().is_some_and(|held| held.grant == grant);
+        let (state, mut effects) = self.tunnel_closed(now, grant, why);
+        if is_held {
+            effects.insert(0, Effect::Remove(grant));
+        }
+        (state, effects)
     }
 
     fn withdrawn(

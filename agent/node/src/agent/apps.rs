@@ -11,8 +11,9 @@ use cardea_proto::{
     id::GrantId,
     message::{AppView, Usage},
     name::Name,
+    time::{Now, UnixMillis},
 };
-use cardea_tunnel::{Path, PathReason};
+use cardea_tunnel::{DialError, Path, PathReason};
 
 use super::{
     access::{Access, Effect, Held, Step},
@@ -21,6 +22,15 @@ use super::{
 
 /// Most apps that somebody may have asked for; a local user could invent names.
 const ENTRIES_MAX: usize = 1_024;
+
+/// How long the status shows why a name was refused that the controller tells nothing of: a person
+/// who mistyped it has read the error by then.
+const REFUSAL_SHOWN: Duration = Duration::from_secs(60);
+
+/// How long a silent tunnel is kept while the controller answers, so that this device's network is
+/// not why: longer than a report of it takes to be sent (5 s) and to go unanswered (2 s), and shorter
+/// than a person waits.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
 
 /// The controller's snapshot, and the state of each app that was asked for.
 #[derive(Debug, Default)]
@@ -47,14 +57,41 @@ pub(super) struct Traffic {
     pub(super) bytes_in: u64,
     /// Payload to the app.
     pub(super) bytes_out: u64,
+    /// Flows open at the last count.
+    pub(super) flows: u32,
     /// Latest round trip.
     pub(super) rtt: Option<Duration>,
     /// Which way it goes, and why.
     pub(super) path: Option<(Path, PathReason)>,
     /// Through which relays it could go as well.
     pub(super) standby: [Option<SocketAddr>; STANDBY_MAX],
-    /// Whether the other end does not answer.
-    pub(super) is_silent: bool,
+    /// Since when the other end is known not to answer.
+    pub(super) silent_since: Option<Instant>,
+    /// How the last flow failed that the connector did not bring to the app.
+    pub(super) failure: Option<Failure>,
+}
+
+/// Flows of a tunnel that did not reach the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Why the last one did not.
+    pub(super) why: DialError,
+    /// When that was.
+    pub(super) at: UnixMillis,
+    /// How many there were since the tunnel began.
+    pub(super) count: u64,
+}
+
+impl Traffic {
+    /// Another flow did not reach the app.
+    pub(super) fn note_failure(&mut self, now: Now, why: DialError) {
+        let before = self.failure.map_or(0, |failure| failure.count);
+        self.failure = Some(Failure {
+            why,
+            at: now.unix,
+            count: before.saturating_add(1),
+        });
+    }
 }
 
 impl Apps {
@@ -66,8 +103,18 @@ impl Apps {
         self.entries.get(app)
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Name, &Entry)> {
-        self.entries.iter()
+    /// Whether the controller told of an app of this name.
+    pub(super) fn is_known(&self, app: &Name) -> bool {
+        self.views.iter().any(|view| view.name == *app)
+    }
+
+    /// The names that the controller told nothing of and a person should still see: what is on its
+    /// way or open, and what was refused a short while ago.
+    pub(super) fn others(&self, now: Instant) -> impl Iterator<Item = &Name> {
+        self.entries
+            .iter()
+            .filter(move |(app, entry)| !self.is_known(app) && !entry.is_over(now))
+            .map(|(app, _)| app)
     }
 
     /// Takes the controller's snapshot; the names of apps that may be opened come back.
@@ -78,10 +125,14 @@ impl Apps {
     }
 
     /// Makes room for an app; false when too many were asked for.
-    pub(super) fn admit(&mut self, app: &Name) -> bool {
+    pub(super) fn admit(&mut self, now: Instant, app: &Name) -> bool {
         if self.entries.contains_key(app) {
             return true;
         }
+        let views = &self.views;
+        let is_known = |app: &Name| views.iter().any(|view| view.name == *app);
+        self.entries
+            .retain(|app, entry| is_known(app) || !entry.is_over(now));
         if self.entries.len() >= ENTRIES_MAX {
             self.entries.retain(|_, entry| !entry.is_quiet());
         }
@@ -141,33 +192,15 @@ impl Apps {
             .map(|(app, _)| app.clone())
     }
 
-    pub(super) fn note(&mut self, app: &Name, usage: &Usage, rtt: Option<Duration>) {
+    pub(super) fn note_traffic(&mut self, app: &Name, told: impl FnOnce(&mut Traffic)) {
         if let Some(entry) = self.entries.get_mut(app) {
-            entry.traffic = Traffic {
-                bytes_in: usage.bytes_in,
-                bytes_out: usage.bytes_out,
-                rtt: rtt.or(entry.traffic.rtt),
-                ..entry.traffic
-            };
+            told(&mut entry.traffic);
         }
     }
 
-    pub(super) fn note_path(&mut self, app: &Name, path: Path, why: PathReason) {
-        if let Some(entry) = self.entries.get_mut(app) {
-            entry.traffic.path = Some((path, why));
-        }
-    }
-
-    pub(super) fn note_standby(&mut self, app: &Name, relays: [Option<SocketAddr>; STANDBY_MAX]) {
-        if let Some(entry) = self.entries.get_mut(app) {
-            entry.traffic.standby = relays;
-        }
-    }
-
-    pub(super) fn note_silence(&mut self, app: &Name, is_silent: bool) {
-        if let Some(entry) = self.entries.get_mut(app) {
-            entry.traffic.is_silent = is_silent;
-        }
+    /// What the controller is told of the tunnels of these apps.
+    pub(super) fn usages(&self) -> impl Iterator<Item = Usage> {
+        self.entries.values().filter_map(Entry::usage)
     }
 
     pub(super) fn names(&self) -> Vec<Name> {
@@ -188,10 +221,20 @@ impl Apps {
         entries.map(|(app, _)| app.clone()).collect()
     }
 
+    /// The tunnels that have been silent for as long as they may.
+    pub(super) fn silent_too_long(&self, now: Instant) -> Vec<(Name, GrantId)> {
+        let is_due = |entry: &Entry| entry.given_up_at().is_some_and(|due| due <= now);
+        let entries = self.entries.iter().filter(|(_, entry)| is_due(entry));
+        entries
+            .filter_map(|(app, entry)| Some((app.clone(), entry.access.held()?.grant)))
+            .collect()
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.entries
             .values()
-            .filter_map(|entry| entry.access.deadline())
+            .flat_map(|entry| [entry.access.deadline(), entry.given_up_at()])
+            .flatten()
             .min()
     }
 }
@@ -202,6 +245,39 @@ impl Entry {
             access: Access::Idle { ended: None },
             offer: None,
             traffic: Traffic::default(),
+        }
+    }
+
+    /// The grant of a tunnel whose other end does not answer.
+    pub(super) fn silent(&self) -> Option<GrantId> {
+        let held = self.access.held()?;
+        self.traffic.silent_since.map(|_| held.grant)
+    }
+
+    fn given_up_at(&self) -> Option<Instant> {
+        self.access.held()?;
+        Some(self.traffic.silent_since? + SILENCE_MAX)
+    }
+
+    /// What its tunnel told, for the controller; nothing before it is open.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let grant = self.access.held()?.grant;
+        let (path, _) = self.traffic.path?;
+        Some(Usage {
+            grant,
+            bytes_in: self.traffic.bytes_in,
+            bytes_out: self.traffic.bytes_out,
+            flows: self.traffic.flows,
+            path: Some(path).filter(|_| self.traffic.silent_since.is_none()),
+        })
+    }
+
+    /// Whether nothing of it is left to tell, if the controller knows of no such app.
+    fn is_over(&self, now: Instant) -> bool {
+        match self.access {
+            Access::Idle { .. } => true,
+            Access::Denied { at, .. } | Access::Unreachable { at, .. } => now >= at + REFUSAL_SHOWN,
+            Access::Asking { .. } | Access::Opening { .. } | Access::Open { .. } => false,
         }
     }
 

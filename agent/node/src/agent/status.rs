@@ -4,11 +4,12 @@ use cardea_proto::{
     admin::Warning,
     app::Transport,
     local::{
-        AgentStatus, AppState, AppStatus, CertificateView, ControllerView, DeviceView, PostureView,
-        transport_text,
+        AgentStatus, AppError, AppState, AppStatus, CertificateView, ControllerView, DeviceView,
+        PostureView, transport_text,
     },
     message::AppView,
     name::Name,
+    posture::PostureVerdict,
     refusal::{Refusal, RefusalCode},
     time::Now,
 };
@@ -18,7 +19,7 @@ use crate::channel::Doubt;
 use super::{
     Agent,
     access::{Access, Held},
-    apps::Entry,
+    apps::{Entry, Failure},
 };
 
 impl Agent {
@@ -42,7 +43,7 @@ impl Agent {
         }
     }
 
-    /// What this device may reach, and what it tried to reach, by name.
+    /// The apps that the controller told of and what else is open or was just refused, by name.
     pub(super) fn app_statuses(&self, now: Now) -> Vec<AppStatus> {
         let views = self.apps.views();
         let known = views
@@ -50,9 +51,8 @@ impl Agent {
             .map(|view| self.app_status(now, &view.name, Some(view)));
         let others = self
             .apps
-            .entries()
-            .filter(|(app, _)| views.iter().all(|view| view.name != **app))
-            .map(|(app, _)| self.app_status(now, app, None));
+            .others(now.instant)
+            .map(|app| self.app_status(now, app, None));
         let mut statuses: Vec<AppStatus> = known.chain(others).collect();
         statuses.sort_by(|a, b| a.name.cmp(&b.name));
         statuses
@@ -87,6 +87,7 @@ impl Agent {
             bytes_out: traffic.bytes_out,
             not_after: held.map(|held| not_after(now, held)),
             why,
+            last_error: traffic.failure.filter(|_| held.is_some()).map(app_error),
             services: view.map(|view| view.services.clone()).unwrap_or_default(),
             addresses: Vec::new(),
         }
@@ -100,7 +101,7 @@ impl Agent {
     ) -> (AppState, Option<String>) {
         match entry.map(|entry| &entry.access) {
             Some(Access::Open { held }) if held.until > now.instant => {
-                open_state(entry.is_some_and(|entry| entry.traffic.is_silent))
+                open_state(entry.is_some_and(|entry| entry.silent().is_some()))
             }
             Some(Access::Opening { .. } | Access::Asking { .. }) => (AppState::Opening, None),
             Some(Access::Denied { refusal, .. }) => (AppState::Denied, Some(refusal.to_string())),
@@ -140,9 +141,7 @@ impl Agent {
         PostureView {
             compliant: verdict.map(|verdict| verdict.compliant),
             checked_at: verdict.map(|verdict| verdict.checked_at.to_rfc3339()),
-            failed: verdict
-                .map(|verdict| verdict.failed.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
+            failed: verdict.map_or_else(Vec::new, PostureVerdict::reasons),
         }
     }
 
@@ -153,19 +152,21 @@ impl Agent {
             fix,
         };
         let mut warnings = Vec::new();
-        if self.channel.is_wanted() && self.channel.is_unreachable() && !self.channel.is_renewing()
-        {
+        let is_lost = self.channel.is_wanted() && self.channel.is_unreachable();
+        if is_lost && !self.channel.is_renewing() {
             let Refusal { message, next, .. } = self.channel.unreachable();
-            let next = next.as_deref().unwrap_or("Check the network");
-            let fix = format!("Open tunnels go on for their ttl. {next}, then: cardea status");
+            let next = next.unwrap_or_else(|| "Check the network".to_owned());
+            // Who was told why has just that to do.
+            let fix = match self.channel.told() {
+                Some(_) => next,
+                None => format!("Open tunnels go on for their ttl. {next}, then: cardea status"),
+            };
             warnings.push(warning("controller_unreachable", message, fix));
         }
         if let Some(told) = self.channel.told() {
-            let fix = told
-                .next
-                .clone()
-                .unwrap_or_else(|| "Ask an admin".to_owned());
-            warnings.push(warning(&told.code.to_string(), told.message.clone(), fix));
+            let told = told.clone().advised();
+            let fix = told.next.unwrap_or_default();
+            warnings.push(warning(&told.code.to_string(), told.message, fix));
         }
         if let Some(skew) = self.channel.skew() {
             let way = if skew.ahead { "ahead of" } else { "behind" };
@@ -215,6 +216,14 @@ impl Agent {
             warnings.push(warning(&RefusalCode::PostureFailed.to_string(), title, fix));
         }
         warnings
+    }
+}
+
+fn app_error(failure: Failure) -> AppError {
+    AppError {
+        message: format!("the connector did not reach the app: {}", failure.why),
+        at: failure.at.to_rfc3339(),
+        count: failure.count,
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use cardea_proto::{
     app::Carrier,
     decision::Check,
-    local::{AppState, ControllerState, LocalRequest},
-    message::Purpose,
+    local::{AppError, AppState, ControllerState, LocalRequest},
+    message::{Purpose, Usage},
+    path::Path,
     time::UnixMillis,
 };
-use cardea_tunnel::CloseReason;
+use cardea_tunnel::{CloseReason, DialError, PathReason};
 
 use super::*;
 use crate::testing::{GRANT, LIFE, TTL, World, down, fact, name, up, view};
@@ -65,6 +66,8 @@ fn verdict(compliant: bool) -> PostureVerdict {
         failed: if compliant { Vec::new() } else { vec![check] },
         remedy: None,
         report: None,
+        why: None,
+        clock_skew_s: None,
     }
 }
 
@@ -130,6 +133,226 @@ fn a_withdrawn_grant_is_removed_in_the_same_turn_and_the_status_tells_why() {
         AgentInput::Message(ToNode::Posture(verdict(true))),
     );
     assert_eq!(state(&world, &agent), AppState::Idle);
+}
+
+#[test]
+fn the_controller_hears_which_way_a_tunnel_goes_and_again_after_the_channel_was_lost() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    let path = Path::Direct("192.0.2.7:4711".parse().unwrap());
+    let event = Event::Path {
+        grant: GRANT,
+        path,
+        why: PathReason::Answered,
+    };
+    world.turn(&mut agent, AgentInput::Tunnel(event));
+    let expected = FromNode::Usage(vec![Usage {
+        grant: GRANT,
+        bytes_in: 0,
+        bytes_out: 0,
+        flows: 0,
+        path: Some(path),
+    }]);
+    world.pass(Duration::from_secs(5));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(
+        out.node.messages.contains(&expected),
+        "{:?}",
+        out.node.messages
+    );
+    world.pass(Duration::from_secs(5));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(!out.node.messages.contains(&expected));
+    world.turn(&mut agent, down());
+    world.pass(Duration::from_secs(5));
+    world.turn(&mut agent, AgentInput::Timeout);
+    world.greet(&mut agent);
+    world.pass(Duration::from_secs(5));
+    let out = world.turn(&mut agent, AgentInput::Timeout);
+    assert!(
+        out.node.messages.contains(&expected),
+        "{:?}",
+        out.node.messages
+    );
+}
+
+#[test]
+fn the_status_names_the_apps_there_are_and_for_a_while_what_was_refused() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    let views = ToNode::Apps(vec![view("wiki", true)]);
+    world.turn(&mut agent, AgentInput::Message(views));
+    let listed = |world: &World, agent: &Agent| -> Vec<(String, AppState)> {
+        let apps = agent.status(world.now).apps.into_iter();
+        apps.map(|app| (app.name.to_string(), app.state)).collect()
+    };
+    let wiki = |state| ("wiki".to_owned(), state);
+    let ghost = |state| ("ghost".to_owned(), state);
+    let ask = AgentInput::Wanted { app: name("ghost") };
+    let out = world.turn(&mut agent, ask);
+    assert_eq!(
+        listed(&world, &agent),
+        [ghost(AppState::Opening), wiki(AppState::Idle)]
+    );
+    let request = out.node.messages.iter().find_map(|message| {
+        if let FromNode::Request { request, .. } = message {
+            Some(*request)
+        } else {
+            None
+        }
+    });
+    let denied = ToNode::Denied {
+        request: request.unwrap(),
+        refusal: Refusal::new(RefusalCode::NotPermitted, "no rule permits it"),
+        decision: None,
+    };
+    world.turn(&mut agent, AgentInput::Message(denied));
+    assert_eq!(
+        listed(&world, &agent),
+        [ghost(AppState::Denied), wiki(AppState::Idle)]
+    );
+    world.pass(Duration::from_secs(61));
+    assert_eq!(listed(&world, &agent), [wiki(AppState::Idle)]);
+
+    open(&world, &mut agent);
+    world.turn(&mut agent, AgentInput::Message(ToNode::Apps(Vec::new())));
+    assert_eq!(listed(&world, &agent), [wiki(AppState::Open)]);
+    let closed = Event::Closed {
+        grant: GRANT,
+        reason: CloseReason::Lost,
+    };
+    world.turn(&mut agent, AgentInput::Tunnel(closed));
+    assert_eq!(listed(&world, &agent), []);
+}
+
+#[test]
+fn a_connection_that_did_not_reach_its_app_leaves_a_trace_while_the_tunnel_is_open() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    let last_error = |world: &World, agent: &Agent| {
+        let mut apps = agent.status(world.now).apps.into_iter();
+        apps.find(|app| app.name == name("wiki"))?.last_error
+    };
+    open(&world, &mut agent);
+    assert_eq!(last_error(&world, &agent), None);
+    for count in 1..=2 {
+        world.pass(Duration::from_secs(1));
+        let unreached = Event::Unreached {
+            grant: GRANT,
+            why: DialError::TimedOut,
+        };
+        world.turn(&mut agent, AgentInput::Tunnel(unreached));
+        assert_eq!(state(&world, &agent), AppState::Open);
+        let expected = AppError {
+            message: "the connector did not reach the app: the target did not answer in time"
+                .to_owned(),
+            at: world.now.unix.to_rfc3339(),
+            count,
+        };
+        assert_eq!(last_error(&world, &agent), Some(expected));
+    }
+    let closed = Event::Closed {
+        grant: GRANT,
+        reason: CloseReason::Lost,
+    };
+    world.turn(&mut agent, AgentInput::Tunnel(closed));
+    assert_eq!(last_error(&world, &agent), None);
+}
+
+/// A tunnel falls silent while the controller is there.
+fn silent(world: &World, agent: &mut Agent) {
+    let path = Event::Path {
+        grant: GRANT,
+        path: Path::Relay("192.0.2.7:7444".parse().unwrap()),
+        why: PathReason::NoneAnswered,
+    };
+    world.turn(agent, AgentInput::Tunnel(path));
+    world.turn(agent, AgentInput::Tunnel(Event::Silent { grant: GRANT }));
+    assert_eq!(state(world, agent), AppState::Unreachable);
+}
+
+fn is_let_go(out: &AgentOutbox) -> bool {
+    let is_removed =
+        |command: &Command| matches!(command, Command::Remove { grant } if *grant == GRANT);
+    out.node.commands.iter().any(is_removed)
+        && out
+            .node
+            .messages
+            .contains(&FromNode::Closed { grant: GRANT })
+}
+
+#[test]
+fn who_wants_an_app_whose_tunnel_is_silent_gets_another_one() {
+    let world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    silent(&world, &mut agent);
+    let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
+    assert!(is_let_go(&out));
+    let is_request = |message: &FromNode| matches!(message, FromNode::Request { .. });
+    assert!(out.node.messages.iter().any(is_request));
+    assert_eq!(state(&world, &agent), AppState::Opening);
+}
+
+#[test]
+fn a_silent_tunnel_is_given_up_after_a_while_if_the_controller_answers_and_not_before() {
+    for answers_again in [false, true] {
+        let mut world = World::new();
+        let mut agent = world.ready_agent();
+        open(&world, &mut agent);
+        silent(&world, &mut agent);
+        world.pass(Duration::from_secs(5));
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        let is_usage = |message: &FromNode| matches!(message, FromNode::Usage(_));
+        assert!(
+            out.node.messages.iter().any(is_usage),
+            "something is said that the controller answers or not"
+        );
+        world.pass(Duration::from_millis(2_999));
+        assert!(!is_let_go(&world.turn(&mut agent, AgentInput::Timeout)));
+        if answers_again {
+            let answers = Event::Answers { grant: GRANT };
+            world.turn(&mut agent, AgentInput::Tunnel(answers));
+        }
+        world.pass(Duration::from_millis(1));
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert_eq!(is_let_go(&out), !answers_again);
+    }
+}
+
+#[test]
+fn a_silent_tunnel_is_kept_while_there_is_no_controller_either() {
+    let mut world = World::new();
+    let mut agent = world.ready_agent();
+    open(&world, &mut agent);
+    silent(&world, &mut agent);
+    world.turn(&mut agent, down());
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(8));
+        let out = world.turn(&mut agent, AgentInput::Timeout);
+        assert!(!is_let_go(&out));
+        assert!(agent.deadline().is_some_and(|due| due > world.now.instant));
+        let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
+        assert!(!is_let_go(&out));
+    }
+}
+
+#[test]
+fn names_that_somebody_invents_are_not_kept() {
+    let world = World::new();
+    let mut agent = world.ready_agent();
+    for number in 0..3 {
+        let app = name(&format!("ghost{number}"));
+        world.turn(&mut agent, AgentInput::Wanted { app });
+        let call = AgentInput::Local {
+            call: 1,
+            request: LocalRequest::Down,
+        };
+        world.turn(&mut agent, call);
+        assert_eq!(agent.status(world.now).apps, []);
+    }
+    assert_eq!(agent.apps.names().len(), 1);
 }
 
 #[test]

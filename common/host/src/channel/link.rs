@@ -184,6 +184,12 @@ impl Sender {
             .close(VarInt::from_u32(code.number()), reason.as_bytes());
     }
 
+    /// What its connection has carried up to now.
+    #[must_use]
+    pub fn traffic(&self) -> vigil::Traffic {
+        vigil::Traffic::of(&self.connection)
+    }
+
     /// Closes the connection of a peer that does not read; it starts over with a snapshot.
     fn slow(&self) -> ChannelError {
         let error = ChannelError::SlowReader;

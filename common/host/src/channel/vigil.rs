@@ -26,13 +26,15 @@ const SILENCE_AFTER_REFUSAL: Duration = Duration::from_millis(500);
 
 /// Datagrams of a connection in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Traffic {
-    heard: u64,
-    sent: u64,
+pub struct Traffic {
+    /// From the other end.
+    pub heard: u64,
+    /// To it, repetitions included.
+    pub sent: u64,
 }
 
 impl Traffic {
-    fn of(connection: &quinn::Connection) -> Self {
+    pub(super) fn of(connection: &quinn::Connection) -> Self {
         let stats = connection.stats();
         Self {
             heard: stats.udp_rx.datagrams,

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, io_advice};
 
 /// Largest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 64 * 1024;
@@ -44,7 +44,7 @@ impl ReadError {
             Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 "Let the user that runs this program read it: chmod, chown"
             }
-            Self::Io(_) => "",
+            Self::Io(error) => io_advice(error),
             Self::NotAFile(_) => "Copy what it holds into a file and name that",
             Self::TooLarge(_) => "Check that it is the file that you meant",
             Self::NotText => "Check that it is the file that you meant, and save it as UTF-8",

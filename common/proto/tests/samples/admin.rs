@@ -342,8 +342,25 @@ fn rows() -> Vec<AdminAnswer> {
             bytes_in: 1,
             bytes_out: 2,
             flows: 3,
+            told_at: None,
         }]),
     ]
+}
+
+pub(super) fn tunnels_told() -> AdminAnswer {
+    AdminAnswer::Tunnels(vec![TunnelRow {
+        id: parts::grant(),
+        name: "wiki for alice@corp.example".to_owned(),
+        user: parts::name("alice@corp.example"),
+        device: parts::name("laptop"),
+        app: parts::name("wiki"),
+        carrier: Carrier::Quic,
+        path: "direct 192.0.2.7:4711".to_owned(),
+        bytes_in: 1,
+        bytes_out: 2,
+        flows: 3,
+        told_at: Some(MOMENT.to_owned()),
+    }])
 }
 
 fn device() -> DeviceRow {
@@ -355,6 +372,7 @@ fn device() -> DeviceRow {
         state: "connected".to_owned(),
         compliant: Some(false),
         failed: vec![parts::check()],
+        why: None,
         checked_at: Some(MOMENT.to_owned()),
         last_seen: Some(MOMENT.to_owned()),
         certificate_not_after: None,

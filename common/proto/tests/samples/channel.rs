@@ -7,6 +7,7 @@ use cardea_proto::{
     identity::Role,
     ledger::EndReason,
     message::{AppView, Checkpointed, FromNode, Hello, ToNode, Usage, Welcome},
+    path::Path,
 };
 
 use super::{names, parts};
@@ -83,8 +84,27 @@ pub(super) fn from_node() -> Vec<FromNode> {
             bytes_in: 1 << 40,
             bytes_out: 9,
             flows: 2,
+            path: None,
         }]),
     ]
+}
+
+pub(super) fn usage_with_path() -> FromNode {
+    FromNode::Usage(
+        [
+            Path::Relay("192.0.2.7:7444".parse().unwrap()),
+            Path::RelayTls("192.0.2.7:443".parse().unwrap()),
+            Path::Direct("[2001:db8::7]:4711".parse().unwrap()),
+        ]
+        .map(|path| Usage {
+            grant: parts::grant(),
+            bytes_in: 1,
+            bytes_out: 2,
+            flows: 3,
+            path: Some(path),
+        })
+        .to_vec(),
+    )
 }
 
 pub(super) fn to_node() -> Vec<ToNode> {

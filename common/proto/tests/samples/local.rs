@@ -3,8 +3,9 @@
 use cardea_proto::{
     admin::Warning,
     local::{
-        AgentStatus, AppState, AppStatus, CertificateView, ConnectorStatus, ConnectorView,
-        ControllerState, ControllerView, DeviceView, LocalAnswer, LocalRequest, PostureView,
+        AgentStatus, AppError, AppState, AppStatus, CertificateView, ConnectorStatus,
+        ConnectorView, ControllerState, ControllerView, DeviceView, LocalAnswer, LocalRequest,
+        PostureView,
     },
     netcheck::{
         CheckState, ControllerCheck, Filtering, Mapping, NatView, NetReport, Portal, RelayCheck,
@@ -175,7 +176,19 @@ fn app() -> AppStatus {
         bytes_out: 10,
         not_after: Some("2026-01-01T00:05:00Z".to_owned()),
         why: None,
+        last_error: None,
         services: vec![parts::service()],
         addresses: Vec::new(),
     }
+}
+
+pub(super) fn apps_with_error() -> LocalAnswer {
+    LocalAnswer::Apps(vec![AppStatus {
+        last_error: Some(AppError {
+            message: "the target refused the connection".to_owned(),
+            at: "2026-01-01T00:00:00Z".to_owned(),
+            count: 2,
+        }),
+        ..app()
+    }])
 }

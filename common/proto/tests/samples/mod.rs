@@ -10,10 +10,12 @@ use cardea_proto::{
     access::{Answer, Extend, Offer, Rendezvous},
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
     codec,
+    decision::Decision,
     enroll::{Certificate, EnrollAnswer, EnrollRequest},
     ledger::{Actor, Change, Entry, RecordKey},
     local::{LocalAnswer, LocalRequest},
     message::{FromNode, ToNode},
+    posture::PostureVerdict,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -64,6 +66,7 @@ pub(crate) trait Named {
 pub(crate) fn all() -> Vec<Sample> {
     [
         variants("from_node", &channel::from_node()),
+        one::<FromNode>("from_node.usage_with_path", &channel::usage_with_path()),
         variants("to_node", &channel::to_node()),
         one::<EnrollRequest>("enroll_request", &channel::enroll_request()),
         variants::<EnrollAnswer>("enroll_answer", &channel::enroll_answers()),
@@ -74,14 +77,24 @@ pub(crate) fn all() -> Vec<Sample> {
         one::<Rendezvous>("rendezvous_with_standby", &parts::rendezvous_with_standby()),
         one::<Extend>("extend_with_standby", &parts::extend_with_standby()),
         one::<Certificate>("certificate_with_relays", &parts::certificate_with_relays()),
+        one::<PostureVerdict>(
+            "posture_verdict_without_checks",
+            &parts::verdict_without_checks(),
+        ),
+        one::<Decision>(
+            "decision_of_a_failed_appraisal",
+            &parts::decision_of_a_failed_appraisal(),
+        ),
         one::<AdminHello>("admin_hello", &admin::hello()),
         variants::<AdminRequest>("admin_request", &admin::requests()),
         one::<ChangeOrder>("change_order", &admin::order()),
         variants::<AdminQuery>("admin_query", &admin::queries()),
         variants::<AdminChange>("admin_change", &admin::changes()),
         variants::<AdminAnswer>("admin_answer", &admin::answers()),
+        one::<AdminAnswer>("admin_answer.tunnels_told", &admin::tunnels_told()),
         variants::<LocalRequest>("local_request", &local::requests()),
         variants::<LocalAnswer>("local_answer", &local::answers()),
+        one::<LocalAnswer>("local_answer.apps_with_error", &local::apps_with_error()),
         variants::<Change>("change", &ledger::changes()),
         one::<Entry>("entry", &ledger::entry()),
         variants::<Actor>("actor", &ledger::actors()),

@@ -99,6 +99,7 @@ pub(crate) fn decision() -> Decision {
         remedy: Some("Turn on disk encryption".to_owned()),
         errors: Vec::new(),
         policy_revision: revision(),
+        appraisal: None,
     }
 }
 
@@ -145,6 +146,27 @@ pub(crate) fn verdict() -> PostureVerdict {
         failed: vec![check()],
         remedy: None,
         report: Some(7),
+        why: None,
+        clock_skew_s: None,
+    }
+}
+
+pub(crate) fn verdict_without_checks() -> PostureVerdict {
+    PostureVerdict {
+        failed: Vec::new(),
+        why: Some("no rule permits a certificate for laptop".to_owned()),
+        clock_skew_s: Some(-3),
+        ..verdict()
+    }
+}
+
+pub(crate) fn decision_of_a_failed_appraisal() -> Decision {
+    Decision {
+        reason: Reason::NotCompliant,
+        rules: Vec::new(),
+        checks: Vec::new(),
+        appraisal: Some(Reason::NoRule),
+        ..decision()
     }
 }
 

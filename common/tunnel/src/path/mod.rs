@@ -23,32 +23,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use cardea_proto::path::Path;
+
 use self::{
     candidate::{Candidate, Due},
     permit::Permit,
     probes::{Probe, is_better},
 };
-
-/// Which way a tunnel's datagrams go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
-    /// Through this relay.
-    Relay(SocketAddr),
-    /// Through this relay, which a detour over TLS leads to.
-    RelayTls(SocketAddr),
-    /// Straight to this address.
-    Direct(SocketAddr),
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Relay(address) => write!(f, "relay {address}"),
-            Self::RelayTls(address) => write!(f, "relay-tls {address}"),
-            Self::Direct(address) => write!(f, "direct {address}"),
-        }
-    }
-}
 
 /// Why a tunnel's datagrams go the way they do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

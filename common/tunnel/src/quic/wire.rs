@@ -53,6 +53,7 @@ pub(super) fn code(why: ResetReason) -> VarInt {
         ResetReason::NotGranted => 7,
         ResetReason::Limit => 8,
         ResetReason::Peer | ResetReason::TunnelClosed(_) => 9,
+        ResetReason::Refused(DialError::Unsaid) => 10,
     })
 }
 
@@ -67,6 +68,7 @@ pub(super) fn reason(code: VarInt) -> ResetReason {
         6 => ResetReason::Refused(DialError::Busy),
         7 => ResetReason::NotGranted,
         8 => ResetReason::Limit,
+        10 => ResetReason::Refused(DialError::Unsaid),
         _ => ResetReason::Peer,
     }
 }

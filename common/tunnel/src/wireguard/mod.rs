@@ -1,6 +1,7 @@
 //! The WireGuard carrier: flows become TCP and UDP packets, and each packet a sealed datagram.
 
 mod conversation;
+mod fragments;
 mod noise;
 pub mod packet;
 mod recovery;
@@ -20,9 +21,10 @@ use rand_core::{RngCore, SeedableRng};
 
 pub(crate) use self::sealer::INNER_MTU;
 use self::{
+    fragments::{Fragment, Fragments},
     noise::{Noise, Opened},
     packet::{Body, Packet},
-    sealer::{FULL_DATAGRAM_BYTES, Seal, Sealer, inner_mtu_max},
+    sealer::{FULL_DATAGRAM_BYTES, Seal, Sealer, inner_mtu},
     session::{Due, Session},
     stack::{Pair, Stack},
 };
@@ -46,6 +48,7 @@ pub(crate) struct WireGuard {
     session: Session,
     stack: Stack,
     udp: UdpFlows<Pair>,
+    fragments: Fragments,
     next_port: u16,
 }
 
@@ -72,6 +75,7 @@ impl WireGuard {
             session: Session::new(now, context.filter.end()),
             stack: Stack::new(context, entropy.next_u64(), tcp_port),
             udp: UdpFlows::default(),
+            fragments: Fragments::default(),
             next_port: udp_port,
         };
         tunnel.timeout(context);
@@ -95,7 +99,7 @@ impl WireGuard {
         }
         let mut packets = std::mem::take(&mut context.out.packets);
         let opened = self.noise.open(context.now, sealed, packets.room());
-        let mut kept = None;
+        let (mut kept, mut whole) = (None, None);
         let authentic = opened != Opened::Nothing;
         match opened {
             Opened::Nothing => context.drop(DropReason::NotAuthentic),
@@ -112,12 +116,21 @@ impl WireGuard {
             Opened::Packet(packet) => {
                 self.heard(context);
                 self.session.heard_packet(now);
-                match self.receive(context, packet) {
-                    Ok(To::Us) => {}
-                    Ok(To::Stack(head)) => kept = Some((head, packet.len())),
-                    Err(reason) => context.drop(reason),
+                match Fragment::parse(packet) {
+                    Some(fragment) => whole = self.join(context, &fragment),
+                    None => kept = self.take(context, packet),
                 }
             }
+        }
+        if let Some(whole) = whole {
+            kept = self.take(context, &whole).and_then(|(head, len)| {
+                let room = packets.room().get_mut(..len);
+                if room.is_none() {
+                    context.drop(DropReason::QueueFull);
+                }
+                room?.copy_from_slice(&whole);
+                Some((head, len))
+            });
         }
         if let Some((head, len)) = kept {
             packets.keep(context.grant, head, len);
@@ -226,22 +239,33 @@ impl WireGuard {
         };
         let (own, peer) = context.filter.addresses(name.v6);
         let mut built = std::mem::take(&mut context.shared.built);
-        let packet = built
-            .get_mut(..inner_mtu_max(context.link))
-            .and_then(|room| {
-                let len =
-                    packet::build_udp((own, name.own_port), (peer, name.peer_port), payload, room)?;
-                room.get(..len)
-            });
-        match packet {
+        let (from, to) = ((own, name.own_port), (peer, name.peer_port));
+        let packet = packet::build_udp(from, to, payload, &mut built);
+        match packet.and_then(|len| built.get(..len)) {
             Some(packet) => {
-                self.sealer(context).send(packet);
+                self.send_udp(context, packet);
                 let len = u64::try_from(payload.len()).unwrap_or(u64::MAX);
                 context.traffic.written = context.traffic.written.saturating_add(len);
             }
             None => context.drop(DropReason::TooLarge),
         }
         context.shared.built = built;
+    }
+
+    /// Sends a packet whole where the path is known to carry it, else in fragments.
+    fn send_udp(&mut self, context: &mut Context<'_>, packet: &[u8]) {
+        let mtu = inner_mtu(context.link);
+        let mut sealer = Sealer {
+            noise: &mut self.noise,
+            session: &mut self.session,
+            context,
+        };
+        if packet.len() <= mtu {
+            sealer.send(packet);
+        } else {
+            self.fragments
+                .cut(packet, mtu, |fragment| sealer.send(fragment));
+        }
     }
 
     /// Seals a packet of the local network stack, or each of those that it stands for.
@@ -322,6 +346,32 @@ impl WireGuard {
         let seal = (self.phase == Phase::Open).then_some(Seal { noise, session });
         stack.close(context, seal, reason);
         self.udp.close(context, reason);
+    }
+
+    /// Takes a fragment from the granted address to ours; gives the packet when it is whole.
+    fn join(&mut self, context: &mut Context<'_>, fragment: &Fragment<'_>) -> Option<Vec<u8>> {
+        let (source, destination) = (fragment.source, fragment.destination);
+        let now = context.now.instant;
+        let checked = context.filter.check_addresses(source, destination);
+        match checked.and_then(|()| self.fragments.take(now, fragment)) {
+            Ok(whole) => whole,
+            Err(reason) => {
+                context.drop(reason);
+                None
+            }
+        }
+    }
+
+    /// Has a whole packet received; gives what the local network stack should have of it.
+    fn take(&mut self, context: &mut Context<'_>, packet: &[u8]) -> Option<(Packet, usize)> {
+        match self.receive(context, packet) {
+            Ok(To::Us) => None,
+            Ok(To::Stack(head)) => Some((head, packet.len())),
+            Err(reason) => {
+                context.drop(reason);
+                None
+            }
+        }
     }
 
     /// Checks a packet that was opened, in this order: well-formed, from the granted address to

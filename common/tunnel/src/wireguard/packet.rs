@@ -1,7 +1,7 @@
 //! Inner packets: read with every check before anything believes them, and built.
 //!
-//! Only what a flow is made of passes: TCP and UDP over IPv4 or IPv6, whole, and echoes. Fragments,
-//! options of IPv4 and other protocols are refused, and all else of ICMP: an error that quotes a flow
+//! Only what a flow is made of passes: TCP and UDP over IPv4 or IPv6, whole, and echoes. Fragments
+//! are put together before; options of IPv4 and other protocols are refused, and all else of ICMP: an error that quotes a flow
 //! could be about another one, and a source route leads elsewhere than the header says.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -377,7 +377,7 @@ pub(crate) const ECHO6_ASKS: u8 = 128;
 pub(crate) const ECHO6_ANSWERS: u8 = 129;
 const ECHO_HEADER_BYTES: usize = 8;
 /// Source: RFC 8200 §4.5.
-const HEADER_FRAGMENT: u8 = 44;
+pub(super) const HEADER_FRAGMENT: u8 = 44;
 /// More-fragments and offset. Source: RFC 791 §3.1.
 const FRAGMENT_BITS: u16 = 0x3fff;
 pub(crate) const FLAG_FIN: u8 = 0x01;

@@ -454,7 +454,7 @@ impl Stack {
             }
             Some(Over::Refused) => {
                 self.remove(flow);
-                context.reset_flow(flow, ResetReason::Refused(DialError::Refused));
+                context.reset_flow(flow, ResetReason::Refused(DialError::Unsaid));
             }
             Some(Over::Reset) => {
                 self.remove(flow);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use cardea_host::{
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     unlock::Unlock,
 };
 use cardea_ledger::{
@@ -38,7 +38,7 @@ const KEPT: &[&str] = &[
 pub(super) fn backup(to: &Path, settings: &Settings, console: &mut Console) -> Result<(), Failure> {
     let state = settings.state();
     let shown = to.display().to_string();
-    let failed = |error: io::Error| Failure::of(Code::Failed, &shown, error, "");
+    let failed = |error: io::Error| Failure::of(Code::Failed, &shown, &error, io_advice(&error));
     let ledger = state.join("ledger");
     let mark = fs::read(ledger.join(mark::NAME)).ok();
     let mark = mark.as_deref().and_then(Mark::parse).ok_or_else(|| {
@@ -130,7 +130,7 @@ pub(super) fn restore(
     let is_empty = match fs::read_dir(&state) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-        Err(error) => return Err(Failure::of(Code::Failed, &place, error, "")),
+        Err(error) => return Err(Failure::of(Code::Failed, &place, &error, io_advice(&error))),
     };
     if !is_empty {
         let why = "it is not empty, and nothing is ever written over";
@@ -138,7 +138,7 @@ pub(super) fn restore(
         return Err(Failure::of(Code::Failed, &place, why, next));
     }
     let shown = from.display().to_string();
-    let failed = |error: io::Error| Failure::of(Code::Failed, &shown, error, "");
+    let failed = |error: io::Error| Failure::of(Code::Failed, &shown, &error, io_advice(&error));
     let archive = File::open(from).map_err(failed)?;
     unpack(archive, &state).map_err(failed)?;
     let verified = verify::state(&state, unlock, settings.format, console);

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use cardea_host::exit::{Code, Failure};
+use cardea_host::exit::{Code, Failure, io_advice};
 use cardea_proto::ledger::Entry;
 
 use super::{Session, audit};
@@ -52,7 +52,14 @@ fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
     let mut options = OpenOptions::new();
     options.create(true).write(true).truncate(true).mode(0o600);
     let opened = options.open(path).map(BufWriter::new);
-    opened.map_err(|error| Failure::of(Code::Failed, &path.display().to_string(), error, ""))
+    opened.map_err(|error| {
+        Failure::of(
+            Code::Failed,
+            &path.display().to_string(),
+            &error,
+            io_advice(&error),
+        )
+    })
 }
 
 fn write(
@@ -83,7 +90,7 @@ fn text(entries: &[Entry], format: ExportFormat) -> Result<String, Failure> {
 /// Written out at once: whoever follows a file reads what is there.
 fn put(file: &mut BufWriter<File>, text: &str) -> Result<(), Failure> {
     let written = file.write_all(text.as_bytes()).and_then(|()| file.flush());
-    written.map_err(|error| Failure::of(Code::Failed, "--out", error, ""))
+    written.map_err(|error| Failure::of(Code::Failed, "--out", &error, io_advice(&error)))
 }
 
 fn finish(file: Option<BufWriter<File>>) -> Result<(), Failure> {
@@ -94,5 +101,5 @@ fn finish(file: Option<BufWriter<File>>) -> Result<(), Failure> {
         .into_inner()
         .map_err(std::io::IntoInnerError::into_error)
         .and_then(|file| file.sync_all());
-    synced.map_err(|error| Failure::of(Code::Failed, "--out", error, ""))
+    synced.map_err(|error| Failure::of(Code::Failed, "--out", &error, io_advice(&error)))
 }

@@ -235,7 +235,10 @@ fn who_may_not_administer_is_told_so_instead_of_greeted() {
     let shown = outcome(&["status", "--admin", &admin], "", false);
     assert_eq!(
         (shown.code, shown.talk.as_str()),
-        (1, "only root may administer\n")
+        (
+            1,
+            "only root may administer. Run it as root, or as the user whose program this is\n"
+        )
     );
     thread.join().unwrap();
 }

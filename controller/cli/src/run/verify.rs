@@ -9,7 +9,7 @@ use std::{
 };
 
 use cardea_host::{
-    exit::{Code, Failure},
+    exit::{Code, Failure, io_advice},
     files::{ReadError, read_named_text},
     unlock::Unlock,
 };
@@ -122,7 +122,10 @@ fn known(path: &Path, verifier: &Verifier) -> Result<Checkpoint, Failure> {
     // What copied it may have left out the last line break.
     verifier
         .verify(&format!("{}\n", note.trim_end()))
-        .map_err(|error| Failure::of(Code::Failed, &shown, error, ""))
+        .map_err(|error| {
+            let next = "Give a checkpoint that cardeactl audit verify printed, of this ledger";
+            Failure::of(Code::Failed, &shown, error, next)
+        })
 }
 
 /// A copy of a ledger: the folder with its segments, or a backup.
@@ -202,7 +205,7 @@ impl Copy {
             |why: &dyn std::fmt::Display, next: &str| Failure::of(Code::Failed, &shown, why, next);
         let part = match self.part(seal::NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|error| failed(&error, ""))?,
+            other => other.map_err(|error| failed(&error, io_advice(&error)))?,
         };
         let Some(unlock) = unlock else {
             let next = "Give the key with --unlock file:PATH, credential:NAME or passphrase";
@@ -210,14 +213,14 @@ impl Copy {
         };
         let mut text = vec![0; SEALING_BYTES_MAX];
         let read = part.read_at(&mut text, 0);
-        text.truncate(read.map_err(|error| failed(&error, ""))?);
+        text.truncate(read.map_err(|error| failed(&error, io_advice(&error)))?);
         let wrapped = Wrapped::parse(&String::from_utf8_lossy(&text));
-        let wrapped = wrapped.map_err(|error| failed(&error, ""))?;
+        let wrapped = wrapped.map_err(|error| failed(&error, "Restore it from a backup"))?;
         let what = format!("--unlock {unlock}");
         let opened = wrapped.open(&unlock.secret()?);
         opened
             .map(Some)
-            .map_err(|error| Failure::of(Code::Storage, &what, error, ""))
+            .map_err(|error| Failure::of(Code::Storage, &what, error, "Give the key that seals it"))
     }
 
     /// How far the controller had acknowledged when this was called.
@@ -302,8 +305,14 @@ impl Walk<'_> {
     /// Checks a segment; says where it ends, and how many bytes behind that were never acknowledged.
     fn segment(&mut self, number: u64, mark: Option<Mark>) -> Result<(u64, u64), Failure> {
         let path = self.ledger.file(&segment::name(number));
-        let failed =
-            |error: io::Error| Failure::of(Code::Failed, &path.display().to_string(), error, "");
+        let failed = |error: io::Error| {
+            Failure::of(
+                Code::Failed,
+                &path.display().to_string(),
+                &error,
+                io_advice(&error),
+            )
+        };
         let file = self.ledger.part(&segment::name(number)).map_err(failed)?;
         let length = file.length().map_err(failed)?;
         let is_last = self.ledger.segments.last() == Some(&number);

@@ -2,7 +2,7 @@
 
 use cardea_proto::admin::{AdminAnswer, AdminQuery, AppRow, GrantRow, TunnelRow};
 
-use super::{Row, joined, lines, rows_of, yes_no};
+use super::{Row, joined, lines, or_none, rows_of, yes_no};
 
 impl Row for AppRow {
     const KIND: &'static str = "app";
@@ -123,6 +123,7 @@ impl Row for TunnelRow {
         "FLOWS",
         "TO DEVICE",
         "TO APP",
+        "TOLD",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -136,6 +137,7 @@ impl Row for TunnelRow {
             self.flows.to_string(),
             bytes(self.bytes_in),
             bytes(self.bytes_out),
+            or_none(self.told_at.as_ref()),
         ]
     }
 
@@ -149,6 +151,7 @@ impl Row for TunnelRow {
             ("Flows", self.flows.to_string()),
             ("To device", bytes(self.bytes_in)),
             ("To app", bytes(self.bytes_out)),
+            ("Told", or_none(self.told_at.as_ref())),
         ]
     }
 }

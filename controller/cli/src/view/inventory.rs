@@ -113,6 +113,7 @@ impl Row for DeviceRow {
         "USER",
         "STATE",
         "POSTURE",
+        "CHECKED",
         "LAST SEEN",
         "CERTIFICATE UNTIL",
     ];
@@ -124,6 +125,7 @@ impl Row for DeviceRow {
             self.user.to_string(),
             self.state.clone(),
             posture(self, ", "),
+            checked(self),
             or_none(self.last_seen.as_ref()),
             or_none(self.certificate_not_after.as_ref()),
         ]
@@ -137,7 +139,7 @@ impl Row for DeviceRow {
             ("System", self.os.clone()),
             ("State", self.state.clone()),
             ("Posture", posture(self, "\n")),
-            ("Checked", or_none(self.checked_at.as_ref())),
+            ("Checked", checked(self)),
             ("Last seen", or_none(self.last_seen.as_ref())),
             (
                 "Certificate until",
@@ -152,15 +154,25 @@ impl Row for DeviceRow {
     }
 }
 
+/// When the verdict was true last: the controller keeps verdicts across a restart, and not their time.
+fn checked(device: &DeviceRow) -> String {
+    match (&device.checked_at, device.compliant) {
+        (Some(at), _) => at.clone(),
+        (None, Some(_)) => "before the controller started".to_owned(),
+        (None, None) => String::new(),
+    }
+}
+
 /// The verdict, and what failed.
 fn posture(device: &DeviceRow, separator: &str) -> String {
     match device.compliant {
         None => String::new(),
         Some(true) => "passes".to_owned(),
-        Some(false) if separator == "\n" => {
-            let failed = lines(&device.failed);
-            format!("fails\n{failed}").trim_end().to_owned()
-        }
+        Some(false) if device.failed.is_empty() => device
+            .why
+            .as_ref()
+            .map_or_else(|| "fails".to_owned(), |why| format!("fails: {why}")),
+        Some(false) if separator == "\n" => format!("fails\n{}", lines(&device.failed)),
         Some(false) => {
             let failed: Vec<&str> = device
                 .failed

@@ -35,10 +35,11 @@ impl Controller {
             let next = format!("Change it: cardeactl app set {name}");
             return Err(find::exists("app", name.as_str()).with_next(next));
         }
-        find::site(state, &spec.site)?;
+        find::site_for(state, &spec.site)?;
         targets::check(spec)?;
         if allow.len() > LINKS_MAX {
-            return Err(invalid(format!("app {name} has too many everyday rules")));
+            return Err(invalid(format!("app {name} has too many everyday rules"))
+                .with_next("Put people into a group, and allow the group"));
         }
         let allow: BTreeSet<&Principal> = allow.iter().collect();
         let expects = [
@@ -72,7 +73,8 @@ impl Controller {
         let spec = patched(&record.spec, patch);
         targets::check(&spec)?;
         if spec == record.spec {
-            return Err(invalid(format!("app {name} is so already")));
+            return Err(invalid(format!("app {name} is so already"))
+                .with_next(format!("Look at: cardeactl app show {name}")));
         }
         let grants = self.world.state.grants_of_app(name);
         let ends: Vec<(GrantId, EndReason)> = if record.leads_elsewhere(&spec) {
@@ -124,7 +126,8 @@ impl Controller {
             return Err(Refusal::new(
                 RefusalCode::Exists,
                 format!("{principal} may open {app} already"),
-            ));
+            )
+            .with_next(format!("Look at: cardeactl app show {app}")));
         }
         if state.links_of(app).count() >= LINKS_MAX {
             return Err(
@@ -160,11 +163,10 @@ impl Controller {
             );
             return Err(refusal.with_next("Look at: cardeactl policy show"));
         }
-        let engine = self
-            .world
-            .engine
-            .with_links(&links)
-            .map_err(|problems| invalid(crate::world::first_problem(&problems)))?;
+        let engine = self.world.engine.with_links(&links).map_err(|problems| {
+            invalid(crate::world::first_problem(&problems))
+                .with_next("Look at: cardeactl policy show")
+        })?;
         let foreseen = Foreseen {
             engine: Some(&engine),
             ..Foreseen::default()

@@ -64,12 +64,19 @@ pub(super) fn site(state: &State, name: &Name) -> Result<(), Refusal> {
     if state.has_site(name) {
         Ok(())
     } else {
-        let refusal = unknown("site", name.as_str(), state.sites().map(Name::as_str));
-        Err(match refusal.next {
-            Some(_) => refusal,
-            None => refusal.with_next(format!("Add it: cardeactl site add {name}")),
-        })
+        let names = state.sites().map(Name::as_str);
+        Err(unknown("site", name.as_str(), names))
     }
+}
+
+/// A site that something is to be put into, and that can be added before.
+pub(super) fn site_for(state: &State, name: &Name) -> Result<(), Refusal> {
+    site(state, name).map_err(|refusal| {
+        let next = refusal.next.unwrap_or_default();
+        let message = refusal.message;
+        Refusal::new(refusal.code, message)
+            .with_next(format!("{next}, or add it: cardeactl site add {name}"))
+    })
 }
 
 pub(super) fn user<'a>(state: &'a State, name: &Name) -> Result<&'a User, Refusal> {
@@ -92,6 +99,7 @@ pub(super) fn grant<'a>(state: &'a State, id: &GrantId) -> Result<&'a GrantRecor
 /// The refusal of a second thing of the same name.
 pub(super) fn exists(kind: &str, name: &str) -> Refusal {
     Refusal::new(RefusalCode::Exists, format!("{kind} {name} exists already"))
+        .with_next(format!("Look at: cardeactl {kind} ls"))
 }
 
 /// An app's grants and rules are counted by people in words.
@@ -113,8 +121,9 @@ fn unknown<'a>(kind: &str, wrong: &str, names: impl Iterator<Item = &'a str>) ->
         RefusalCode::NotFound,
         format!("no {kind} is called {shown}"),
     );
-    match suggest::nearest(wrong, names) {
-        Some(name) => refusal.with_next(format!("Did you mean {name}?")),
-        None => refusal,
-    }
+    let list = format!("List them: cardeactl {kind} ls");
+    refusal.with_next(match suggest::nearest(wrong, names) {
+        Some(name) => format!("Did you mean {name}? {list}"),
+        None => list,
+    })
 }

@@ -37,7 +37,8 @@ impl Controller {
             return Err(invalid(format!(
                 "an invite lives 1 s to {} s, not {life_s} s",
                 INVITE_LIFE_MAX.as_secs()
-            )));
+            ))
+            .with_next("For example: --expires 1h"));
         }
         if state.invite(&id).is_some() || state.invite_by_hash(&secret_hash).is_some() {
             return Err(find::exists("invite", &id.to_string()));
@@ -49,7 +50,7 @@ impl Controller {
                 format!("invite {id} for a device of {user}")
             }
             Admits::Connector { site } => {
-                find::site(state, site)?;
+                find::site_for(state, site)?;
                 expects.push(RecordKey::Site(site.clone()));
                 format!("invite {id} for a connector of site {site}")
             }
@@ -93,7 +94,9 @@ impl Controller {
                 counted(apps, "app"),
                 counted(connectors, "connector")
             ))
-            .with_next("Remove those first"));
+            .with_next(format!(
+                "Remove those first: cardeactl app ls, cardeactl connector ls, then: cardeactl site rm {name}"
+            )));
         }
         let change = Change::SiteRemoved(name.clone());
         let message = format!("site {name} removed");
@@ -122,7 +125,8 @@ impl Controller {
                 RefusalCode::Exists,
                 format!("device {name} is blocked already"),
             );
-            return Err(refusal);
+            let next = format!("To let it in again: cardeactl device unblock {name}");
+            return Err(refusal.with_next(next));
         }
         let message = format!("device {name} blocked");
         let expects = [RecordKey::Node(NodeId::Device(id))];
@@ -134,7 +138,8 @@ impl Controller {
         let (id, record) = find::device(&self.world.state, text)?;
         let name = &record.node.name;
         if !record.blocked {
-            return Err(invalid(format!("device {name} is not blocked")));
+            return Err(invalid(format!("device {name} is not blocked"))
+                .with_next(format!("Look at: cardeactl device show {name}")));
         }
         let message = format!("device {name} unblocked");
         let expects = [RecordKey::Node(NodeId::Device(id))];
@@ -199,7 +204,8 @@ fn check_groups(groups: &BTreeSet<Name>) -> Result<(), Refusal> {
         return Err(invalid(format!(
             "a user is in at most {GROUPS_MAX} groups, not {}",
             groups.len()
-        )));
+        ))
+        .with_next("Give fewer: cardeactl user set USER --group GROUP"));
     }
     Ok(())
 }

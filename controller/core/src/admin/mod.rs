@@ -198,11 +198,13 @@ impl Controller {
             ChangeError::NotProven => Refusal::new(
                 RefusalCode::NotProven,
                 "the admin's signature does not hold",
-            ),
+            )
+            .with_next("Give the key that init made: --admin-key FILE"),
             ChangeError::Unreadable(error) => Refusal::new(
                 RefusalCode::Invalid,
                 format!("the signed change cannot be read: {error}"),
-            ),
+            )
+            .with_next("Use the cardeactl of the controller's version"),
         })?;
         if order.domain != *self.world.domain() {
             return Err(Refusal::new(
@@ -212,13 +214,15 @@ impl Controller {
                     order.domain,
                     self.world.domain()
                 ),
-            ));
+            )
+            .with_next("Name the other controller: --admin unix:PATH"));
         }
         if order.nonce != session.nonce || !self.sessions.advance(session.nonce, order.sequence) {
             return Err(Refusal::new(
                 RefusalCode::NotProven,
                 "the change was signed for another connection, or was used already",
-            ));
+            )
+            .with_next("Give the command again"));
         }
         Ok(order)
     }

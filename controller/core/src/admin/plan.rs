@@ -89,7 +89,8 @@ impl Controller {
     fn plan_acknowledge(&self) -> Result<Plan, Refusal> {
         if self.world.state.rollback().is_none() {
             let why = "no rollback of the ledger is known";
-            return Err(Refusal::new(RefusalCode::NotFound, why));
+            return Err(Refusal::new(RefusalCode::NotFound, why)
+                .with_next("There is nothing to do. Look at: cardeactl status"));
         }
         Ok(Plan::new(
             Change::RollbackAcknowledged,

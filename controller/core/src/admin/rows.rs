@@ -23,11 +23,16 @@ use crate::{
     channels::Seen,
     controller::Controller,
     policy::{Prepared, recommended_folder},
+    posture::Facts,
     state::{GrantRecord, InviteRecord, NodeRecord},
 };
 
 /// How long before the end of the intermediate certificate its admins are warned: a week.
 const INTERMEDIATE_WARNING_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
+/// How long ago a connector that lives was heard of at most: it says so every 10 s, and what is lost
+/// is said again.
+const CONNECTOR_HEARD_MS: u64 = 12_000;
 
 impl Controller {
     /// Answers a question.
@@ -56,7 +61,7 @@ impl Controller {
                 AdminAnswer::Connectors(rows.collect())
             }
             AdminQuery::Devices => {
-                let rows = nodes(true).filter_map(|record| self.device_row(now, record));
+                let rows = nodes(true).filter_map(|record| self.device_row(record));
                 AdminAnswer::Devices(rows.collect())
             }
             AdminQuery::Users => AdminAnswer::Users(self.user_rows()),
@@ -155,28 +160,35 @@ impl Controller {
         let NodeId::Connector(id) = record.node.id else {
             return None;
         };
-        let seen = self.channels.seen(record.node.id, now);
+        let seen = self.channels.seen(record.node.id);
         let connected = self.channels.of(record.node.id).is_some();
+        let is_silent =
+            seen.is_some_and(|seen| now.unix.0.saturating_sub(seen.at.0) > CONNECTOR_HEARD_MS);
         Some(ConnectorRow {
             id,
             name: record.node.name.clone(),
             site: record.node.site.clone()?,
-            state: if connected { "connected" } else { "offline" }.to_owned(),
-            last_seen: last_seen(record, seen.as_ref()),
+            state: match (connected, is_silent) {
+                (true, false) => "connected",
+                (true, true) => "silent",
+                (false, _) => "offline",
+            }
+            .to_owned(),
+            last_seen: last_seen(record, seen),
             certificate_not_after: certificate_end(record),
-            program: seen.and_then(|seen| seen.program),
+            program: seen.and_then(|seen| seen.program.clone()),
             tunnels: count(self.world.state.connector_load(id)),
         })
     }
 
-    fn device_row(&self, now: Now, record: &NodeRecord) -> Option<DeviceRow> {
+    fn device_row(&self, record: &NodeRecord) -> Option<DeviceRow> {
         let NodeId::Device(id) = record.node.id else {
             return None;
         };
         let posture = self.postures.get(id);
         let verdict = posture.and_then(|posture| posture.verdict.as_ref());
         let facts = self.postures.facts(id);
-        let seen = self.channels.seen(record.node.id, now);
+        let seen = self.channels.seen(record.node.id);
         let connected = self.channels.of(record.node.id).is_some();
         let state = match (record.blocked, connected) {
             (true, _) => "blocked",
@@ -190,12 +202,13 @@ impl Controller {
             state: state.to_owned(),
             compliant: record.compliant,
             failed: verdict.map_or_else(Vec::new, |verdict| verdict.failed.clone()),
+            why: verdict.and_then(|verdict| verdict.why.clone()),
             checked_at: facts.map(|facts| facts.received_at().to_rfc3339()),
-            last_seen: last_seen(record, seen.as_ref()),
+            last_seen: last_seen(record, seen),
             certificate_not_after: certificate_end(record),
             os: record.node.os.clone(),
-            program: seen.and_then(|seen| seen.program),
-            facts: facts.map_or_else(BTreeMap::new, |facts| facts.facts().clone()),
+            program: seen.and_then(|seen| seen.program.clone()),
+            facts: facts.map_or_else(BTreeMap::new, Facts::shown),
         })
     }
 
@@ -258,7 +271,8 @@ impl Controller {
     }
 
     fn tunnel_row(&self, grant: &Grant) -> TunnelRow {
-        let usage = self.live.usage(&grant.id);
+        let told = self.live.told(&grant.id);
+        let path = told.and_then(|told| told.path);
         TunnelRow {
             id: grant.id,
             name: format!("{} for {}", grant.app, grant.user),
@@ -266,10 +280,11 @@ impl Controller {
             device: self.device_name(grant.device),
             app: grant.app.clone(),
             carrier: grant.carrier,
-            path: "relay".to_owned(),
-            bytes_in: usage.map_or(0, |usage| usage.bytes_in),
-            bytes_out: usage.map_or(0, |usage| usage.bytes_out),
-            flows: usage.map_or(0, |usage| usage.flows),
+            path: path.map_or_else(|| "unknown".to_owned(), |path| path.to_string()),
+            bytes_in: told.map_or(0, |told| told.bytes_in),
+            bytes_out: told.map_or(0, |told| told.bytes_out),
+            flows: told.map_or(0, |told| told.flows),
+            told_at: told.map(|told| told.at.to_rfc3339()),
         }
     }
 
@@ -412,7 +427,7 @@ impl Controller {
     }
 }
 
-/// When a node was last connected: as this process saw it, else when it last got a certificate.
+/// When a node was last heard of: by this process, else when it last got a certificate.
 fn last_seen(record: &NodeRecord, seen: Option<&Seen>) -> Option<String> {
     let certified = record.certificate.as_ref();
     let certified = certified.map(|certificate| issued(certificate.not_before));

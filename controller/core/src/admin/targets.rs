@@ -36,7 +36,8 @@ pub(super) fn check(spec: &AppSpec) -> Result<(), Refusal> {
     if targets.len() > PLACES_MAX || names.len() > PLACES_MAX {
         return Err(invalid(format!(
             "app {name} has more than {PLACES_MAX} targets or names"
-        )));
+        ))
+        .with_next("Make several apps of it"));
     }
     let label_fits = |(key, value): (&String, &String)| {
         !key.is_empty() && key.len() <= LABEL_BYTES_MAX && value.len() <= LABEL_BYTES_MAX
@@ -44,9 +45,16 @@ pub(super) fn check(spec: &AppSpec) -> Result<(), Refusal> {
     if labels.len() > LABELS_MAX || !labels.iter().all(label_fits) {
         return Err(invalid(format!(
             "app {name} has more than {LABELS_MAX} labels, or one longer than {LABEL_BYTES_MAX} bytes"
-        )));
+        ))
+        .with_next("Give fewer or shorter ones: --label KEY=VALUE"));
     }
-    for target in targets {
+    for (place, target) in targets.iter().enumerate() {
+        if targets.iter().take(place).any(|before| before == target) {
+            return Err(
+                invalid(format!("app {name}: target {target} is given twice"))
+                    .with_next("Leave one out"),
+            );
+        }
         let Some(kind) = host_scope(target) else {
             continue;
         };

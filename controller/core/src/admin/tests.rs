@@ -7,6 +7,7 @@ use cardea_proto::{
     codec::Bytes,
     id::GrantId,
     ledger::{Actor, Link},
+    message::FromNode,
     policy::PolicyFile,
     refusal::{Refusal, RefusalCode},
 };
@@ -181,7 +182,7 @@ fn the_admin_and_the_device_get_the_same_decision() {
         bench.take(&device);
         bench.say(
             &device,
-            cardea_proto::message::FromNode::Explain {
+            FromNode::Explain {
                 request: 1,
                 app: name("wiki"),
             },
@@ -215,6 +216,41 @@ fn who_has_not_been_seen_since_the_start_was_last_there_for_a_certificate() {
 }
 
 #[test]
+fn a_node_was_last_seen_when_it_was_last_heard_and_a_connector_is_silent_after_a_while() {
+    let (mut bench, device, connector) = Bench::office();
+    let shown = |bench: &mut Bench| {
+        let AdminAnswer::Connectors(connectors) = bench.query(AdminQuery::Connectors) else {
+            panic!("no rows");
+        };
+        let AdminAnswer::Devices(devices) = bench.query(AdminQuery::Devices) else {
+            panic!("no rows");
+        };
+        let row = connectors.into_iter().next().unwrap();
+        (row.state, row.last_seen, devices[0].last_seen.clone())
+    };
+    let first = Some(bench.now.unix.to_rfc3339());
+    bench.now = bench.now.plus(Duration::from_secs(12));
+    let connected = "connected".to_owned();
+    assert_eq!(shown(&mut bench), (connected, first.clone(), first.clone()));
+
+    bench.now = bench.now.plus(Duration::from_secs(1));
+    let silent = "silent".to_owned();
+    assert_eq!(shown(&mut bench), (silent, first.clone(), first.clone()));
+
+    let channel = connector.channel;
+    bench.handle(Input::Heard { channel });
+    let second = Some(bench.now.unix.to_rfc3339());
+    let connected = "connected".to_owned();
+    assert_eq!(shown(&mut bench), (connected, second.clone(), first));
+
+    bench.say(&device, FromNode::Usage(Vec::new()));
+    bench.now = bench.now.plus(Duration::from_secs(5));
+    bench.disconnect(&connector);
+    let offline = "offline".to_owned();
+    assert_eq!(shown(&mut bench), (offline, second.clone(), second));
+}
+
+#[test]
 fn rows_show_what_is() {
     let (mut bench, device, connector) = Bench::office();
     let granted = bench.open(&device, &connector, "wiki");
@@ -224,7 +260,7 @@ fn rows_show_what_is() {
     };
     assert_eq!(devices[0].state, "connected");
     assert_eq!(devices[0].compliant, Some(true));
-    assert_eq!(devices[0].facts.len(), sane_facts().len());
+    assert_eq!(devices[0].facts.len(), sane_facts().len() + 1, "the clock");
     let AdminAnswer::Connectors(connectors) = bench.query(AdminQuery::Connectors) else {
         panic!("no rows");
     };
@@ -308,6 +344,14 @@ fn wrong_apps() -> Vec<(AdminChange, &'static str)> {
         name: name("wiki"),
         patch: AppPatch::default(),
     };
+    let mut spec = app("db");
+    spec.targets = ["10.0.0.1:80", "10.0.0.1:80/udp", "10.0.0.1:80/tcp"]
+        .map(|target| target.parse().unwrap())
+        .to_vec();
+    let twice = AdminChange::AppAdd {
+        spec,
+        allow: Vec::new(),
+    };
     vec![
         (
             add("wiki", "10.0.0.1:80", "default"),
@@ -320,16 +364,24 @@ fn wrong_apps() -> Vec<(AdminChange, &'static str)> {
         ),
         (
             add("db", "10.0.0.1:80", "defualt"),
-            "no site is called defualt. Did you mean default?",
+            "no site is called defualt. Did you mean default? List them: cardeactl site \
+             ls, or add it: cardeactl site add defualt",
         ),
         (
             AdminChange::AppRemove(name("wkii")),
-            "no app is called wkii. Did you mean wiki?",
+            "no app is called wkii. Did you mean wiki? List them: cardeactl app ls",
         ),
-        (unchanged, "app wiki is so already"),
+        (
+            unchanged,
+            "app wiki is so already. Look at: cardeactl app show wiki",
+        ),
+        (
+            twice,
+            "app db: target 10.0.0.1:80/tcp is given twice. Leave one out",
+        ),
         (
             AdminChange::Allow(link("group:staff")),
-            "group:staff may open wiki already",
+            "group:staff may open wiki already. Look at: cardeactl app show wiki",
         ),
         (
             AdminChange::Disallow(link("everyone")),
@@ -342,23 +394,28 @@ fn wrong_names() -> Vec<(AdminChange, &'static str)> {
     vec![
         (
             AdminChange::DeviceBlock("labtop".to_owned()),
-            "no device is called labtop. Did you mean laptop?",
+            "no device is called labtop. Did you mean laptop? List them: cardeactl device ls",
         ),
         (
             AdminChange::DeviceUnblock("laptop".to_owned()),
-            "device laptop is not blocked",
+            "device laptop is not blocked. Look at: cardeactl device show laptop",
         ),
         (
             AdminChange::ConnectorRemove("laptop".to_owned()),
-            "no connector is called laptop",
+            "no connector is called laptop. List them: cardeactl connector ls",
         ),
         (
             AdminChange::SiteAdd(name("default")),
-            "site default exists already",
+            "site default exists already. Look at: cardeactl site ls",
+        ),
+        (
+            AdminChange::SiteRemove(name("nosuch")),
+            "no site is called nosuch. List them: cardeactl site ls",
         ),
         (
             AdminChange::SiteRemove(name("default")),
-            "site default still has 1 app and 1 connector. Remove those first",
+            "site default still has 1 app and 1 connector. Remove those first: cardeactl app ls, \
+             cardeactl connector ls, then: cardeactl site rm default",
         ),
         (
             AdminChange::GrantRevoke(GrantId::from_bytes([1; 10])),

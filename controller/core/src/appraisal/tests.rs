@@ -2,10 +2,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminQuery},
-    codec::Bytes,
+    codec::{self, Bytes},
     ledger::Change,
     message::{FromNode, ToNode},
-    posture::{Grade, PostureVerdict, Value},
+    posture::{Grade, PostureVerdict, Reading, Value},
 };
 
 use crate::{
@@ -44,6 +44,110 @@ fn a_device_hears_what_failed_and_what_to_do() {
     );
     bench.report(&mut device, sane_facts());
     assert!(verdict_passes(&mut bench, &device));
+}
+
+#[test]
+fn a_device_without_any_rule_hears_that_there_is_none_and_whom_to_ask() {
+    let (mut bench, mut device, _) = Bench::office();
+    bench.must(AdminChange::PolicyApply(Vec::new()));
+    bench.report(&mut device, sane_facts());
+    let verdict = verdict(&mut bench, &device);
+    let why = "no rule permits a certificate for laptop".to_owned();
+    assert_eq!(verdict.reasons(), std::slice::from_ref(&why));
+    assert_eq!(
+        verdict.remedy.as_deref(),
+        Some("Ask an admin for a rule that permits it: cardeactl policy show")
+    );
+    let AdminAnswer::Devices(rows) = bench.query(AdminQuery::Devices) else {
+        panic!("no devices");
+    };
+    assert_eq!(rows[0].why, Some(why));
+}
+
+/// A device that flips a long fact: its access always ends at once, and the ledger does not fill.
+#[test]
+fn a_device_that_flips_its_posture_fills_no_ledger_and_is_closed_at_once() {
+    let (mut bench, mut device, connector) = Bench::office();
+    let long = || (0..4_000).map(|number| format!("program-{number}"));
+    let mut failing = sane_facts();
+    failing.remove("agent.version");
+    failing.extend([fact("process.running", Value::List(long().collect()))]);
+    let (before, started) = (posture_bytes(&bench), bench.now);
+    let (mut closed, mut refused) = (0, 0);
+    for _ in 0..2_000 {
+        bench.report(&mut device, sane_facts());
+        if verdict_passes(&mut bench, &device) {
+            bench.open(&device, &connector, "wiki");
+            bench.report(&mut device, failing.clone());
+            let heard = bench.heard(&connector);
+            assert_eq!(heard, ["withdraw: posture_failed"]);
+            closed += 1;
+        } else {
+            bench.report(&mut device, failing.clone());
+            refused += 1;
+        }
+        assert!(!verdict_passes(&mut bench, &device));
+        bench.pass(Duration::from_secs(1));
+    }
+    let hours = (bench.now.instant - started.instant).as_secs_f64() / 3_600.0;
+    let bytes = posture_bytes(&bench) - before;
+    assert!(closed > 20 && refused > 1_000, "{closed} {refused}");
+    assert!(
+        f64::from(u32::try_from(bytes).unwrap()) < 65_536.0 * (hours + 1.1),
+        "{bytes} bytes in {hours} h"
+    );
+    bench.report(&mut device, sane_facts());
+    let said = verdict(&mut bench, &device);
+    assert_eq!(said.failed[0].rule, "controller/changes");
+    let notes = bench.refused();
+    let notes = notes.iter().filter(|note| *note == "certify busy").count();
+    assert!((1..=closed).contains(&notes), "{notes} notes of {closed}");
+    for _ in 0..20 {
+        bench.pass(Duration::from_secs(30));
+        bench.report(&mut device, sane_facts());
+    }
+    assert!(verdict_passes(&mut bench, &device), "it comes back alone");
+}
+
+#[test]
+fn a_report_costs_what_it_measures() {
+    let (mut bench, mut device, _) = Bench::office();
+    let long = || (0..4_000).map(|number| format!("program-{number}"));
+    let mut large = sane_facts();
+    large.extend([fact("process.running", Value::List(long().collect()))]);
+    let mut taken = 0;
+    for _ in 0..100 {
+        bench.report(&mut device, large.clone());
+        taken += bench.heard(&device).len();
+    }
+    assert!((1..20).contains(&taken), "{taken}");
+    assert!(bench.refused().contains(&"certify busy".to_owned()));
+}
+
+/// What entries about appraisals measure, those of refused reports included.
+fn posture_bytes(bench: &Bench) -> usize {
+    let about = |change: &Change| matches!(change, Change::Appraised { .. } | Change::Refused(_));
+    let entries = bench.entries.iter();
+    entries
+        .filter(|entry| entry.draft.changes.iter().any(about))
+        .map(|entry| codec::encode(&entry.draft).len())
+        .sum()
+}
+
+#[test]
+fn how_far_a_clock_is_ahead_is_told_to_the_device_and_to_admins() {
+    let (mut bench, mut device, _) = Bench::office();
+    device.counter += 1;
+    let mut report = bench.report_of(device.counter, device.nonce.0, sane_facts());
+    report.clock = report.clock.plus(Duration::from_secs(42));
+    bench.say(&device, FromNode::Report(report));
+    bench.settle();
+    assert_eq!(verdict(&mut bench, &device).clock_skew_s, Some(42));
+    let AdminAnswer::Devices(rows) = bench.query(AdminQuery::Devices) else {
+        panic!("no devices");
+    };
+    let skew = &rows[0].facts["clock.skew_s"];
+    assert_eq!(skew.reading, Reading::Value(Value::Integer(42)));
 }
 
 /// A device tells its user of the verdict on the report that it made for him.

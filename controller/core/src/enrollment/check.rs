@@ -54,7 +54,8 @@ impl Controller {
             let refusal = Refusal::new(
                 RefusalCode::Invalid,
                 "that is no name of an operating system",
-            );
+            )
+            .with_next("Install the current version of Cardea");
             return Err(Denial::about("its operating system", refusal));
         }
         if !self.proposals.has_room() {
@@ -70,7 +71,8 @@ impl Controller {
             request.proof.as_ref(),
         )
         .map_err(|error| {
-            let refusal = Refusal::new(RefusalCode::NotProven, error.to_string());
+            let refusal = Refusal::new(RefusalCode::NotProven, error.to_string())
+                .with_next("Try again with the same code");
             Denial::about("its key", refusal)
         })?;
         let facts = request
@@ -140,7 +142,8 @@ impl Controller {
                     let refusal = Refusal::new(
                         RefusalCode::NotFound,
                         format!("site {site} no longer exists"),
-                    );
+                    )
+                    .with_next("Ask an admin for a new code: cardeactl invite connector");
                     return Err(Denial::about(&invite.invite.id.to_string(), refusal));
                 }
                 let id = self.world.dice.connector_id();
@@ -212,7 +215,8 @@ impl Controller {
             let refusal = Refusal::new(
                 RefusalCode::PostureFailed,
                 "a device enrolls with a report of its posture, and this one sent none",
-            );
+            )
+            .with_next("Use the code with: cardea up CODE");
             return Err(Denial::about(&invite.to_string(), refusal));
         };
         judge::appraise(

@@ -32,6 +32,8 @@ use cardea_proto::{
     ledger::EndReason,
     message::Usage,
     name::Name,
+    path::Path,
+    time::{Now, UnixMillis},
 };
 
 pub(crate) use self::{
@@ -60,7 +62,20 @@ pub(crate) struct Live {
 #[derive(Debug)]
 struct Tunnel {
     stage: Stage,
-    usage: Option<Usage>,
+    told: Option<Told>,
+}
+
+/// What the ends of a tunnel told of it; no record, and unknown after a start until they tell again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    /// The last count of either end.
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) flows: u32,
+    /// Which way the device sends.
+    pub(crate) path: Option<Path>,
+    /// When that was told; without it, when the count was.
+    pub(crate) at: UnixMillis,
 }
 
 /// How far a grant has come.
@@ -97,9 +112,9 @@ enum Ending {
 }
 
 impl Live {
-    /// What passed through a tunnel at the last count.
-    pub(crate) fn usage(&self, grant: &GrantId) -> Option<&Usage> {
-        self.tunnels.get(grant)?.usage.as_ref()
+    /// What the ends of a tunnel told of it.
+    pub(crate) fn told(&self, grant: &GrantId) -> Option<Told> {
+        self.tunnels.get(grant)?.told
     }
 
     /// Whether both ends were told of a grant.
@@ -120,7 +135,7 @@ impl Live {
     }
 
     fn insert(&mut self, grant: GrantId, stage: Stage) {
-        self.tunnels.insert(grant, Tunnel { stage, usage: None });
+        self.tunnels.insert(grant, Tunnel { stage, told: None });
     }
 
     fn is_ending(&self, grant: &GrantId) -> bool {
@@ -334,13 +349,24 @@ impl Controller {
         }
     }
 
-    /// Counts of what passed, from either end.
-    pub(crate) fn on_usage(&mut self, node: NodeId, usages: Vec<Usage>) {
+    /// Counts of what passed, from either end, and the path of the device's.
+    pub(crate) fn on_usage(&mut self, now: Now, node: NodeId, usages: Vec<Usage>) {
         for usage in usages {
             if self.owns(node, &usage.grant)
                 && let Some(tunnel) = self.live.tunnels.get_mut(&usage.grant)
             {
-                tunnel.usage = Some(usage);
+                let path = usage.path.filter(|_| matches!(node, NodeId::Device(_)));
+                let before = tunnel.told.filter(|told| told.path.is_some());
+                tunnel.told = Some(Told {
+                    bytes_in: usage.bytes_in,
+                    bytes_out: usage.bytes_out,
+                    flows: usage.flows,
+                    path: path.or_else(|| before?.path),
+                    at: match before {
+                        Some(before) if path.is_none() => before.at,
+                        Some(_) | None => now.unix,
+                    },
+                });
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::{
     controller::{Controller, Turn},
     heard::Statement,
     judge::Allowed,
+    nodes::new_code,
     proposals::{Intent, Pending},
     refusals::Refused,
     relays::Chosen,
@@ -58,6 +59,10 @@ pub(crate) struct Offering {
     /// The relays of both ends, as they were when the connector was asked.
     pub(super) relays: Chosen,
 }
+
+/// How long a connector may take to admit while others could be asked: it answers within
+/// milliseconds unless it is dead or overloaded, and then another one is the better choice.
+const ADMISSION_TIME_WITH_OTHERS: Duration = Duration::from_secs(1);
 
 /// Shortest ttl worth granting: less than a person would wait.
 pub(super) const TTL_WORTH: Duration = Duration::from_secs(1);
@@ -138,7 +143,9 @@ impl Controller {
         }
         let user = self.world.state.device(offering.device);
         let Some(user) = user.and_then(|record| record.node.user.clone()) else {
-            let gone = Refusal::new(RefusalCode::NotFound, "this device is no longer enrolled");
+            let node = NodeId::Device(offering.device);
+            let gone = Refusal::new(RefusalCode::NotFound, "this device is no longer enrolled")
+                .with_next(new_code(node));
             self.deny(turn, *offering, gone, None);
             return;
         };
@@ -251,10 +258,27 @@ impl Controller {
         match (self.channels.of_connector(grant.connector), admit) {
             (Some(channel), Some(admit)) => {
                 turn.send(channel, ToNode::Admit(Box::new(admit)));
-                let at = turn.now.instant + self.world.settings.admission_timeout;
+                let at = turn.now.instant + self.admission_time(grant);
                 self.timers.set(Timer::Grant(grant.id), at);
             }
             (None, _) | (_, None) => self.ask_another(turn, grant.id, "went away"),
+        }
+    }
+
+    /// How long a connector may take to admit: less where another one of its site could be asked,
+    /// because somebody waits and this one may be dead.
+    fn admission_time(&self, grant: &Grant) -> Duration {
+        let settings = &self.world.settings;
+        let Some(Stage::Offered(offering)) = self.live.tunnels.get(&grant.id).map(|t| &t.stage)
+        else {
+            return settings.admission_timeout;
+        };
+        let mut tried = offering.tried.clone();
+        tried.insert(grant.connector);
+        let site = self.world.state.app(&grant.app).map(|app| &app.spec.site);
+        match site.and_then(|site| self.choose(site, &tried)) {
+            Some(_) => settings.admission_timeout.min(ADMISSION_TIME_WITH_OTHERS),
+            None => settings.admission_timeout,
         }
     }
 

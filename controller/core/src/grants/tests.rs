@@ -13,6 +13,7 @@ use cardea_proto::{
     identity::Role,
     ledger::{Admits, Change, EndReason, Link},
     message::{FromNode, ToNode, Usage},
+    path::Path,
 };
 
 use crate::{
@@ -175,13 +176,30 @@ fn when_a_connector_does_not_answer_another_one_of_the_site_is_asked() {
         (&first, &second)
     };
     bench.take(silent);
-    bench.pass(Duration::from_secs(3));
+    bench.pass(Duration::from_secs(1));
     assert_eq!(bench.heard(silent), ["withdraw: connector_gone"]);
     let admit = bench.admit_at(other);
     bench.admit(other, &admit);
     bench.settle();
     assert_eq!(bench.granted_at(&device).connector, other.connector());
     assert_eq!(bench.store.grants_count(), 1);
+}
+
+#[test]
+fn a_connector_that_is_the_only_one_has_longer_to_answer() {
+    let (mut bench, device, connector) = Bench::office();
+    bench.request(&device, 1, "wiki");
+    bench.settle();
+    bench.take(&connector);
+    bench.pass(Duration::from_millis(2_999));
+    assert!(bench.heard(&connector).is_empty());
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.heard(&connector), ["withdraw: connector_gone"]);
+    let heard = bench.heard(&device);
+    assert!(
+        heard.contains(&"denied: no_connector".to_owned()),
+        "{heard:?}"
+    );
 }
 
 #[test]
@@ -297,27 +315,42 @@ fn wireguard_is_the_carrier_where_the_app_says_so() {
 }
 
 #[test]
-fn traffic_is_shown_where_its_own_ends_report_it() {
+fn traffic_and_path_are_shown_as_its_own_ends_report_them_and_since_when() {
     let (mut bench, device, connector) = Bench::office();
     let grant = bench.open(&device, &connector, "wiki").grant;
     let other = bench.device("other");
-    let usage = |bytes_in| {
+    let usage = |bytes_in, path: Option<&str>| {
         FromNode::Usage(vec![Usage {
             grant,
             bytes_in,
             bytes_out: 2,
             flows: 1,
+            path: path.map(|address| Path::Direct(address.parse().unwrap())),
         }])
     };
-    bench.say(&connector, usage(1));
-    bench.say(&other, usage(99));
-    let AdminAnswer::Tunnels(rows) = bench.query(AdminQuery::Tunnels) else {
-        panic!("no rows")
+    let shown = |bench: &mut Bench| {
+        let AdminAnswer::Tunnels(rows) = bench.query(AdminQuery::Tunnels) else {
+            panic!("no rows")
+        };
+        let row = rows.into_iter().next().unwrap();
+        (row.bytes_in, row.path, row.told_at)
     };
-    assert_eq!(
-        (rows[0].bytes_in, rows[0].bytes_out, rows[0].flows),
-        (1, 2, 1)
-    );
+    assert_eq!(shown(&mut bench), (0, "unknown".to_owned(), None));
+    bench.say(&connector, usage(1, Some("192.0.2.1:1")));
+    bench.say(&other, usage(99, Some("192.0.2.2:1")));
+    let first = bench.now.unix.to_rfc3339();
+    assert_eq!(shown(&mut bench), (1, "unknown".to_owned(), Some(first)));
+
+    bench.pass(Duration::from_secs(1));
+    let second = bench.now.unix.to_rfc3339();
+    bench.say(&device, usage(2, Some("192.0.2.3:1")));
+    let path = "direct 192.0.2.3:1".to_owned();
+    let expected = |bytes_in| (bytes_in, path.clone(), Some(second.clone()));
+    assert_eq!(shown(&mut bench), expected(2));
+
+    bench.pass(Duration::from_secs(1));
+    bench.say(&connector, usage(3, None));
+    assert_eq!(shown(&mut bench), expected(3));
 }
 
 fn link() -> Link {

@@ -53,7 +53,7 @@ pub(crate) fn appraise(
             owner: applicant.owner,
             posture: facts.facts(),
             report_age: facts.age(now),
-            clock_skew_s: Some(facts.skew_ms() / 1_000),
+            clock_skew_s: Some(facts.skew_s()),
         },
         groups: applicant.groups,
         circumstances: Circumstances {
@@ -83,7 +83,7 @@ fn clock_check(facts: &Facts) -> Option<Check> {
     };
     Some(Check {
         subject: CLOCK_SKEW.to_owned(),
-        observed: (facts.skew_ms() / 1_000).to_string(),
+        observed: (facts.skew_s()).to_string(),
         needed: format!("within {} s", CLOCK_SKEW_MAX.as_secs()),
         rule: RULE_CLOCK.to_owned(),
         remedy: Some(format!(
@@ -116,7 +116,7 @@ pub(super) fn denial(
     reason: Reason,
     engine: &Engine,
 ) -> Box<Decision> {
-    Box::new(Decision {
+    let mut decision = Decision {
         action: action.to_owned(),
         principal,
         resource,
@@ -124,19 +124,11 @@ pub(super) fn denial(
         reason,
         rules: Vec::new(),
         checks: Vec::new(),
-        remedy: match reason {
-            Reason::StalePosture => Some("Look at: cardea posture".to_owned()),
-            Reason::Blocked => Some("Ask an admin to run: cardeactl device unblock".to_owned()),
-            Reason::CertificateExpired => Some("Look at: cardea status".to_owned()),
-            Reason::Permitted
-            | Reason::NoRule
-            | Reason::CheckFailed
-            | Reason::Forbidden
-            | Reason::EvaluationError
-            | Reason::NotCompliant
-            | Reason::Gone => None,
-        },
+        remedy: None,
         errors: Vec::new(),
         policy_revision: engine.revision(),
-    })
+        appraisal: None,
+    };
+    decision.remedy = decision.advice();
+    Box::new(decision)
 }

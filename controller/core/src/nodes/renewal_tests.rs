@@ -74,6 +74,7 @@ fn a_renewal_is_for_nothing_else() {
         bytes_in: 1,
         bytes_out: 1,
         flows: 1,
+        path: None,
     };
     let (app, request) = (name("wiki"), 1);
     for message in [

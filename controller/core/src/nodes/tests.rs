@@ -46,6 +46,33 @@ fn a_node_says_only_what_its_role_may() {
 }
 
 #[test]
+fn a_node_that_was_removed_is_told_how_it_enrolls_again() {
+    let (mut bench, device, connector) = Bench::office();
+    bench.must(AdminChange::DeviceRemove("laptop".to_owned()));
+    bench.must(AdminChange::ConnectorRemove(connector.id.to_string()));
+    for (node, invite, program) in [
+        (&device, "cardeactl invite device", "cardea up CODE"),
+        (
+            &connector,
+            "cardeactl invite connector",
+            "cardea-connector up CODE",
+        ),
+    ] {
+        let messages = bench.take(node);
+        let told = messages.iter().find_map(|message| {
+            if let ToNode::Goodbye(refusal) = message {
+                Some(refusal.to_string())
+            } else {
+                None
+            }
+        });
+        let told = told.unwrap();
+        assert!(told.contains("was removed by an admin"), "{told}");
+        assert!(told.contains(invite) && told.ends_with(program), "{told}");
+    }
+}
+
+#[test]
 fn a_version_from_before_ours_is_told_so() {
     let (mut bench, mut device, _) = Bench::office();
     bench.disconnect(&device);

@@ -247,16 +247,7 @@ impl Engine {
                 let decision = self.decision(asked, Reason::CheckFailed, rules, errors);
                 explained(decision, finding)
             }
-            None => {
-                let mut decision = self.decision(asked, Reason::NoRule, Vec::new(), errors);
-                if let Asked::Connect(ask) = asked {
-                    decision.remedy = Some(format!(
-                        "Ask an admin to run: cardeactl allow user:{} {}",
-                        ask.user, ask.app.name
-                    ));
-                }
-                decision
-            }
+            None => self.decision(asked, Reason::NoRule, Vec::new(), errors),
         }
     }
 
@@ -267,7 +258,7 @@ impl Engine {
         rules: Vec<String>,
         errors: Vec<String>,
     ) -> Decision {
-        Decision {
+        let mut decision = Decision {
             action: asked.action().as_str().to_owned(),
             principal: asked.principal(),
             resource: asked.resource(),
@@ -278,7 +269,10 @@ impl Engine {
             remedy: None,
             errors,
             policy_revision: self.revision,
-        }
+            appraisal: None,
+        };
+        decision.remedy = decision.advice();
+        decision
     }
 }
 
@@ -291,6 +285,7 @@ pub fn not_compliant(ask: &ConnectAsk<'_>, certify: &Decision) -> Decision {
         resource: ask.app.name.to_string(),
         allowed: false,
         reason: Reason::NotCompliant,
+        appraisal: Some(certify.reason),
         ..certify.clone()
     }
 }
@@ -298,6 +293,7 @@ pub fn not_compliant(ask: &ConnectAsk<'_>, certify: &Decision) -> Decision {
 fn explained(mut decision: Decision, finding: Finding) -> Decision {
     decision.checks = finding.checks;
     decision.remedy = finding.remedy;
+    decision.remedy = decision.advice();
     decision
 }
 

@@ -52,6 +52,8 @@ pub(in crate::agent) enum Step {
     Opened(GrantId),
     /// The tunnel ended by itself.
     TunnelClosed(GrantId, Refusal),
+    /// Nothing comes through its tunnel, which is not waited for.
+    GivenUp(GrantId, Refusal),
     /// The controller took the grant back.
     Withdrawn(GrantId, EndReason, Refusal),
     /// The controller gave it more life.

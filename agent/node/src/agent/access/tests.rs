@@ -275,6 +275,20 @@ fn the_tunnel_opens_and_ends() {
         &Step::TunnelClosed(OTHER, refusal(RefusalCode::Unreachable)),
         [SAME; 10],
     );
+    let (opening, open) = (
+        ("unreachable", "remove+tell+no"),
+        ("idle why", "remove+tell"),
+    );
+    check(
+        &Step::GivenUp(GRANT, refusal(RefusalCode::Unreachable)),
+        [
+            SAME, SAME, SAME, opening, open, SAME, SAME, SAME, SAME, SAME,
+        ],
+    );
+    check(
+        &Step::GivenUp(OTHER, refusal(RefusalCode::Unreachable)),
+        [SAME; 10],
+    );
 }
 
 #[test]

@@ -193,7 +193,8 @@ fn a_certificate_whose_authority_has_ended_needs_a_new_code() {
     let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
     let refusal = out.opened[0].1.clone().unwrap_err();
     assert_eq!(refusal.code.exit_code(), 4);
-    assert!(refusal.to_string().ends_with("cardea enroll CODE"));
+    let said = refusal.to_string();
+    assert!(said.ends_with("move its state directory away, then: cardea up CODE"));
 }
 
 #[test]

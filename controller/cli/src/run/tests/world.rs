@@ -234,6 +234,7 @@ pub(super) fn device(name: &str, id: u8) -> DeviceRow {
             rule: "base/certify".to_owned(),
             remedy: None,
         }],
+        why: None,
         checked_at: None,
         last_seen: Some("2026-01-01T00:00:00Z".to_owned()),
         certificate_not_after: None,

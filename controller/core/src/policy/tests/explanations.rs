@@ -53,6 +53,38 @@ fn a_denial_without_a_rule_says_who_could_change_that() {
     );
 }
 
+/// The words for a person when `certify` denies for a reason that no check can say.
+#[test]
+fn a_failed_appraisal_without_a_check_says_why_there_is_no_certificate() {
+    let connect = r#"permit (principal, action == Action::"connect", resource);"#;
+    let certify = r#"permit (principal, action == Action::"certify", resource);"#;
+    let overflow = r#"@id("broken") permit (principal, action == Action::"certify", resource)
+        when { 9223372036854775807 + context.time.hour > 0 };"#;
+    let closed = r#"@id("closed") forbid (principal, action == Action::"certify", resource);"#;
+    for (folder, why) in [
+        (
+            connect.to_owned(),
+            "no rule permits one. Ask an admin for a rule that permits it: cardeactl policy show",
+        ),
+        (
+            format!("{connect}{certify}{closed}"),
+            "forbidden by rule closed. Ask an admin what the rule is for: cardeactl policy show",
+        ),
+        (
+            format!("{connect}{overflow}"),
+            "a rule could not be evaluated (rule broken: ",
+        ),
+    ] {
+        let engine = engine(&folder);
+        let company = Company::new();
+        let certify = engine.decide_certify(&company.certify());
+        let said = not_compliant(&company.connect(), &certify).summary();
+        let expected = format!("wiki: denied: this device may not hold a certificate: {why}");
+        assert!(said.starts_with(&expected), "{said}");
+        assert!(said.contains("cardeactl policy show"), "{said}");
+    }
+}
+
 /// A condition, with P for the posture, and what its failing check says.
 const COMPARISONS: &[(&str, &str)] = &[
     (
@@ -255,7 +287,7 @@ fn a_forbid_without_conditions_names_itself_and_its_remedy() {
         forbid (principal, action, resource == App::"wiki");"#;
     assert_eq!(
         connect(text, &Company::new()).summary(),
-        "wiki: denied: forbidden: rule closed. The wiki moved to docs.corp.example."
+        "wiki: denied: forbidden by rule closed. The wiki moved to docs.corp.example."
     );
 }
 
