@@ -116,8 +116,7 @@ impl Service {
             Ledger::start(store, notary).map_err(|error| no_thread(&error))?;
         let (head, followed) = watch::channel(head);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let own = usize::from(relay_address.is_some());
-        let watched = watched::watch(&relays, own, watching, &sender);
+        let watched = watched::watch(&relays, relay_address, watching, &sender);
         let admin = Admin {
             about: Arc::new(about),
             events: sender.clone(),

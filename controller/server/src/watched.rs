@@ -27,16 +27,16 @@ const TICKET_LIFE: Duration = Duration::from_secs(10 * 60);
 /// How long the same one is used.
 const TICKET_USE: Duration = Duration::from_secs(60);
 
-/// Begins to watch every relay but the first `own`, which are part of this process.
+/// Begins to watch every relay but the first where that is part of this process, at `own`.
 pub(crate) fn watch(
     relays: &[Vec<SocketAddr>],
-    own: usize,
+    own: Option<SocketAddr>,
     key: TicketKey,
     events: &mpsc::Sender<Event>,
 ) -> JoinSet<()> {
     let key = Arc::new(key);
     let mut tasks = JoinSet::new();
-    for (place, addresses) in relays.iter().enumerate().skip(own) {
+    for (place, addresses) in relays.iter().enumerate().skip(own.iter().count()) {
         let relay = Watched {
             place,
             addresses: addresses.clone(),
