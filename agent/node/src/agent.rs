@@ -317,8 +317,8 @@ impl Agent {
             let answer = Err(calls::busy());
             return out.opened.push_back((app.clone(), answer));
         }
-        let silent = self.apps.entry(app).and_then(Entry::silent);
-        if let Some(grant) = silent.filter(|_| self.channel.is_ready()) {
+        let deserted = self.apps.entry(app).and_then(Entry::deserted);
+        if let Some(grant) = deserted.filter(|_| self.channel.is_ready()) {
             self.give_up(now, app, grant, out);
         }
         let way = self.way();
@@ -346,10 +346,11 @@ impl Agent {
                 debug!(grant.id = %grant, ?relays, "relays that stand by");
                 self.told(now, grant, |traffic| traffic.standby = relays);
             }
-            Event::Silent { grant } => {
-                info!(grant.id = %grant, "the other end is silent");
+            Event::Silent { grant, silence } => {
+                info!(grant.id = %grant, relay_answers = silence.alone, "the other end is silent");
                 self.told(now, grant, |traffic| {
-                    traffic.silent_since = Some(now.instant);
+                    traffic.silent_since.get_or_insert(now.instant);
+                    traffic.is_alone_silent = silence.alone;
                 });
             }
             Event::Answers { grant } => {

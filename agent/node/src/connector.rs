@@ -288,7 +288,7 @@ impl Connector {
             Event::Standby { grant, relays } => {
                 debug!(grant.id = %grant, ?relays, "relays that stand by");
             }
-            Event::Silent { grant } => debug!(grant.id = %grant, "the device does not answer"),
+            Event::Silent { grant, .. } => debug!(grant.id = %grant, "the device does not answer"),
             Event::Answers { grant } => debug!(grant.id = %grant, "the device answers again"),
             Event::Unreached { grant, why } => {
                 debug!(grant.id = %grant, reason = %why, "not reached")

@@ -48,8 +48,8 @@ pub use egress::{Egress, PermittedAddress};
 pub use input::{DialError, FlowId, Input, Read};
 pub use link::Meeting;
 pub use outbox::{
-    CloseReason, Event, FlowEvent, Outbox, ResetReason, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX,
-    Transmit, USED_INTERVAL, Via,
+    CloseReason, Event, FlowEvent, Outbox, ResetReason, Silence, TRANSMIT_BYTES_MAX,
+    TRANSMIT_SEGMENTS_MAX, Transmit, USED_INTERVAL, Via,
 };
 pub use packets::{PACKET_BYTES_MAX, Packets};
 pub use path::{Path, PathReason, permit::is_reachable};

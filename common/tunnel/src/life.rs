@@ -1,6 +1,6 @@
 //! Whether the other end answers, so that no tunnel reads open that carries nothing.
 //!
-//! Who has sent something and hears nothing asks after half a second, and knows within two. So does
+//! Who has sent something and hears nothing asks soon, and knows after a second and a half. So does
 //! who was hearing a lot and hears no more: what comes may be lost behind a NAT that maps anew, which
 //! only the end behind it can mend. Who has nothing to send does not ask otherwise, unless somebody
 //! wants to know how the tunnel is.
@@ -19,6 +19,8 @@ pub(crate) struct Life {
     burst: u32,
     /// How often it was asked since anything was heard.
     asked: u32,
+    /// How often since the relay answered meanwhile: this end's own network is well.
+    asked_beside: Option<u32>,
     is_silent: bool,
 }
 
@@ -37,6 +39,7 @@ impl Life {
     pub(crate) const fn heard(&mut self) {
         self.unheard_since = None;
         self.asked = 0;
+        self.asked_beside = None;
         self.is_silent = false;
         if self.wanted_since.is_none() {
             self.next = None;
@@ -56,6 +59,22 @@ impl Life {
     pub(crate) const fn answered(&mut self) {
         self.wanted_since = None;
         self.heard();
+    }
+
+    /// The relay answered, whatever the other end does.
+    pub(crate) fn heard_beside(&mut self, now: Instant) {
+        if self.asked > 0 && self.asked_beside.is_none() {
+            self.asked_beside = Some(0);
+            if self.is_silent {
+                self.hasten(now);
+            }
+        }
+    }
+
+    /// Whether the silence is the other end's alone: the relay answers, and questions that were sent
+    /// since then were not answered.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.is_silent && self.asked_beside >= Some(ASKED_BESIDE)
     }
 
     /// Somebody wants to know.
@@ -93,6 +112,9 @@ impl Life {
             self.unheard_since.get_or_insert(now);
         }
         self.asked = self.asked.saturating_add(1);
+        if let Some(asked) = &mut self.asked_beside {
+            *asked = asked.saturating_add(1);
+        }
         let since = [self.unheard_since, self.wanted_since];
         let limits = since.into_iter().zip([UNHEARD_MAX, CHECK_MAX]);
         if limits
@@ -102,7 +124,10 @@ impl Life {
             self.is_silent = true;
             self.wanted_since = None;
         }
-        self.next = if self.is_silent {
+        let is_finding_out = self.asked_beside.is_some_and(|asked| asked < ASKED_BESIDE);
+        self.next = if self.is_silent && is_finding_out {
+            Some(now + ASK_AGAIN)
+        } else if self.is_silent {
             Some(now + SILENT_PAUSE)
         } else {
             // At the limit itself, so that it is not known later than it could be.
@@ -121,7 +146,7 @@ impl Life {
 }
 
 /// How long what was sent may go without any sign of life before the other end is asked.
-const ASK_AFTER: Duration = Duration::from_millis(500);
+const ASK_AFTER: Duration = Duration::from_millis(400);
 
 /// Datagrams after which a pause is worth a question: less than a page of the web.
 const BURST: u32 = 8;
@@ -131,10 +156,13 @@ const QUIET: Duration = Duration::from_millis(150);
 
 /// Wait for an answer before it is asked again: five times within the limit, so that loss alone does
 /// not make a tunnel look dead.
-const ASK_AGAIN: Duration = Duration::from_millis(300);
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Questions after the relay's answer: the other end had time for two of them.
+const ASKED_BESIDE: u32 = 3;
 
 /// How long something of ours may go unheard before the other end counts as silent.
-const UNHEARD_MAX: Duration = Duration::from_secs(2);
+const UNHEARD_MAX: Duration = Duration::from_millis(1_500);
 
 /// How long somebody waits who asks how a tunnel is.
 const CHECK_MAX: Duration = Duration::from_millis(1_500);
@@ -200,6 +228,23 @@ mod tests {
         let (_, at) = until_silent(&mut life);
         assert_eq!(at - now, CHECK_MAX);
         assert!(!life.is_checking());
+    }
+
+    #[test]
+    fn the_silence_is_the_other_ends_alone_when_the_relay_answers_meanwhile() {
+        let (mut life, now) = (Life::default(), start());
+        life.sent(now);
+        let (_, at) = until_silent(&mut life);
+        assert!(!life.is_alone(), "this end's network may be down");
+        life.heard_beside(at);
+        for asked in 0..ASKED_BESIDE {
+            assert!(!life.is_alone(), "{asked}");
+            let at = life.deadline().unwrap();
+            assert!(life.poll(at));
+        }
+        assert!(life.is_alone());
+        life.heard();
+        assert!(!life.is_alone());
     }
 
     fn until_silent(life: &mut Life) -> (u32, Instant) {

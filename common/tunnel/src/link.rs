@@ -25,7 +25,7 @@ use cardea_proto::{
 use crate::{
     command::End,
     life::Life,
-    outbox::{Outbox, Room, Via},
+    outbox::{Outbox, Room, Silence, Via},
     path::{
         PROBE_DATAGRAM_BYTES, Path, PathReason, Paths, Traffic,
         exchange::Exchange,
@@ -208,8 +208,9 @@ impl Link {
     }
 
     /// Whether the other end does not answer.
-    pub(crate) const fn is_silent(&self) -> bool {
-        self.life.is_silent()
+    pub(crate) fn silence(&self) -> Option<Silence> {
+        let alone = self.life.is_alone();
+        self.life.is_silent().then_some(Silence { alone })
     }
 
     /// Finds out whether bytes pass.
@@ -298,6 +299,9 @@ impl Link {
         let which = self.relays.with_handle(handle);
         let leg = which.and_then(|which| self.relays.get_mut(which));
         let is_answered = leg.is_some_and(|leg| leg.path.challenged(now, cookie, out));
+        if is_answered {
+            self.life.heard_beside(now);
+        }
         if is_answered && which == Some(Which::Used) {
             self.relay_returned(out);
         }
@@ -339,6 +343,7 @@ impl Link {
         };
         let is_back = !leg.path.is_ready();
         leg.path.bound(now, out);
+        self.life.heard_beside(now);
         if which != Some(Which::Used) {
             leg.bound(now);
         }

@@ -197,6 +197,13 @@ impl Transmit {
     }
 }
 
+/// How a tunnel's other end does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// Whether the relay answers meanwhile, so that it is not this end's network.
+    pub alone: bool,
+}
+
 /// What happened to a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -245,6 +252,8 @@ pub enum Event {
     Silent {
         /// The grant.
         grant: GrantId,
+        /// How.
+        silence: Silence,
     },
     /// It answers again.
     Answers {

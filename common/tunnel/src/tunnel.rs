@@ -17,7 +17,7 @@ use crate::{
     drops::DropReason,
     filter::{Filter, Permitted},
     link::Link,
-    outbox::{CloseReason, Event, Outbox, USED_INTERVAL, Via},
+    outbox::{CloseReason, Event, Outbox, Silence, USED_INTERVAL, Via},
 };
 
 /// What [`crate::Tunnels::stats`] tells.
@@ -55,7 +55,7 @@ pub(crate) struct Tunnel {
     opened: bool,
     /// How many changes of the path were told, once it is open.
     told_path: Option<u32>,
-    told_silent: bool,
+    told_silence: Option<Silence>,
     /// The relays of which it was told that they stand by.
     told_standby: u32,
     carrier: Carrier,
@@ -111,7 +111,7 @@ impl Tunnel {
             tell_at: None,
             opened: false,
             told_path: None,
-            told_silent: false,
+            told_silence: None,
             told_standby: 0,
             carrier,
             queued: false,
@@ -257,13 +257,12 @@ impl Tunnel {
             let relays = self.link.standby_relays();
             out.events.push_back(Event::Standby { grant, relays });
         }
-        let is_silent = self.link.is_silent();
-        if self.told_silent != is_silent {
-            self.told_silent = is_silent;
-            out.events.push_back(if is_silent {
-                Event::Silent { grant }
-            } else {
-                Event::Answers { grant }
+        let silence = self.link.silence();
+        if self.told_silence != silence {
+            self.told_silence = silence;
+            out.events.push_back(match silence {
+                Some(silence) => Event::Silent { grant, silence },
+                None => Event::Answers { grant },
             });
         }
     }

@@ -279,7 +279,8 @@ impl Plane {
 
     /// Somebody wants to reach an app: through its tunnel, or once there is one.
     pub(super) fn want(&mut self, app: &Name, waiting: Waiting) {
-        if let Some(grant) = self.routes.open(app) {
+        let now = self.carry.now.instant;
+        if let Some(grant) = self.routes.begins_in(now, app) {
             return self.begin(grant, waiting);
         }
         match self.routes.wait(app, waiting) {

@@ -490,7 +490,23 @@ impl Plane {
                 back.forget(*grant);
             }
             let opened = self.routes.note_event(&event, is_gone);
+            let is_missed = match &event {
+                TunnelEvent::Silent { grant, .. } => {
+                    let now = self.carry.now.instant;
+                    self.routes.is_waited_in(now, *grant).cloned()
+                }
+                TunnelEvent::Closed { .. }
+                | TunnelEvent::Opened { .. }
+                | TunnelEvent::Used { .. }
+                | TunnelEvent::Path { .. }
+                | TunnelEvent::Standby { .. }
+                | TunnelEvent::Answers { .. }
+                | TunnelEvent::Unreached { .. } => None,
+            };
             self.told.push(FromData::Tunnel(event));
+            if let Some(app) = is_missed {
+                self.told.push(FromData::Wanted(app));
+            }
             if let Some(app) = opened {
                 self.start_waiting(&app);
             }

@@ -1,6 +1,9 @@
 //! Which tunnel leads to which app, and who waits for one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use cardea_proto::{
     access::InnerAddresses, app::Service, id::GrantId, message::AppView, name::Name,
@@ -20,9 +23,16 @@ pub(super) struct Routes<W> {
 #[derive(Debug)]
 struct Installed {
     app: Name,
+    /// Whether its other end alone does not answer.
+    is_deserted: bool,
+    /// When somebody began a flow in it last.
+    begun: Option<Instant>,
     inner: InnerAddresses,
     egress: Option<Egress>,
 }
+
+/// Longer than it takes to find out that the other end is gone.
+const LATELY: Duration = Duration::from_secs(3);
 
 /// Most connections that wait for tunnels at a time.
 const WAITING_MAX: usize = 4_096;
@@ -45,6 +55,8 @@ impl<W> Routes<W> {
                 // A grant that is replaced is closed by the tunnels, which is told by an event.
                 let installed = Installed {
                     app: install.app.clone(),
+                    is_deserted: false,
+                    begun: None,
                     inner: install.inner,
                     egress: install.egress.clone(),
                 };
@@ -72,10 +84,31 @@ impl<W> Routes<W> {
             Event::Used { .. }
             | Event::Path { .. }
             | Event::Standby { .. }
-            | Event::Silent { .. }
-            | Event::Answers { .. }
             | Event::Unreached { .. } => None,
+            Event::Silent { grant, silence } => {
+                self.installed.get_mut(grant)?.is_deserted = silence.alone;
+                None
+            }
+            Event::Answers { grant } => {
+                self.installed.get_mut(grant)?.is_deserted = false;
+                None
+            }
         }
+    }
+
+    /// The open tunnel to an app that a new flow may begin in.
+    pub(super) fn begins_in(&mut self, now: Instant, app: &Name) -> Option<GrantId> {
+        let grant = self.open(app)?;
+        let installed = self.installed.get_mut(&grant)?;
+        installed.begun = Some(now);
+        (!installed.is_deserted).then_some(grant)
+    }
+
+    /// The app of a tunnel that was found deserted while somebody who came lately waits in it.
+    pub(super) fn is_waited_in(&self, now: Instant, grant: GrantId) -> Option<&Name> {
+        let installed = self.installed.get(&grant)?;
+        let is_late = installed.begun.is_some_and(|begun| now < begun + LATELY);
+        (installed.is_deserted && is_late).then_some(&installed.app)
     }
 
     /// The open tunnel to an app.

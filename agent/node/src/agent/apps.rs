@@ -67,6 +67,8 @@ pub(super) struct Traffic {
     pub(super) standby: [Option<SocketAddr>; STANDBY_MAX],
     /// Since when the other end is known not to answer.
     pub(super) silent_since: Option<Instant>,
+    /// Whether that is so although the relay answers.
+    pub(super) is_alone_silent: bool,
     /// How the last flow failed that the connector did not bring to the app.
     pub(super) failure: Option<Failure>,
 }
@@ -248,10 +250,15 @@ impl Entry {
         }
     }
 
-    /// The grant of a tunnel whose other end does not answer.
-    pub(super) fn silent(&self) -> Option<GrantId> {
+    /// Whether its tunnel's other end does not answer.
+    pub(super) fn is_silent(&self) -> bool {
+        self.access.held().is_some() && self.traffic.silent_since.is_some()
+    }
+
+    /// The grant of a tunnel whose other end alone does not answer: another may do.
+    pub(super) fn deserted(&self) -> Option<GrantId> {
         let held = self.access.held()?;
-        self.traffic.silent_since.map(|_| held.grant)
+        (self.is_silent() && self.traffic.is_alone_silent).then_some(held.grant)
     }
 
     fn given_up_at(&self) -> Option<Instant> {

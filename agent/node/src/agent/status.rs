@@ -101,7 +101,7 @@ impl Agent {
     ) -> (AppState, Option<String>) {
         match entry.map(|entry| &entry.access) {
             Some(Access::Open { held }) if held.until > now.instant => {
-                open_state(entry.is_some_and(|entry| entry.silent().is_some()))
+                open_state(entry.is_some_and(Entry::is_silent))
             }
             Some(Access::Opening { .. } | Access::Asking { .. }) => (AppState::Opening, None),
             Some(Access::Denied { refusal, .. }) => (AppState::Denied, Some(refusal.to_string())),

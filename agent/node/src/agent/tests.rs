@@ -10,7 +10,7 @@ use cardea_proto::{
     path::Path,
     time::UnixMillis,
 };
-use cardea_tunnel::{CloseReason, DialError, PathReason};
+use cardea_tunnel::{CloseReason, DialError, PathReason, Silence};
 
 use super::*;
 use crate::testing::{GRANT, LIFE, TTL, World, down, fact, name, up, view};
@@ -261,14 +261,18 @@ fn a_connection_that_did_not_reach_its_app_leaves_a_trace_while_the_tunnel_is_op
 }
 
 /// A tunnel falls silent while the controller is there.
-fn silent(world: &World, agent: &mut Agent) {
+fn silent(world: &World, agent: &mut Agent, alone: bool) {
     let path = Event::Path {
         grant: GRANT,
         path: Path::Relay("192.0.2.7:7444".parse().unwrap()),
         why: PathReason::NoneAnswered,
     };
     world.turn(agent, AgentInput::Tunnel(path));
-    world.turn(agent, AgentInput::Tunnel(Event::Silent { grant: GRANT }));
+    let silent = Event::Silent {
+        grant: GRANT,
+        silence: Silence { alone },
+    };
+    world.turn(agent, AgentInput::Tunnel(silent));
     assert_eq!(state(world, agent), AppState::Unreachable);
 }
 
@@ -283,11 +287,14 @@ fn is_let_go(out: &AgentOutbox) -> bool {
 }
 
 #[test]
-fn who_wants_an_app_whose_tunnel_is_silent_gets_another_one() {
+fn who_wants_an_app_whose_tunnel_alone_is_silent_gets_another_one() {
     let world = World::new();
     let mut agent = world.ready_agent();
     open(&world, &mut agent);
-    silent(&world, &mut agent);
+    silent(&world, &mut agent, false);
+    let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
+    assert!(!is_let_go(&out), "this device's network may be down");
+    silent(&world, &mut agent, true);
     let out = world.turn(&mut agent, AgentInput::Wanted { app: name("wiki") });
     assert!(is_let_go(&out));
     let is_request = |message: &FromNode| matches!(message, FromNode::Request { .. });
@@ -301,7 +308,7 @@ fn a_silent_tunnel_is_given_up_after_a_while_if_the_controller_answers_and_not_b
         let mut world = World::new();
         let mut agent = world.ready_agent();
         open(&world, &mut agent);
-        silent(&world, &mut agent);
+        silent(&world, &mut agent, true);
         world.pass(Duration::from_secs(5));
         let out = world.turn(&mut agent, AgentInput::Timeout);
         let is_usage = |message: &FromNode| matches!(message, FromNode::Usage(_));
@@ -326,7 +333,7 @@ fn a_silent_tunnel_is_kept_while_there_is_no_controller_either() {
     let mut world = World::new();
     let mut agent = world.ready_agent();
     open(&world, &mut agent);
-    silent(&world, &mut agent);
+    silent(&world, &mut agent, true);
     world.turn(&mut agent, down());
     for _ in 0..5 {
         world.pass(Duration::from_secs(8));
