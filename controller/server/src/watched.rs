@@ -170,9 +170,10 @@ struct Asking {
 }
 
 impl Question {
-    /// Returns when the relay has answered this question, once.
+    /// Returns when the relay has answered this question, once; whatever else comes is read all the
+    /// same, so that nothing fills the socket.
     async fn answered(&self) {
-        let Some((socket, _)) = self.socket.as_ref().filter(|_| !self.is_answered) else {
+        let Some((socket, _)) = &self.socket else {
             return std::future::pending().await;
         };
         let mut buffer = [0; SEEN_BYTES + 1];
@@ -183,7 +184,8 @@ impl Question {
             };
             let seen = buffer.get(..length).and_then(Handle::of_seen);
             let asked = self.ticket.as_ref().map(|ticket| ticket.handle);
-            if seen.is_some_and(|(handle, _)| Some(handle) == asked) {
+            let is_answer = seen.is_some_and(|(handle, _)| Some(handle) == asked);
+            if is_answer && !self.is_answered {
                 return;
             }
         }
