@@ -273,11 +273,11 @@ impl Stack {
             conversation.queued = false;
             if self.flush_one(context, sink, flow) {
                 self.queue(flow);
-                if sink.is_full(context) {
-                    return true;
-                }
             } else {
                 self.settle(context, flow);
+            }
+            if sink.is_full(context) {
+                return !self.unflushed.is_empty();
             }
         }
         false

@@ -101,12 +101,8 @@ impl Client {
     }
 
     /// Takes one segment of the app's, if it is the next.
-    fn hear(&mut self, bytes: &[u8]) -> bool {
-        let packet = Packet::parse_head(bytes).unwrap();
+    fn hear(&mut self, packet: &Packet, bytes: &[u8]) {
         let above = &bytes[packet.ip_len..];
-        if (packet.destination_port, packet.source_port) != self.ports {
-            return false;
-        }
         let sequence = u32::from_be_bytes(above[4..8].try_into().unwrap());
         let flags = above[13];
         self.is_reset |= flags & RST != 0;
@@ -122,7 +118,6 @@ impl Client {
                 self.next += 1;
             }
         }
-        true
     }
 }
 
@@ -130,9 +125,17 @@ impl Client {
 pub fn round(pair: &mut Pair, clients: &mut [Client]) {
     pair.pass(ROUND);
     let came = take_now(pair, End::Agent);
-    for client in clients {
-        let heard = came.iter().filter(|bytes| client.hear(bytes)).count();
-        if heard > 0 && !client.is_reset {
+    let mut heard = vec![false; clients.len()];
+    for bytes in &came {
+        let packet = Packet::parse_head(bytes).unwrap();
+        let ports = (packet.destination_port, packet.source_port);
+        if let Some(index) = clients.iter().position(|client| client.ports == ports) {
+            clients[index].hear(&packet, bytes);
+            heard[index] = true;
+        }
+    }
+    for (client, _) in clients.iter().zip(heard).filter(|(_, heard)| *heard) {
+        if !client.is_reset {
             client.say(pair, ACK, &[]);
         }
     }
