@@ -100,6 +100,30 @@ fn a_conversation_survives_a_path_that_loses_and_reorders() {
 }
 
 #[test]
+fn packets_are_as_long_as_the_path_carries_in_one_datagram() {
+    // The largest datagram that arrives, and the longest packet that should.
+    let cases = [
+        (Carrier::WireGuard, 1_472, 1_400),
+        (Carrier::WireGuard, 1_232, 1_180),
+        (Carrier::Quic, 1_472, 1_400),
+        (Carrier::Quic, 1_232, 1_152),
+    ];
+    for (carrier, mtu, expected) in cases {
+        let mut pair = half_stacked_on(carrier, mtu, |_| {});
+        let mut client = Client::begin(&mut pair, 0, (40_000, 80));
+        round(&mut pair, std::slice::from_mut(&mut client));
+        let flow = pair.dials()[0];
+        serve(
+            &mut pair,
+            std::slice::from_mut(&mut client),
+            &[flow],
+            &pattern(200_000),
+        );
+        assert_eq!(client.longest, expected, "{carrier:?} {mtu}");
+    }
+}
+
+#[test]
 fn what_the_connector_cannot_reach_is_refused_and_a_late_segment_too() {
     for carrier in CARRIERS {
         let mut pair = half_stacked(carrier, |_| {});
@@ -286,11 +310,17 @@ fn serve(pair: &mut Pair, clients: &mut [Client], flows: &[FlowId], data: &[u8])
 
 /// A tunnel with a network stack at the device alone, whose grant says what `change` makes of it.
 fn half_stacked(carrier: Carrier, change: impl Fn(&mut Install)) -> Pair {
+    half_stacked_on(carrier, 1_472, change)
+}
+
+/// The same on a path whose largest datagram has `mtu` bytes.
+fn half_stacked_on(carrier: Carrier, mtu: usize, change: impl Fn(&mut Install)) -> Pair {
     let (agent, connector) = match carrier {
         Carrier::WireGuard => pair::keys::wireguard(1),
         Carrier::Quic => pair::keys::quic(),
     };
     let mut pair = Pair::bare();
+    pair.mtu = mtu;
     pair.agent.tunnels.set_edge(Edge::Packets);
     let mut install = pair::install(End::Agent, agent);
     change(&mut install);

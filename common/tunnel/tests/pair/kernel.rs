@@ -14,6 +14,9 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
+/// A segment of 1,360 bytes, as Linux says with an interface of 1,400 (RFC 9293 §3.7.1).
+const MSS: [u8; 4] = [2, 4, 5, 0x50];
+
 /// Longer than the way there and back.
 const ROUND: Duration = Duration::from_millis(21);
 
@@ -55,6 +58,8 @@ pub struct Client {
     /// The next byte of the app's.
     next: u32,
     pub came: Vec<u8>,
+    /// Bytes of the longest packet that came.
+    pub longest: usize,
     pub is_reset: bool,
     pub is_finished: bool,
 }
@@ -67,10 +72,11 @@ impl Client {
             sent: 1_000,
             next: 0,
             came: Vec::new(),
+            longest: 0,
             is_reset: false,
             is_finished: false,
         };
-        client.say(pair, SYN, &[]);
+        client.say(pair, SYN, &MSS);
         client.sent += 1;
         client
     }
@@ -95,6 +101,10 @@ impl Client {
         packet[above + 4..above + 8].copy_from_slice(&self.sent.to_be_bytes());
         packet[above + 8..above + 12].copy_from_slice(&self.next.to_be_bytes());
         packet[above + 13] = flags;
+        if flags & SYN != 0 {
+            // What follows are options.
+            packet[above + 12] = 0x60;
+        }
         packet[above + 14..above + 16].fill(0xff);
         packet[above + 20..].copy_from_slice(payload);
         hand_over(pair, End::Agent, packet);
@@ -102,6 +112,7 @@ impl Client {
 
     /// Takes one segment of the app's, if it is the next.
     fn hear(&mut self, packet: &Packet, bytes: &[u8]) {
+        self.longest = self.longest.max(bytes.len());
         let above = &bytes[packet.ip_len..];
         let sequence = u32::from_be_bytes(above[4..8].try_into().unwrap());
         let flags = above[13];
