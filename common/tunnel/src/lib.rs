@@ -13,8 +13,8 @@
 //!
 //! Where an end has a network stack instead of sockets, its packets come as [`Bundle`]s, which are
 //! split and sealed where they will be sent from, and leave as [`Packets`], which were opened and
-//! checked like everything else. What they are on the wire is the same, so that the two ends of a
-//! WireGuard tunnel need not be alike.
+//! checked like everything else. A connector with sockets makes flows of such packets, under either
+//! carrier; flows of an agent with sockets are packets at a connector under WireGuard alone.
 //!
 //! What is not purely ours: rustls and quinn draw entropy. Nothing that decides whether bytes pass
 //! rests on either.

@@ -1,7 +1,6 @@
 //! A network stack at the device and sockets at the connector: packets become flows there.
 #![expect(
     clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "what a test does outside of its test function may panic as well"
 )]
 

@@ -78,6 +78,7 @@ pub(crate) struct Inner {
 
 /// Whether a packet of the peer may pass, in this order: well-formed, from the granted address to
 /// ours, of a service or an echo.
+#[inline]
 pub(crate) fn check(
     filter: &Filter,
     bytes: &[u8],
@@ -89,6 +90,7 @@ pub(crate) fn check(
 }
 
 /// Whether packets of the local network stack are what the peer will ask of them.
+#[inline]
 pub(crate) fn check_bundle(filter: &Filter, bundle: &Bundle<'_>) -> Result<(), DropReason> {
     let packet = bundle.packet();
     if !filter.is_stacked(packet.source.is_ipv6()) {
@@ -103,6 +105,7 @@ pub(crate) fn check_bundle(filter: &Filter, bundle: &Bundle<'_>) -> Result<(), D
 }
 
 /// Counts a packet that the local network stack gets.
+#[inline]
 pub(crate) fn note_read(context: &mut Context<'_>, packet: &Packet, bytes: &[u8]) {
     let len = u64::try_from(packet.payload(bytes).len()).unwrap_or(u64::MAX);
     context.traffic.read = context.traffic.read.saturating_add(len);
