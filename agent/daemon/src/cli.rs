@@ -6,6 +6,7 @@ pub mod connector;
 mod client;
 mod doctor;
 mod forward;
+mod netcheck;
 mod show;
 mod start;
 

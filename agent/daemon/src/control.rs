@@ -5,15 +5,24 @@ pub(crate) mod connector;
 mod forwards;
 mod suggest;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cardea_host::{channel::Caller, clock::Clock, detour::Proxy, files::StateDir};
 use cardea_node::NodeOutbox;
-use cardea_proto::local::{ControllerState, ControllerView};
+use cardea_proto::{
+    local::{ControllerState, ControllerView, LocalAnswer},
+    time::ClockOffset,
+};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     data::{Data, DirectSettings, Fronts, ToData},
     line::Line,
+    local::Reply,
+    netcheck::Look,
     state::{self, Node},
     talk,
 };
@@ -43,6 +52,10 @@ struct Common {
     line: Line,
     data: Data,
     proxy: Option<Proxy>,
+    /// What was known of the controller's clock when it was last looked for.
+    offset: ClockOffset,
+    /// One look at the network at a time: each takes of what this node may knock.
+    looks: Arc<Semaphore>,
     shown: Option<ControllerState>,
 }
 
@@ -52,7 +65,7 @@ impl Common {
             clock,
             line: Line::new(
                 node.trust.clone(),
-                std::sync::Arc::clone(&node.signer),
+                Arc::clone(&node.signer),
                 clock,
                 proxy.clone(),
             ),
@@ -60,6 +73,8 @@ impl Common {
             node,
             data,
             proxy,
+            offset: ClockOffset::default(),
+            looks: Arc::new(Semaphore::new(1)),
             shown: None,
         }
     }
@@ -93,6 +108,7 @@ impl Common {
             self.line.disconnect();
         }
         if let Some(connect) = out.connect.take() {
+            self.offset = connect.clock;
             let root = self.node.trust.root_digest();
             self.data.send(ToData::Fronts(Box::new(Fronts {
                 addresses: connect.fronts.clone(),
@@ -102,6 +118,19 @@ impl Common {
             })));
             self.line.connect(connect);
         }
+    }
+
+    /// Looks at the network, beside everything else.
+    fn netcheck(&self, reply: oneshot::Sender<Reply>) {
+        let look = Look::of(&self.node, self.proxy.clone(), self.offset);
+        let looks = Arc::clone(&self.looks);
+        tokio::spawn(async move {
+            let _turn = looks.acquire().await;
+            let report = LocalAnswer::Netcheck(Box::new(look.run().await));
+            if reply.send(report.into()).is_err() {
+                tracing::debug!("a local program did not wait for its answer");
+            }
+        });
     }
 
     /// Tells whoever watches when the channel's state changed.

@@ -17,4 +17,5 @@ mod control;
 mod line;
 mod local;
 mod names;
+mod netcheck;
 mod operator;

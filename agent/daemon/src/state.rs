@@ -8,6 +8,7 @@ use cardea_host::{
 };
 use cardea_ledger::checkpoint::{Verifier, origin};
 use cardea_proto::{
+    access::Standby,
     codec::{Blob, Bytes, Secret32},
     enroll::{Certificate, Enrolled, Pass},
     id::NodeId,
@@ -15,7 +16,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// Who the node is; written once, and again when controllers move.
@@ -118,6 +119,9 @@ struct CertificateFile {
     /// Its number and its seed, the second of which is one as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pass: Option<(String, String)>,
+    /// The addresses of each relay, and a ticket that it answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    relays: Vec<(Vec<SocketAddr>, String)>,
 }
 
 impl Node {
@@ -165,6 +169,11 @@ impl Node {
                 seed: Secret32(seed.as_slice().try_into().ok()?),
             })
         });
+        let relays = certificate.relays.into_iter();
+        let relays = relays.filter_map(|(relay, ticket)| {
+            let ticket = Blob(from_text(&ticket)?);
+            Some(Standby { relay, ticket })
+        });
         Ok(Some(Self {
             id: node.node,
             name: node.name,
@@ -178,6 +187,7 @@ impl Node {
                 not_after: certificate.not_after,
                 knock,
                 pass,
+                relays: relays.collect(),
             },
             signer,
             addresses: node.addresses,
@@ -255,6 +265,11 @@ pub fn save_certificate(dir: &Dir, certificate: &Certificate) -> Result<(), Stat
             .pass
             .as_ref()
             .map(|pass| (to_text(&pass.number.0), to_text(&pass.seed.0))),
+        relays: certificate
+            .relays
+            .iter()
+            .map(|relay| (relay.relay.clone(), to_text(&relay.ticket.0)))
+            .collect(),
     };
     let written = write(dir, CERTIFICATE_FILE, &file);
     file.knock.zeroize();
@@ -411,6 +426,10 @@ mod tests {
                     number: Bytes([8; 8]),
                     seed: Secret32([9; 32]),
                 }),
+                relays: vec![Standby {
+                    relay: vec!["192.0.2.1:7444".parse().unwrap()],
+                    ticket: Blob(vec![1; 97]),
+                }],
             },
             signer,
             addresses: vec!["ztna.corp.example:7443".to_owned()],

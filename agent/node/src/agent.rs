@@ -299,6 +299,7 @@ impl Agent {
             grant: extend.grant,
             ttl,
             ticket: extend.ticket,
+            standby: extend.standby,
         };
         self.step(now, &app, step, Some(command), out);
     }
@@ -340,6 +341,10 @@ impl Agent {
             Event::Path { grant, path, why } => {
                 debug!(grant.id = %grant, %path, reason = %why, "path");
                 self.told(now, grant, |traffic| traffic.path = Some((path, why)));
+            }
+            Event::Standby { grant, relays } => {
+                debug!(grant.id = %grant, ?relays, "relays that stand by");
+                self.told(now, grant, |traffic| traffic.standby = relays);
             }
             Event::Silent { grant } => {
                 info!(grant.id = %grant, "the other end is silent");

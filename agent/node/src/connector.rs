@@ -261,6 +261,7 @@ impl Connector {
                 grant: extend.grant,
                 ttl,
                 ticket: extend.ticket,
+                standby: extend.standby,
             });
         } else if self.channel.is_ready() {
             // An extension that was lost with its channel lets the controller's count of the ttl run
@@ -283,6 +284,9 @@ impl Connector {
             Event::Opened { grant } => debug!(grant.id = %grant, "tunnel open"),
             Event::Path { grant, path, why } => {
                 debug!(grant.id = %grant, %path, reason = %why, "path");
+            }
+            Event::Standby { grant, relays } => {
+                debug!(grant.id = %grant, ?relays, "relays that stand by");
             }
             Event::Silent { grant } => debug!(grant.id = %grant, "the device does not answer"),
             Event::Answers { grant } => debug!(grant.id = %grant, "the device answers again"),

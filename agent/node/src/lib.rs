@@ -16,6 +16,7 @@ mod connector;
 mod entropy;
 mod limits;
 pub mod names;
+pub mod netcheck;
 mod outbox;
 mod reasons;
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use cardea_proto::path::CANDIDATES_MAX;
+use cardea_proto::{
+    access::{STANDBY_MAX, Standby},
+    path::CANDIDATES_MAX,
+};
 
 /// Longest ttl of a grant, whatever a message says: the longest that a controller may be set to.
 pub const TTL_MAX: Duration = Duration::from_secs(3_600);
@@ -26,6 +29,19 @@ pub(crate) fn relay(addresses: &[SocketAddr], own: &[SocketAddr]) -> Option<Vec<
     let mut addresses: Vec<SocketAddr> = addresses.iter().take(RELAY_MAX).copied().collect();
     addresses.sort_by_key(|address| address.is_ipv4() == only_v6);
     (!addresses.is_empty()).then_some(addresses)
+}
+
+/// The relays that stand by, as many as an end may take, each as [`relay`].
+///
+/// One that names no address is kept in its place, because the order is that of both ends.
+pub(crate) fn standby(named: &[Standby], own: &[SocketAddr]) -> Vec<Standby> {
+    let named = named.iter().take(STANDBY_MAX);
+    named
+        .map(|standby| Standby {
+            relay: relay(&standby.relay, own).unwrap_or_default(),
+            ticket: standby.ticket.clone(),
+        })
+        .collect()
 }
 
 /// Addresses of one relay that are tried.
@@ -55,5 +71,20 @@ mod tests {
         let v4 = all(&["192.0.2.1:1"]);
         assert_eq!(relay(&v4, &all(&["[2001:db8::7]:1"])), Some(v4));
         assert_eq!(relay(&[], &[]), None);
+    }
+
+    #[test]
+    fn no_more_relays_stand_by_than_may_and_each_keeps_its_place() {
+        let named = |count: u8| -> Vec<Standby> {
+            let one = |last| Standby {
+                relay: vec![SocketAddr::from(([192, 0, 2, last], 1))],
+                ticket: vec![last].into(),
+            };
+            (0..count).map(one).collect()
+        };
+        assert_eq!(standby(&named(9), &[]), named(2));
+        let mut odd = named(2);
+        odd[0].relay.clear();
+        assert_eq!(standby(&odd, &[]), odd, "the second is still the second");
     }
 }

@@ -82,6 +82,7 @@ impl World {
             chain: node.chain.clone(),
             knock: Secret32(key::digest(leaf.serial.as_bytes()).0),
             pass: None,
+            relays: Vec::new(),
             serial: leaf.serial,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
@@ -159,6 +160,7 @@ impl World {
                 "127.0.0.1:7444".parse().unwrap(),
             ],
             ticket: Blob(vec![0; 97]),
+            standby: Vec::new(),
         }
     }
 

@@ -91,14 +91,30 @@ pub struct InnerAddresses {
     pub app_v6: Ipv6Addr,
 }
 
-/// How a tunnel's ends reach each other: through a relay.
+/// How a tunnel's ends reach each other: through a relay, and through others when that one dies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendezvous {
     /// The relay's addresses, tried in order.
     pub relay: Vec<SocketAddr>,
     /// This end's signed ticket, [`crate::relay::TICKET_BYTES`] long.
     pub ticket: Blob,
+    /// The relays that stand by, at most [`STANDBY_MAX`], in the same order for both ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub standby: Vec<Standby>,
 }
+
+/// A relay that both ends know before they need it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standby {
+    /// Its addresses, tried in order.
+    pub relay: Vec<SocketAddr>,
+    /// This end's signed ticket for a place of its own: what one relay has seen opens nothing at
+    /// another one.
+    pub ticket: Blob,
+}
+
+/// Most relays that stand by for one tunnel: each costs both ends a keepalive every 20 s.
+pub const STANDBY_MAX: usize = 2;
 
 /// What an agent is told when it may open a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,4 +181,7 @@ pub struct Extend {
     pub ttl_ms: u64,
     /// A ticket for that time.
     pub ticket: Blob,
+    /// The same for the relays that stand by, in the order in which the grant named them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub standby: Vec<Blob>,
 }

@@ -540,8 +540,20 @@ pub struct StatusView {
     /// What was knocked at the port for channels since the start.
     #[serde(default)]
     pub knocks: Knocks,
+    /// The relays, in the order in which grants prefer them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<RelayRow>,
     /// What needs an admin's attention.
     pub warnings: Vec<Warning>,
+}
+
+/// A relay, as the controller sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayRow {
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Whether it answers the controller; new grants go to one that does.
+    pub answers: bool,
 }
 
 /// How often which knock came; all but the first remained unanswered.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    access::Standby,
     codec::{Blob, Bytes, Secret32},
     id::NodeId,
     identity::Role,
@@ -84,6 +85,10 @@ pub struct Certificate {
     /// What opens fronts that are not beside the controller, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pass: Option<Pass>,
+    /// The relays, with tickets that each of them answers and that lead to nobody: for whoever wants
+    /// to know how the network is, controller or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<Standby>,
 }
 
 /// Bytes of a pass's number.
@@ -113,6 +118,7 @@ mod tests {
             not_after: UnixMillis(2),
             knock: Secret32([1; 32]),
             pass: None,
+            relays: Vec::new(),
         };
         let bytes = codec::encode(&certificate);
         assert!(!bytes.windows(4).any(|name| name == b"pass"));

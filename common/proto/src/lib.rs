@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod local;
 pub mod message;
 pub mod name;
+pub mod netcheck;
 pub mod path;
 pub mod policy;
 pub mod posture;

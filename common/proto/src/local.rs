@@ -14,6 +14,7 @@ use crate::{
     decision::Decision,
     id::{ConnectorId, DeviceId, GrantId},
     name::Name,
+    netcheck::NetReport,
     posture::{PostureVerdict, Report},
     refusal::Refusal,
 };
@@ -50,6 +51,8 @@ pub enum LocalRequest {
     },
     /// Undoes what was done so that the system finds names of apps, until the daemon is started anew.
     RestoreDns,
+    /// Looks at the network: controllers by every way, relays, what stands between.
+    Netcheck,
 }
 
 /// The daemon's answer.
@@ -80,6 +83,8 @@ pub enum LocalAnswer {
         /// Where.
         address: String,
     },
+    /// The answer to `Netcheck`.
+    Netcheck(Box<NetReport>),
 }
 
 /// How an agent is; `cardea status -o json` prints exactly this.
@@ -223,6 +228,10 @@ pub struct AppStatus {
     /// Why it is this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_why: Option<String>,
+    /// Relays through which the other end answers as well, `ADDRESS:PORT`: one of them takes over
+    /// when the relay in use dies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub standby: Vec<String>,
     /// Round trip of the tunnel, when known.
     pub rtt_ms: Option<u64>,
     /// Payload from the app.

@@ -1,7 +1,7 @@
 //! What the two ends of a tunnel say about the paths between them, below either carrier.
 //!
 //! ```text
-//! Data header │ 0x35 │ counter (8) │ sealed: Probe, Answer, Candidates or Lost │ tag (16)
+//! Data header │ 0x35 │ counter (8) │ sealed: Probe, Answer, Candidates, Lost or Turned │ tag (16)
 //! ```
 //!
 //! A sealed frame travels where the carrier's datagrams do: behind the eight bytes of a `Data`
@@ -91,6 +91,9 @@ pub enum PathFrame {
         /// At most [`CANDIDATES_MAX`] addresses.
         addresses: Vec<SocketAddr>,
     },
+    /// This end sends through the relay by which this comes, because nothing came through the one
+    /// before any more; the other end's datagrams are lost there as well.
+    Turned,
 }
 
 impl PathFrame {
@@ -104,6 +107,7 @@ impl PathFrame {
                 [&[ANSWER][..], &of.to_be_bytes(), &id.to_be_bytes()].concat()
             }
             Self::Lost { size } => [&[LOST][..], &size.to_be_bytes(), &[0; 4]].concat(),
+            Self::Turned => [&[TURNED][..], &[0; 8]].concat(),
             Self::Candidates {
                 version,
                 heard,
@@ -138,6 +142,7 @@ impl PathFrame {
                 id: (second != 0).then_some(second),
             }),
             LOST if rest.is_empty() => Some(Self::Lost { size: first }),
+            TURNED if rest.is_empty() => Some(Self::Turned),
             CANDIDATES => {
                 let (asks, rest) = rest.split_first()?;
                 let chunks = rest.chunks_exact(ADDRESS_BYTES);
@@ -186,6 +191,7 @@ const PROBE: u8 = 1;
 const ANSWER: u8 = 2;
 const CANDIDATES: u8 = 3;
 const LOST: u8 = 4;
+const TURNED: u8 = 5;
 
 #[cfg(test)]
 mod tests {
@@ -205,6 +211,7 @@ mod tests {
                 id: Some(1),
             },
             PathFrame::Lost { size: 1_440 },
+            PathFrame::Turned,
             PathFrame::Candidates {
                 version: 3,
                 heard: 0,
@@ -215,7 +222,7 @@ mod tests {
         for frame in &frames {
             assert_eq!(PathFrame::decode(&frame.encode()).as_ref(), Some(frame));
         }
-        for frame in frames.iter().take(4) {
+        for frame in frames.iter().take(5) {
             assert_eq!(frame.encode().len(), PROBE_BYTES);
         }
     }

@@ -115,6 +115,7 @@ fn path_frames() -> Vec<(String, Vec<u8>)> {
         PathFrame::Probe { id: 1 },
         PathFrame::Answer { of: 1, id: Some(2) },
         PathFrame::Lost { size: 1_440 },
+        PathFrame::Turned,
         PathFrame::Candidates {
             version: 3,
             heard: 4,
@@ -131,6 +132,7 @@ fn path_frames() -> Vec<(String, Vec<u8>)> {
             PathFrame::Answer { .. } => "answer",
             PathFrame::Candidates { .. } => "candidates",
             PathFrame::Lost { .. } => "lost",
+            PathFrame::Turned => "turned",
         };
         (format!("path.{name}"), frame.encode())
     });

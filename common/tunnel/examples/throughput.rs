@@ -231,6 +231,7 @@ impl Node {
             keys,
             ttl: Duration::from_secs(3_600),
             relay: vec![relay(mtu)],
+            standby: Vec::new(),
             ticket: ticket(end),
             services: targets.iter().map(|target| target.service).collect(),
             inner: InnerAddresses {

@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use cardea_proto::{
-    access::InnerAddresses,
+    access::{InnerAddresses, Standby},
     app::{Carrier, Service},
     codec::{Blob, Bytes, Secret32},
     id::GrantId,
@@ -54,6 +54,8 @@ pub enum Command {
         ttl: Duration,
         /// A ticket for that time.
         ticket: Blob,
+        /// The same for the relays that stand by, in the order of [`Install::standby`].
+        standby: Vec<Blob>,
     },
     /// Ends a tunnel: keys, flows and queues are gone when the call returns.
     Remove {
@@ -77,6 +79,8 @@ pub struct Install {
     pub relay: Vec<SocketAddr>,
     /// This end's signed ticket for that relay.
     pub ticket: Blob,
+    /// The relays that stand by, with this end's tickets, in the order of both ends.
+    pub standby: Vec<Standby>,
     /// The ports that flows may ask for.
     pub services: Vec<Service>,
     /// The addresses inside.

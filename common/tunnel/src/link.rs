@@ -16,8 +16,8 @@ use std::{
 };
 
 use cardea_proto::{
-    access::InnerAddresses,
-    codec::Secret32,
+    access::{InnerAddresses, STANDBY_MAX, Standby},
+    codec::{Blob, Secret32},
     path::PathFrame,
     relay::{Cookie, DATA_HEADER_BYTES, Handle},
 };
@@ -29,10 +29,11 @@ use crate::{
     path::{
         PROBE_DATAGRAM_BYTES, Path, PathReason, Paths, Traffic,
         exchange::Exchange,
+        failover::Step,
         key::PathKey,
         permit::{Permit, is_reachable},
-        probes::{Probe, Probes},
-        relay::RelayPath,
+        probes::Probe,
+        relays::{Relays, Which},
     },
 };
 
@@ -51,9 +52,11 @@ pub struct Meeting {
 #[derive(Debug)]
 pub(crate) struct Link {
     end: End,
-    relay: RelayPath,
-    detour: Detour,
-    relay_probes: Probes,
+    relays: Relays,
+    /// Whether a detour to the relay in use was taken or left since the carrier was told.
+    is_detour_new: bool,
+    /// How often the path had changed when the relay did.
+    turned_after: u32,
     relay_size: Measure,
     key: PathKey,
     paths: Paths,
@@ -80,22 +83,12 @@ pub(crate) struct Link {
     due: Option<Instant>,
 }
 
-/// The detour to the relay.
-#[derive(Clone, Copy, Debug, Default)]
-struct Detour {
-    is_used: bool,
-    /// Whether it was taken or left since the carrier was told.
-    is_new: bool,
-    /// How often it was taken and left.
-    turns: u32,
-}
-
 impl Link {
-    /// The ways of a tunnel whose ends meet at `relay`; `None` when ticket or secret are none.
+    /// The ways of a tunnel whose ends meet at `relay`, or at one that stands by; `None` when ticket or secret are none.
     pub(crate) fn new(
         now: Instant,
         end: End,
-        (relay, ticket): (&[SocketAddr], &[u8]),
+        ((relay, ticket), standby): ((&[SocketAddr], &[u8]), &[Standby]),
         meeting: Meeting,
         inner: InnerAddresses,
     ) -> Option<Self> {
@@ -104,14 +97,15 @@ impl Link {
             peer,
             mut never,
         } = meeting;
-        never.extend(relay.iter().map(SocketAddr::ip));
+        let all = standby.iter().flat_map(|standby| &standby.relay);
+        never.extend(relay.iter().chain(all).map(SocketAddr::ip));
         let mut paths = Paths::new(now, Permit::new(inner, never));
         paths.named(now, &peer);
         Some(Self {
             end,
-            relay: RelayPath::new(now, relay, ticket)?,
-            detour: Detour::default(),
-            relay_probes: Probes::default(),
+            relays: Relays::new(now, (relay, ticket), standby)?,
+            is_detour_new: false,
+            turned_after: 0,
             relay_size: Measure::default(),
             key: PathKey::new(end, &secret)?,
             paths,
@@ -131,22 +125,26 @@ impl Link {
         })
     }
 
-    /// Takes a ticket for a longer time; a malformed one changes nothing.
-    pub(crate) fn renew(&mut self, now: Instant, ticket: &[u8]) {
-        self.relay.renew(now, ticket);
+    /// Takes tickets for a longer time; malformed ones change nothing.
+    pub(crate) fn renew(&mut self, now: Instant, ticket: &[u8], standby: &[Blob]) {
+        self.relays.renew(now, ticket, standby);
     }
 
-    pub(crate) const fn relay(&self) -> SocketAddr {
-        self.relay.relay()
+    /// The address of the relay where this end has `handle`.
+    pub(crate) fn relay_with(&self, handle: Handle) -> Option<SocketAddr> {
+        let mut all = self.relays.all();
+        all.find(|leg| leg.path.handle() == handle)
+            .map(|leg| leg.path.relay())
     }
 
     /// Whether the relay is on this machine, so that datagrams of any size arrive there whole.
     pub(crate) const fn is_local(&self) -> bool {
-        self.relay.is_local()
+        self.relays.used.path.is_local()
     }
 
-    pub(crate) const fn handle(&self) -> Handle {
-        self.relay.handle()
+    /// The handles in datagrams that come through relays.
+    pub(crate) fn handles(&self) -> impl Iterator<Item = Handle> + '_ {
+        self.relays.all().map(|leg| leg.path.handle())
     }
 
     /// The handle in datagrams that come directly.
@@ -156,13 +154,21 @@ impl Link {
 
     /// The way of what is sent at the moment, and why.
     pub(crate) fn path(&self) -> (Path, PathReason) {
+        let used = &self.relays.used;
+        let relay = used.path.relay();
         match self.paths.direct() {
             Some(direct) => (Path::Direct(direct.to), self.paths.why()),
-            None if self.detour.is_used => {
-                (Path::RelayTls(self.relay.relay()), PathReason::UdpBlocked)
+            None if used.is_detoured => (Path::RelayTls(relay), PathReason::UdpBlocked),
+            None => {
+                let turned = self.relays.why().filter(|_| self.is_turn_last());
+                (Path::Relay(relay), turned.unwrap_or(self.paths.why()))
             }
-            None => (Path::Relay(self.relay.relay()), self.paths.why()),
         }
+    }
+
+    /// Whether another relay was the last change of the path.
+    const fn is_turn_last(&self) -> bool {
+        self.turned_after == self.paths.changes()
     }
 
     /// Whether what was sent lately went a way that carries nothing; says so once.
@@ -175,19 +181,29 @@ impl Link {
                 PathReason::Lost(_) | PathReason::PeerRoamed
             );
         let is_lost = std::mem::take(&mut self.is_lost);
-        std::mem::take(&mut self.detour.is_new) || is_lost || is_left
+        std::mem::take(&mut self.is_detour_new) || is_lost || is_left
     }
 
     /// Counts changes of [`Link::path`].
     pub(crate) const fn changes(&self) -> u32 {
-        self.paths.changes().wrapping_add(self.detour.turns)
+        self.paths.changes().wrapping_add(self.relays.turns)
+    }
+
+    /// Which relays stand by and have shown that they carry, as bits to compare.
+    pub(crate) fn standby(&self) -> u32 {
+        self.relays.proven()
+    }
+
+    /// The same as addresses.
+    pub(crate) fn standby_relays(&self) -> [Option<SocketAddr>; STANDBY_MAX] {
+        self.relays.proven_relays()
     }
 
     /// Round trip of the path in use, when a probe has shown it.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         match self.paths.direct() {
             Some(_) => self.paths.rtt(),
-            None => self.relay_probes.rtt(),
+            None => self.relays.used.probes.rtt(),
         }
     }
 
@@ -235,9 +251,8 @@ impl Link {
     /// Our address may be another one: everything is found out anew.
     pub(crate) fn roamed(&mut self, now: Instant) {
         self.relay_size.begin(now);
-        self.relay
+        self.relays
             .roamed(now, self.own.as_deref().unwrap_or_default());
-        self.relay_probes.forget();
         self.is_stranded = true;
         if self.own.is_some() {
             self.seen = None;
@@ -248,26 +263,42 @@ impl Link {
         self.schedule();
     }
 
-    /// A detour leads to the relay from now on, or UDP again: it must learn where we are, and what was
+    /// A detour leads to a relay from now on, or UDP again: it must learn where we are, and what was
     /// sent the other way is lost perhaps.
-    pub(crate) fn detoured(&mut self, now: Instant, is_used: bool) {
-        if self.detour.is_used == is_used {
+    pub(crate) fn detoured(&mut self, now: Instant, relay: SocketAddr, is_used: bool) {
+        let Some(which) = self.relays.at(relay) else {
+            return;
+        };
+        let Some(leg) = self.relays.get_mut(which) else {
+            return;
+        };
+        if leg.is_detoured == is_used {
             return;
         }
-        self.detour = Detour {
-            is_used,
-            is_new: true,
-            turns: self.detour.turns.wrapping_add(1),
-        };
-        self.relay
+        leg.is_detoured = is_used;
+        leg.path
             .roamed(now, self.own.as_deref().unwrap_or_default());
-        self.relay_probes.forget();
+        leg.probes.forget();
+        if which == Which::Used {
+            self.is_detour_new = true;
+            self.relays.turns = self.relays.turns.wrapping_add(1);
+            self.relays.failover.begin(now);
+        }
         self.schedule();
     }
 
-    /// The relay does not know us at this address.
-    pub(crate) fn challenged(&mut self, now: Instant, cookie: &Cookie, out: &mut Outbox) {
-        if self.relay.challenged(now, cookie, out) {
+    /// A relay does not know us at this address.
+    pub(crate) fn challenged(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        cookie: &Cookie,
+        out: &mut Outbox,
+    ) {
+        let which = self.relays.with_handle(handle);
+        let leg = which.and_then(|which| self.relays.get_mut(which));
+        let is_answered = leg.is_some_and(|leg| leg.path.challenged(now, cookie, out));
+        if is_answered && which == Some(Which::Used) {
             self.relay_returned(out);
         }
         self.schedule();
@@ -294,14 +325,24 @@ impl Link {
         }
     }
 
-    pub(crate) fn nudged(&mut self, now: Instant, out: &mut Outbox) {
-        self.relay.nudged(now, out);
+    pub(crate) fn nudged(&mut self, now: Instant, handle: Handle, out: &mut Outbox) {
+        let which = self.relays.with_handle(handle);
+        if let Some(leg) = which.and_then(|which| self.relays.get_mut(which)) {
+            leg.path.nudged(now, out);
+        }
     }
 
-    pub(crate) fn bound(&mut self, now: Instant, out: &mut Outbox) {
-        let is_back = !self.relay.is_ready();
-        self.relay.bound(now, out);
-        if is_back {
+    pub(crate) fn bound(&mut self, now: Instant, handle: Handle, out: &mut Outbox) {
+        let which = self.relays.with_handle(handle);
+        let Some(leg) = which.and_then(|which| self.relays.get_mut(which)) else {
+            return;
+        };
+        let is_back = !leg.path.is_ready();
+        leg.path.bound(now, out);
+        if which != Some(Which::Used) {
+            leg.bound(now);
+        }
+        if is_back && which == Some(Which::Used) {
             self.relay_returned(out);
         }
         self.schedule();
@@ -317,7 +358,7 @@ impl Link {
 
     /// An authentic datagram of the carrier came.
     pub(crate) fn came(&mut self, now: Instant, (from, via): (SocketAddr, Via)) {
-        self.heard(now);
+        self.heard(now, self.which((from, via)));
         if via == Via::Direct
             && self.own.is_some()
             && self.paths.direct().is_some_and(|direct| direct.to != from)
@@ -332,9 +373,32 @@ impl Link {
         }
     }
 
+    /// The relay through which something came; `None` when it came directly.
+    fn which(&self, (from, via): (SocketAddr, Via)) -> Option<Which> {
+        match via {
+            Via::Relay => self.relays.at(from),
+            Via::Direct => None,
+        }
+    }
+
     /// Something authentic came.
-    fn heard(&mut self, now: Instant) {
-        self.relay.heard(self.relay_probes.rtt());
+    fn heard(&mut self, now: Instant, which: Option<Which>) {
+        match which {
+            Some(Which::Used) => {
+                self.relays.failover.heard(now);
+                let used = &mut self.relays.used;
+                used.path.heard(used.probes.rtt());
+            }
+            Some(which @ Which::Standby(_)) => {
+                if let Some(leg) = self.relays.get_mut(which) {
+                    leg.path.heard(leg.probes.rtt());
+                }
+            }
+            None => {
+                let used = &mut self.relays.used;
+                used.path.heard(used.probes.rtt());
+            }
+        }
         self.life.heard();
         if !self.is_peer_there {
             self.is_peer_there = true;
@@ -358,10 +422,13 @@ impl Link {
         let Some(frame) = self.key.read(now, via, sealed) else {
             return false;
         };
+        let which = self.which((from, via));
         match (frame, via) {
             (PathFrame::Probe { id }, Via::Relay) => {
                 let answer = PathFrame::Answer { of: id, id: None };
-                self.say(&answer, out);
+                if let Some(which) = which {
+                    self.say_by(which, &answer, 0, out);
+                }
             }
             (PathFrame::Probe { id }, Via::Direct) => {
                 if let Some(back) = self.paths.probed(now, from) {
@@ -370,12 +437,8 @@ impl Link {
                 }
             }
             (PathFrame::Answer { of, .. }, Via::Relay) => {
-                if let Some(probe) = self.relay_probes.answered(now, of) {
-                    self.relay_size.answered(probe.size);
-                    self.life.answered();
-                    if let Some(rtt) = self.relay_probes.rtt() {
-                        self.paths.compare(rtt);
-                    }
+                if let Some(which) = which {
+                    self.answered_by(now, which, of);
                 }
             }
             (PathFrame::Answer { of, id }, Via::Direct) => {
@@ -401,6 +464,7 @@ impl Link {
                 }
                 self.is_lost = true;
             }
+            (PathFrame::Turned, Via::Relay | Via::Direct) => self.told_turned(now, which, out),
             (
                 PathFrame::Candidates {
                     version,
@@ -415,30 +479,86 @@ impl Link {
                 }
             }
         }
-        self.heard(now);
+        self.heard(now, self.which((from, via)));
         self.schedule();
         true
     }
 
+    /// The other end answered a probe through a relay.
+    fn answered_by(&mut self, now: Instant, which: Which, of: u32) {
+        let Some(leg) = self.relays.get_mut(which) else {
+            return;
+        };
+        let Some(probe) = leg.probes.answered(now, of) else {
+            return;
+        };
+        leg.answered();
+        let rtt = leg.probes.rtt();
+        self.life.answered();
+        match which {
+            Which::Used => {
+                self.relay_size.answered(probe.size);
+                if let Some(rtt) = rtt {
+                    self.paths.compare(rtt);
+                }
+            }
+            Which::Standby(standby) => self.relays.failover.answered(standby),
+        }
+    }
+
+    /// The other end goes on with a relay: so does this one, unless it has just found out by itself
+    /// that another one works, which it then says. Of two that did so at once the agent is followed.
+    fn told_turned(&mut self, now: Instant, which: Option<Which>, out: &mut Outbox) {
+        self.is_lost |= self.paths.direct().is_none();
+        let Some(Which::Standby(standby)) = which else {
+            return;
+        };
+        if self.end == End::Agent && self.relays.has_just_turned(now) {
+            return self.say(&PathFrame::Turned, out);
+        }
+        self.turn(now, standby, true, out);
+    }
+
+    /// Goes on with another relay.
+    fn turn(&mut self, now: Instant, standby: usize, is_told: bool, out: &mut Outbox) {
+        if self.relays.turn(now, standby, is_told, out).is_none() {
+            return;
+        }
+        self.turned_after = self.paths.changes();
+        self.relay_size.begin(now);
+        self.is_lost |= self.paths.direct().is_none();
+        if self.own.is_some() && self.seen.is_none() {
+            self.asks.begin(now);
+        }
+        if !is_told {
+            self.say(&PathFrame::Turned, out);
+        }
+    }
+
     pub(crate) fn deadline(&self) -> Instant {
-        let relay = self.relay.deadline();
+        let relay = self.relays.deadline();
         self.due.map_or(relay, |due| due.min(relay))
     }
 
     /// Does what is due.
     pub(crate) fn timeout(&mut self, now: Instant, out: &mut Outbox) {
-        self.relay.timeout(now, out);
+        self.relays.timeout(now, out);
+        while let Some(which) = self.relays.next_check(now) {
+            self.probe_by(now, which, PROBE_DATAGRAM_BYTES, out);
+        }
+        self.hasten(self.relays.failover.deadline());
         if self.due.is_none_or(|due| now < due) {
             return;
         }
+        self.try_relays(now, out);
         self.sizes.turn(now);
         if self.asks.poll(now) {
-            self.relay.ask(out);
+            self.relays.used.path.ask(out);
         }
-        if self.relay.is_ready() && self.relay_size.poll(now) {
+        if self.relays.used.path.is_ready() && self.relay_size.poll(now) {
             self.probe_relay(now, self.relay_size.size, out);
         }
-        if self.relay.is_ready()
+        if self.relays.used.path.is_ready()
             && let Some(list) = self.exchange.poll(now)
         {
             self.say(&list, out);
@@ -447,7 +567,7 @@ impl Link {
             self.probe_relay(now, PROBE_DATAGRAM_BYTES, out);
             self.paths.ask(now);
             if self.life.is_doubtful() {
-                self.relay.rebind(now);
+                self.relays.used.path.rebind(now);
             }
         }
         if self.own.is_some() {
@@ -477,12 +597,12 @@ impl Link {
             self.hasten(self.life.deadline());
         }
         let Some(direct) = self.paths.direct() else {
-            return self.relay.send(now, out, room, seal);
+            return self.send_by_relay(now, out, room, seal);
         };
         if size > direct.carries {
             self.paths.ask(now);
             self.hasten(self.paths.deadline());
-            return self.relay.send(now, out, room, seal);
+            return self.send_by_relay(now, out, room, seal);
         }
         if !self.is_flowing {
             self.is_flowing = true;
@@ -496,6 +616,36 @@ impl Link {
             front.copy_from_slice(&header);
             Some(DATA_HEADER_BYTES + len)
         });
+    }
+
+    fn send_by_relay(
+        &mut self,
+        now: Instant,
+        out: &mut Outbox,
+        room: Room,
+        seal: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) {
+        let relays = &mut self.relays;
+        if relays.has_standby() && relays.failover.sent(now, relays.used.probes.rtt()) {
+            let due = relays.failover.deadline();
+            self.hasten(due);
+        }
+        self.relays.used.path.send(now, out, room, seal);
+    }
+
+    /// Asks through all relays whether the other end is there, or goes on with one that showed it.
+    fn try_relays(&mut self, now: Instant, out: &mut Outbox) {
+        let rtt = self.relays.used.probes.rtt();
+        match self.relays.failover.poll(now, rtt) {
+            None => {}
+            Some(Step::Ask) => {
+                let standby = (0..self.relays.standby_count()).map(Which::Standby);
+                for which in std::iter::once(Which::Used).chain(standby) {
+                    self.probe_by(now, which, PROBE_DATAGRAM_BYTES, out);
+                }
+            }
+            Some(Step::Turn(standby)) => self.turn(now, standby, false, out),
+        }
     }
 
     fn probe_directly(&mut self, now: Instant, out: &mut Outbox) {
@@ -516,24 +666,30 @@ impl Link {
     }
 
     fn probe_relay(&mut self, now: Instant, size: usize, out: &mut Outbox) {
+        self.probe_by(now, Which::Used, size, out);
+    }
+
+    fn probe_by(&mut self, now: Instant, which: Which, size: usize, out: &mut Outbox) {
         let id = self.paths.new_id();
-        self.relay_probes.sent(Probe { id, at: now, size });
-        self.say_of(&PathFrame::Probe { id }, size, out);
-    }
-
-    /// Says something through the relay, if the relay hears us.
-    fn say(&mut self, frame: &PathFrame, out: &mut Outbox) {
-        self.say_of(frame, 0, out);
-    }
-
-    /// The same in a datagram of at least `size` bytes.
-    fn say_of(&mut self, frame: &PathFrame, size: usize, out: &mut Outbox) {
-        if !self.relay.is_ready() {
-            return;
+        if let Some(leg) = self.relays.get_mut(which) {
+            leg.probes.sent(Probe { id, at: now, size });
         }
-        let header = self.relay.handle().data_header();
+        self.say_by(which, &PathFrame::Probe { id }, size, out);
+    }
+
+    /// Says something through the relay in use, if the relay hears us.
+    fn say(&mut self, frame: &PathFrame, out: &mut Outbox) {
+        self.say_by(Which::Used, frame, 0, out);
+    }
+
+    /// Says something through a relay, if that hears us, in a datagram of at least `size` bytes.
+    fn say_by(&mut self, which: Which, frame: &PathFrame, size: usize, out: &mut Outbox) {
+        let Some(leg) = self.relays.get_mut(which).filter(|leg| leg.path.is_ready()) else {
+            return;
+        };
+        let header = leg.path.handle().data_header();
         if let Some(datagram) = self.key.write(header, Via::Relay, frame, size) {
-            self.relay.send_whole(&datagram, out);
+            leg.path.send_whole(&datagram, out);
         }
     }
 
@@ -565,7 +721,7 @@ impl Link {
         Traffic {
             size: self.sizes.largest(),
             is_flowing: self.is_flowing,
-            relay: self.relay_probes.rtt(),
+            relay: self.relays.used.probes.rtt(),
         }
     }
 
@@ -579,8 +735,11 @@ impl Link {
         self.due = [
             self.life.deadline(),
             self.asks.next,
-            told.filter(|_| self.relay.is_ready()),
-            self.relay_size.next.filter(|_| self.relay.is_ready()),
+            self.relays.failover.deadline(),
+            told.filter(|_| self.relays.used.path.is_ready()),
+            self.relay_size
+                .next
+                .filter(|_| self.relays.used.path.is_ready()),
             paths,
         ]
         .into_iter()

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, fmt, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use cardea_proto::{app::Target, id::GrantId, relay::DATA_HEADER_BYTES};
+use cardea_proto::{access::STANDBY_MAX, app::Target, id::GrantId, relay::DATA_HEADER_BYTES};
 
 use crate::{
     input::{DialError, FlowId},
@@ -233,6 +233,13 @@ pub enum Event {
         path: Path,
         /// Why.
         why: PathReason,
+    },
+    /// Through these relays the other end answers as well, from now on.
+    Standby {
+        /// The grant.
+        grant: GrantId,
+        /// Their addresses.
+        relays: [Option<SocketAddr>; STANDBY_MAX],
     },
     /// An open tunnel's other end does not answer, while something waits for it.
     Silent {

@@ -6,7 +6,8 @@ use std::{
 };
 
 use cardea_proto::{
-    app, app::Service, id::GrantId, name::Name, path::PATH_FRAME, relay::Handle, time::Now,
+    app, app::Service, codec::Blob, id::GrantId, name::Name, path::PATH_FRAME, relay::Handle,
+    time::Now,
 };
 
 use crate::{
@@ -55,6 +56,8 @@ pub(crate) struct Tunnel {
     /// How many changes of the path were told, once it is open.
     told_path: Option<u32>,
     told_silent: bool,
+    /// The relays of which it was told that they stand by.
+    told_standby: u32,
     carrier: Carrier,
     /// Whether the tunnel waits in the queue of those to flush.
     pub(crate) queued: bool,
@@ -70,10 +73,11 @@ impl Tunnel {
         shared: &mut Shared,
         out: &mut Outbox,
     ) -> Option<Self> {
-        let way = (install.relay.as_slice(), install.ticket.0.as_slice());
+        let first = (install.relay.as_slice(), install.ticket.0.as_slice());
+        let ways = (first, install.standby.as_slice());
         let mut meeting = install.meeting;
         meeting.never.extend(&shared.controllers);
-        let mut link = Link::new(now.instant, end, way, meeting, install.inner)?;
+        let mut link = Link::new(now.instant, end, ways, meeting, install.inner)?;
         if let Some(own) = &shared.addresses {
             link.set_own(now.instant, own);
         }
@@ -108,6 +112,7 @@ impl Tunnel {
             opened: false,
             told_path: None,
             told_silent: false,
+            told_standby: 0,
             carrier,
             queued: false,
         })
@@ -117,8 +122,8 @@ impl Tunnel {
         &self.link
     }
 
-    pub(crate) const fn handle(&self) -> Handle {
-        self.link.handle()
+    pub(crate) fn handles(&self) -> impl Iterator<Item = Handle> + '_ {
+        self.link.handles()
     }
 
     pub(crate) fn link_mut(&mut self) -> &mut Link {
@@ -129,9 +134,9 @@ impl Tunnel {
         self.filter.set_stacked(v4, v6);
     }
 
-    pub(crate) fn extend(&mut self, now: Now, ttl: Duration, ticket: &[u8]) {
+    pub(crate) fn extend(&mut self, now: Now, ttl: Duration, ticket: &[u8], standby: &[Blob]) {
         self.expires = now.instant + ttl.min(TTL_MAX);
-        self.link.renew(now.instant, ticket);
+        self.link.renew(now.instant, ticket, standby);
     }
 
     pub(crate) fn check(&self, service: Service) -> Option<Permitted> {
@@ -245,6 +250,12 @@ impl Tunnel {
             self.told_path = Some(changes);
             let (path, why) = self.link.path();
             out.events.push_back(Event::Path { grant, path, why });
+        }
+        let standby = self.link.standby();
+        if self.told_standby != standby {
+            self.told_standby = standby;
+            let relays = self.link.standby_relays();
+            out.events.push_back(Event::Standby { grant, relays });
         }
         let is_silent = self.link.is_silent();
         if self.told_silent != is_silent {

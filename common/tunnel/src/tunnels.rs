@@ -304,24 +304,27 @@ impl Tunnels {
         let Some(tunnel) = self.tunnels.get_mut(&grant) else {
             return self.shared.drops.note(DropReason::UnknownTunnel);
         };
-        let is_relay = is_same(tunnel.link().relay(), from);
+        let relay = tunnel.link().relay_with(handle);
+        let is_relay = relay.is_some_and(|relay| is_same(relay, from));
         if !is_relay && !matches!((&frame, via), (Frame::Data(_), Via::Direct)) {
             return self.shared.drops.note(DropReason::NotFromRelay);
         }
         if tunnel.over(now).is_none() {
             let at = now.instant;
             match (frame, via) {
-                (Frame::Data(NUDGE), Via::Relay) => tunnel.link_mut().nudged(at, out),
+                (Frame::Data(NUDGE), Via::Relay) => tunnel.link_mut().nudged(at, handle, out),
                 (Frame::Data(sealed), _) => {
                     let from = (unmapped(from), via);
                     tunnel.datagram(now, from, sealed, &mut self.shared, out);
                 }
                 (Frame::Bound, Via::Relay) => {
-                    tunnel.hear_relay(now, &mut self.shared, out, |link, out| link.bound(at, out));
+                    tunnel.hear_relay(now, &mut self.shared, out, |link, out| {
+                        link.bound(at, handle, out);
+                    });
                 }
                 (Frame::Challenge(cookie), Via::Relay) => {
                     tunnel.hear_relay(now, &mut self.shared, out, |link, out| {
-                        link.challenged(at, &cookie, out);
+                        link.challenged(at, handle, &cookie, out);
                     });
                 }
                 (Frame::Seen(at_relay), Via::Direct) => tunnel.link_mut().seen(at, at_relay),
@@ -350,18 +353,24 @@ impl Tunnels {
     fn command(&mut self, now: Now, command: Command, out: &mut Outbox) {
         match command {
             Command::Install(install) => self.install(now, *install, out),
-            Command::Extend { grant, ttl, ticket } => {
+            Command::Extend {
+                grant,
+                ttl,
+                ticket,
+                standby,
+            } => {
                 let Some(tunnel) = self.tunnels.get_mut(&grant) else {
                     return;
                 };
                 // A tunnel whose time has passed is gone, however late the sweep comes.
                 if tunnel.over(now).is_none() {
-                    let before = tunnel.handle();
-                    tunnel.extend(now, ttl, &ticket.0);
-                    let after = tunnel.handle();
-                    self.handles.remove(&before);
+                    for before in tunnel.handles() {
+                        self.handles.remove(&before);
+                    }
+                    tunnel.extend(now, ttl, &ticket.0, &standby);
                     self.last = None;
-                    self.handles.insert(after, grant);
+                    let after = tunnel.handles().map(|handle| (handle, grant));
+                    self.handles.extend(after);
                     tunnel.timeout(now, &mut self.shared, out);
                 }
                 self.settle(now, grant, out);
@@ -388,7 +397,7 @@ impl Tunnels {
                 )
             })
             .flatten()
-            .filter(|tunnel| !self.handles.contains_key(&tunnel.handle()))
+            .filter(|tunnel| !tunnel.handles().any(|own| self.handles.contains_key(&own)))
             .filter(|tunnel| !self.direct.contains_key(&tunnel.link().direct_handle()));
         let Some(mut tunnel) = tunnel else {
             out.events.push_back(Event::Closed {
@@ -397,10 +406,12 @@ impl Tunnels {
             });
             return;
         };
-        self.handles.insert(tunnel.handle(), grant);
+        let handles = tunnel.handles().map(|handle| (handle, grant));
+        self.handles.extend(handles);
         self.direct.insert(tunnel.link().direct_handle(), grant);
-        let is_detoured = self.detours.contains(&tunnel.link().relay());
-        tunnel.link_mut().detoured(now.instant, is_detoured);
+        for relay in &self.detours {
+            tunnel.link_mut().detoured(now.instant, *relay, true);
+        }
         self.tunnels.insert(grant, tunnel);
         self.queue(grant);
         self.settle(now, grant, out);
@@ -437,9 +448,7 @@ impl Tunnels {
             self.detours.remove(&relay);
         }
         for tunnel in self.tunnels.values_mut() {
-            if tunnel.link().relay() == relay {
-                tunnel.link_mut().detoured(now.instant, is_used);
-            }
+            tunnel.link_mut().detoured(now.instant, relay, is_used);
         }
         self.settle_all(now, out);
     }
@@ -553,7 +562,9 @@ impl Tunnels {
             return;
         };
         self.schedule.set(grant, None);
-        self.handles.remove(&tunnel.handle());
+        for handle in tunnel.handles() {
+            self.handles.remove(&handle);
+        }
         self.direct.remove(&tunnel.link().direct_handle());
         self.last = None;
         out.packets.forget(grant);

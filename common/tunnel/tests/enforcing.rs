@@ -381,6 +381,7 @@ fn extend(pair: &mut Pair) {
             grant: GRANT,
             ttl: TTL,
             ticket: pair::ticket(end),
+            standby: Vec::new(),
         };
         pair.command(end, extend);
     }

@@ -135,6 +135,13 @@ pub enum Input {
         /// When the store was asked: what was recorded later may be unknown here.
         asked: Instant,
     },
+    /// What a [`crate::Watch`] found of a relay.
+    Relay {
+        /// Its place in [`crate::Settings::relays`].
+        place: usize,
+        /// Whether it does not answer.
+        is_silent: bool,
+    },
     /// [`crate::Controller::deadline`] has come; also the first input of all.
     Timeout,
 }

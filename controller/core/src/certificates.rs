@@ -101,6 +101,7 @@ impl World {
                 not_after: record.not_after,
                 knock: self.knock_seed(record.node, now),
                 pass: self.front_pass(record.node, now),
+                relays: self.relay_tickets(record.node, record.not_after),
             }),
             Err(error) => {
                 tracing::error!(node.id = %record.node, %error, "certificate not issued");

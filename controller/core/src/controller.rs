@@ -27,6 +27,7 @@ use crate::{
     posture::Postures,
     proposals::{Intent, Pending, Proposals, TRIES_MAX},
     refusals::{Refusals, Refused},
+    relays::Relays,
     reviews::Reviews,
     state::Happened,
     tickets::Places,
@@ -133,6 +134,7 @@ impl Controller {
             founded,
             policy_problem: None,
             state,
+            relays: Relays::default(),
         };
         world.reload(true, None);
         Ok(Self {
@@ -185,6 +187,7 @@ impl Controller {
                 result,
             } => self.on_proof(turn, channel, known, result),
             Input::CaughtUp { asked } => self.caught_up(turn, asked),
+            Input::Relay { place, is_silent } => self.world.relays.heard(place, is_silent),
             Input::Timeout => self.due(turn),
         }
     }

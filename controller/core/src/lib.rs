@@ -34,6 +34,7 @@ pub mod policy;
 mod posture;
 mod proposals;
 mod refusals;
+mod relays;
 mod reviews;
 mod search;
 mod settings;
@@ -56,6 +57,7 @@ pub use self::{
     },
     controller::{Controller, StartError},
     heard::Heard,
+    relays::Watch,
     search::Search,
     settings::{
         CERTIFICATE_LIFE_MAX, CERTIFICATE_LIFE_MIN, CLOCK_SKEW_MAX, Keys, POLLS_MISSED_MAX,

@@ -14,8 +14,9 @@ pub struct Settings {
     pub addresses: Vec<String>,
     /// Whether some of those addresses are fronts of relays elsewhere, for which nodes need passes.
     pub has_fronts_elsewhere: bool,
-    /// Where tunnels meet, in the order in which ends try them.
-    pub relays: Vec<SocketAddr>,
+    /// Where tunnels meet: the addresses of each relay, in the order in which ends try them; the
+    /// relays in the order of preference.
+    pub relays: Vec<Vec<SocketAddr>>,
     /// Addresses that no connector ever dials, whatever an app's target says: controllers and relays.
     pub never: Vec<IpAddr>,
     /// Life of a leaf certificate, [`CERTIFICATE_LIFE_MIN`] to [`CERTIFICATE_LIFE_MAX`].

@@ -110,7 +110,7 @@ pub(crate) fn app(app: &str) -> AppSpec {
 pub(crate) fn settings() -> Settings {
     Settings {
         addresses: vec!["ztna.corp.example:7443".to_owned()],
-        relays: vec!["192.0.2.1:7444".parse().unwrap()],
+        relays: vec![vec!["192.0.2.1:7444".parse().unwrap()]],
         ..Settings::default()
     }
 }

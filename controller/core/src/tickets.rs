@@ -11,15 +11,15 @@ use cardea_credential::{
     ticket::TicketKey,
 };
 use cardea_proto::{
-    access::InnerAddresses,
+    access::{Extend, InnerAddresses, Rendezvous, STANDBY_MAX, Standby},
     codec::{Blob, Bytes},
-    id::GrantId,
+    id::{GrantId, NodeId},
     name::Name,
     relay::{Handle, Side, Ticket},
     time::{Now, UnixMillis},
 };
 
-use crate::{settings::CLOCK_SKEW_MAX, world::World};
+use crate::{relays::Chosen, settings::CLOCK_SKEW_MAX, world::World};
 
 /// Derives where the tunnel of a grant is at a relay.
 ///
@@ -52,8 +52,24 @@ impl Places {
         Ok(Self(key::digest(&signed).0))
     }
 
-    /// The tunnel of a grant, and the handle of one of its ends.
-    fn place(&self, grant: GrantId, side: Side) -> (Bytes<16>, Handle) {
+    /// Where a node asks relays what they see, and nobody answers.
+    fn question(&self, node: NodeId) -> (Bytes<16>, Handle) {
+        let derive = |what: &str| key::digest(&[&self.0, what.as_bytes()].concat()).0;
+        let [tunnel @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
+            derive(&format!("question {node}"));
+        let [a, b, c, d, e, f, g, ..] = derive(&format!("asks {node}"));
+        (Bytes(tunnel), Handle::from_bytes([a, b, c, d, e, f, g]))
+    }
+
+    /// The tunnel of a grant at the relay of `rank`, and the handle of one of its ends there.
+    ///
+    /// Each rank has its own, so that what one relay has seen opens nothing at the next. They do not
+    /// name relays: an extension must find them without knowing which relays a grant was given.
+    fn place(&self, grant: GrantId, side: Side, rank: usize) -> (Bytes<16>, Handle) {
+        let grant = match rank {
+            0 => grant.to_string(),
+            rank => format!("{grant} {rank}"),
+        };
         let derive = |what: &str| key::digest(&[&self.0, what.as_bytes()].concat()).0;
         let [tunnel @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
             derive(&format!("tunnel {grant}"));
@@ -67,27 +83,93 @@ impl Places {
 }
 
 impl World {
-    /// Signs one end's ticket for a grant that lives `ttl` from now; `None` when the key does not
-    /// sign.
-    pub(crate) fn ticket(
+    /// One end's way to the other for a grant that lives `ttl` from now; `None` when the key does
+    /// not sign.
+    pub(crate) fn rendezvous(
         &self,
-        grant: GrantId,
-        side: Side,
+        relays: &Chosen,
+        end: (GrantId, Side),
         ttl: Duration,
         now: Now,
-    ) -> Option<Blob> {
-        ticket(&self.keys.ticket, &self.places, (grant, side), ttl, now)
+    ) -> Option<Rendezvous> {
+        let (ticket, tickets) = self.tickets(end, relays.len(), ttl, now)?;
+        let mut relays = relays.iter().cloned();
+        let relay = relays.next().unwrap_or_default();
+        let standby = relays.zip(tickets);
+        Some(Rendezvous {
+            relay,
+            ticket,
+            standby: standby
+                .map(|(relay, ticket)| Standby { relay, ticket })
+                .collect(),
+        })
     }
+
+    /// More life for one end of a grant.
+    pub(crate) fn extension(
+        &self,
+        end: (GrantId, Side),
+        ttl: Duration,
+        now: Now,
+    ) -> Option<Extend> {
+        let count = self.settings.relays.len().min(1 + STANDBY_MAX);
+        let (ticket, standby) = self.tickets(end, count, ttl, now)?;
+        Some(Extend {
+            grant: end.0,
+            ttl_ms: millis(ttl),
+            ticket,
+            standby,
+        })
+    }
+
+    /// A ticket for each relay that it answers while a node's certificate lives; the other end of its
+    /// tunnel does not exist.
+    pub(crate) fn relay_tickets(&self, node: NodeId, not_after: UnixMillis) -> Vec<Standby> {
+        let (tunnel, handle) = self.places.question(node);
+        let ticket = Ticket {
+            tunnel,
+            side: Side::Agent,
+            handle,
+            not_after: UnixMillis(not_after.0.saturating_add(millis(CLOCK_SKEW_MAX))),
+        };
+        let Ok(bytes) = self.keys.ticket.sign(&ticket) else {
+            return Vec::new();
+        };
+        let relays = self.settings.relays.iter().cloned();
+        relays
+            .map(|relay| Standby {
+                relay,
+                ticket: bytes.to_vec().into(),
+            })
+            .collect()
+    }
+
+    /// Tickets for the first of `count` relays, and for the others.
+    fn tickets(
+        &self,
+        end: (GrantId, Side),
+        count: usize,
+        ttl: Duration,
+        now: Now,
+    ) -> Option<(Blob, Vec<Blob>)> {
+        let sign = |rank| ticket(&self.keys.ticket, &self.places, (end, rank), ttl, now);
+        let standby: Option<Vec<Blob>> = (1..count).map(sign).collect();
+        Some((sign(0)?, standby?))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn ticket(
     key: &TicketKey,
     places: &Places,
-    (grant, side): (GrantId, Side),
+    ((grant, side), rank): ((GrantId, Side), usize),
     ttl: Duration,
     now: Now,
 ) -> Option<Blob> {
-    let (tunnel, handle) = places.place(grant, side);
+    let (tunnel, handle) = places.place(grant, side, rank);
     let ticket = Ticket {
         tunnel,
         side,
@@ -155,6 +237,21 @@ mod tests {
     }
 
     #[test]
+    fn a_ticket_for_one_relay_is_of_no_use_at_another() {
+        let key = TicketKey::from_seed(&[7; 32]).unwrap();
+        let grant = GrantId::from_bytes([1; 10]);
+        let places: Vec<_> = (0..=STANDBY_MAX)
+            .map(|rank| read_at(&key, (grant, Side::Agent), rank))
+            .collect();
+        for (place, other) in [(0, 1), (0, 2), (1, 2)] {
+            assert_ne!(places[place].tunnel, places[other].tunnel);
+            assert_ne!(places[place].handle, places[other].handle);
+        }
+        let peer = read_at(&key, (grant, Side::Connector), 1);
+        assert_eq!(places[1].tunnel, peer.tunnel);
+    }
+
+    #[test]
     fn inner_addresses_of_devices_and_apps_never_meet() {
         let domain: Name = "corp.example".parse().unwrap();
         let inner = inner_addresses(&domain, 1, 1);
@@ -167,9 +264,13 @@ mod tests {
     }
 
     fn read(key: &TicketKey, grant: GrantId, side: Side) -> Ticket {
+        read_at(key, (grant, side), 0)
+    }
+
+    fn read_at(key: &TicketKey, end: (GrantId, Side), rank: usize) -> Ticket {
         let places = Places::of(key).unwrap();
         let ttl = Duration::from_secs(300);
-        let ticket = ticket(key, &places, (grant, side), ttl, start()).unwrap();
+        let ticket = ticket(key, &places, (end, rank), ttl, start()).unwrap();
         verify_ticket(&key.public(), ticket.as_ref()).unwrap()
     }
 }

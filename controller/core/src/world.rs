@@ -14,6 +14,7 @@ use crate::{
     Keys, Settings, State,
     dice::Dice,
     policy::{Engine, Prepared},
+    relays::Relays,
     tickets::Places,
 };
 
@@ -30,6 +31,8 @@ pub(crate) struct World {
     pub(crate) founded: Founded,
     /// Why the policy on record cannot be used, if so; everything is denied meanwhile.
     pub(crate) policy_problem: Option<String>,
+    /// Which relays answer.
+    pub(crate) relays: Relays,
 }
 
 /// The records on which a plan rests, with the revisions at which it saw them.

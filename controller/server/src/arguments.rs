@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use cardea_relay_server::config::DecoyFiles;
 
-use crate::values::{Place, Span};
+use crate::values::{Place, Places, Span};
 
 /// The controller of Cardea: decides, issues certificates, keeps the ledger.
 #[derive(Debug, Parser)]
@@ -168,7 +168,8 @@ pub struct Flags {
     /// Where the relay listens (UDP) [default: every address, port 7444].
     #[arg(long, env = "CARDEA_RELAY_LISTEN", value_name = "ADDRESS:PORT")]
     pub relay_listen: Option<SocketAddr>,
-    /// Where nodes reach relays, this one included [default: where they reach this controller].
+    /// Where nodes reach the first relay, which is this controller's own if it carries one
+    /// [default: where they reach this controller].
     #[arg(
         long,
         env = "CARDEA_RELAY_ADDRESS",
@@ -176,6 +177,14 @@ pub struct Flags {
         value_delimiter = ','
     )]
     pub relay_address: Vec<Place>,
+    /// A relay elsewhere that stands by, with all of its addresses; may be given more than once.
+    #[arg(
+        long,
+        env = "CARDEA_STANDBY_RELAY",
+        value_name = "HOST[:PORT][,HOST[:PORT]]",
+        value_delimiter = ';'
+    )]
+    pub standby_relay: Vec<Places>,
     /// Where the relay also takes TLS (TCP), for nodes whose network drops UDP; 443 passes most
     /// firewalls [default: nowhere].
     #[arg(long, env = "CARDEA_LISTEN_TLS", value_name = "ADDRESS:PORT")]

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     arguments::Flags,
-    values::{Place, Span},
+    values::{Place, Places, Span},
 };
 
 /// The file's name in the state folder.
@@ -74,9 +74,12 @@ pub struct RelayConfig {
     /// Where that one listens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
-    /// Where nodes reach relays.
+    /// Where nodes reach the first relay.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Place>,
+    /// Relays elsewhere that stand by, each with its addresses between commas.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub standby: Vec<Places>,
     /// Where that one's front listens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen_tls: Option<SocketAddr>,
@@ -138,6 +141,10 @@ impl Config {
                 embedded: flags.relay.or(self.relay.embedded),
                 listen: flags.relay_listen.or(self.relay.listen),
                 addresses: over(&flags.relay_address, self.relay.addresses),
+                standby: match flags.standby_relay.is_empty() {
+                    true => self.relay.standby,
+                    false => flags.standby_relay.clone(),
+                },
                 listen_tls: flags.listen_tls.or(self.relay.listen_tls),
                 tls_addresses: over(&flags.tls_address, self.relay.tls_addresses),
                 tls_decoy: flags.tls_decoy.clone().or(self.relay.tls_decoy),
@@ -165,8 +172,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where the embedded relay listens, if there is one.
     pub relay_listen: Option<SocketAddr>,
-    /// Where nodes reach relays.
+    /// Where nodes reach the first relay.
     pub relay_addresses: Vec<Place>,
+    /// Relays elsewhere that stand by.
+    pub relay_standby: Vec<Places>,
     /// Where the relay's front listens, if it has one.
     pub front_listen: Option<SocketAddr>,
     /// Where nodes reach the front.
@@ -204,6 +213,7 @@ impl Settings {
             listen: config.listen.unwrap_or(any(PORT_CHANNEL)),
             relay_listen: relay.then_some(config.relay.listen.unwrap_or(any(PORT_RELAY))),
             relay_addresses: config.relay.addresses,
+            relay_standby: config.relay.standby,
             front_listen: config.relay.listen_tls.filter(|_| relay),
             front_addresses: config.relay.tls_addresses,
             decoy: config.relay.tls_decoy,

@@ -23,6 +23,7 @@ pub mod serve;
 mod sockets;
 mod turn;
 pub mod values;
+mod watched;
 
 /// An error with all of its causes, in one line.
 fn chain(error: &dyn std::error::Error) -> String {

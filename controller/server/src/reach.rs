@@ -12,8 +12,8 @@ use crate::{config::Settings, values::Place};
 pub(crate) struct Reach {
     /// `HOST:PORT` of this controller, then its fronts with their scheme.
     pub(crate) addresses: Vec<String>,
-    /// Relays.
-    pub(crate) relays: Vec<SocketAddr>,
+    /// The addresses of each relay, the preferred one first.
+    pub(crate) relays: Vec<Vec<SocketAddr>>,
     /// What no connector dials: the addresses of both.
     pub(crate) never: Vec<IpAddr>,
 }
@@ -37,40 +37,8 @@ impl Reach {
             .collect();
         addresses.extend(front_addresses(settings, &advertise, front_listening));
         let mut never: Vec<IpAddr> = advertise.iter().flat_map(addresses_of).collect();
-        let mut relays = Vec::new();
-        match (settings.relay_addresses.as_slice(), relay_listening) {
-            ([], None) => {}
-            ([], Some(listening)) => {
-                for place in &advertise {
-                    let found = addresses_of(place).into_iter();
-                    relays.extend(found.map(|ip| SocketAddr::new(ip, listening.port())));
-                }
-                if relays.is_empty() {
-                    let why = "no address was found for what --advertise names";
-                    let next = "Name the relay's address with --relay-address ADDRESS:PORT";
-                    return Err(Failure::of(Code::Usage, "relay", why, next));
-                }
-            }
-            (given, listening) => {
-                let port = listening.map_or(PORT_RELAY, |listening| listening.port());
-                for place in given {
-                    let found = addresses_of(place);
-                    if found.is_empty() {
-                        let why = "no address was found for this name";
-                        let what = format!("--relay-address {place}");
-                        return Err(Failure::of(
-                            Code::Usage,
-                            &what,
-                            why,
-                            "Check the name, or give the address itself",
-                        ));
-                    }
-                    let port = place.port.unwrap_or(port);
-                    relays.extend(found.into_iter().map(|ip| SocketAddr::new(ip, port)));
-                }
-            }
-        }
-        never.extend(relays.iter().map(SocketAddr::ip));
+        let relays = relays(settings, &advertise, relay_listening)?;
+        never.extend(relays.iter().flatten().map(SocketAddr::ip));
         never.sort_unstable();
         never.dedup();
         Ok(Self {
@@ -79,6 +47,58 @@ impl Reach {
             never,
         })
     }
+}
+
+/// Where nodes reach relays: the first one, and those that stand by.
+fn relays(
+    settings: &Settings,
+    advertise: &[Place],
+    listening: Option<SocketAddr>,
+) -> Result<Vec<Vec<SocketAddr>>, Failure> {
+    let mut relays = Vec::new();
+    match (settings.relay_addresses.as_slice(), listening) {
+        ([], None) => {}
+        ([], Some(listening)) => {
+            let found = advertise.iter().flat_map(addresses_of);
+            let first: Vec<_> = found
+                .map(|ip| SocketAddr::new(ip, listening.port()))
+                .collect();
+            if first.is_empty() {
+                let why = "no address was found for what --advertise names";
+                let next = "Name the relay's address with --relay-address ADDRESS:PORT";
+                return Err(Failure::of(Code::Usage, "relay", why, next));
+            }
+            relays.push(first);
+        }
+        (given, listening) => {
+            let port = listening.map_or(PORT_RELAY, |listening| listening.port());
+            relays.push(relay(given, "--relay-address", port)?);
+        }
+    }
+    for standby in &settings.relay_standby {
+        relays.push(relay(&standby.0, "--standby-relay", PORT_RELAY)?);
+    }
+    Ok(relays)
+}
+
+/// All addresses of one relay.
+fn relay(places: &[Place], flag: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let mut relay = Vec::new();
+    for place in places {
+        let found = addresses_of(place);
+        if found.is_empty() {
+            let why = "no address was found for this name";
+            return Err(Failure::of(
+                Code::Usage,
+                &format!("{flag} {place}"),
+                why,
+                "",
+            ));
+        }
+        let port = place.port.unwrap_or(port);
+        relay.extend(found.into_iter().map(|ip| SocketAddr::new(ip, port)));
+    }
+    Ok(relay)
 }
 
 /// Where nodes reach fronts: where they were told to, or on the hosts of a controller that has one.
@@ -161,6 +181,25 @@ mod tests {
     }
 
     #[test]
+    fn each_relay_that_stands_by_has_its_own_addresses_and_is_never_dialed() {
+        let text = "advertise = [\"192.0.2.1\"]\n[relay]\nstandby = [\"192.0.2.9\", \"192.0.2.8:5,[2001:db8::8]:5\"]";
+        let settings = Settings::of(toml::from_str::<Config>(text).unwrap()).unwrap();
+        let listening = "0.0.0.0:9001".parse().unwrap();
+        let relay = Some("0.0.0.0:9002".parse().unwrap());
+        let reach = Reach::of(&settings, listening, relay, None).unwrap();
+        let all = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let expected = [
+            all(&["192.0.2.1:9002"]),
+            all(&["192.0.2.9:7444"]),
+            all(&["192.0.2.8:5", "[2001:db8::8]:5"]),
+        ];
+        assert_eq!(reach.relays, expected);
+        assert!(reach.never.contains(&"2001:db8::8".parse().unwrap()));
+    }
+
+    #[test]
     fn controllers_and_relays_are_never_dialed() {
         let text = "advertise = [\"192.0.2.1\"]\n[relay]\naddresses = [\"192.0.2.9\"]";
         let settings = Settings::of(toml::from_str::<Config>(text).unwrap()).unwrap();
@@ -201,7 +240,8 @@ mod tests {
         let relay = relay.map(|relay| relay.parse().unwrap());
         let reach = Reach::of(&settings, listening, relay, None).unwrap();
         assert_eq!(reach.addresses, expected.0);
-        let relays: Vec<String> = reach.relays.iter().map(ToString::to_string).collect();
+        let relays = reach.relays.iter().flatten();
+        let relays: Vec<String> = relays.map(ToString::to_string).collect();
         assert_eq!(relays, expected.1);
     }
 }

@@ -23,7 +23,10 @@ use cardea_host::{
 use cardea_proto::ledger::Founded;
 use cardea_relay_server::Running as RunningRelay;
 use cardea_store::{EmbeddedStore, Loaded, Notary, Store};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
 
 use crate::{
     admin::{self, About, Admin},
@@ -37,6 +40,7 @@ use crate::{
     seal::Seal,
     sockets::{Relaying, Sockets},
     turn::{EVENTS_MAX, Event, Turn},
+    watched,
 };
 
 /// A controller that is up: everything listens. Must be made and run within a tokio runtime.
@@ -53,6 +57,7 @@ pub struct Service {
     admin_path: PathBuf,
     relaying: Relaying,
     relay_address: Option<SocketAddr>,
+    _watched: JoinSet<()>,
     front_address: Option<SocketAddr>,
     store: JoinHandle<()>,
     /// Held until everything else has ended.
@@ -87,6 +92,9 @@ impl Service {
             root: founded.root,
             addresses: reach.addresses.clone(),
         };
+        let relays = reach.relays.clone();
+        // The controller has the one that signs tickets; this one asks.
+        let watching = folder::read_keys(&state, seal)?.ticket;
         let controller = Controller::new(
             core_settings(settings, reach),
             loaded,
@@ -108,6 +116,7 @@ impl Service {
             Ledger::start(store, notary).map_err(|error| no_thread(&error))?;
         let (head, followed) = watch::channel(head);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let watched = watched::watch(&relays, relay_address, watching, &sender);
         let admin = Admin {
             about: Arc::new(about),
             events: sender.clone(),
@@ -127,6 +136,7 @@ impl Service {
             admin_path,
             relaying,
             relay_address,
+            _watched: watched,
             front_address,
             store,
             _state: state,

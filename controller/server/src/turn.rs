@@ -71,6 +71,8 @@ pub(crate) enum Event {
     },
     /// The admin has gone before the answer came.
     CallGone { call: CallId },
+    /// A relay elsewhere fell silent, or answers again.
+    Relay { place: usize, is_silent: bool },
 }
 
 /// The controller with its connections.
@@ -217,6 +219,9 @@ impl Turn {
                     request,
                     prepared,
                 });
+            }
+            Event::Relay { place, is_silent } => {
+                self.handle(Input::Relay { place, is_silent });
             }
             Event::CallGone { call } => {
                 if self.calls.remove(&call).is_some() {

@@ -146,6 +146,26 @@ impl fmt::Display for Place {
     }
 }
 
+/// The places of one relay, with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places(pub Vec<Place>);
+
+impl FromStr for Places {
+    type Err = ParsePlaceError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePlaceError> {
+        let places: Result<Vec<Place>, _> = text.split(',').map(str::parse).collect();
+        places.map(Self)
+    }
+}
+
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&places.join(","))
+    }
+}
+
 macro_rules! as_text {
     ($($name:ty),*) => {$(
         impl Serialize for $name {
@@ -162,7 +182,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(Span, Place);
+as_text!(Span, Place, Places);
 
 #[cfg(test)]
 mod tests {
@@ -190,6 +210,13 @@ mod tests {
         ] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_addresses_of_one_relay_stand_between_commas() {
+        let text = "192.0.2.1,[2001:db8::1]:7";
+        assert_eq!(text.parse::<Places>().unwrap().to_string(), text);
+        assert!("192.0.2.1,".parse::<Places>().is_err());
     }
 
     #[test]

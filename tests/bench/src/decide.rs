@@ -153,7 +153,7 @@ impl Bench {
         let connector = members.pop().context("no connector")?;
         let settings = Settings {
             addresses: vec!["ztna.corp.example:7443".to_owned()],
-            relays: vec!["192.0.2.1:7444".parse()?],
+            relays: vec![vec!["192.0.2.1:7444".parse()?]],
             ..Settings::default()
         };
         let state = store.load()?.state;

@@ -292,6 +292,97 @@ impl Rounds {
 /// Several full packets.
 const VOLLEY_BYTES: usize = 8 * 1024;
 
+/// A bulk transfer through an echo, of which every byte is checked as it comes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Poured {
+    /// How many bytes came back.
+    pub bytes: u64,
+    /// How long none did, at the longest.
+    pub longest_gap: Duration,
+}
+
+/// Pours bytes into the echo at `address` of `host` all the while that `work` is done, and checks what
+/// comes back.
+///
+/// # Errors
+/// As `work` says, or when the connection is cut or brings other bytes.
+pub fn pour_during<T>(
+    host: &Namespace,
+    address: &str,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<(T, Poured)> {
+    let is_on = AtomicBool::new(true);
+    thread::scope(|scope| {
+        let (began, begins) = mpsc::channel();
+        let is_on = &is_on;
+        let pouring = scope.spawn(move || {
+            let stream = host.within(|| connect(address))?;
+            let mut writer = stream.try_clone()?;
+            thread::scope(|scope| {
+                let writing = scope.spawn(move || {
+                    let mut at = 0_u64;
+                    while is_on.load(Ordering::Relaxed) {
+                        let block: Vec<u8> = (at..at + POUR_BYTES).map(poured).collect();
+                        writer.write_all(&block)?;
+                        at += POUR_BYTES;
+                    }
+                    writer.shutdown(std::net::Shutdown::Write)?;
+                    anyhow::Ok(at)
+                });
+                let read = read_poured(stream, &began);
+                // A reader that gave up leaves nobody to write to.
+                is_on.fetch_and(read.is_ok(), Ordering::Relaxed);
+                let written = writing.join().map_err(|_| anyhow!("it panicked"))?;
+                let (read, written) = (read?, written?);
+                ensure!(read.bytes == written, "{} of {written} bytes", read.bytes);
+                Ok(read)
+            })
+        });
+        let worked = begins
+            .recv()
+            .context("nothing came back")
+            .and_then(|()| work());
+        is_on.store(false, Ordering::Relaxed);
+        let poured = pouring.join().map_err(|_| anyhow!("it panicked"))?;
+        Ok((worked?, poured.context("the transfer was cut")?))
+    })
+}
+
+fn read_poured(mut stream: TcpStream, began: &mpsc::Sender<()>) -> Result<Poured> {
+    let mut poured_so_far = Poured {
+        bytes: 0,
+        longest_gap: Duration::ZERO,
+    };
+    let mut block = vec![0; 64 * 1024];
+    let mut last = None;
+    loop {
+        let length = stream.read(&mut block)?;
+        if length == 0 {
+            return Ok(poured_so_far);
+        }
+        let at = now();
+        let gap = last.map_or(Duration::ZERO, |last| at.duration_since(last));
+        poured_so_far.longest_gap = poured_so_far.longest_gap.max(gap);
+        last = Some(at);
+        for byte in block.get(..length).unwrap_or_default() {
+            ensure!(*byte == poured(poured_so_far.bytes), "a byte is another");
+            poured_so_far.bytes += 1;
+        }
+        if poured_so_far.bytes >= POUR_BYTES {
+            began.send(()).unwrap_or_default();
+        }
+    }
+}
+
+/// The byte at a place of the transfer; no two parts of it are alike.
+fn poured(at: u64) -> u8 {
+    let mixed = at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed.to_be_bytes().first().copied().unwrap_or_default()
+}
+
+/// Bytes that are written at once.
+const POUR_BYTES: u64 = 16 * 1024;
+
 /// A stream that never ends by itself.
 #[derive(Debug)]
 pub struct Bulk {

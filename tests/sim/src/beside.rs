@@ -8,7 +8,7 @@ use cardea_tunnel::{Input, Via};
 
 use crate::{
     dice::Dice,
-    founding::RELAY,
+    founding::{RELAY, relay_at},
     network::Way,
     schedule::{Event, Who},
     stranger,
@@ -69,18 +69,17 @@ impl World {
     /// Sends a datagram from a node's socket for direct paths.
     pub(crate) fn send_directly(&mut self, who: Who, to: SocketAddr, bytes: Vec<u8>) {
         self.heard(&bytes);
-        let is_relay = RELAY.parse() == Ok(to);
-        self.judge_directly(to, is_relay, &bytes);
+        let relay = relay_at(to);
+        self.judge_directly(to, relay.is_some(), &bytes);
         let Some(from) = self.network.outbound(who, to) else {
             return self.fail(4, format!("{who:?} sends to {to} without a socket for it"));
         };
         let sent = (who, Way::Out);
         for at in self.network.datagram(self.now.instant, sent, bytes.len()) {
             let bytes = bytes.clone();
-            let event = if is_relay {
-                Event::AtRelay { from, bytes }
-            } else {
-                Event::Between { from, to, bytes }
+            let event = match relay {
+                Some(relay) => Event::AtRelay { relay, from, bytes },
+                None => Event::Between { from, to, bytes },
             };
             self.schedule.at(at, event);
         }

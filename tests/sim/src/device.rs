@@ -171,6 +171,7 @@ impl World {
             self.flow_event(index, event);
         }
         for event in out.events {
+            self.note_turn(&event);
             self.agent(index, AgentInput::Tunnel(event));
         }
     }

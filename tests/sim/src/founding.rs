@@ -1,6 +1,6 @@
 //! How a simulated trust domain begins: as `init` makes one, with keys and rules from the seed.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use cardea_core::{
     Keys, Proposal, ProposalId, Settings,
@@ -29,8 +29,17 @@ use crate::{
     plan::{POSTURE_POLL, Plan, TTL},
 };
 
-/// Where the relay of every run is.
-pub(crate) const RELAY: &str = "203.0.113.1:7444";
+/// Where the relays of every run are, the one that grants prefer first.
+pub(crate) const RELAYS: [&str; 2] = ["203.0.113.1:7444", "203.0.113.2:7444"];
+
+/// The first of them.
+pub(crate) const RELAY: &str = RELAYS[0];
+
+/// Which relay is at an address.
+pub(crate) fn relay_at(address: SocketAddr) -> Option<usize> {
+    let mut relays = RELAYS.iter();
+    relays.position(|relay| relay.parse() == Ok(address))
+}
 
 /// What a controller needs to start again.
 pub(crate) struct Domain {
@@ -156,12 +165,12 @@ pub(crate) fn member_at(address: &str) -> Option<usize> {
 /// How each of so many controllers is set.
 #[expect(clippy::expect_used, reason = "a constant address")]
 pub(crate) fn settings(controllers: usize) -> Settings {
-    let relay: std::net::SocketAddr = RELAY.parse().expect("an address");
+    let relays = RELAYS.map(|relay| relay.parse::<SocketAddr>().expect("an address"));
     Settings {
         addresses: (0..controllers).map(address_of).collect(),
         shared: controllers > 1,
-        relays: vec![relay],
-        never: vec![relay.ip()],
+        relays: relays.iter().map(|relay| vec![*relay]).collect(),
+        never: relays.iter().map(SocketAddr::ip).collect(),
         certificate_life: Duration::from_secs(300),
         posture_poll: POSTURE_POLL,
         ttl: TTL,

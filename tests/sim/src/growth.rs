@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 use cardea_proto::id::GrantId;
 use cardea_tunnel::Tunnels;
 
-use crate::{device::Device, member::Acting, plan::TTL, site::Site, user::FLOWS_MAX, world::World};
+use crate::{
+    device::Device, founding::RELAYS, member::Acting, plan::TTL, site::Site, user::FLOWS_MAX,
+    world::World,
+};
 
 /// How long the relay goes on holding an end that fell silent: its default, and a keepalive.
 const SILENT_END: Duration = Duration::from_secs(110);
@@ -70,11 +73,13 @@ impl World {
         let live = self.model.live_since(now).len();
         let since = now.checked_sub(SILENT_END).unwrap_or(now);
         let silent = self.model.live_since(since).len() - live;
-        vec![(
-            "relay: ends".to_owned(),
-            self.relay.ends(),
-            2 * (held + silent),
-        )]
+        let relays = self.relays.iter().enumerate();
+        relays
+            .map(|(which, relay)| {
+                let name = format!("relay {which}: ends");
+                (name, relay.ends(), 2 * (held + silent))
+            })
+            .collect()
     }
 
     fn device_sizes(&self, index: usize, device: &Device) -> Vec<Size> {
@@ -121,7 +126,11 @@ impl World {
 fn tunnel_sizes(who: &str, tunnels: &Tunnels, flows: usize) -> Vec<Size> {
     let held = tunnels.sizes();
     vec![
-        (format!("{who}: handles"), held.handles, held.tunnels),
+        (
+            format!("{who}: handles"),
+            held.handles,
+            held.tunnels * RELAYS.len(),
+        ),
         (
             format!("{who}: tunnels to flush"),
             held.unflushed,

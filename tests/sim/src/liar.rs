@@ -56,10 +56,17 @@ impl World {
         }
         match command {
             Command::Remove { .. } if self.dice.chance(700) => None,
-            Command::Extend { grant, ticket, .. } => {
-                let ttl = Duration::from_secs(3_600);
-                Some(Command::Extend { grant, ttl, ticket })
-            }
+            Command::Extend {
+                grant,
+                ticket,
+                standby,
+                ..
+            } => Some(Command::Extend {
+                grant,
+                ttl: Duration::from_secs(3_600),
+                ticket,
+                standby,
+            }),
             Command::Install(mut install) => {
                 install.ttl = Duration::from_secs(3_600);
                 Some(Command::Install(install))

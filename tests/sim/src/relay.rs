@@ -1,15 +1,18 @@
-//! The relay of a run: the real one, which crashes in some worlds and comes back knowing nobody.
+//! The relays of a run: real ones, which crash in some worlds and come back knowing nobody, and which
+//! lie in some: they answer tickets and forward nothing.
 
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
+use cardea_core::Input;
 use cardea_relay::{Relay, Settings, Verdict};
-use cardea_tunnel::Via;
+use cardea_tunnel::{self as tunnel, PathReason, Via};
 
 use crate::{
-    dice::Dice, founding::RELAY, network::Way, schedule::Event, stranger::is_stranger, world::World,
+    dice::Dice, founding::RELAYS, network::Way, schedule::Event, stranger::is_stranger,
+    world::World,
 };
 
 /// A relay: what survives its crashes, and the running program.
@@ -19,25 +22,30 @@ pub(crate) struct Host {
     dice: Dice,
     /// `None` while it is down.
     running: Option<Relay>,
+    /// Whether it keeps to itself what it should forward.
+    is_lying: bool,
     /// Counts the ends that were bound when it crashed.
     pub(crate) forgotten: u64,
 }
 
 impl Host {
     /// A relay that runs.
-    pub(crate) fn new(seed: u64, ticket_key: [u8; 32]) -> Self {
+    pub(crate) fn new(seed: u64, which: usize, ticket_key: [u8; 32]) -> Self {
         let mut host = Self {
             ticket_key,
-            dice: Dice::new(seed, "relay"),
+            dice: Dice::new(seed, &format!("relay {which}")),
             running: None,
+            is_lying: false,
             forgotten: 0,
         };
         host.start();
         host
     }
 
-    /// Starts it, unless it runs: nothing of an earlier life is left, its cookies among it.
+    /// Starts it, unless it runs: nothing of an earlier life is left, its cookies among it. It is
+    /// honest from then on.
     pub(crate) fn start(&mut self) {
+        self.is_lying = false;
         let seed = self.dice.bytes();
         self.running
             .get_or_insert_with(|| Relay::new(self.ticket_key, seed, Settings::default()));
@@ -61,54 +69,100 @@ impl Host {
 }
 
 impl World {
-    /// Plans when the relay of this run crashes, beside the other faults: never in some worlds.
-    pub(crate) fn plan_relay(&mut self, seed: u64) {
-        let mut dice = Dice::new(seed, "relay crashes");
-        if !dice.chance(600) {
+    /// Plans when the relays of this run crash or lie, beside the other faults: never in some worlds.
+    pub(crate) fn plan_relays(&mut self, seed: u64) {
+        for which in 0..self.relays.len() {
+            let mut dice = Dice::new(seed, &format!("relay {which} fails"));
+            if !dice.chance(600) {
+                continue;
+            }
+            let mut at = self.now.instant;
+            let end = at + self.plan.chaos;
+            loop {
+                at += dice.millis(2_000, PAUSE_MAX_MS);
+                if at >= end {
+                    break;
+                }
+                let fault = match dice.below(3) {
+                    0 => RelayFault::Lies,
+                    _ => RelayFault::Crashes,
+                };
+                self.schedule.at(at, Event::RelayFails { which, fault });
+                at += dice.between(Duration::ZERO, AWAY_MAX);
+                self.schedule.at(at, Event::RelayServes { which });
+            }
+        }
+    }
+
+    /// A relay fails.
+    pub(crate) fn relay_fails(&mut self, which: usize, fault: RelayFault) {
+        if self.calm_since.is_some() {
             return;
         }
-        let mut at = self.now.instant;
-        let end = at + self.plan.chaos;
-        loop {
-            at += dice.millis(2_000, PAUSE_MAX_MS);
-            if at >= end {
-                return;
+        self.note(|| format!("relay {which}: {fault:?}"));
+        if fault == RelayFault::Crashes {
+            self.tell_controllers(which, true);
+        }
+        if let Some(relay) = self.relays.get_mut(which) {
+            match fault {
+                RelayFault::Crashes => relay.crash(),
+                RelayFault::Lies => relay.is_lying = true,
             }
-            self.schedule.at(at, Event::RelayCrashes);
-            at += dice.between(Duration::ZERO, AWAY_MAX);
-            self.schedule.at(at, Event::RelayStarts);
         }
     }
 
-    /// The relay crashes.
-    pub(crate) fn relay_crashes(&mut self) {
-        if self.calm_since.is_none() {
-            self.note(|| "the relay crashes".to_owned());
-            self.relay.crash();
+    /// Counts ends that go on with another relay.
+    pub(crate) fn note_turn(&mut self, event: &tunnel::Event) {
+        if let tunnel::Event::Path { why, .. } = event
+            && matches!(why, PathReason::RelaySilent(_) | PathReason::PeerTurned(_))
+        {
+            self.log.turned += 1;
         }
     }
 
-    /// The relay starts anew.
-    pub(crate) fn relay_starts(&mut self) {
-        self.note(|| "the relay starts".to_owned());
-        self.relay.start();
+    /// Controllers hear of a relay that crashed, or is back; of one that lies they do not.
+    fn tell_controllers(&mut self, place: usize, is_silent: bool) {
+        for member in 0..self.plan.controllers {
+            self.control(member, Input::Relay { place, is_silent });
+        }
     }
 
-    /// The relay forgets what is over.
-    pub(crate) fn relay_expires(&mut self) {
+    /// A relay serves as it should.
+    pub(crate) fn relay_serves(&mut self, which: usize) {
+        self.note(|| format!("relay {which} serves"));
+        self.tell_controllers(which, false);
+        if let Some(relay) = self.relays.get_mut(which) {
+            relay.start();
+        }
+    }
+
+    /// Relays forget what is over.
+    pub(crate) fn relays_expire(&mut self) {
         let now = self.now;
-        if let Some(relay) = &mut self.relay.running {
-            relay.expire(now);
+        for relay in &mut self.relays {
+            if let Some(relay) = &mut relay.running {
+                relay.expire(now);
+            }
         }
     }
 
-    /// A datagram reaches the relay; one that is down takes nothing.
-    pub(crate) fn at_relay(&mut self, from: SocketAddr, mut bytes: Vec<u8>) {
+    /// When a relay next has something to forget.
+    pub(crate) fn relays_deadline(&self) -> Option<Instant> {
+        self.relays.iter().filter_map(Host::deadline).min()
+    }
+
+    /// A datagram reaches a relay; one that is down takes nothing.
+    pub(crate) fn at_relay(&mut self, which: usize, from: SocketAddr, mut bytes: Vec<u8>) {
         let now = self.now;
-        let Some(relay) = &mut self.relay.running else {
+        let Some(host) = self.relays.get_mut(which) else {
+            return;
+        };
+        let is_lying = host.is_lying;
+        let Some(relay) = &mut host.running else {
             return;
         };
         let to = match relay.handle(now, from, &mut bytes) {
+            Verdict::Forward { .. } if is_lying => return,
             Verdict::Forward { to } => to,
             Verdict::Answer { len } => {
                 bytes.truncate(len);
@@ -120,7 +174,7 @@ impl World {
         if is_stranger(to) {
             self.fail(4, "the relay sends to a stranger".to_owned());
         }
-        let Ok(from) = RELAY.parse() else {
+        let Some(from) = RELAYS.get(which).and_then(|relay| relay.parse().ok()) else {
             return;
         };
         if let Some(who) = self.network.behind(to) {
@@ -142,6 +196,15 @@ impl World {
             self.schedule.at(at, event);
         }
     }
+}
+
+/// What goes wrong at a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RelayFault {
+    /// It is gone, with all that was bound.
+    Crashes,
+    /// It answers tickets and forwards nothing.
+    Lies,
 }
 
 /// Longest time between two crashes, in milliseconds.

@@ -10,6 +10,7 @@ use crate::{
     beside::Between,
     channel::Dial,
     clock::{Clock, Skew},
+    relay::RelayFault,
     script::Act,
 };
 
@@ -25,8 +26,12 @@ pub(crate) enum Who {
 /// Something that will happen.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A datagram reaches the relay.
-    AtRelay { from: SocketAddr, bytes: Vec<u8> },
+    /// A datagram reaches a relay.
+    AtRelay {
+        relay: usize,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
     /// A datagram reaches a node, if it still has that address.
     AtNode {
         who: Who,
@@ -97,10 +102,10 @@ pub(crate) enum Event {
     Heard { who: Who },
     /// The store has room again.
     Room,
-    /// The relay crashes.
-    RelayCrashes,
-    /// It starts again.
-    RelayStarts,
+    /// A relay fails.
+    RelayFails { which: usize, fault: RelayFault },
+    /// It serves again.
+    RelayServes { which: usize },
 }
 
 /// Events in the order in which they happen; at one moment, in the order in which they were planned.

@@ -219,7 +219,9 @@ impl World {
         self.plan.unanswered = 0;
         self.control.is_full = false;
         self.network.heal();
-        self.relay.start();
+        for relay in &mut self.relays {
+            relay.start();
+        }
         self.set_clocks();
         for member in 0..self.plan.controllers {
             self.isolate(member, false);

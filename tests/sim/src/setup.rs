@@ -24,7 +24,7 @@ use crate::{
     control::Control,
     device::{Condition, Device},
     dice::Dice,
-    founding::{Domain, name, user},
+    founding::{Domain, RELAYS, name, user},
     model::{Bounds, Model},
     network::Network,
     plan::{Plan, TTL},
@@ -51,7 +51,8 @@ impl World {
         let mut dice = Dice::new(seed, "world");
         let mut store = MemoryStore::new();
         let domain = Domain::found(&mut dice, &plan, &mut store, now.unix);
-        let relay = Host::new(seed, domain.ticket_key());
+        let key = domain.ticket_key();
+        let relays = (0..RELAYS.len()).map(|which| Host::new(seed, which, key));
         let bounds = Bounds {
             push: plan.push(),
             commit: plan.commit.1,
@@ -71,7 +72,7 @@ impl World {
             control,
             devices: Vec::new(),
             sites: Vec::new(),
-            relay,
+            relays: relays.collect(),
             model: Model::new(bounds),
             admin: Admin::default(),
             codes: Vec::new(),

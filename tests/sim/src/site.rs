@@ -150,6 +150,7 @@ impl World {
             self.served(index, event);
         }
         for event in out.events {
+            self.note_turn(&event);
             self.connector(index, ConnectorInput::Tunnel(event));
         }
     }

@@ -35,7 +35,7 @@ use cardea_tunnel::Via;
 
 use crate::{
     dice::Dice,
-    founding::{RELAY, name},
+    founding::{RELAYS, name},
     schedule::{Event, Who},
     world::World,
 };
@@ -197,7 +197,8 @@ impl World {
         let bytes = self.rubbish();
         if let Ok(from) = ADDRESS.parse() {
             let at = self.now.instant + Duration::from_millis(1);
-            self.schedule.at(at, Event::AtRelay { from, bytes });
+            let relay = self.dice.below(RELAYS.len());
+            self.schedule.at(at, Event::AtRelay { relay, from, bytes });
         }
     }
 
@@ -208,7 +209,7 @@ impl World {
         let site = Who::Site(self.dice.below(self.plan.connectors));
         let who = if self.dice.chance(500) { device } else { site };
         let from = if self.dice.chance(500) {
-            RELAY
+            self.dice.pick(&RELAYS).copied().unwrap_or(ADDRESS)
         } else {
             ADDRESS
         };

@@ -30,7 +30,7 @@ impl Trace {
         };
         discriminant(event).hash(&mut self.0);
         match event {
-            Event::AtRelay { from, .. } => from.hash(&mut self.0),
+            Event::AtRelay { relay, from, .. } => (relay, from).hash(&mut self.0),
             Event::AtNode { to, .. } | Event::Between { to, .. } => to.hash(&mut self.0),
             Event::Changes { between } => format!("{between:?}").hash(&mut self.0),
             Event::Said { channel, message } => self.says(*channel, message),
@@ -55,8 +55,8 @@ impl Trace {
             | Event::Mended { .. }
             | Event::Heard { .. }
             | Event::Room
-            | Event::RelayCrashes
-            | Event::RelayStarts => {}
+            | Event::RelayServes { .. } => {}
+            Event::RelayFails { which, fault } => format!("{which} {fault:?}").hash(&mut self.0),
         }
     }
 

@@ -19,8 +19,10 @@ pub struct Summary {
     pub delivered: u64,
     /// Datagrams that went past the relay, without small probes.
     pub beside: u64,
-    /// Ends that the relay had bound when it crashed.
+    /// Ends that relays had bound when they crashed.
     pub forgotten: u64,
+    /// Ends that went on with another relay.
+    pub turned: u64,
     /// Grants that were ever offered.
     pub grants: usize,
     /// Entries of the ledger.
@@ -77,14 +79,15 @@ pub fn run(seed: u64) -> Result<Summary, Box<Failure>> {
     };
     let mut world = World::new(seed).map_err(setup)?;
     world.plan_between(seed);
-    world.plan_relay(seed);
+    world.plan_relays(seed);
     world.live();
     let World { log, model, .. } = &world;
     if log.failures.is_empty() {
         Ok(Summary {
             delivered: log.delivered,
             beside: log.beside,
-            forgotten: world.relay.forgotten,
+            forgotten: world.relays.iter().map(|relay| relay.forgotten).sum(),
+            turned: log.turned,
             grants: model.grants_seen(),
             entries: model.entries_seen(),
             time: world.now.instant - world.begun,

@@ -18,7 +18,7 @@ use cardea_proto::{
 use cardea_tunnel::{Command, Input, Install};
 
 use crate::{
-    founding::app_name,
+    founding::{RELAYS, app_name},
     schedule::{Event, Who},
     user::SERVICES,
     world::World,
@@ -68,10 +68,17 @@ impl World {
                 }
                 vec![self.bend(*install)]
             }
-            Command::Extend { grant, ticket, .. } => {
-                let ttl = Duration::from_secs(3_600);
-                vec![Command::Extend { grant, ttl, ticket }]
-            }
+            Command::Extend {
+                grant,
+                ticket,
+                standby,
+                ..
+            } => vec![Command::Extend {
+                grant,
+                ttl: Duration::from_secs(3_600),
+                ticket,
+                standby,
+            }],
             Command::Remove { .. } if self.dice.chance(700) => Vec::new(),
             Command::Remove { grant } => vec![Command::Remove { grant }],
         }
@@ -146,7 +153,8 @@ impl World {
             .map(|villain| villain.heard.iter().cloned().collect())
             .unwrap_or_default();
         if let Some(datagram) = self.dice.pick(&heard).cloned() {
-            self.send(Who::Device(index), datagram);
+            let relay = self.dice.below(RELAYS.len());
+            self.send(Who::Device(index), relay, datagram);
         }
     }
 
@@ -251,6 +259,7 @@ fn copy(install: &Install) -> Install {
         ttl: install.ttl,
         relay: install.relay.clone(),
         ticket: install.ticket.clone(),
+        standby: install.standby.clone(),
         services: install.services.clone(),
         inner: install.inner,
         meeting: install.meeting.clone(),

@@ -15,7 +15,7 @@ use crate::{
     control::Control,
     device::Device,
     dice::Dice,
-    founding::RELAY,
+    founding::relay_at,
     member::Member,
     model::{Model, Violation},
     network::{Network, Way},
@@ -47,7 +47,7 @@ pub(crate) struct World {
     pub(crate) control: Control,
     pub(crate) devices: Vec<Device>,
     pub(crate) sites: Vec<Site>,
-    pub(crate) relay: Host,
+    pub(crate) relays: Vec<Host>,
     pub(crate) model: Model,
     pub(crate) admin: Admin,
     /// The codes that have admitted the nodes of this world.
@@ -76,6 +76,8 @@ pub(crate) struct Log {
     pub(crate) delivered: u64,
     /// Counts the datagrams that went past the relay, without probes.
     pub(crate) beside: u64,
+    /// Counts the ends that went on with another relay.
+    pub(crate) turned: u64,
     /// What did not hold, and when.
     pub(crate) failures: Vec<(Duration, Violation)>,
     /// What happened lately.
@@ -153,8 +155,8 @@ impl World {
         }
     }
 
-    /// Sends a datagram from a node to the relay.
-    pub(crate) fn send(&mut self, who: Who, bytes: Vec<u8>) {
+    /// Sends a datagram from a node to a relay.
+    pub(crate) fn send(&mut self, who: Who, relay: usize, bytes: Vec<u8>) {
         self.heard(&bytes);
         let Some(from) = self.network.address(who) else {
             return;
@@ -162,19 +164,24 @@ impl World {
         let sent = (who, Way::Out);
         for at in self.network.datagram(self.now.instant, sent, bytes.len()) {
             let bytes = bytes.clone();
-            self.schedule.at(at, Event::AtRelay { from, bytes });
+            self.schedule.at(at, Event::AtRelay { relay, from, bytes });
         }
     }
 
     /// Brings what a node sends on its way: to its relay, or past it.
     pub(crate) fn transmit(&mut self, who: Who, transmit: &Transmit) {
         let to = transmit.to;
-        if transmit.via == Via::Relay && RELAY.parse() != Ok(to) {
+        let relay = relay_at(to);
+        if transmit.via == Via::Relay && relay.is_none() {
             self.fail(4, format!("a node sends to {to}, which is no relay"));
         }
         for datagram in transmit.datagrams() {
             match transmit.via {
-                Via::Relay => self.send(who, datagram.to_vec()),
+                Via::Relay => {
+                    if let Some(relay) = relay {
+                        self.send(who, relay, datagram.to_vec());
+                    }
+                }
                 Via::Direct => self.send_directly(who, to, datagram.to_vec()),
             }
         }
@@ -226,7 +233,7 @@ impl World {
             .chain(sites)
             .chain(self.schedule.next())
             .chain(controllers)
-            .chain(self.relay.deadline())
+            .chain(self.relays_deadline())
             .min()
     }
 
@@ -239,8 +246,8 @@ impl World {
                 self.control(member, Input::Timeout);
             }
         }
-        if is_due(self.relay.deadline()) {
-            self.relay_expires();
+        if is_due(self.relays_deadline()) {
+            self.relays_expire();
         }
         for index in 0..self.devices.len() {
             if is_due(self.devices.get(index).and_then(Device::deadline)) {
@@ -262,7 +269,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::AtRelay { from, bytes } => self.at_relay(from, bytes),
+            Event::AtRelay { relay, from, bytes } => self.at_relay(relay, from, bytes),
             Event::AtNode {
                 who,
                 to,
@@ -309,8 +316,8 @@ impl World {
             }
             Event::Heard { who } => self.network.deafen(who, BTreeSet::new()),
             Event::Room => self.control.is_full = false,
-            Event::RelayCrashes => self.relay_crashes(),
-            Event::RelayStarts => self.relay_starts(),
+            Event::RelayFails { which, fault } => self.relay_fails(which, fault),
+            Event::RelayServes { which } => self.relay_serves(which),
         }
     }
 

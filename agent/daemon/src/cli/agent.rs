@@ -17,7 +17,7 @@ use cardea_proto::{
 use clap::{Parser, Subcommand, ValueEnum};
 
 use super::{
-    CodeArgument, Output, Place, Settings, client, doctor, forward,
+    CodeArgument, Output, Place, Settings, client, doctor, forward, netcheck,
     show::{self, PostureOutput},
     start::{self, Device, Local, Program},
 };
@@ -144,6 +144,12 @@ enum Verb {
     /// Tests how this device reaches apps, names first, and says what to do
     #[command(after_help = "Example: cardea doctor -o json")]
     Doctor {
+        #[command(flatten)]
+        output: OutputArgument,
+    },
+    /// Looks at the network: controllers by UDP and TLS, relays, NAT, MTU, clock; and what to do
+    #[command(after_help = "Example: cardea netcheck -o json")]
+    Netcheck {
         #[command(flatten)]
         output: OutputArgument,
     },
@@ -299,6 +305,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             verb: DnsVerb::Restore,
         } => doctor::restore_dns(&settings, PROGRAM.name),
         Verb::Doctor { output } => doctor::examine(&settings, PROGRAM.name, output.output),
+        Verb::Netcheck { output } => netcheck::examine(PROGRAM, &settings, output.output),
         Verb::Completion { shell } => {
             super::complete::<Arguments>(PROGRAM.name, shell);
             Ok(())

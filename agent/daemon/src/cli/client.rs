@@ -44,7 +44,8 @@ pub(super) fn ask(
         | LocalRequest::Posture
         | LocalRequest::Forward { .. }
         | LocalRequest::Proxy { .. }
-        | LocalRequest::RestoreDns => {
+        | LocalRequest::RestoreDns
+        | LocalRequest::Netcheck => {
             find_answering(settings, program)?;
             ask_within(settings, program, request, PATIENT_TIME)
         }

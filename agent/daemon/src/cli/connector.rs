@@ -8,12 +8,14 @@ use cardea_host::{
 };
 use cardea_proto::{
     identity::Role,
-    local::{LocalAnswer, LocalRequest},
+    local::{ConnectorStatus, ControllerState, LocalAnswer, LocalRequest},
+    netcheck::NetReport,
 };
 use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use super::{
-    CodeArgument, Output, Place, client, show,
+    CodeArgument, Output, Place, client, netcheck, show,
     start::{self, Local, Program},
 };
 
@@ -72,6 +74,16 @@ enum Verb {
         /// How output is written
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
+        /// Looks at the network as well, as `netcheck` does; by itself where it is not connected
+        #[arg(long)]
+        net: bool,
+    },
+    /// Looks at the network: controllers by UDP and TLS, relays, NAT, MTU, clock; and what to do
+    #[command(after_help = "Example: cardea-connector netcheck -o json")]
+    Netcheck {
+        /// How output is written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// Prints completions for a shell
     #[command(after_help = "Example: cardea-connector completion zsh > _cardea-connector")]
@@ -118,18 +130,46 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             };
             start::run(PROGRAM, &settings, None, &local)
         }
-        Verb::Status { output } => {
+        Verb::Netcheck { output } => netcheck::examine(PROGRAM, &settings, output),
+        Verb::Status { output, net } => {
             let answer = client::ask(&settings, PROGRAM.name, &LocalRequest::Status)?;
             let LocalAnswer::ConnectorStatus(status) = answer else {
                 return Err(client::unexpected());
             };
-            show::show(output, &*status, show::connector)
+            let is_up = status.controller.state == ControllerState::Connected;
+            let network = (net || !is_up)
+                .then(|| netcheck::report(PROGRAM, &settings))
+                .transpose()?;
+            let status = WithNetwork {
+                status: *status,
+                network,
+            };
+            show::show(output, &status, WithNetwork::table)
         }
         Verb::Completion { shell } => {
             super::complete::<Arguments>(PROGRAM.name, shell);
             Ok(())
         }
         Verb::Man { directory } => super::manual::<Arguments>(&directory),
+    }
+}
+
+/// A connector's status, and how its network is where somebody looked.
+#[derive(Debug, Serialize)]
+struct WithNetwork {
+    #[serde(flatten)]
+    status: ConnectorStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<NetReport>,
+}
+
+impl WithNetwork {
+    fn table(&self) -> String {
+        let status = show::connector(&self.status);
+        match &self.network {
+            None => status,
+            Some(network) => format!("{status}\n\n{}", netcheck::table(network)),
+        }
     }
 }
 

@@ -123,8 +123,10 @@ fn why(app: &AppStatus) -> String {
         };
         format!("{message} (at {at}{times})")
     });
-    let both = [app.why.clone(), error];
-    both.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    // Of an open app, why it goes the way that it goes.
+    let way = app.path_why.clone().filter(|_| app.why.is_none());
+    let all = [app.why.clone(), way, error];
+    all.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// The first address, which is IPv4: programs that prefer the other find it in JSON.

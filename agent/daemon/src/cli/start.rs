@@ -10,7 +10,7 @@ use std::{
 
 use cardea_host::{
     exit::{Code, Failure, io_advice},
-    files::{self, StateDir},
+    files::{self, Dir, StateDir},
     process,
 };
 use cardea_proto::{id::NodeId, identity::Role, invite::InviteCode};
@@ -318,6 +318,13 @@ fn become_run(program: &str, settings: &Settings, device: Option<&Device>) -> Fa
         Code::Failed,
         format!("enrolled, but the daemon did not start: {error}. Start it: {program} run"),
     )
+}
+
+/// The node of the state directory, to be looked at beside whoever has it open.
+pub(super) fn enrolled(program: Program, settings: &Settings) -> Result<Node, Failure> {
+    let dir = Dir::open(&settings.state).map_err(storage)?;
+    let node = Node::load(&dir).map_err(storage)?;
+    node.ok_or_else(|| client::not_enrolled(program.name))
 }
 
 fn open(settings: &Settings) -> Result<StateDir, Failure> {

@@ -324,7 +324,8 @@ impl Shell {
             | LocalAnswer::ConnectorStatus(_)
             | LocalAnswer::Explained(_)
             | LocalAnswer::Posture { .. }
-            | LocalAnswer::Listening { .. } => return,
+            | LocalAnswer::Listening { .. }
+            | LocalAnswer::Netcheck(_) => return,
         };
         let Some(addresses) = &self.addresses else {
             return;
@@ -374,6 +375,7 @@ impl Shell {
                 Err(refusal) => forwards::refuse(reply, refusal),
             },
             LocalRequest::RestoreDns => self.restore_dns(reply),
+            LocalRequest::Netcheck => self.common.netcheck(reply),
             request @ (LocalRequest::Status | LocalRequest::Apps) => {
                 let call = self.name(reply);
                 self.asked.insert(call, request);

@@ -125,6 +125,7 @@ impl Shell {
 
     fn call(&self, call: Call) {
         let answer = match call.request {
+            LocalRequest::Netcheck => return self.common.netcheck(call.reply),
             LocalRequest::Status => LocalAnswer::ConnectorStatus(Box::new(ConnectorStatus {
                 connector: ConnectorView {
                     id: self.connector.connector(),

@@ -38,6 +38,27 @@ pub struct Fronts {
     pub proxy: Option<Proxy>,
 }
 
+impl Fronts {
+    /// The fronts that may lead to `relay`: each relay has its own, mostly at its own address; those
+    /// at addresses of others of `all` relays lead to them.
+    pub(super) fn of(mut self, relay: SocketAddr, all: &[SocketAddr]) -> Self {
+        let is_at = |front: &str, relay: &SocketAddr| {
+            let own = SocketAddr::new(relay.ip(), 0).to_string();
+            let own = own.strip_suffix('0').unwrap_or(&own);
+            front.starts_with(own)
+        };
+        // One of the other family may be another address of the same relay.
+        let others = all
+            .iter()
+            .filter(|other| other.ip() != relay.ip() && other.is_ipv4() == relay.is_ipv4());
+        let others: Vec<&SocketAddr> = others.collect();
+        self.addresses
+            .retain(|front| !others.iter().any(|other| is_at(front, other)));
+        self.addresses.sort_by_key(|front| !is_at(front, &relay));
+        self
+    }
+}
+
 /// One detour, which is opened, up or over.
 #[derive(Debug)]
 pub(super) struct Detour {
@@ -64,13 +85,8 @@ pub(super) enum News {
 }
 
 impl Detour {
-    /// Begins to open one to `relay`.
-    pub(super) fn begin(
-        runtime: &Handle,
-        waker: Arc<Waker>,
-        mut fronts: Fronts,
-        relay: SocketAddr,
-    ) -> Self {
+    /// Begins to open one by the first of `fronts` that lets us in.
+    pub(super) fn begin(runtime: &Handle, waker: Arc<Waker>, fronts: Fronts) -> Self {
         let (outgoing, frames) = mpsc::channel(WAITING_MAX);
         let (tell, told) = mpsc::channel(WAITING_MAX);
         let wake = move || {
@@ -78,12 +94,6 @@ impl Detour {
                 tracing::warn!(%error, "the data half could not be woken");
             }
         };
-        let own = format!("{}:", SocketAddr::new(relay.ip(), 0));
-        let own = own.trim_end_matches("0:").to_owned();
-        // Each relay has its own front, at its own address.
-        fronts
-            .addresses
-            .sort_by_key(|front| !front.starts_with(&own));
         let task = runtime.spawn(async move {
             if let Some(stream) = open(&fronts).await {
                 carry(stream, frames, &tell, &wake).await;

@@ -479,6 +479,7 @@ impl Plane {
                 TunnelEvent::Opened { .. }
                 | TunnelEvent::Used { .. }
                 | TunnelEvent::Path { .. }
+                | TunnelEvent::Standby { .. }
                 | TunnelEvent::Silent { .. }
                 | TunnelEvent::Answers { .. }
                 | TunnelEvent::Unreached { .. } => false,

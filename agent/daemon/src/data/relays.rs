@@ -111,6 +111,7 @@ impl Relays {
 
     /// Does what is due about the ways to relays.
     pub(super) fn look(&mut self, now: Instant) {
+        let all: Vec<SocketAddr> = self.sockets.keys().copied().collect();
         for (address, relay) in &mut self.sockets {
             let Must {
                 ask,
@@ -130,11 +131,12 @@ impl Relays {
                 relay.detour = None;
             }
             if open {
-                let fronts = self.fronts.clone().filter(|all| !all.addresses.is_empty());
+                let fronts = self.fronts.clone().map(|fronts| fronts.of(*address, &all));
+                let fronts = fronts.filter(|all| !all.addresses.is_empty());
                 relay.detour = match (&self.runtime, fronts) {
                     (Some(runtime), Some(fronts)) => {
                         let waker = Arc::clone(&self.waker);
-                        Some(Detour::begin(runtime, waker, fronts, *address))
+                        Some(Detour::begin(runtime, waker, fronts))
                     }
                     (Some(_) | None, _) => None,
                 };

@@ -71,6 +71,7 @@ impl<W> Routes<W> {
             }
             Event::Used { .. }
             | Event::Path { .. }
+            | Event::Standby { .. }
             | Event::Silent { .. }
             | Event::Answers { .. }
             | Event::Unreached { .. } => None,

@@ -2,10 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use cardea_proto::{
+    access::STANDBY_MAX,
     id::GrantId,
     message::{AppView, Usage},
     name::Name,
@@ -61,6 +63,8 @@ pub(super) struct Traffic {
     pub(super) rtt: Option<Duration>,
     /// Which way it goes, and why.
     pub(super) path: Option<(Path, PathReason)>,
+    /// Through which relays it could go as well.
+    pub(super) standby: [Option<SocketAddr>; STANDBY_MAX],
     /// Since when the other end is known not to answer.
     pub(super) silent_since: Option<Instant>,
     /// How the last flow failed that the connector did not bring to the app.

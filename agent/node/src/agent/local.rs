@@ -27,9 +27,10 @@ impl Agent {
             LocalRequest::Posture => self.posture(now, call, out),
             LocalRequest::Forward { .. }
             | LocalRequest::Proxy { .. }
-            | LocalRequest::RestoreDns => Some(LocalAnswer::Refused(Refusal::new(
+            | LocalRequest::RestoreDns
+            | LocalRequest::Netcheck => Some(LocalAnswer::Refused(Refusal::new(
                 RefusalCode::Invalid,
-                "this agent has no listeners",
+                "this agent has no sockets",
             ))),
         };
         if let Some(answer) = answer {

@@ -138,6 +138,7 @@ impl PendingOffer {
             ttl: limits::ttl(granted.ttl_ms),
             relay: limits::relay(&granted.rendezvous.relay, own).ok_or(AnswerError::NoRelay)?,
             ticket: granted.rendezvous.ticket.clone(),
+            standby: limits::standby(&granted.rendezvous.standby, own),
             services: granted.services.clone(),
             inner: granted.inner,
             meeting,

@@ -72,6 +72,13 @@ impl Agent {
             transport: transport_text(held.map(|held| held.carrier), wish),
             path: path.map(|(path, _)| path.to_string()),
             path_why: path.map(|(_, why)| why.to_string()),
+            standby: traffic
+                .standby
+                .into_iter()
+                .flatten()
+                .filter(|_| is_open)
+                .map(|relay| relay.to_string())
+                .collect(),
             rtt_ms: traffic
                 .rtt
                 .filter(|_| is_open)

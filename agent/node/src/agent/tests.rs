@@ -365,6 +365,7 @@ fn a_tunnel_ends_with_its_ttl_and_an_extension_moves_that() {
         grant: GRANT,
         ttl_ms: 300_000,
         ticket: Vec::new().into(),
+        standby: Vec::new(),
     });
     let out = world.turn(&mut agent, AgentInput::Message(extend));
     assert!(matches!(out.node.commands.front(), Some(Command::Extend { ttl, .. }) if *ttl == TTL));

@@ -174,6 +174,7 @@ mod tests {
             not_after: now.unix.plus(LIFE),
             knock: cardea_proto::codec::Secret32([1; 32]),
             pass: None,
+            relays: Vec::new(),
         };
         (Renewal::new(certificate), ChaCha20Rng::from_seed([4; 32]))
     }

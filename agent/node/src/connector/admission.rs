@@ -71,6 +71,7 @@ pub(super) fn admit(
         ttl: limits::ttl(admit.ttl_ms),
         relay,
         ticket: admit.rendezvous.ticket.clone(),
+        standby: limits::standby(&admit.rendezvous.standby, own.candidates),
         services: services(&egress),
         inner: admit.inner,
         meeting,

@@ -210,6 +210,7 @@ fn a_longer_ttl_than_any_controller_may_give_is_cut() {
         grant: GRANT,
         ttl_ms: u64::MAX,
         ticket: Vec::new().into(),
+        standby: Vec::new(),
     });
     let out = world.serve(&mut connector, ConnectorInput::Message(extend));
     assert!(
@@ -245,6 +246,7 @@ fn an_extension_of_a_grant_that_has_ended_here_is_answered_with_its_end() {
             grant: GRANT,
             ttl_ms: 1_000,
             ticket: Vec::new().into(),
+            standby: Vec::new(),
         }))
     };
     assert_eq!(world.serve(&mut connector, extend()).messages, []);

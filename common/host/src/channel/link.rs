@@ -137,6 +137,12 @@ impl Sender {
         self.send_all(std::slice::from_ref(message))
     }
 
+    /// Bytes of the largest datagram that has been shown to reach the other end.
+    #[must_use]
+    pub fn datagram_bytes(&self) -> u16 {
+        self.connection.stats().path.current_mtu
+    }
+
     /// Queues messages that came about together, as one: a thousand withdrawals in one turn are no
     /// sign of a slow reader.
     ///

@@ -404,6 +404,7 @@ fn status() -> StatusView {
             replayed: 1,
             ..Knocks::default()
         },
+        relays: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -1,7 +1,6 @@
 //! What travels between nodes and controllers.
 
 use cardea_proto::{
-    access::Extend,
     app::Transport,
     codec::{Bytes, Secret32},
     enroll::{EnrollAnswer, EnrollRequest, Enrolled},
@@ -143,11 +142,7 @@ pub(super) fn to_node() -> Vec<ToNode> {
             decision: Err(parts::refusal()),
         },
         ToNode::Admit(Box::new(parts::admit())),
-        ToNode::Extend(Extend {
-            grant: parts::grant(),
-            ttl_ms: 300_000,
-            ticket: parts::blob(b"ticket"),
-        }),
+        ToNode::Extend(parts::extend()),
         ToNode::Withdraw {
             grant: parts::grant(),
             reason: EndReason::Revoked,

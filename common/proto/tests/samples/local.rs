@@ -7,6 +7,10 @@ use cardea_proto::{
         ConnectorView, ControllerState, ControllerView, DeviceView, LocalAnswer, LocalRequest,
         PostureView,
     },
+    netcheck::{
+        CheckState, ControllerCheck, Filtering, Mapping, NatView, NetReport, Portal, RelayCheck,
+        Way,
+    },
 };
 
 use super::{names, parts};
@@ -21,6 +25,7 @@ names!(LocalRequest {
     LocalRequest::Forward { .. } => "forward",
     LocalRequest::Proxy { .. } => "proxy",
     LocalRequest::RestoreDns => "restore_dns",
+    LocalRequest::Netcheck => "netcheck",
 });
 
 names!(LocalAnswer {
@@ -32,6 +37,7 @@ names!(LocalAnswer {
     LocalAnswer::Explained(_) => "explained",
     LocalAnswer::Posture { .. } => "posture",
     LocalAnswer::Listening { .. } => "listening",
+    LocalAnswer::Netcheck(_) => "netcheck",
 });
 
 pub(super) fn requests() -> Vec<LocalRequest> {
@@ -51,6 +57,7 @@ pub(super) fn requests() -> Vec<LocalRequest> {
             listen: "127.0.0.1:1080".to_owned(),
         },
         LocalRequest::RestoreDns,
+        LocalRequest::Netcheck,
     ]
 }
 
@@ -69,7 +76,40 @@ pub(super) fn answers() -> Vec<LocalAnswer> {
         LocalAnswer::Listening {
             address: "127.0.0.1:8080".to_owned(),
         },
+        LocalAnswer::Netcheck(Box::new(report())),
     ]
+}
+
+fn report() -> NetReport {
+    NetReport {
+        usable: true,
+        controllers: vec![ControllerCheck {
+            address: "ztna.corp.example:7443".to_owned(),
+            way: Way::Udp,
+            state: CheckState::Ok,
+            rtt_ms: Some(12),
+            why: None,
+        }],
+        relays: vec![RelayCheck {
+            addresses: vec!["192.0.2.1:7444".to_owned()],
+            state: CheckState::Silent,
+            rtt_ms: None,
+            seen_as: None,
+        }],
+        nat: NatView {
+            mapping: Mapping::EndpointIndependent,
+            filtering: Filtering::NotTested,
+            seen_as: vec!["203.0.113.7:4711".to_owned()],
+        },
+        path_mtu: Some(1_480),
+        clock_ahead_ms: Some(-20),
+        captive_portal: Portal::None,
+        advice: vec![Warning {
+            code: "relay_silent".to_owned(),
+            title: "relay 192.0.2.1:7444 does not answer".to_owned(),
+            fix: "Tell the operator".to_owned(),
+        }],
+    }
 }
 
 fn status() -> AgentStatus {
@@ -130,6 +170,7 @@ fn app() -> AppStatus {
         transport: "quic".to_owned(),
         path: Some("relay".to_owned()),
         path_why: None,
+        standby: Vec::new(),
         rtt_ms: Some(12),
         bytes_in: 1_000,
         bytes_out: 10,

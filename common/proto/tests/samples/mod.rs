@@ -7,11 +7,11 @@
 #![allow(dead_code, reason = "shared by several test binaries")]
 
 use cardea_proto::{
-    access::{Answer, Offer},
+    access::{Answer, Extend, Offer, Rendezvous},
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
     codec,
     decision::Decision,
-    enroll::{EnrollAnswer, EnrollRequest},
+    enroll::{Certificate, EnrollAnswer, EnrollRequest},
     ledger::{Actor, Change, Entry, RecordKey},
     local::{LocalAnswer, LocalRequest},
     message::{FromNode, ToNode},
@@ -74,6 +74,9 @@ pub(crate) fn all() -> Vec<Sample> {
         one::<Answer>("answer", &parts::answer()),
         one::<Offer>("offer_with_candidates", &parts::offer_with_candidates()),
         one::<Answer>("answer_with_candidates", &parts::answer_with_candidates()),
+        one::<Rendezvous>("rendezvous_with_standby", &parts::rendezvous_with_standby()),
+        one::<Extend>("extend_with_standby", &parts::extend_with_standby()),
+        one::<Certificate>("certificate_with_relays", &parts::certificate_with_relays()),
         one::<PostureVerdict>(
             "posture_verdict_without_checks",
             &parts::verdict_without_checks(),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use cardea_proto::{
-    access::{Admit, Answer, Granted, InnerAddresses, Offer, Rendezvous, Signed},
+    access::{Admit, Answer, Extend, Granted, InnerAddresses, Offer, Rendezvous, Signed, Standby},
     app::{AppSpec, Principal, Protocol, Service, Transport},
     codec::{Blob, Bytes, Secret32},
     decision::{Check, Decision, Reason},
@@ -178,6 +178,44 @@ pub(crate) fn certificate() -> Certificate {
         not_after: UnixMillis(1_767_229_200_000),
         knock: Secret32([9; 32]),
         pass: None,
+        relays: Vec::new(),
+    }
+}
+
+pub(crate) fn certificate_with_relays() -> Certificate {
+    Certificate {
+        relays: vec![standby()],
+        ..certificate()
+    }
+}
+
+pub(crate) fn standby() -> Standby {
+    Standby {
+        relay: vec!["198.51.100.1:7444".parse().unwrap()],
+        ticket: blob(b"another ticket"),
+    }
+}
+
+pub(crate) fn rendezvous_with_standby() -> Rendezvous {
+    Rendezvous {
+        standby: vec![standby()],
+        ..rendezvous()
+    }
+}
+
+pub(crate) fn extend() -> Extend {
+    Extend {
+        grant: grant(),
+        ttl_ms: 300_000,
+        ticket: blob(b"ticket"),
+        standby: Vec::new(),
+    }
+}
+
+pub(crate) fn extend_with_standby() -> Extend {
+    Extend {
+        standby: vec![blob(b"another ticket")],
+        ..extend()
     }
 }
 
@@ -255,6 +293,7 @@ pub(crate) fn rendezvous() -> Rendezvous {
             "[2001:db8::1]:7444".parse().unwrap(),
         ],
         ticket: blob(b"ticket"),
+        standby: Vec::new(),
     }
 }
 

@@ -10,10 +10,12 @@
 
 pub(crate) mod candidate;
 pub(crate) mod exchange;
+pub(crate) mod failover;
 pub(crate) mod key;
 pub(crate) mod permit;
 pub(crate) mod probes;
 pub(crate) mod relay;
+pub(crate) mod relays;
 
 use std::{
     fmt,
@@ -46,6 +48,10 @@ pub enum PathReason {
     PeerRoamed,
     /// The relay does not answer by UDP.
     UdpBlocked,
+    /// Nothing came through this relay any more.
+    RelaySilent(SocketAddr),
+    /// The other end left this relay.
+    PeerTurned(SocketAddr),
 }
 
 impl fmt::Display for PathReason {
@@ -63,6 +69,8 @@ impl fmt::Display for PathReason {
             Self::Roamed => f.write_str("the local network changed"),
             Self::PeerRoamed => f.write_str("the other end's network changed"),
             Self::UdpBlocked => f.write_str("UDP does not reach the relay"),
+            Self::RelaySilent(relay) => write!(f, "nothing came through relay {relay} any more"),
+            Self::PeerTurned(relay) => write!(f, "the other end left relay {relay}"),
         }
     }
 }

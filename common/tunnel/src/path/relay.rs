@@ -160,6 +160,34 @@ impl RelayPath {
         self.release(now, out);
     }
 
+    /// Whether the relay answers no tickets, wherever it was asked.
+    pub(crate) const fn is_unanswered(&self) -> bool {
+        self.unanswered >= UNANSWERED_MAX
+    }
+
+    /// What waits for a relay that will not have it.
+    pub(crate) fn take_held(&mut self) -> Vec<Vec<u8>> {
+        match &mut self.held {
+            Some(held) => std::mem::take(held).datagrams,
+            None => std::mem::take(&mut self.released),
+        }
+    }
+
+    /// Says what waited for another relay, or was said to nobody there.
+    pub(crate) fn take_over(&mut self, now: Instant, held: Vec<Vec<u8>>, out: &mut Outbox) {
+        let header = self.handle.data_header();
+        for mut datagram in held {
+            if let Some(front) = datagram.first_chunk_mut() {
+                *front = header;
+            }
+            let sealed = datagram.get(DATA_HEADER_BYTES..).unwrap_or_default();
+            self.send(now, out, Room::exact(sealed.len()), |buffer| {
+                buffer.get_mut(..sealed.len())?.copy_from_slice(sealed);
+                Some(sealed.len())
+            });
+        }
+    }
+
     /// The peer has been heard: the way works, and takes that long there and back when it is known.
     pub(crate) fn heard(&mut self, rtt: Option<Duration>) {
         self.released = Vec::new();

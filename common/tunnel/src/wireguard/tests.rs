@@ -363,8 +363,8 @@ impl OneEnd {
             never: Vec::new(),
         };
         let way = (&["192.0.2.1:1".parse().unwrap()][..], signed.as_slice());
-        let mut link = Link::new(now.instant, end, way, meeting, inner).unwrap();
-        link.bound(now.instant, &mut Outbox::default());
+        let mut link = Link::new(now.instant, end, (way, &[]), meeting, inner).unwrap();
+        link.bound(now.instant, ticket.handle, &mut Outbox::default());
         Self {
             filter: Filter::new(end, services, inner, egress, Family::V4),
             link,

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use cardea_proto::{
-    access::InnerAddresses,
+    access::{InnerAddresses, Standby},
     app::{Carrier, Target},
     codec::{Blob, Bytes as Array, Secret32},
     id::GrantId,
@@ -71,6 +71,8 @@ pub struct Pair {
     pub damage: bool,
     /// Addresses of the relay that an end does not reach, the agent where `true`.
     pub unreached: BTreeSet<(bool, SocketAddr)>,
+    /// Relays that answer tickets and forward nothing.
+    pub lying: BTreeSet<SocketAddr>,
     /// Who is bound, and by which address of the relay.
     bound: BTreeMap<Handle, SocketAddr>,
     /// What an end must give back to the relay; another one after each loss of the bindings.
@@ -90,6 +92,21 @@ impl Pair {
             Carrier::Quic => keys::quic(),
         };
         pair.install(keys);
+        pair
+    }
+
+    /// The same with two relays that stand by.
+    pub fn with_standby(carrier: Carrier) -> Self {
+        let mut pair = Self::bare();
+        let keys = match carrier {
+            Carrier::WireGuard => keys::wireguard(1),
+            Carrier::Quic => keys::quic(),
+        };
+        for (end, keys) in [(End::Connector, keys.1), (End::Agent, keys.0)] {
+            let mut install = install(end, keys);
+            install.standby = standby(end);
+            pair.command(end, Command::Install(Box::new(install)));
+        }
         pair
     }
 
@@ -116,6 +133,7 @@ impl Pair {
             beside: None,
             damage: false,
             unreached: BTreeSet::new(),
+            lying: BTreeSet::new(),
             bound: BTreeMap::new(),
             cookie: Cookie([0; COOKIE_BYTES]),
             random: ChaCha20Rng::from_seed([5; 32]),
@@ -375,8 +393,16 @@ impl Pair {
             }
             Some(FrameKind::Data) => {
                 let (own, sealed) = Handle::split_data(datagram).unwrap();
-                assert_eq!(own, handle(from));
-                let peer = handle(other(from));
+                let rank = (0..=2).find(|rank| handle_at(*rank, from) == own);
+                let rank = rank.expect("a handle of this end");
+                assert_eq!(
+                    at == RELAY.parse().unwrap() || at == RELAY_V6.parse().unwrap(),
+                    rank == 0
+                );
+                if self.lying.contains(&at) {
+                    return;
+                }
+                let peer = handle_at(rank, other(from));
                 let is_bound = self.bound.get(&own) == Some(&at);
                 if let (true, Some(there)) = (is_bound, self.bound.get(&peer).copied()) {
                     let mut forwarded = peer.data_header().to_vec();
@@ -579,6 +605,7 @@ pub fn install(end: End, keys: CarrierKeys) -> Install {
         ttl: TTL,
         relay: [RELAY, RELAY_V6].map(|at| at.parse().unwrap()).to_vec(),
         ticket: ticket(end),
+        standby: Vec::new(),
         services: targets.iter().map(|target| target.service).collect(),
         inner: InnerAddresses {
             device_v4: [100, 64, 0, 1].into(),
@@ -599,14 +626,29 @@ pub fn install(end: End, keys: CarrierKeys) -> Install {
     }
 }
 
+/// Where the relays are that stand by, and this end's tickets for them.
+pub fn standby(end: End) -> Vec<Standby> {
+    let standby = STANDBY.iter().zip(1..);
+    standby
+        .map(|(relay, rank)| Standby {
+            relay: vec![relay.parse().unwrap()],
+            ticket: ticket_at(rank, end),
+        })
+        .collect()
+}
+
 pub fn ticket(end: End) -> Blob {
+    ticket_at(0, end)
+}
+
+pub fn ticket_at(rank: u8, end: End) -> Blob {
     let ticket = Ticket {
-        tunnel: Array([3; 16]),
+        tunnel: Array([3 + rank; 16]),
         side: match end {
             End::Agent => Side::Agent,
             End::Connector => Side::Connector,
         },
-        handle: handle(end),
+        handle: handle_at(rank, end),
         not_after: UnixMillis(u64::MAX),
     };
     let mut signed = ticket.body().to_vec();
@@ -620,9 +662,13 @@ fn ticket_of(bytes: &[u8]) -> Ticket {
 }
 
 pub fn handle(end: End) -> Handle {
+    handle_at(0, end)
+}
+
+pub fn handle_at(rank: u8, end: End) -> Handle {
     Handle::from_bytes(match end {
-        End::Agent => [0xa; 7],
-        End::Connector => [0xc; 7],
+        End::Agent => [0xa + 0x10 * rank; 7],
+        End::Connector => [0xc + 0x10 * rank; 7],
     })
 }
 
@@ -641,4 +687,5 @@ pub fn pattern(len: usize) -> Vec<u8> {
 }
 
 pub const RELAY: &str = "203.0.113.9:7444";
+pub const STANDBY: [&str; 2] = ["198.51.100.9:7444", "192.0.2.9:7444"];
 pub const RELAY_V6: &str = "[2001:db8::9]:7444";

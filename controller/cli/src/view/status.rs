@@ -1,7 +1,7 @@
 //! How a controller is.
 
 use cardea_host::exit::{Code, Failure};
-use cardea_proto::admin::{Knocks, StatusView};
+use cardea_proto::admin::{Knocks, RelayRow, StatusView};
 use serde_json::{Value, json};
 
 use crate::{args::Format, console::Console, table};
@@ -34,6 +34,7 @@ pub(crate) fn status(
         ("Intermediate until", status.intermediate_not_after.clone()),
         ("Simulated posture", yes_no(status.simulated_posture)),
         ("Knocks", knocks(&status.knocks)),
+        ("Relays", lines(status.relays.iter().map(relay))),
     ];
     if let Some(rollback) = &status.rollback {
         fields.push((
@@ -53,6 +54,12 @@ pub(crate) fn status(
         fields.push(("Warnings", lines(warnings)));
     }
     console.data(&table::fields(&fields))
+}
+
+/// Where a relay is and whether it answers.
+fn relay(relay: &RelayRow) -> String {
+    let state = if relay.answers { "answers" } else { "silent" };
+    format!("{} {state}", relay.addresses.join(", "))
 }
 
 /// How many were answered, and why the others were not.

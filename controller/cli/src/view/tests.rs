@@ -1,7 +1,7 @@
 //! What is the same for every kind of row.
 
 use cardea_proto::{
-    admin::{AdminQuery, Knocks, SiteRow, StatusView, Warning},
+    admin::{AdminQuery, Knocks, RelayRow, SiteRow, StatusView, Warning},
     id::ControllerId,
     ledger::Revision,
 };
@@ -50,6 +50,16 @@ fn a_status_names_its_counts_and_ends_with_its_warnings() {
             replayed: 1,
             ..Knocks::default()
         },
+        relays: vec![
+            RelayRow {
+                addresses: vec!["192.0.2.1:7444".to_owned(), "[2001:db8::1]:7444".to_owned()],
+                answers: true,
+            },
+            RelayRow {
+                addresses: vec!["198.51.100.1:7444".to_owned()],
+                answers: false,
+            },
+        ],
         warnings: vec![Warning {
             code: "root_online".to_owned(),
             title: "the root key is on this machine".to_owned(),
@@ -69,6 +79,8 @@ fn a_status_names_its_counts_and_ends_with_its_warnings() {
         "{shown}"
     );
     assert_eq!(json["knocks"]["replayed"], 1);
+    assert!(shown.contains("198.51.100.1:7444 silent"), "{shown}");
+    assert_eq!(json["relays"][0]["answers"], true);
 }
 
 fn site(name: &str) -> SiteRow {

@@ -1,13 +1,13 @@
 //! Answers to questions: the rows that `ls` and `show` print.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use cardea_credential::authority::issued;
 use cardea_proto::{
     PROGRAM_VERSION,
     admin::{
         AdminAnswer, AdminQuery, AppRow, ConnectorRow, DeviceRow, GrantRow, InviteRow, Knocks,
-        SiteRow, StatusView, TunnelRow, UserRow, Warning,
+        RelayRow, SiteRow, StatusView, TunnelRow, UserRow, Warning,
     },
     app::Principal,
     id::{ConnectorId, DeviceId, NodeId},
@@ -320,8 +320,18 @@ impl Controller {
             simulated_posture: self.world.settings.allow_simulated_posture,
             rollback: state.rollback().cloned(),
             knocks: Knocks::default(),
+            relays: self.relay_rows(),
             warnings: self.warnings(now),
         }
+    }
+
+    fn relay_rows(&self) -> Vec<RelayRow> {
+        let relays = self.world.settings.relays.iter().enumerate();
+        let row = |(place, addresses): (usize, &Vec<SocketAddr>)| RelayRow {
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            answers: !self.world.relays.is_silent(place),
+        };
+        relays.map(row).collect()
     }
 
     fn warnings(&self, now: Now) -> Vec<Warning> {
@@ -361,6 +371,14 @@ impl Controller {
                 "simulated_posture",
                 title,
                 "Restart cardea-controller without --allow-simulated-posture, nor that in controller.toml",
+            );
+        }
+        for relay in self.relay_rows().iter().filter(|relay| !relay.answers) {
+            let title = format!("relay {} does not answer", relay.addresses.join(", "));
+            warn(
+                "relay_silent",
+                title,
+                "Look at cardea-relay there, and at the UDP port on the way",
             );
         }
         for site in self.world.state.sites() {

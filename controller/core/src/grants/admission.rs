@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cardea_credential::signed::offer_digest;
 use cardea_proto::{
-    access::{Granted, Rendezvous, Signed},
+    access::{Granted, Signed},
     codec::Digest,
     id::{ConnectorId, GrantId, NodeId},
     ledger::{Actor, Change, EndReason, Grant, RecordKey},
@@ -15,7 +15,7 @@ use cardea_proto::{
 };
 
 use super::{
-    Open, Stage,
+    Offering, Open, Stage,
     decided::{Decided, Subject},
     ending::withdraw,
     request::expects,
@@ -174,7 +174,7 @@ impl Controller {
         };
         self.live.insert(grant.id, Stage::Open(open));
         self.timers.set(Timer::Grant(grant.id), open.extend_at);
-        let granted = self.granted((committed, &decided), offering.request, admitting, turn.now);
+        let granted = self.granted((committed, &decided), &offering, admitting, turn.now);
         match (self.channels.get(offering.channel), granted) {
             (Some(_), Some(granted)) => {
                 tracing::info!(grant.id = %grant.id, device.id = %grant.device, app.id = %grant.app, "granted");
@@ -225,17 +225,16 @@ impl Controller {
     fn granted(
         &self,
         (committed, _decided): (&Committed<Grant>, &Decided),
-        request: u64,
+        offering: &Offering,
         admitting: &Admitting,
         now: Now,
     ) -> Option<Granted> {
         let grant = committed.fact();
         let app = self.world.state.app(&grant.app)?;
         let device = self.world.state.device(grant.device)?;
-        let settings = &self.world.settings;
         let ttl = Duration::from_millis(grant.ttl_ms);
         Some(Granted {
-            request,
+            request: offering.request,
             grant: grant.id,
             app: grant.app.clone(),
             carrier: grant.carrier,
@@ -245,10 +244,12 @@ impl Controller {
             answer: admitting.answer.clone(),
             services: app.spec.services(),
             inner: tickets::inner_addresses(self.world.domain(), device.number, app.number),
-            rendezvous: Rendezvous {
-                relay: settings.relays.clone(),
-                ticket: self.world.ticket(grant.id, Side::Agent, ttl, now)?,
-            },
+            rendezvous: self.world.rendezvous(
+                &offering.relays,
+                (grant.id, Side::Agent),
+                ttl,
+                now,
+            )?,
         })
     }
 }

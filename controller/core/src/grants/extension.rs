@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use cardea_proto::{
-    access::Extend,
     decision::Reason,
     id::{DeviceId, GrantId, NodeId},
     message::ToNode,
@@ -92,11 +91,8 @@ impl Controller {
             return;
         }
         let extend = |side| {
-            Some(ToNode::Extend(Extend {
-                grant: id,
-                ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-                ticket: self.world.ticket(id, side, ttl, turn.now)?,
-            }))
+            let extend = self.world.extension((id, side), ttl, turn.now)?;
+            Some(ToNode::Extend(extend))
         };
         let (Some(connector), Some(agent)) = (extend(Side::Connector), extend(Side::Agent)) else {
             return;

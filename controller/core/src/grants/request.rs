@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use cardea_proto::{
-    access::{Admit, Rendezvous, Signed},
+    access::{Admit, Signed},
     codec::Digest,
     decision::Decision,
     id::{ConnectorId, DeviceId, GrantId, NodeId},
@@ -28,6 +28,7 @@ use crate::{
     nodes::new_code,
     proposals::{Intent, Pending},
     refusals::Refused,
+    relays::Chosen,
     state::{Committed, Happened},
     tickets,
     timers::Timer,
@@ -55,6 +56,8 @@ pub(crate) struct Offering {
     planned: Option<Grant>,
     /// The last decision about it.
     pub(super) decided: Option<Decided>,
+    /// The relays of both ends, as they were when the connector was asked.
+    pub(super) relays: Chosen,
 }
 
 /// How long a connector may take to admit while others could be asked: it answers within
@@ -120,6 +123,7 @@ impl Controller {
             replaces: None,
             planned: None,
             decided: None,
+            relays: Chosen::new(),
         };
         self.plan_offer(turn, Box::new(offering), 0);
     }
@@ -171,6 +175,7 @@ impl Controller {
             return;
         };
         let ttl = self.ttl(decided.allowed());
+        offering.relays = self.world.relays.choose(&self.world.settings);
         let grant = Grant {
             id: self.world.dice.grant_id(),
             device: offering.device,
@@ -366,7 +371,8 @@ impl Controller {
         let settings = &self.world.settings;
         let ttl = Duration::from_millis(grant.ttl_ms);
         let mut never = settings.never.clone();
-        never.extend(settings.relays.iter().map(std::net::SocketAddr::ip));
+        let relays = settings.relays.iter().flatten();
+        never.extend(relays.map(std::net::SocketAddr::ip));
         never.sort_unstable();
         never.dedup();
         Some(Admit {
@@ -381,10 +387,12 @@ impl Controller {
             host_scoped: app.spec.host_scoped,
             never,
             inner: tickets::inner_addresses(self.world.domain(), device.number, app.number),
-            rendezvous: Rendezvous {
-                relay: settings.relays.clone(),
-                ticket: self.world.ticket(grant.id, Side::Connector, ttl, now)?,
-            },
+            rendezvous: self.world.rendezvous(
+                &offering.relays,
+                (grant.id, Side::Connector),
+                ttl,
+                now,
+            )?,
         })
     }
 

@@ -1,6 +1,7 @@
 mod denials;
 mod group;
 mod lives;
+mod relays;
 mod silence;
 mod table;
 

@@ -105,6 +105,7 @@ impl Story {
             grant: GRANT,
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap(),
             ticket: Vec::new().into(),
+            standby: Vec::new(),
         });
         self.model
             .reaches_connector(self.now.instant, CONNECTOR, &extend);
@@ -288,6 +289,7 @@ fn a_controller_is_held_to_what_it_has_seen() {
         grant: GRANT,
         ttl_ms: 30_000,
         ticket: Vec::new().into(),
+        standby: Vec::new(),
     });
     let before = story.model.head;
     story.commit(vec![Change::GrantEnded {

@@ -111,6 +111,7 @@ impl World {
             ttl: Duration::from_secs(300),
             relay: vec![self.relay],
             ticket: ticket(number, side),
+            standby: Vec::new(),
             services: services.clone(),
             inner: InnerAddresses {
                 device_v4: Ipv4Addr::new(100, 64, number, 1),
