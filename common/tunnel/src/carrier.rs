@@ -79,10 +79,7 @@ impl Carrier {
 
     /// The tunnel's datagrams go another way, because the one before carries nothing.
     pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
-        match self {
-            Self::WireGuard(carrier) => carrier.rerouted(context),
-            Self::Quic(carrier) => carrier.rerouted(),
-        }
+        each!(self, carrier => carrier.rerouted(context));
     }
 
     pub(crate) fn timeout(&mut self, context: &mut Context<'_>) {

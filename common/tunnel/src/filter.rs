@@ -11,7 +11,7 @@ use crate::{
     command::{End, Family},
     drops::DropReason,
     egress::Egress,
-    wireguard::packet::{Body, Packet},
+    inner::packet::{Body, Packet},
 };
 
 /// The rule of one tunnel.

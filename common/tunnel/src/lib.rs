@@ -13,8 +13,8 @@
 //!
 //! Where an end has a network stack instead of sockets, its packets come as [`Bundle`]s, which are
 //! split and sealed where they will be sent from, and leave as [`Packets`], which were opened and
-//! checked like everything else. What they are on the wire is the same, so that the two ends of a
-//! WireGuard tunnel need not be alike.
+//! checked like everything else. A connector with sockets makes flows of such packets, under either
+//! carrier; flows of an agent with sockets are packets at a connector under WireGuard alone.
 //!
 //! What is not purely ours: rustls and quinn draw entropy. Nothing that decides whether bytes pass
 //! rests on either.
@@ -27,6 +27,7 @@ mod context;
 mod drops;
 pub mod egress;
 mod filter;
+mod inner;
 mod input;
 pub mod keys;
 mod life;
@@ -45,6 +46,7 @@ pub use bundle::Bundle;
 pub use command::{CarrierKeys, Command, Edge, End, Family, Install};
 pub use drops::{DropReason, Drops};
 pub use egress::{Egress, PermittedAddress};
+pub use inner::packet;
 pub use input::{DialError, FlowId, Input, Read};
 pub use link::Meeting;
 pub use outbox::{
@@ -56,4 +58,3 @@ pub use path::{Path, PathReason, permit::is_reachable};
 pub use quic::wire;
 pub use tunnel::TunnelStats;
 pub use tunnels::{Sizes, TUNNELS_MAX, Tunnels};
-pub use wireguard::packet;

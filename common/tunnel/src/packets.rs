@@ -4,7 +4,7 @@ use std::{fmt, ops::Range};
 
 use cardea_proto::id::GrantId;
 
-use crate::wireguard::packet::Packet;
+use crate::inner::packet::Packet;
 
 /// Packets that wait for the shell to hand them on, the oldest first.
 ///

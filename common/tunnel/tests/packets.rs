@@ -1,7 +1,6 @@
 //! Network stacks at both ends: packets in, packets out, and nothing that was not granted.
 #![expect(
     clippy::indexing_slicing,
-    clippy::panic,
     clippy::unwrap_used,
     reason = "what a test does outside of its test function may panic as well"
 )]
@@ -9,16 +8,16 @@
 #[cfg(test)]
 mod pair;
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use cardea_proto::app::{Carrier, Target};
 use cardea_tunnel::{
-    Bundle, Command, DropReason, Edge, End, Input, Install, bundle::HEADER_BYTES, packet::Packet,
+    Command, DropReason, Edge, End, Install, bundle::HEADER_BYTES, packet::Packet,
 };
-use pair::{CARRIERS, GRANT, Pair};
-
-const DEVICE: [&str; 2] = ["100.64.0.1", "fd00::1"];
-const APP: [&str; 2] = ["100.65.0.1", "fd00::a"];
+use pair::{
+    CARRIERS, GRANT, Pair,
+    kernel::{APP, DEVICE, send, take, tcp},
+};
 
 #[test]
 fn a_window_of_a_device_arrives_at_the_app_and_one_of_the_app_at_the_device() {
@@ -175,24 +174,6 @@ fn a_network_stack_and_flows_share_a_tunnel_but_no_port() {
 }
 
 #[test]
-fn a_network_stack_talks_to_flows_at_a_connector_that_has_none() {
-    let mut pair = Pair::bare();
-    pair.agent.tunnels.set_edge(Edge::Packets);
-    pair.install(pair::keys::wireguard(1));
-    pair.pass(Duration::from_secs(1));
-    let mut syn = tcp(DEVICE[0], APP[0], (40_000, 80), 0);
-    syn[HEADER_BYTES + 33] = 2;
-    send(&mut pair, End::Agent, syn);
-    let answers = take(&mut pair, End::Agent);
-    assert_eq!(
-        answers.first().map(|bytes| bytes[33]),
-        Some(0x12),
-        "SYN and ACK"
-    );
-    assert_eq!(pair.dials().len(), 1);
-}
-
-#[test]
 fn what_was_opened_under_a_grant_is_gone_with_it() {
     let mut pair = stacked(Carrier::WireGuard);
     send(
@@ -223,68 +204,4 @@ fn stacked(carrier: Carrier) -> Pair {
     pair.pass(Duration::from_secs(1));
     assert!(pair.agent.is_open(), "{carrier:?}");
     pair
-}
-
-fn send(pair: &mut Pair, end: End, mut packet: Vec<u8>) {
-    let bundle = Bundle::read(&mut packet).unwrap();
-    pair.input(
-        end,
-        Input::Bundle {
-            grant: GRANT,
-            bundle,
-        },
-    );
-    pair.pass(Duration::from_millis(100));
-}
-
-fn take(pair: &mut Pair, end: End) -> Vec<Vec<u8>> {
-    pair.pass(Duration::from_millis(100));
-    let packets = &mut pair.node(end).out.packets;
-    let came = packets.iter().map(|(bytes, _)| bytes.to_vec()).collect();
-    packets.clear();
-    came
-}
-
-/// What a kernel would hand over: a virtio header, and a TCP window with ACK set that is not summed yet.
-fn tcp(from: &str, to: &str, (source, destination): (u16, u16), len: usize) -> Vec<u8> {
-    let mut packet = match (from.parse().unwrap(), to.parse().unwrap()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let total = u16::try_from(40 + len).unwrap().to_be_bytes();
-            let mut ip = vec![0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 6, 0, 0];
-            ip.extend(from.octets());
-            ip.extend(to.octets());
-            let sum: u32 = ip
-                .chunks(2)
-                .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
-                .sum();
-            let made = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-            ip[10..12].copy_from_slice(&made.to_be_bytes());
-            ip
-        }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let total = u16::try_from(20 + len).unwrap().to_be_bytes();
-            let mut ip = vec![0x60, 0, 0, 0, total[0], total[1], 6, 64];
-            ip.extend(from.octets());
-            ip.extend(to.octets());
-            ip
-        }
-        _ => panic!("two families"),
-    };
-    let ip_len = u8::try_from(packet.len()).unwrap();
-    let mut above = vec![0; 20];
-    above[..2].copy_from_slice(&source.to_be_bytes());
-    above[2..4].copy_from_slice(&destination.to_be_bytes());
-    (above[12], above[13], above[14]) = (0x50, 0x10, 0x20);
-    packet.extend(above);
-    packet.extend(pair::pattern(len));
-    let kind = if len == 0 {
-        0
-    } else if ip_len == 20 {
-        1
-    } else {
-        4
-    };
-    let size = 1_300_u16.to_ne_bytes();
-    let header = [1, kind, ip_len + 20, 0, size[0], size[1], ip_len, 0, 16, 0];
-    [&header[..], &packet].concat()
 }

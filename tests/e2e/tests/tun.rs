@@ -151,9 +151,19 @@ fn revoke(hosts: &Hosts, world: &World) -> Result<()> {
 
 fn reach_everything() -> Result<()> {
     let hosts = Hosts::new("tun")?;
-    let world = hosts.deploy(false)?;
+    let mut world = hosts.deploy(false)?;
     reach(&hosts, &world)?;
-    leave_nothing_behind(&hosts, world)
+    for app in ["wiki", "dns"] {
+        let set = format!("app set {app} --transport quic --yes");
+        world.deployment.ctl(&set)?;
+    }
+    reach(&hosts, &world)?;
+    for app in ["wiki", "dns"] {
+        ensure!(world.status(app)?["transport"] == "quic", "{app} over QUIC");
+    }
+    leave_nothing_behind(&hosts, &mut world)?;
+    revoke(&hosts, &world)?;
+    world.deployment.controller()?.stop().map(drop)
 }
 
 fn reach(hosts: &Hosts, world: &World) -> Result<()> {
@@ -202,7 +212,7 @@ fn reach(hosts: &Hosts, world: &World) -> Result<()> {
 }
 
 /// The rules go with the program, the addresses stay the same.
-fn leave_nothing_behind(hosts: &Hosts, mut world: World) -> Result<()> {
+fn leave_nothing_behind(hosts: &Hosts, world: &mut World) -> Result<()> {
     let before = world.addresses("wiki")?;
     let rules = |family: &str| run_ok(hosts.laptop.command("ip", [family, "rule"]));
     ensure!(
@@ -224,7 +234,7 @@ fn leave_nothing_behind(hosts: &Hosts, mut world: World) -> Result<()> {
         anyhow::bail!("no addresses")
     };
     ensure!(hosts.curl(first, "/")? == PAGE, "after a restart");
-    world.deployment.controller()?.stop().map(drop)
+    Ok(())
 }
 
 fn say_what_is_missing() -> Result<()> {

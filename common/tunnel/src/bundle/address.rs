@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::wireguard::packet::{
+use crate::inner::packet::{
     Body, ECHO_ANSWERS, ECHO_ASKS, ECHO6_ANSWERS, ECHO6_ASKS, Packet, fold, sum,
 };
 

@@ -5,7 +5,7 @@ use crate::{
         FLAG_PSH, HEADER_BYTES, measure_ip, sum_offset,
         virtio::{Header, Parts, Sum},
     },
-    wireguard::packet::{
+    inner::packet::{
         Body, FLAG_ACK, PROTOCOL_TCP, PROTOCOL_UDP, Packet, UDP_HEADER_BYTES, fold, pseudo,
     },
 };

@@ -21,7 +21,7 @@ use virtio::{Header, Parts, Sum};
 
 use crate::{
     drops::DropReason,
-    wireguard::packet::{
+    inner::packet::{
         Body, FLAG_FIN, PROTOCOL_TCP, PROTOCOL_UDP, Packet, UDP_HEADER_BYTES, fold, pseudo, sum,
     },
 };

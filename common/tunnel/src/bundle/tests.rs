@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wireguard::packet::PROTOCOL_ICMP6;
+use crate::inner::packet::PROTOCOL_ICMP6;
 
 #[test]
 fn a_window_of_tcp_is_split_into_segments_that_join_to_the_same_window() {

@@ -96,7 +96,7 @@ const TUNNEL_WINDOW: u32 = 64 * 1024 * 1024;
 const SEND_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// UDP payloads of one tunnel that wait either way, in bytes.
-const DATAGRAM_BUFFER: usize = 1024 * 1024;
+pub(super) const DATAGRAM_BUFFER: usize = 1024 * 1024;
 
 /// How long a silent peer is waited for.
 const IDLE_MS: u32 = 30_000;

@@ -1,6 +1,7 @@
 //! The QUIC carrier: TCP flows in streams, UDP payloads and whole packets in DATAGRAM frames.
 
 mod config;
+mod datagrams;
 mod flow;
 mod flows;
 mod parts;
@@ -17,13 +18,16 @@ use bytes::{Bytes, BytesMut};
 use cardea_proto::app::Protocol;
 use quinn_proto::{
     Connection, ConnectionError, ConnectionHandle, DatagramEvent, Endpoint, EndpointEvent, Event,
-    SendDatagramError, StreamEvent, VarInt,
+    StreamEvent, VarInt,
 };
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
 
 use self::{
+    datagrams::Datagrams,
     flows::Flows,
     parts::Parts,
-    wire::{Part, UdpName},
+    wire::{PACKETS, Part, UdpName},
 };
 use crate::{
     bundle::Bundle,
@@ -32,11 +36,10 @@ use crate::{
     context::Context,
     drops::DropReason,
     filter::Permitted,
+    inner::{self, Inner, Sink as _},
     input::{DialError, FlowId, Read},
     outbox::{CloseReason, Room, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX},
-    packets::PACKET_BYTES_MAX,
     udp::UdpFlows,
-    wireguard::packet::Packet,
 };
 
 /// One QUIC tunnel: an endpoint that knows one connection.
@@ -47,9 +50,12 @@ pub(crate) struct Quic {
     since: Instant,
     flows: Flows,
     udp: UdpFlows<UdpName>,
+    /// Connector: flows of an agent that sends packets, from the first of them on.
+    inner: Option<Box<Inner>>,
     parts: Parts,
     next_udp: u32,
-    next_packet: u16,
+    next_datagram: u16,
+    entropy: ChaCha20Rng,
     /// Where quinn puts packets before they get the relay's header.
     packets: Vec<u8>,
 }
@@ -61,10 +67,11 @@ impl Quic {
         config: Arc<rustls::ClientConfig>,
         seed: [u8; 32],
     ) -> Option<Self> {
+        let (seed, entropy) = divide(seed);
         let (mut endpoint, config) = config::client(config, context.link, seed)?;
         let now = context.now.instant;
         let connection = endpoint.connect(now, config, PEER, SERVER_NAME).ok()?;
-        Some(Self::with(now, endpoint, Some(connection)))
+        Some(Self::with(now, endpoint, Some(connection), entropy))
     }
 
     /// Connector: waits for the handshake.
@@ -73,14 +80,16 @@ impl Quic {
         config: Arc<rustls::ServerConfig>,
         seed: [u8; 32],
     ) -> Option<Self> {
+        let (seed, entropy) = divide(seed);
         let endpoint = config::server(config, context.link, seed)?;
-        Some(Self::with(context.now.instant, endpoint, None))
+        Some(Self::with(context.now.instant, endpoint, None, entropy))
     }
 
     fn with(
         now: Instant,
         endpoint: Endpoint,
         connection: Option<(ConnectionHandle, Connection)>,
+        entropy: ChaCha20Rng,
     ) -> Self {
         Self {
             phase: Phase::Opening,
@@ -89,9 +98,11 @@ impl Quic {
             since: now,
             flows: Flows::default(),
             udp: UdpFlows::default(),
+            inner: None,
             parts: Parts::default(),
             next_udp: 0,
-            next_packet: 0,
+            next_datagram: 0,
+            entropy,
             packets: Vec::new(),
         }
     }
@@ -144,21 +155,28 @@ impl Quic {
             self.phase = Phase::Dead(CloseReason::Lost);
         }
         self.udp.expire(context);
+        if let Some(inner) = &mut self.inner {
+            inner.timeout(context);
+        }
         self.turn(context);
     }
 
     /// The tunnel's datagrams go another way, because the one before carries nothing: what answers a
     /// ping tells quinn which of them are lost (RFC 9002 §6.1), long before its doubled timer would.
-    pub(crate) fn rerouted(&mut self) {
+    pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
         if let Some((_, connection)) = &mut self.connection {
             connection.ping();
+        }
+        if let Some(inner) = &mut self.inner {
+            inner.rerouted(context.now.instant);
         }
     }
 
     pub(crate) fn deadline(&mut self) -> Option<Instant> {
         let connection = self.connection.as_mut();
         let timer = connection.and_then(|(_, connection)| connection.poll_timeout());
-        [timer, self.udp.deadline(), self.end_of_opening()]
+        let inner = self.inner.as_ref().and_then(|inner| inner.deadline());
+        [timer, self.udp.deadline(), inner, self.end_of_opening()]
             .into_iter()
             .flatten()
             .min()
@@ -191,6 +209,8 @@ impl Quic {
     ) {
         if self.udp.contains(flow) {
             self.udp.dialed(context, flow, result);
+        } else if let Some((inner, mut datagrams)) = self.inner_of(flow) {
+            inner.dialed(context, &mut datagrams, flow, result);
         } else if let Some((_, connection)) = &mut self.connection {
             self.flows.dialed(context, connection, flow, result);
         }
@@ -199,6 +219,8 @@ impl Quic {
     pub(crate) fn finish(&mut self, context: &mut Context<'_>, flow: FlowId) {
         if self.udp.contains(flow) {
             self.udp.remove(context, flow);
+        } else if let Some((inner, _)) = self.inner_of(flow) {
+            inner.finish(context, flow);
         } else if let Some((_, connection)) = &mut self.connection {
             self.flows.finish(context, connection, flow);
         }
@@ -207,6 +229,8 @@ impl Quic {
     pub(crate) fn reset(&mut self, context: &mut Context<'_>, flow: FlowId) {
         if self.udp.contains(flow) {
             self.udp.remove(context, flow);
+        } else if let Some((inner, mut datagrams)) = self.inner_of(flow) {
+            inner.reset(context, &mut datagrams, flow);
         } else if let Some((_, connection)) = &mut self.connection {
             self.flows.reset(context, connection, flow);
         }
@@ -217,30 +241,17 @@ impl Quic {
         if self.phase == Phase::Opening {
             return self.udp.keep_early(context, flow, payload.clone());
         }
+        if let Some((inner, mut datagrams)) = self.inner_of(flow) {
+            return inner.packet(context, &mut datagrams, flow, payload);
+        }
         let Some(name) = self.udp.send(context.now.instant, flow) else {
             return context.drop(DropReason::UnknownFlow);
         };
-        let Some((_, connection)) = &mut self.connection else {
+        let Some(mut datagrams) = self.datagrams() else {
             return;
         };
-        self.next_packet = self.next_packet.wrapping_add(1);
-        let mut datagrams = connection.datagrams();
-        let parts = datagrams
-            .max_size()
-            .and_then(|room| wire::split(name, self.next_packet, payload, room));
-        let Some(parts) = parts else {
-            return context.drop(DropReason::TooLarge);
-        };
-        for part in parts {
-            match datagrams.send(part.encode(), false) {
-                Ok(()) => {}
-                Err(SendDatagramError::Blocked(_)) => return context.drop(DropReason::QueueFull),
-                Err(
-                    SendDatagramError::TooLarge
-                    | SendDatagramError::Disabled
-                    | SendDatagramError::UnsupportedByPeer,
-                ) => return context.drop(DropReason::TooLarge),
-            }
+        if let Err(reason) = datagrams.queue(name, payload) {
+            return context.drop(reason);
         }
         let len = u64::try_from(payload.len()).unwrap_or(u64::MAX);
         context.traffic.written = context.traffic.written.saturating_add(len);
@@ -248,53 +259,46 @@ impl Quic {
 
     /// Sends a packet of the local network stack, or each of those that it stands for.
     pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
-        if let Err(reason) = self.check_bundle(context, bundle) {
-            return context.drop(reason);
+        let mut built = std::mem::take(&mut context.shared.built);
+        if let Err(reason) = self.queue_bundle(context, bundle, &mut built) {
+            context.drop(reason);
         }
-        let Some((_, connection)) = &mut self.connection else {
-            return;
-        };
-        let mut datagrams = connection.datagrams();
-        let Some(room) = datagrams.max_size() else {
-            return context.drop(DropReason::NotOpen);
-        };
+        context.shared.built = built;
+    }
+
+    fn queue_bundle(
+        &mut self,
+        context: &mut Context<'_>,
+        bundle: &Bundle<'_>,
+        built: &mut [u8],
+    ) -> Result<(), DropReason> {
+        if self.phase != Phase::Open {
+            return Err(DropReason::NotOpen);
+        }
+        inner::check_bundle(context.filter, bundle)?;
+        let mut datagrams = self.datagrams().ok_or(DropReason::NotOpen)?;
         for index in 0..bundle.count() {
-            let mut packet = BytesMut::zeroed(bundle.part_len(index));
-            if bundle.write_part(index, &mut packet).is_none() {
-                return context.drop(DropReason::Malformed);
-            }
-            self.next_packet = self.next_packet.wrapping_add(1);
-            let parts = wire::split(PACKETS, self.next_packet, &packet.freeze(), room);
-            for part in parts.into_iter().flatten() {
-                if datagrams.send(part.encode(), false).is_err() {
-                    // The network stack beyond notices, and sends more slowly.
-                    return context.drop(DropReason::QueueFull);
-                }
-            }
+            let len = bundle.write_part(index, built);
+            let packet = len.and_then(|len| built.get(..len));
+            // When the queue is full, the network stack beyond notices, and sends more slowly.
+            datagrams.queue(PACKETS, packet.ok_or(DropReason::Malformed)?)?;
         }
         let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
         context.traffic.written = context.traffic.written.saturating_add(len);
-    }
-
-    fn check_bundle(&self, context: &Context<'_>, bundle: &Bundle<'_>) -> Result<(), DropReason> {
-        let packet = bundle.packet();
-        let filter = &*context.filter;
-        if self.phase != Phase::Open || !filter.is_stacked(packet.source.is_ipv6()) {
-            return Err(DropReason::NotOpen);
-        }
-        filter.check_own_addresses(packet.source, packet.destination)?;
-        filter.check_body(packet, true)?;
-        if bundle.longest() > PACKET_BYTES_MAX {
-            return Err(DropReason::TooLarge);
-        }
         Ok(())
     }
 
     pub(crate) fn writable(&self, flow: FlowId) -> usize {
-        self.flows.writable(flow)
+        match &self.inner {
+            Some(inner) if inner.contains(flow) => inner.writable(flow),
+            Some(_) | None => self.flows.writable(flow),
+        }
     }
 
     pub(crate) fn write(&mut self, context: &mut Context<'_>, flow: FlowId, data: Bytes) -> usize {
+        if let Some((inner, _)) = self.inner_of(flow) {
+            return inner.write(context, flow, &data);
+        }
         match &mut self.connection {
             Some((_, connection)) => self.flows.write(context, connection, flow, data),
             None => 0,
@@ -302,6 +306,9 @@ impl Quic {
     }
 
     pub(crate) fn read(&mut self, context: &mut Context<'_>, flow: FlowId, max: usize) -> Read {
+        if let Some((inner, _)) = self.inner_of(flow) {
+            return inner.read(context, flow, max);
+        }
         match &mut self.connection {
             Some((_, connection)) => self.flows.read(context, connection, flow, max),
             None => Read::Blocked,
@@ -311,13 +318,42 @@ impl Quic {
     /// Lets quinn send; says whether more waits for the next turn.
     pub(crate) fn flush(&mut self, context: &mut Context<'_>) -> bool {
         self.turn(context);
-        while self.transmit(context) {
-            if context.is_full() {
-                return true;
+        loop {
+            let more = self.flush_inner(context);
+            while self.transmit(context) {
+                if context.is_full() {
+                    return true;
+                }
+            }
+            // Else what is acknowledged makes room, and comes with a turn of its own.
+            let goes_on = more
+                && self
+                    .datagrams()
+                    .is_some_and(|mut way| !way.is_full(context));
+            if !goes_on {
+                break;
             }
         }
         self.endpoint_events();
         false
+    }
+
+    /// Lets flows that travel in packets send; says whether more waits.
+    fn flush_inner(&mut self, context: &mut Context<'_>) -> bool {
+        let Self {
+            inner: Some(inner),
+            connection: Some((_, connection)),
+            next_datagram,
+            ..
+        } = self
+        else {
+            return false;
+        };
+        let mut datagrams = Datagrams {
+            connection,
+            sent: next_datagram,
+        };
+        datagrams.is_full(context) || inner.flush(context, &mut datagrams)
     }
 
     /// Ends every flow, and tells the peer once.
@@ -328,6 +364,28 @@ impl Quic {
         }
         self.flows.close(context, reason);
         self.udp.close(context, reason);
+        if let Some(inner) = &mut self.inner {
+            // A reset would go behind what waits, and that must not leave any more.
+            inner.close(context, None::<&mut Datagrams<'_>>, reason);
+        }
+    }
+
+    fn datagrams(&mut self) -> Option<Datagrams<'_>> {
+        let (_, connection) = self.connection.as_mut()?;
+        Some(Datagrams {
+            connection,
+            sent: &mut self.next_datagram,
+        })
+    }
+
+    /// The packet end with what it sends through, when a flow is one of its.
+    fn inner_of(&mut self, flow: FlowId) -> Option<(&mut Inner, Datagrams<'_>)> {
+        let inner = self.inner.as_deref_mut()?;
+        let (_, connection) = self.connection.as_mut()?;
+        let sent = &mut self.next_datagram;
+        inner
+            .contains(flow)
+            .then_some((inner, Datagrams { connection, sent }))
     }
 
     /// Takes the peer's connection. Another takes its place only while nobody has proved anything.
@@ -455,18 +513,16 @@ impl Quic {
 
     /// Takes DATAGRAM frames: whole, of a permitted service, then to their flow.
     fn receive(&mut self, context: &mut Context<'_>) {
-        let Some((_, connection)) = &mut self.connection else {
-            return;
-        };
-        while let Some(frame) = connection.datagrams().recv() {
+        while let Some(frame) = self.frame() {
             let Some(part) = Part::parse(frame) else {
                 context.drop(DropReason::Malformed);
                 continue;
             };
             let name = part.name;
             if name == PACKETS {
-                let kept = self.parts.join(part).map(|packet| keep(context, &packet));
-                if let Some(Err(reason)) = kept {
+                let whole = self.parts.join(part);
+                let took = whole.map(|packet| self.receive_packet(context, &packet));
+                if let Some(Err(reason)) = took {
                     context.drop(reason);
                 }
                 continue;
@@ -480,6 +536,43 @@ impl Quic {
                 Err(reason) => context.drop(reason),
             }
         }
+    }
+
+    fn frame(&mut self) -> Option<Bytes> {
+        let (_, connection) = self.connection.as_mut()?;
+        connection.datagrams().recv()
+    }
+
+    /// Checks a whole inner packet; only then does a stack see it.
+    fn receive_packet(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Result<(), DropReason> {
+        let (packet, to) = inner::check(context.filter, bytes)?;
+        if context.filter.is_stacked(packet.source.is_ipv6()) {
+            let room = context.out.packets.room().get_mut(..bytes.len());
+            room.ok_or(DropReason::QueueFull)?.copy_from_slice(bytes);
+            context.out.packets.keep(context.grant, packet, bytes.len());
+            inner::note_read(context, &packet, bytes);
+            return Ok(());
+        }
+        // An agent's own flows are streams.
+        if context.filter.end() == End::Agent {
+            return Err(DropReason::UnknownFlow);
+        }
+        let Some((_, connection)) = &mut self.connection else {
+            return Ok(());
+        };
+        let entropy = &mut self.entropy;
+        let inner = self
+            .inner
+            .get_or_insert_with(|| Box::new(Inner::new(context, datagrams::MTU, entropy)));
+        let mut datagrams = Datagrams {
+            connection,
+            sent: &mut self.next_datagram,
+        };
+        inner.receive(context, &mut datagrams, bytes, to)
     }
 
     fn endpoint_events(&mut self) {
@@ -536,25 +629,13 @@ impl fmt::Debug for Quic {
     }
 }
 
-/// Checks a whole inner packet as one of the WireGuard carrier is, and keeps it for the network stack.
-fn keep(context: &mut Context<'_>, bytes: &[u8]) -> Result<(), DropReason> {
-    let packet = Packet::parse_head(bytes)?;
-    let filter = &*context.filter;
-    filter.check_addresses(packet.source, packet.destination)?;
-    filter.check_body(&packet, false)?;
-    if !filter.is_stacked(packet.source.is_ipv6()) {
-        return Err(DropReason::UnknownFlow);
-    }
-    let room = context.out.packets.room().get_mut(..bytes.len());
-    room.ok_or(DropReason::QueueFull)?.copy_from_slice(bytes);
-    context.out.packets.keep(context.grant, packet, bytes.len());
-    let len = u64::try_from(packet.payload(bytes).len()).unwrap_or(u64::MAX);
-    context.traffic.read = context.traffic.read.saturating_add(len);
-    Ok(())
+/// A seed for quinn, and entropy for what is ours.
+fn divide(seed: [u8; 32]) -> ([u8; 32], ChaCha20Rng) {
+    let mut entropy = ChaCha20Rng::from_seed(seed);
+    let mut first = [0; 32];
+    entropy.fill_bytes(&mut first);
+    (first, entropy)
 }
-
-/// Names what is no payload of a flow but a whole inner packet: no service has port 0.
-const PACKETS: UdpName = UdpName { flow: 0, port: 0 };
 
 /// What a ClientHello names: the same for all, because it can be read on the way.
 const SERVER_NAME: &str = "cardea.invalid";

@@ -1,10 +1,10 @@
-//! UDP payloads put together again from the parts that narrow paths need.
+//! UDP payloads and inner packets put together again from the parts that narrow paths need.
 
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
-use super::wire::{Part, UdpName};
+use super::wire::{PACKETS, Part, UdpName};
 
 /// Unfinished payloads, one for each flow: a part of the next one drops what came before.
 #[derive(Debug, Default)]
@@ -38,12 +38,17 @@ impl Parts {
             return None;
         }
         let whole = self.0.remove(&part.name)?;
+        let len_max = if part.name == PACKETS {
+            PACKET_BYTES_MAX
+        } else {
+            PAYLOAD_BYTES_MAX
+        };
         let len = whole.came.values().map(Bytes::len).sum();
         let mut payload = BytesMut::with_capacity(len);
         for bytes in whole.came.values() {
             payload.extend_from_slice(bytes);
         }
-        (len <= PAYLOAD_BYTES_MAX).then(|| payload.freeze())
+        (len <= len_max).then(|| payload.freeze())
     }
 }
 
@@ -63,6 +68,9 @@ const UNFINISHED_MAX: usize = 16;
 /// The largest UDP payload over IPv4.
 const PAYLOAD_BYTES_MAX: usize = 65_507;
 
+/// The largest packet, of IPv6. Source: RFC 8200 §3.
+const PACKET_BYTES_MAX: usize = 40 + 65_535;
+
 #[cfg(test)]
 mod tests {
     use super::{super::wire::split, *};
@@ -75,16 +83,19 @@ mod tests {
                 .flat_map(u32::to_be_bytes)
                 .collect::<Vec<_>>(),
         );
+        let cut = |packet| -> Vec<Part> {
+            let parts = split(name, packet, &payload, 1_200).unwrap();
+            parts.map(|part| Part::parse(part).unwrap()).collect()
+        };
         let mut parts = Parts::default();
-        let old = split(name, 1, &payload, 1_200).unwrap();
-        assert_eq!(parts.join(old[0].clone()), None);
-        let mut new = split(name, 2, &payload, 1_200).unwrap();
+        assert_eq!(parts.join(cut(1)[0].clone()), None);
+        let mut new = cut(2);
         new.reverse();
         let (last, first) = new.split_last().unwrap();
         for part in first {
             assert_eq!(parts.join(part.clone()), None);
         }
-        assert_eq!(parts.join(last.clone()), Some(payload));
+        assert_eq!(parts.join(last.clone()), Some(payload.clone()));
         assert!(parts.0.is_empty());
     }
 }

@@ -95,14 +95,11 @@ impl Part {
     /// Its bytes on the wire.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut frame = BytesMut::with_capacity(PART_HEADER_BYTES + self.bytes.len());
-        frame.put_u32(self.name.flow);
-        frame.put_u16(self.name.port);
-        frame.put_u16(self.packet);
-        frame.put_u8(self.part);
-        frame.put_u8(self.parts);
-        frame.put_slice(&self.bytes);
-        frame.freeze()
+        encode(
+            (self.name, self.packet),
+            (self.part, self.parts),
+            &self.bytes,
+        )
     }
 
     /// Reads one; `None` when it is no part of a payload.
@@ -124,9 +121,14 @@ impl Part {
     }
 }
 
-/// The parts of a payload for a path that carries `room` bytes in a DATAGRAM; `None` when there
-/// would be too many.
-pub(super) fn split(name: UdpName, packet: u16, payload: &Bytes, room: usize) -> Option<Vec<Part>> {
+/// The parts of a payload, as they stand on the wire, for a path that carries `room` bytes in a
+/// DATAGRAM; `None` when there would be too many.
+pub(super) fn split(
+    name: UdpName,
+    packet: u16,
+    payload: &[u8],
+    room: usize,
+) -> Option<impl Iterator<Item = Bytes>> {
     let room = room
         .checked_sub(PART_HEADER_BYTES)
         .filter(|room| *room > 0)?;
@@ -134,32 +136,37 @@ pub(super) fn split(name: UdpName, packet: u16, payload: &Bytes, room: usize) ->
     if parts > PARTS_MAX {
         return None;
     }
-    let cut = |part: u8| {
+    Some((0..parts).map(move |part| {
         let start = usize::from(part) * room;
         let end = payload.len().min(start + room);
-        payload.slice(start.min(end)..end)
-    };
-    Some(
-        (0..parts)
-            .map(|part| Part {
-                name,
-                packet,
-                part,
-                parts,
-                bytes: cut(part),
-            })
-            .collect(),
-    )
+        let bytes = payload.get(start..end).unwrap_or_default();
+        encode((name, packet), (part, parts), bytes)
+    }))
 }
+
+fn encode((name, packet): (UdpName, u16), (part, parts): (u8, u8), bytes: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(PART_HEADER_BYTES + bytes.len());
+    frame.put_u32(name.flow);
+    frame.put_u16(name.port);
+    frame.put_u16(packet);
+    frame.put_u8(part);
+    frame.put_u8(parts);
+    frame.put_slice(bytes);
+    frame.freeze()
+}
+
+/// Names what is no payload of a flow but a whole inner packet: no service has port 0.
+pub(super) const PACKETS: UdpName = UdpName { flow: 0, port: 0 };
 
 const VERSION: u8 = 1;
 /// Source: IANA's protocol numbers.
 const PROTOCOL_TCP: u8 = 6;
 /// Source: IANA's protocol numbers.
 const PROTOCOL_UDP: u8 = 17;
-const PART_HEADER_BYTES: usize = 10;
+/// Bytes before a part's own.
+pub(super) const PART_HEADER_BYTES: usize = 10;
 
-/// Most parts of one payload: the largest UDP payload on the smallest path makes 57.
+/// Most parts of one payload: the largest packet on the smallest path makes 57.
 const PARTS_MAX: u8 = 60;
 
 #[cfg(test)]
@@ -190,15 +197,16 @@ mod tests {
     proptest! {
         #[test]
         fn parts_put_together_are_the_payload(len in 0_usize..65_508, room in 1_150_usize..65_000) {
-            let payload = Bytes::from(vec![7; len]);
+            let payload = vec![7; len];
             let name = UdpName { flow: 3, port: 53 };
-            let parts = split(name, 9, &payload, room).unwrap();
-            let joined: usize = parts.iter().map(|part| part.bytes.len()).sum();
-            prop_assert_eq!(joined, len);
-            for part in parts {
-                prop_assert!(part.encode().len() <= room);
-                prop_assert_eq!(Part::parse(part.encode()), Some(part));
+            let mut joined = 0;
+            for bytes in split(name, 9, &payload, room).unwrap() {
+                prop_assert!(bytes.len() <= room);
+                let part = Part::parse(bytes.clone()).unwrap();
+                prop_assert_eq!(part.encode(), bytes);
+                joined += part.bytes.len();
             }
+            prop_assert_eq!(joined, len);
         }
 
         #[test]

@@ -11,8 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::packet::{HEADER_FRAGMENT, PROTOCOL_UDP, fold, sum};
-use crate::drops::DropReason;
+use crate::{
+    drops::DropReason,
+    inner::packet::{HEADER_FRAGMENT, PROTOCOL_UDP, fold, sum},
+};
 
 /// A part of an inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +108,7 @@ impl<'a> Fragment<'a> {
 
 /// Packets of one tunnel of which not every fragment has come.
 #[derive(Debug, Default)]
-pub(super) struct Fragments {
+pub(crate) struct Fragments {
     waiting: VecDeque<Partial>,
     /// Names the packets that this end cuts.
     sent: u32,

@@ -19,9 +19,10 @@ use crate::{
     drops::Drops,
     egress::Egress,
     filter::Filter,
+    inner::packet::{self, Body},
     keys,
     link::{Link, Meeting},
-    outbox::Outbox,
+    outbox::{FlowEvent, Outbox},
 };
 
 proptest! {

@@ -2,7 +2,7 @@ use cardea_proto::time::testing::start;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wireguard::packet::{self, Packet};
+use crate::inner::packet::{self, Packet};
 
 const MTU: usize = 1_400;
 

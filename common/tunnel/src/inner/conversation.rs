@@ -12,9 +12,9 @@ use smoltcp::{
 };
 
 use crate::{
+    inner::{recovery::Recovery, stack::Pair},
     input::{FlowId, Read},
     outbox::{FlowEvent, Outbox},
-    wireguard::{recovery::Recovery, stack::Pair},
 };
 
 /// One conversation.

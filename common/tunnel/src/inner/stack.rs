@@ -16,6 +16,13 @@ use smoltcp::{
     wire::{HardwareAddress, IpCidr, IpEndpoint, IpListenEndpoint},
 };
 
+use super::{
+    Mtu, Sink,
+    conversation::{ACK_DELAY, Conversation, Over, Spare, Stage},
+    device::{Idle, Wire},
+    packet::Packet,
+    recovery::REPEAT_PACKETS,
+};
 use crate::{
     command::End,
     context::Context,
@@ -24,11 +31,6 @@ use crate::{
     input::{DialError, FlowId, Read},
     outbox::{CloseReason, FlowEvent, ResetReason},
     schedule::Schedule,
-    wireguard::{
-        conversation::{ACK_DELAY, Conversation, Over, Spare, Stage},
-        recovery::REPEAT_PACKETS,
-        sealer::{INNER_MTU_MIN, Idle, Seal, Wire, inner_mtu, inner_mtu_max},
-    },
 };
 
 /// All TCP flows of one tunnel.
@@ -36,6 +38,7 @@ pub(crate) struct Stack {
     interface: Interface,
     /// The same for packets that every network carries: smoltcp keeps what its device was first.
     narrow: Interface,
+    mtu: Mtu,
     nobody: SocketSet<'static>,
     spare: Spare,
     flows: BTreeMap<FlowId, Conversation>,
@@ -57,13 +60,34 @@ pub(crate) struct Pair {
     pub(crate) peer_port: u16,
 }
 
+impl Pair {
+    /// The flow that a packet of the peer belongs to.
+    pub(crate) const fn of_peers(packet: &Packet) -> Self {
+        Self {
+            v6: packet.source.is_ipv6(),
+            own_port: packet.destination_port,
+            peer_port: packet.source_port,
+        }
+    }
+
+    /// The flow that a packet from this end would belong to.
+    pub(crate) const fn of_own(packet: &Packet) -> Self {
+        Self {
+            v6: packet.source.is_ipv6(),
+            own_port: packet.source_port,
+            peer_port: packet.destination_port,
+        }
+    }
+}
+
 impl Stack {
-    pub(crate) fn new(context: &Context<'_>, seed: u64, next_port: u16) -> Self {
+    pub(crate) fn new(context: &Context<'_>, mtu: Mtu, seed: u64, next_port: u16) -> Self {
         let filter = &*context.filter;
         let epoch = context.now.instant;
         Self {
-            interface: interface(filter, seed, inner_mtu_max(context.link)),
-            narrow: interface(filter, seed, INNER_MTU_MIN),
+            interface: interface(filter, seed, mtu.wide),
+            narrow: interface(filter, seed, mtu.narrow),
+            mtu,
             nobody: SocketSet::new(Vec::new()),
             spare: Spare::default(),
             flows: BTreeMap::new(),
@@ -114,10 +138,10 @@ impl Stack {
     }
 
     /// Takes a checked packet; one that begins a conversation at a connector asks to dial.
-    pub(crate) fn receive(
+    pub(crate) fn receive<S: Sink>(
         &mut self,
         context: &mut Context<'_>,
-        seal: Seal<'_>,
+        sink: &mut S,
         packet: &[u8],
         name: Pair,
         begins: Option<Permitted>,
@@ -129,13 +153,13 @@ impl Stack {
                     Ok(flow) => flow,
                     Err(reason) => {
                         context.drop(reason);
-                        return self.refuse(context, seal, packet);
+                        return self.refuse(context, sink, packet);
                     }
                 }
             }
             (None, _) => {
                 context.drop(DropReason::UnknownFlow);
-                return self.refuse(context, seal, packet);
+                return self.refuse(context, sink, packet);
             }
         };
         let at = self.set_now(context);
@@ -147,7 +171,7 @@ impl Stack {
             } = conversation;
             conversation.quiet = false;
             recovery.came(context.now.instant, packet);
-            let mut wire = Wire::new(context, seal, &mut built, Some(packet));
+            let mut wire = Wire::new(context, sink, &mut built, Some(packet));
             wire.recovery = Some(recovery);
             self.interface.poll_ingress_single(at, &mut wire, sockets);
             conversation.notice();
@@ -160,10 +184,10 @@ impl Stack {
     }
 
     /// Connector: lets a parked conversation begin, or refuses it.
-    pub(crate) fn dialed(
+    pub(crate) fn dialed<S: Sink>(
         &mut self,
         context: &mut Context<'_>,
-        seal: Seal<'_>,
+        sink: &mut S,
         flow: FlowId,
         result: Result<(), DialError>,
     ) {
@@ -176,7 +200,7 @@ impl Stack {
                 self.queue(flow);
                 self.settle(context, flow);
             }
-            Err(_) => self.reset(context, seal, flow),
+            Err(_) => self.reset(context, sink, flow),
         }
     }
 
@@ -189,12 +213,16 @@ impl Stack {
     }
 
     /// Ends a conversation at once and tells the peer; the shell knows.
-    pub(crate) fn reset(&mut self, context: &mut Context<'_>, seal: Seal<'_>, flow: FlowId) {
+    pub(crate) fn reset<S: Sink>(&mut self, context: &mut Context<'_>, sink: &mut S, flow: FlowId) {
         if self.flows.contains_key(&flow) {
-            self.abort(context, seal, flow);
+            self.abort(context, sink, flow);
             self.remove(flow);
             context.forget(flow);
         }
+    }
+
+    pub(crate) fn contains(&self, flow: FlowId) -> bool {
+        self.flows.contains_key(&flow)
     }
 
     pub(crate) fn has_name(&self, name: Pair) -> bool {
@@ -237,24 +265,19 @@ impl Stack {
     }
 
     /// Sends what may be sent; says whether more waits for the next turn.
-    pub(crate) fn flush(&mut self, context: &mut Context<'_>, seal: Seal<'_>) -> bool {
-        let Seal { noise, session } = seal;
+    pub(crate) fn flush<S: Sink>(&mut self, context: &mut Context<'_>, sink: &mut S) -> bool {
         while let Some(flow) = self.unflushed.pop_front() {
             let Some(conversation) = self.flows.get_mut(&flow) else {
                 continue;
             };
             conversation.queued = false;
-            let seal = Seal {
-                noise: &mut *noise,
-                session: &mut *session,
-            };
-            if self.flush_one(context, seal, flow) {
+            if self.flush_one(context, sink, flow) {
                 self.queue(flow);
-                if context.is_full() {
-                    return true;
-                }
             } else {
                 self.settle(context, flow);
+            }
+            if sink.is_full(context) {
+                return !self.unflushed.is_empty();
             }
         }
         false
@@ -271,21 +294,17 @@ impl Stack {
         }
     }
 
-    /// Resets every conversation, at the peer too when there are keys to tell it with.
-    pub(crate) fn close(
+    /// Resets every conversation, at the peer too when there is a way to tell it.
+    pub(crate) fn close<S: Sink>(
         &mut self,
         context: &mut Context<'_>,
-        seal: Option<Seal<'_>>,
+        sink: Option<&mut S>,
         reason: CloseReason,
     ) {
         let flows: Vec<FlowId> = self.flows.keys().copied().collect();
-        if let Some(Seal { noise, session }) = seal {
+        if let Some(sink) = sink {
             for flow in &flows {
-                let seal = Seal {
-                    noise: &mut *noise,
-                    session: &mut *session,
-                };
-                self.abort(context, seal, *flow);
+                self.abort(context, sink, *flow);
             }
         }
         for flow in flows {
@@ -323,38 +342,38 @@ impl Stack {
     }
 
     /// Answers a packet that belongs to nothing with a reset.
-    fn refuse(&mut self, context: &mut Context<'_>, seal: Seal<'_>, packet: &[u8]) {
+    fn refuse<S: Sink>(&mut self, context: &mut Context<'_>, sink: &mut S, packet: &[u8]) {
         let at = self.set_now(context);
         let mut built = std::mem::take(&mut context.shared.built);
-        let mut wire = Wire::new(context, seal, &mut built, Some(packet));
+        let mut wire = Wire::new(context, sink, &mut built, Some(packet));
         self.interface
             .poll_ingress_single(at, &mut wire, &mut self.nobody);
         context.shared.built = built;
     }
 
-    fn abort(&mut self, context: &mut Context<'_>, seal: Seal<'_>, flow: FlowId) {
+    fn abort<S: Sink>(&mut self, context: &mut Context<'_>, sink: &mut S, flow: FlowId) {
         if let Some(conversation) = self.flows.get_mut(&flow) {
             conversation.abort();
-            self.emit(context, seal, flow, 1);
+            self.emit(context, sink, flow, 1);
         }
     }
 
     /// Sends some packets of one flow; says whether more wait.
-    fn flush_one(&mut self, context: &mut Context<'_>, seal: Seal<'_>, flow: FlowId) -> bool {
-        let Seal { noise, session } = seal;
-        let repeats = Seal {
-            noise: &mut *noise,
-            session: &mut *session,
-        };
-        self.repeat_lost(context, repeats, flow);
-        let more = self.emit(context, Seal { noise, session }, flow, PACKETS_PER_TURN);
+    fn flush_one<S: Sink>(
+        &mut self,
+        context: &mut Context<'_>,
+        sink: &mut S,
+        flow: FlowId,
+    ) -> bool {
+        self.repeat_lost(context, sink, flow);
+        let more = self.emit(context, sink, flow, PACKETS_PER_TURN);
         let now = context.now.instant;
         let at = self.set_now(context);
         let Some(conversation) = self.flows.get_mut(&flow) else {
             return false;
         };
         let parked = conversation.stage == Stage::Parked;
-        let interface = match is_narrow(context, conversation) {
+        let interface = match self.mtu.is_narrow(sink, context, conversation) {
             true => &mut self.narrow,
             false => &mut self.interface,
         };
@@ -372,7 +391,7 @@ impl Stack {
     }
 
     /// Sends again what the path has lost.
-    fn repeat_lost(&mut self, context: &mut Context<'_>, seal: Seal<'_>, flow: FlowId) {
+    fn repeat_lost<S: Sink>(&mut self, context: &mut Context<'_>, sink: &mut S, flow: FlowId) {
         let now = context.now.instant;
         let at = self.set_now(context);
         let Some(conversation) = self.flows.get_mut(&flow) else {
@@ -381,9 +400,9 @@ impl Stack {
         let mut built = std::mem::take(&mut context.shared.built);
         let name = conversation.name;
         let (own, peer) = context.filter.addresses(name.v6);
-        let mut wire = Wire::new(context, seal, &mut built, None);
+        let mut wire = Wire::new(context, sink, &mut built, None);
         if let Some(packet) = conversation.recovery.handshake_due(now) {
-            wire.sealer.send(packet);
+            wire.send(packet);
         }
         if conversation.recovery.is_hopeless(now) {
             conversation.abort();
@@ -397,17 +416,17 @@ impl Stack {
                         .poll_ingress_single(at, &mut wire, &mut conversation.sockets);
                 }
             } else if let Some(packet) = conversation.recovery.lone_fin() {
-                wire.sealer.send(packet);
+                wire.send(packet);
             }
         }
         context.shared.built = built;
     }
 
     /// Lets the stack send at most `limit` packets of one flow; says whether it stopped for that.
-    fn emit(
+    fn emit<S: Sink>(
         &mut self,
         context: &mut Context<'_>,
-        seal: Seal<'_>,
+        sink: &mut S,
         flow: FlowId,
         limit: usize,
     ) -> bool {
@@ -415,7 +434,7 @@ impl Stack {
         let Some(conversation) = self.flows.get_mut(&flow) else {
             return false;
         };
-        let interface = match is_narrow(context, conversation) {
+        let interface = match self.mtu.is_narrow(sink, context, conversation) {
             true => &mut self.narrow,
             false => &mut self.interface,
         };
@@ -423,7 +442,7 @@ impl Stack {
         let Conversation {
             recovery, sockets, ..
         } = conversation;
-        let mut wire = Wire::new(context, seal, &mut built, None);
+        let mut wire = Wire::new(context, sink, &mut built, None);
         wire.recovery = Some(recovery);
         let mut more = true;
         for _ in 0..limit {
@@ -523,12 +542,6 @@ fn interface(filter: &Filter, seed: u64, mtu: usize) -> Interface {
         };
     }
     interface
-}
-
-/// Whether what a conversation sends must fit into every network. Its first packets name what this
-/// end takes, which is more.
-fn is_narrow(context: &Context<'_>, conversation: &Conversation) -> bool {
-    conversation.is_under_way() && inner_mtu(context.link) < inner_mtu_max(context.link)
 }
 
 impl fmt::Debug for Stack {

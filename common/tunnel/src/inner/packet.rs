@@ -377,7 +377,7 @@ pub(crate) const ECHO6_ASKS: u8 = 128;
 pub(crate) const ECHO6_ANSWERS: u8 = 129;
 const ECHO_HEADER_BYTES: usize = 8;
 /// Source: RFC 8200 §4.5.
-pub(super) const HEADER_FRAGMENT: u8 = 44;
+pub(crate) const HEADER_FRAGMENT: u8 = 44;
 /// More-fragments and offset. Source: RFC 791 §3.1.
 const FRAGMENT_BITS: u16 = 0x3fff;
 pub(crate) const FLAG_FIN: u8 = 0x01;
