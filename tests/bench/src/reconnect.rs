@@ -151,12 +151,16 @@ async fn enroll_all(address: SocketAddr, codes: Vec<Code>) -> Result<Vec<Node>> 
         enrolling.spawn(async move {
             let _turn = turns.acquire().await?;
             // A knock may find no place where all others come from the same address.
+            let mut why = String::new();
             for _ in 0..20 {
-                if let Ok(Ok(node)) = enroll(address, &code, &format!("node-{number}")).await {
-                    return Ok(node);
+                let name = format!("node-{number}");
+                match enroll(address, &code, &name).await {
+                    Ok(Ok(node)) => return Ok(node),
+                    Ok(Err(refused)) => why = format!("{why}; {refused:?}"),
+                    Err(error) => why = format!("{why}; {error:#}"),
                 }
             }
-            anyhow::bail!("node {number} is not admitted")
+            anyhow::bail!("node {number} is not admitted{why}")
         });
     }
     let mut nodes = Vec::new();
