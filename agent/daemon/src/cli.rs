@@ -85,6 +85,13 @@ struct ProxyArguments {
     /// The same, as many write it
     #[arg(long, global = true, env = "https_proxy", hide = true)]
     https_proxy_too: Option<String>,
+    /// Hosts to which the proxy is not used: names, which stand for all below them too, addresses and
+    /// ranges of them, with commas between; * for all
+    #[arg(long, global = true, env = "no_proxy", value_name = "HOST,…")]
+    no_proxy: Option<String>,
+    /// The same, as many write it
+    #[arg(long, global = true, env = "NO_PROXY", hide = true)]
+    no_proxy_too: Option<String>,
 }
 
 impl fmt::Debug for ProxyArguments {
@@ -97,6 +104,15 @@ impl ProxyArguments {
     /// The proxy to use. What the environment says for all programs may be of no use to this one,
     /// which then goes without; what its own file says must be right.
     fn settle(&self, file: &File) -> Result<Option<Proxy>, Failure> {
+        let given = [&self.no_proxy, &self.no_proxy_too, &file.no_proxy];
+        let given = given.into_iter().flatten().find(|text| !text.is_empty());
+        let Ok(exceptions) = given.map_or("", String::as_str).parse();
+        Ok(self
+            .proxy(file)?
+            .map(|proxy: Proxy| proxy.except(exceptions)))
+    }
+
+    fn proxy(&self, file: &File) -> Result<Option<Proxy>, Failure> {
         let given = [&self.https_proxy, &self.https_proxy_too];
         let given = given.into_iter().flatten().find(|text| !text.is_empty());
         if let Some(text) = given {
@@ -157,6 +173,7 @@ struct File {
     candidates: Vec<SocketAddr>,
     socket: Option<PathBuf>,
     https_proxy: Option<Hidden>,
+    no_proxy: Option<String>,
 }
 
 /// Text that may hold a password.
@@ -430,6 +447,8 @@ mod tests {
         ProxyArguments {
             https_proxy: None,
             https_proxy_too: None,
+            no_proxy: None,
+            no_proxy_too: None,
         }
     }
 
@@ -439,6 +458,7 @@ mod tests {
         let with = |one: Option<&str>, two: Option<&str>| ProxyArguments {
             https_proxy: one.map(ToOwned::to_owned),
             https_proxy_too: two.map(ToOwned::to_owned),
+            ..no_proxy()
         };
         let kept = file("https_proxy = \"http://c:d@file:1\"\n");
         for (given, expected) in [
@@ -457,6 +477,31 @@ mod tests {
         let failure = no_proxy().settle(&wrong).unwrap_err();
         assert_eq!(failure.code, 2);
         assert!(!format!("{failure} {wrong:?}").contains("secret"));
+    }
+
+    #[test]
+    fn hosts_without_a_proxy_come_from_the_environment_before_the_file() {
+        let text = "https_proxy = \"http://p:1\"\nno_proxy = \"from.file\"\n";
+        let file: File = toml::from_str(text).unwrap();
+        let with = |one: Option<&str>, two: Option<&str>| ProxyArguments {
+            no_proxy: one.map(ToOwned::to_owned),
+            no_proxy_too: two.map(ToOwned::to_owned),
+            ..no_proxy()
+        };
+        for (given, expected) in [
+            (with(Some("one"), Some("two")), "one"),
+            (with(None, Some("two")), "two"),
+            (with(Some(""), Some("two")), "two"),
+            (no_proxy(), "from.file"),
+        ] {
+            let proxy = given.settle(&file).unwrap().unwrap();
+            assert!(!proxy.leads_to(&format!("ctl.{expected}")), "{proxy:?}");
+            assert!(proxy.leads_to("elsewhere"), "{proxy:?}");
+        }
+        assert_eq!(
+            with(Some("one"), None).settle(&File::default()).unwrap(),
+            None
+        );
     }
 
     #[test]

@@ -130,12 +130,12 @@ pub async fn dial(
     Err(why.unwrap_or_else(|| ChannelError::NoAnswer(CONNECT_TIME).into()))
 }
 
-/// A detour to the first front that lets us in, for a channel that is up.
-pub(crate) async fn detour(to: &Destination, caller: &Caller) -> Option<TlsStream> {
+/// A detour to the first front that lets us in, and which that is, for a channel that is up.
+pub(crate) async fn detour(to: &Destination, caller: &Caller) -> Option<(TlsStream, String)> {
     for front in to.fronts.iter().take(ADDRESSES_MAX) {
         let opening = detour::open(front, caller, to.proxy.as_ref());
         match tokio::time::timeout(DETOUR_TIME, opening).await {
-            Ok(Ok(stream)) => return Some(stream),
+            Ok(Ok(stream)) => return Some((stream, front.clone())),
             Ok(Err(error)) => tracing::debug!(%front, reason = %error, "no detour"),
             Err(_) => tracing::debug!(%front, "no detour: no answer in time"),
         }

@@ -35,6 +35,11 @@ pub(crate) enum LineEvent {
         /// Where that is.
         peer: IpAddr,
     },
+    /// It goes on by another way.
+    Rerouted {
+        /// Where it leads.
+        address: String,
+    },
     /// The channel, or the attempt at one, is gone.
     Down {
         /// Why.
@@ -59,6 +64,7 @@ enum RawEvent {
         peer: IpAddr,
         sender: Sender,
     },
+    Rerouted(String),
     Down(String),
     Message(ToNode),
 }
@@ -169,6 +175,7 @@ impl Line {
                         peer,
                     }
                 }
+                RawEvent::Rerouted(address) => LineEvent::Rerouted { address },
                 RawEvent::Down(why) => {
                     self.forget();
                     LineEvent::Down { why }
@@ -188,6 +195,7 @@ impl Line {
 }
 
 /// One attempt at a channel, and the channel that comes of it.
+#[derive(Clone)]
 struct Attempt {
     number: u64,
     tell: mpsc::Sender<Numbered>,
@@ -200,12 +208,9 @@ impl Attempt {
             Err(error) => return self.tell(RawEvent::Down(error.to_string())).await,
         };
         let address = match front {
-            Some(front) => format!("{FRONT_SCHEME}{front}"),
+            Some(front) => by_front(&front),
             None => to.address.clone(),
         };
-        // Ends with this attempt, whatever ends it.
-        let mut beside = JoinSet::new();
-        beside.spawn(detour_when_wanted(connected.fallback, to, caller));
         let sender = connected.link.sender;
         let mut receiver = connected.link.receiver;
         self.tell(RawEvent::Up {
@@ -215,6 +220,9 @@ impl Attempt {
             sender,
         })
         .await;
+        // Ends with this attempt, whatever ends it.
+        let mut beside = JoinSet::new();
+        beside.spawn(self.clone().keep_way(connected.fallback, to, caller));
         let why = loop {
             match receiver.receive::<ToNode>().await {
                 Ok(Some(message)) => self.tell(RawEvent::Message(message)).await,
@@ -225,6 +233,29 @@ impl Attempt {
         self.tell(RawEvent::Down(why)).await;
     }
 
+    /// Gives a channel whose server falls silent a detour, each time, and tells which way it goes.
+    async fn keep_way(self, fallback: Fallback, to: Destination, caller: Caller) {
+        let mut is_direct = fallback.is_direct();
+        // A detour may have been left before anybody looked.
+        is_direct.mark_changed();
+        loop {
+            tokio::select! {
+                () = fallback.wanted() => {
+                    if let Some((detour, front)) = detour(&to, &caller).await {
+                        tracing::info!("the controller does not answer by UDP: the channel takes a detour");
+                        fallback.take(detour);
+                        self.tell(RawEvent::Rerouted(by_front(&front))).await;
+                    }
+                }
+                Ok(()) = is_direct.changed() => {
+                    if *is_direct.borrow_and_update() {
+                        self.tell(RawEvent::Rerouted(to.address.clone())).await;
+                    }
+                }
+            }
+        }
+    }
+
     async fn tell(&self, event: RawEvent) {
         let number = self.number;
         if self.tell.send(Numbered { number, event }).await.is_err() {
@@ -233,13 +264,7 @@ impl Attempt {
     }
 }
 
-/// Gives a channel whose server falls silent a detour, each time.
-async fn detour_when_wanted(fallback: Fallback, to: Destination, caller: Caller) {
-    loop {
-        fallback.wanted().await;
-        if let Some(detour) = detour(&to, &caller).await {
-            tracing::info!("the controller does not answer by UDP: the channel takes a detour");
-            fallback.take(detour);
-        }
-    }
+/// The address of a controller that is reached by this front.
+fn by_front(front: &str) -> String {
+    format!("{FRONT_SCHEME}{front}")
 }

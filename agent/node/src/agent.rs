@@ -119,6 +119,7 @@ impl Agent {
                 self.channel
                     .connected(now, address, exporter, grants, &mut out.node);
             }
+            AgentInput::ChannelRerouted { address } => self.channel.rerouted(address),
             AgentInput::ChannelDown { why } => {
                 self.channel.disconnected(now, why, &mut out.node);
             }

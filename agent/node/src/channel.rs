@@ -174,6 +174,12 @@ impl Channel {
         }
     }
 
+    /// The channel goes on by another way.
+    pub(crate) fn rerouted(&mut self, address: String) {
+        debug!(%address, "another way leads to the controller");
+        self.connection.reroute(address);
+    }
+
     /// The channel, or the attempt at one, is gone.
     pub(crate) fn disconnected(&mut self, now: Now, why: String, out: &mut NodeOutbox) {
         debug!(reason = %why, "channel lost");

@@ -68,6 +68,11 @@ pub enum ConnectorInput {
         /// Where it leads.
         address: String,
     },
+    /// That channel goes on by another way, as a detour that was taken or left.
+    ChannelRerouted {
+        /// What its address is from here on.
+        address: String,
+    },
     /// The channel, or the attempt at one, is gone without our asking.
     ChannelDown {
         /// Why, in a few words.
@@ -151,6 +156,7 @@ impl Connector {
                 let grants = self.grants.ids();
                 self.channel.connected(now, address, exporter, grants, out);
             }
+            ConnectorInput::ChannelRerouted { address } => self.channel.rerouted(address),
             ConnectorInput::ChannelDown { why } => self.channel.disconnected(now, why, out),
             ConnectorInput::Message(message) => self.message(now, message, out),
             ConnectorInput::Addresses(addresses) => self.addresses = addresses,

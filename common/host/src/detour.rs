@@ -14,12 +14,14 @@
 //! link, so that those who send them notice how much the stream carries.
 
 mod address;
+mod exceptions;
 mod open;
 mod proxy;
 mod stream;
 
 pub use self::{
     address::{Detours, Joined},
+    exceptions::Exceptions,
     open::{OpenError, open},
     proxy::{ParseProxyError, Proxy},
     stream::{Frame, TlsStream},

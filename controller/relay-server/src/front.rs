@@ -144,11 +144,12 @@ impl Front {
         self.address
     }
 
-    /// Serves on a thread of its own.
+    /// Serves on a thread of its own, which drops `held` when it ends, however it ends: the other half
+    /// of a channel tells of it.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(self) -> io::Result<RunningFront> {
+    pub fn spawn(self, held: impl Send + 'static) -> io::Result<RunningFront> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -156,6 +157,7 @@ impl Front {
         let thread = std::thread::Builder::new()
             .name("front".to_owned())
             .spawn(move || {
+                let _held = held;
                 runtime.block_on(async {
                     tokio::select! {
                         result = self.serve() => {

@@ -19,7 +19,7 @@ use cardea_host::{
     telemetry::{self, Level},
 };
 use cardea_relay_server::{
-    Server,
+    Control, Server,
     config::{Config, DecoyFiles, default_listen},
     front::{Controller, Front, Keeper, RunningFront, Targets},
 };
@@ -145,7 +145,20 @@ fn serve(run: Run) -> Result<(), Failure> {
     let _front = front(&config, &mut server)?;
     server
         .serve()
-        .map_err(|error| Failure::of(Code::Failed, "cardea-relay", &error, io_advice(&error)))
+        .map_err(|error| Failure::of(Code::Failed, "cardea-relay", &error, io_advice(&error)))?;
+    // Nothing else stops it. A relay without its front looks healthy and is not.
+    let next = "Look at its log, then start it again";
+    let why = "the front ended by itself";
+    Err(Failure::of(Code::Failed, "cardea-relay", why, next))
+}
+
+/// Stops the relay when this is dropped.
+struct Stops(Control);
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// Starts the front, where there is to be one.
@@ -170,7 +183,7 @@ fn front(config: &Config, server: &mut Server) -> Result<Option<RunningFront>, F
         controller: config.controller.clone().map(Controller::At),
     };
     Front::bind(listen, keeper, decoy, (detours, targets))
-        .and_then(Front::spawn)
+        .and_then(|front| front.spawn(Stops(server.control())))
         .map(Some)
         .map_err(|error| {
             let next = "Choose another with --listen-tls ADDRESS:PORT";

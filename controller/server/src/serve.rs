@@ -181,6 +181,7 @@ impl Service {
                     relay,
                     relay_ended,
                     front,
+                    front_ended,
                 },
             store,
             _state,
@@ -193,7 +194,7 @@ impl Service {
         let ended = tokio::select! {
             result = &mut turn => Some(result),
             () = nodes.accept(&mut server) => None,
-            part = part_lost(&mut admins, &mut renewal, relay_ended) => {
+            part = part_lost(&mut admins, &mut renewal, (relay_ended, front_ended)) => {
                 lost = Some(part);
                 None
             }
@@ -258,13 +259,14 @@ fn broken(why: String) -> Failure {
 async fn part_lost(
     admins: &mut tokio::task::JoinHandle<()>,
     renewal: &mut tokio::task::JoinHandle<()>,
-    relay: Option<oneshot::Receiver<()>>,
+    (relay, front): (Option<oneshot::Receiver<()>>, Option<oneshot::Receiver<()>>),
 ) -> &'static str {
-    let relay_runs = relay.is_some();
+    let (relay_runs, front_runs) = (relay.is_some(), front.is_some());
     tokio::select! {
         _ = admins => "the admins' socket",
         _ = renewal => "the renewal of its certificate",
         _ = async { relay?.await.ok() }, if relay_runs => "the relay",
+        _ = async { front?.await.ok() }, if front_runs => "the relay's front",
     }
 }
 

@@ -99,16 +99,20 @@ pub(crate) struct Relaying {
     pub(crate) relay_ended: Option<oneshot::Receiver<()>>,
     /// Its front.
     pub(crate) front: Option<RunningFront>,
+    /// Resolves when the front's thread has ended.
+    pub(crate) front_ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Relaying {
     /// Starts what there is.
     pub(crate) fn start(relay: Option<RelayServer>, front: Option<Front>) -> io::Result<Self> {
         let (ends, ended) = oneshot::channel::<()>();
+        let (front_ends, front_ended) = oneshot::channel::<()>();
         Ok(Self {
             relay_ended: relay.is_some().then_some(ended),
             relay: relay.map(|relay| relay.spawn(ends)).transpose()?,
-            front: front.map(Front::spawn).transpose()?,
+            front_ended: front.is_some().then_some(front_ended),
+            front: front.map(|front| front.spawn(front_ends)).transpose()?,
         })
     }
 }

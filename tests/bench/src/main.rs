@@ -22,6 +22,7 @@ mod revoke;
 mod store;
 mod tunnel;
 mod userspace;
+mod ways;
 
 use std::process::ExitCode;
 
@@ -75,9 +76,10 @@ fn run() -> Result<()> {
         "restart" => restart::run(&mut report, rounds.unwrap_or(3))?,
         "store" => store::run(&mut report, rounds.unwrap_or(5))?,
         "tunnel" => tunnel::run(&mut report, rounds.unwrap_or(5), only.as_deref())?,
+        "ways" => ways::run(&mut report, rounds.unwrap_or(5))?,
         other => {
             bail!(
-                "no benchmark {other:?}; there are revoke, open, userspace, tunnel, policy, store, decide, restart, reconnect, relay, crash, darkness"
+                "no benchmark {other:?}; there are revoke, open, userspace, ways, tunnel, policy, store, decide, restart, reconnect, relay, crash, darkness"
             )
         }
     }

@@ -27,6 +27,7 @@ use crate::{
         clients::{Admin, Code, Node, enroll},
         facts::Facts,
     },
+    process::Process,
     report::Report,
 };
 
@@ -42,6 +43,12 @@ const PAUSE_LAST: Duration = Duration::from_secs(20);
 
 /// How soon all must be back.
 const BACK: f64 = 30.0;
+
+/// Memory that an idle channel may take at the controller: row 8 of the targets.
+const CHANNEL_KIB: f64 = 40.0;
+
+/// How long all are left alone: a keepalive of each, and what a handshake left behind is gone.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// How long it is waited for them in any case.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -80,11 +87,18 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
     let began = now();
     let nodes = runtime.block_on(enroll_all(address, codes))?;
     let enrolled = now().duration_since(began);
+    // One that has enrolled nobody, for its memory.
+    deployment.stop_controller()?;
+    deployment.start_controller(&options)?;
+    let alone = usage(&mut deployment)?;
     let crowd = Arc::new(Crowd::new(address));
     for node in nodes {
         runtime.spawn(Arc::clone(&crowd).keep(node));
     }
     runtime.block_on(crowd.wait_for(count))?;
+    let first = usage(&mut deployment)?;
+    runtime.block_on(tokio::time::sleep(IDLE));
+    let idle = usage(&mut deployment)?;
     let stopped = now();
     deployment.stop_controller()?;
     runtime.block_on(crowd.wait_for(0))?;
@@ -92,7 +106,9 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
     let listens = now();
     runtime.block_on(crowd.wait_for(count))?;
     let back = now();
+    let again = usage(&mut deployment)?;
     ensure!(deployment.controller()?.is_alive()?, "it died");
+    let each = f64::from(agents + connectors);
     report.add_figures([
         ("agents", f64::from(agents), None, ""),
         ("connectors", f64::from(connectors), None, ""),
@@ -109,6 +125,26 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
             None,
             "s",
         ),
+        ("CPU until then", again.cpu_s, None, "CPU-s"),
+        (
+            "CPU of one that comes back",
+            again.cpu_s * 1_000.0 / each,
+            None,
+            "CPU-ms",
+        ),
+        (
+            "CPU of all while idle",
+            (idle.cpu_s - first.cpu_s) / IDLE.as_secs_f64() * 100.0,
+            None,
+            "% of a core",
+        ),
+        (
+            "memory of an idle channel",
+            (idle.kib - alone.kib) / each,
+            Some(CHANNEL_KIB),
+            "KiB",
+        ),
+        ("memory of all of it", idle.kib / 1_024.0, None, "MiB"),
         (
             "attempts for each",
             crowd.attempts_for_each(count),
@@ -117,6 +153,20 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
         ),
     ]);
     Ok(())
+}
+
+/// What a controller has used up to now.
+struct Usage {
+    cpu_s: f64,
+    kib: f64,
+}
+
+fn usage(deployment: &mut Deployment) -> Result<Usage> {
+    let process = Process::of(deployment.controller()?.id());
+    Ok(Usage {
+        cpu_s: process.cpu()?.as_secs_f64(),
+        kib: process.resident_kib()?,
+    })
 }
 
 fn seconds(from: Instant, to: Instant) -> f64 {
@@ -151,12 +201,16 @@ async fn enroll_all(address: SocketAddr, codes: Vec<Code>) -> Result<Vec<Node>> 
         enrolling.spawn(async move {
             let _turn = turns.acquire().await?;
             // A knock may find no place where all others come from the same address.
+            let mut why = String::new();
             for _ in 0..20 {
-                if let Ok(Ok(node)) = enroll(address, &code, &format!("node-{number}")).await {
-                    return Ok(node);
+                let name = format!("node-{number}");
+                match enroll(address, &code, &name).await {
+                    Ok(Ok(node)) => return Ok(node),
+                    Ok(Err(refused)) => why = format!("{why}; {refused:?}"),
+                    Err(error) => why = format!("{why}; {error:#}"),
                 }
             }
-            anyhow::bail!("node {number} is not admitted")
+            anyhow::bail!("node {number} is not admitted{why}")
         });
     }
     let mut nodes = Vec::new();

@@ -71,6 +71,7 @@ fn open_and_leave() -> Result<()> {
     // The channel leaves its detour as well: nothing of it is left when TCP is dropped.
     world.wall_falls()?;
     world.device()?.wait_for("the channel leaves its detour")?;
+    world.wait_for_controller(&format!("{CONTROLLER}:7443"))?;
     world.wall("meta l4proto tcp drop")?;
     world
         .deployment
@@ -113,6 +114,7 @@ fn lose_udp() -> Result<()> {
     let said = world.device()?.said();
     ensure!(took < Duration::from_secs(3), "{took:?}: {said}");
     world.device()?.wait_for("the channel takes a detour")?;
+    world.wait_for_controller(&format!("tls://{CONTROLLER}:443"))?;
     Ok(())
 }
 
@@ -166,6 +168,16 @@ fn by_proxy() -> Result<()> {
     ensure!(said.contains("UDP and TLS"), "{said}");
     ensure!(!said.contains("guess"), "{said}");
     ensure!(proxy.opened() == 0 && proxy.refused() > 0, "{proxy:?}");
+    let refused_before = proxy.refused();
+    let password = "http://alice:pa%3ass@198.51.100.1:3128";
+    let mut around = world.enroll("around", password)?;
+    around.env("NO_PROXY", "corp.example, 203.0.113.0/24");
+    ensure!(
+        run(around)?.status.code() == Some(5),
+        "nothing leads around"
+    );
+    let asked = (proxy.opened(), proxy.refused());
+    ensure!(asked == (0, refused_before), "{proxy:?}");
     world
         .deployment
         .set_for_nodes("HTTPS_PROXY", "http://alice:pa%3ass@198.51.100.1:3128/");
@@ -356,6 +368,18 @@ impl World {
         let line = "status -o json";
         let command = self.deployment.cardea(Some(&self.home), "device", line);
         Ok(serde_json::from_slice(&run(command)?.stdout)?)
+    }
+
+    /// Asks for the status until the controller's address is this one.
+    fn wait_for_controller(&self, expected: &str) -> Result<()> {
+        let deadline: Instant = now() + PATIENCE;
+        loop {
+            let status = self.status()?;
+            if status["controller"]["address"] == expected {
+                return Ok(());
+            }
+            ensure!(now() < deadline, "not {expected}: {status}");
+        }
     }
 
     /// Asks for the status until the row of `app` is as it should be.

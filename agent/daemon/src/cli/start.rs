@@ -310,6 +310,8 @@ fn become_run(program: &str, settings: &Settings, device: Option<&Device>) -> Fa
             // Where nobody who lists processes reads its password.
             let proxy = settings.proxy.as_ref();
             command.envs(proxy.map(|proxy| ("HTTPS_PROXY", proxy.reveal())));
+            // The spelling that comes first.
+            command.envs(proxy.map(|proxy| ("no_proxy", proxy.exceptions().text())));
             command.args(arguments).exec()
         }
         Err(error) => error,

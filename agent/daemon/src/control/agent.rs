@@ -270,6 +270,9 @@ impl Shell {
                 self.common.data.send(ToData::Controller(peer));
                 self.handle(AgentInput::ChannelUp { exporter, address });
             }
+            LineEvent::Rerouted { address } => {
+                self.handle(AgentInput::ChannelRerouted { address });
+            }
             LineEvent::Down { why } => {
                 tracing::info!(reason = %why, "no channel");
                 self.handle(AgentInput::ChannelDown { why });

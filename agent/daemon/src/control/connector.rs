@@ -115,6 +115,7 @@ impl Shell {
                 self.common.data.send(ToData::Controller(peer));
                 ConnectorInput::ChannelUp { exporter, address }
             }
+            LineEvent::Rerouted { address } => ConnectorInput::ChannelRerouted { address },
             LineEvent::Down { why } => {
                 tracing::info!(reason = %why, "no channel");
                 ConnectorInput::ChannelDown { why }

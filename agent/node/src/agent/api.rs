@@ -56,6 +56,11 @@ pub enum AgentInput {
         /// Where it leads.
         address: String,
     },
+    /// That channel goes on by another way, as a detour that was taken or left.
+    ChannelRerouted {
+        /// What its address is from here on.
+        address: String,
+    },
     /// The channel, or the attempt at one, is gone without our asking.
     ChannelDown {
         /// Why, in a few words.

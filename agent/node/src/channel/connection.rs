@@ -242,6 +242,16 @@ impl Connection {
         }
     }
 
+    /// Another way leads to the same controller.
+    pub(super) fn reroute(&mut self, by: String) {
+        match self {
+            Self::Greeting { address, .. }
+            | Self::Ready { address, .. }
+            | Self::Renewing { address, .. } => *address = by,
+            Self::Off | Self::Waiting { .. } | Self::Connecting { .. } => {}
+        }
+    }
+
     /// The address in use.
     pub(super) fn address(&self) -> Option<&str> {
         match self {
@@ -340,6 +350,25 @@ mod tests {
                 let (next, did) = state(from, at).step(at, step, PAUSE);
                 assert_eq!((name(&next), did), (to, effect), "{label}");
             }
+        }
+    }
+
+    #[test]
+    fn another_way_is_another_address_of_a_channel_that_is_up_and_nothing_else() {
+        let at = testing::start().instant;
+        for (name, expected) in [
+            ("off", None),
+            ("waiting", None),
+            ("connecting", Some("c:7443")),
+            ("greeting", Some("tls://c:443")),
+            ("ready", Some("tls://c:443")),
+            ("renewing", Some("tls://c:443")),
+        ] {
+            let mut state = state(name, at);
+            let before = (state.deadline(), state.exporter().copied());
+            state.reroute("tls://c:443".to_owned());
+            assert_eq!(state.address(), expected, "{name}");
+            assert_eq!((state.deadline(), state.exporter().copied()), before);
         }
     }
 

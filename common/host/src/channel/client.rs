@@ -11,7 +11,7 @@ use cardea_proto::{
 };
 use quinn::{AsyncUdpSocket, ConnectionId, crypto::rustls::QuicClientConfig};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{
     ChannelError, Handshake, KEEPALIVE, Kind, Link, filter::Filter, transport, ways::Ways,
@@ -117,6 +117,12 @@ impl Fallback {
     /// Waits until the server does not answer as soon as it should. Safe to cancel.
     pub async fn wanted(&self) {
         self.doubted.notified().await;
+    }
+
+    /// Whether UDP is the way, now and whenever that changes.
+    #[must_use]
+    pub fn is_direct(&self) -> watch::Receiver<bool> {
+        self.ways.watch()
     }
 
     /// Goes on by a detour, for as long as UDP brings nothing.

@@ -25,7 +25,7 @@ use std::{
 
 use cardea_proto::detour::Aim;
 use quinn::{AsyncUdpSocket, UdpPoller, udp};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{IDLE_TIMEOUT, filter::Filter, socket::FilteredSocket};
 use crate::{
@@ -45,6 +45,8 @@ pub(super) struct Ways {
     server: SocketAddr,
     udp: Option<Arc<FilteredSocket>>,
     is_direct: AtomicBool,
+    /// The same, for who waits for a change.
+    told: watch::Sender<bool>,
     detour: Mutex<Detour>,
     deliver: mpsc::Sender<Box<[u8]>>,
     incoming: Mutex<mpsc::Receiver<Box<[u8]>>>,
@@ -78,6 +80,7 @@ impl Ways {
             server: server.unwrap_or(BEHIND),
             udp,
             is_direct: AtomicBool::new(true),
+            told: watch::Sender::new(true),
             detour: Mutex::new(Detour {
                 outgoing: None,
                 number: 0,
@@ -101,6 +104,11 @@ impl Ways {
         Arc::clone(&self.refused)
     }
 
+    /// Whether UDP is the way, now and whenever that changes.
+    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+        self.told.subscribe()
+    }
+
     /// Goes on by `detour`.
     pub(super) fn take(self: &Arc<Self>, detour: TlsStream) {
         let (sender, outgoing) = mpsc::channel(WAITING_MAX);
@@ -112,6 +120,7 @@ impl Ways {
             current.number
         };
         self.is_direct.store(false, Ordering::Relaxed);
+        self.told.send_replace(false);
         let (deliver, ways) = (self.deliver.clone(), Arc::downgrade(self));
         tokio::spawn(async move {
             let carried = detour.carry(outgoing, IDLE_TIMEOUT, |aim, datagram| {
@@ -159,6 +168,7 @@ impl Ways {
         if !self.is_direct.swap(true, Ordering::Relaxed) {
             tracing::info!("UDP reaches the controller again: the channel leaves its detour");
             self.detour().outgoing = None;
+            self.told.send_replace(true);
         }
     }
 

@@ -38,7 +38,7 @@ pub async fn open(
     proxy: Option<&Proxy>,
 ) -> Result<TlsStream, OpenError> {
     let name = server_name(front, caller)?;
-    let tcp = match proxy {
+    let tcp = match proxy.filter(|proxy| proxy.leads_to(host_of(front))) {
         None => TcpStream::connect(front).await?,
         Some(proxy) => proxy.connect(front).await?,
     };
@@ -54,11 +54,19 @@ pub async fn open(
     Ok(stream)
 }
 
+/// The host of `HOST:PORT`, an address without its brackets.
+fn host_of(front: &str) -> &str {
+    let (host, _) = front.rsplit_once(':').unwrap_or((front, ""));
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 /// The knock, and the front's own name behind it, or nobody's.
 fn server_name(front: &str, caller: &Caller) -> Result<ServerName<'static>, OpenError> {
     let wrong = || OpenError::Name(front.to_owned());
-    let (host, _) = front.rsplit_once(':').ok_or_else(wrong)?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if !front.contains(':') {
+        return Err(wrong());
+    }
+    let host = host_of(front);
     let host = if host.parse::<IpAddr>().is_ok() {
         NO_NAME
     } else {

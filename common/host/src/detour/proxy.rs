@@ -9,13 +9,15 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
+use super::Exceptions;
+
 /// Longest answer of a proxy to CONNECT, in bytes; it is a status and some headers.
 const ANSWER_BYTES_MAX: usize = 8 * 1024;
 
 /// Port of a proxy whose URL names none: that of its scheme (RFC 9110 §4.2.1).
 const PORT: u16 = 80;
 
-/// A proxy, as `HTTPS_PROXY` names it: `http://[USER:PASSWORD@]HOST[:PORT]`.
+/// A proxy, as `HTTPS_PROXY` names it: `http://[USER:PASSWORD@]HOST[:PORT]`, and where it is not used.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     /// `HOST:PORT`.
@@ -24,6 +26,7 @@ pub struct Proxy {
     credentials: Option<Zeroizing<String>>,
     /// As it was given.
     text: Zeroizing<String>,
+    exceptions: Exceptions,
 }
 
 /// Text that names no proxy that we can use. Who wrote it is at fault. It does not repeat the text,
@@ -43,6 +46,24 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The same, but not for these hosts.
+    #[must_use]
+    pub fn except(self, exceptions: Exceptions) -> Self {
+        Self { exceptions, ..self }
+    }
+
+    /// The hosts that it is not used for.
+    #[must_use]
+    pub const fn exceptions(&self) -> &Exceptions {
+        &self.exceptions
+    }
+
+    /// Whether `host` is reached by it.
+    #[must_use]
+    pub fn leads_to(&self, host: &str) -> bool {
+        !self.exceptions.contain(host)
     }
 
     /// The URL, password and all, for another process's environment.
@@ -123,6 +144,7 @@ impl FromStr for Proxy {
             address: format!("{host}:{port}"),
             credentials,
             text: Zeroizing::new(text.to_owned()),
+            exceptions: Exceptions::default(),
         })
     }
 }

@@ -58,6 +58,8 @@ pub struct Pair {
     /// Lost datagrams of a thousand.
     pub loss: u32,
     pub delay: Duration,
+    /// The same of the relay's own answers, as far as they take another time.
+    pub bind_delay: Option<Duration>,
     /// Added at random, so that datagrams overtake each other.
     pub jitter: Duration,
     /// Largest datagram that arrives.
@@ -126,6 +128,7 @@ impl Pair {
             dial: Ok(()),
             loss: 0,
             delay: Duration::from_millis(10),
+            bind_delay: None,
             jitter: Duration::ZERO,
             mtu: 1_472,
             is_cut: false,
@@ -381,14 +384,14 @@ impl Pair {
                 } else {
                     ticket.handle.challenge(&self.cookie).to_vec()
                 };
-                self.send(from, at, answer);
+                self.answer(from, at, answer);
             }
             Some(FrameKind::Proof) => {
                 let (ticket, cookie) = Cookie::of_proof(datagram).unwrap();
                 let ticket = ticket_of(ticket);
                 if cookie == self.cookie {
                     self.bound.insert(ticket.handle, at);
-                    self.send(from, at, ticket.handle.bound().to_vec());
+                    self.answer(from, at, ticket.handle.bound().to_vec());
                 }
             }
             Some(FrameKind::Data) => {
@@ -444,13 +447,23 @@ impl Pair {
         }
     }
 
+    /// What the relay itself has to say.
+    fn answer(&mut self, to: End, at: SocketAddr, datagram: Vec<u8>) {
+        let delay = self.bind_delay.unwrap_or(self.delay);
+        self.send_after(delay, to, at, datagram);
+    }
+
     /// From the relay, at that address of it.
     fn send(&mut self, to: End, at: SocketAddr, datagram: Vec<u8>) {
+        self.send_after(self.delay, to, at, datagram);
+    }
+
+    fn send_after(&mut self, delay: Duration, to: End, at: SocketAddr, datagram: Vec<u8>) {
         let is_reached = !self.unreached.contains(&(to == End::Agent, at));
         if self.is_cut || !is_reached || datagram.len() > self.mtu {
             return;
         }
-        self.arrive(to, at, Via::Relay, datagram, self.delay);
+        self.arrive(to, at, Via::Relay, datagram, delay);
     }
 
     fn arrive(&mut self, to: End, from: SocketAddr, via: Via, datagram: Vec<u8>, delay: Duration) {

@@ -136,6 +136,30 @@ async fn half_a_hello_and_a_slow_one_hear_nothing_and_end_in_time() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_front_hears_that_it_ended() {
+    let local = (Ipv4Addr::LOCALHOST, 0).into();
+    let tickets = TicketKey::from_seed(&[7; 32]).unwrap();
+    let mut relay = Server::bind(local, tickets.public(), Settings::default()).unwrap();
+    let detours = Detours::default();
+    let targets = Targets {
+        relay: relay.serve_behind(detours.clone()),
+        controller: None,
+    };
+    let keeper = Keeper::new(front_key(), None);
+    let mut front = Front::bind(local, keeper, None, (detours, targets)).unwrap();
+    // No system lets anybody wait for a file.
+    let file = tempfile::tempfile().unwrap();
+    front.listener = std::os::fd::OwnedFd::from(file).into();
+    let (ends, ended) = oneshot::channel::<()>();
+    let running = front.spawn(ends).unwrap();
+    assert!(
+        ended.await.is_err(),
+        "it ends of itself, and says nothing else"
+    );
+    drop(running);
+}
+
+#[tokio::test]
 async fn one_address_that_holds_connections_open_keeps_nobody_else_out() {
     let stage = Stage::new(None);
     let mut held = Vec::new();
@@ -278,7 +302,7 @@ impl Stage {
             gate,
             detours,
             tickets,
-            _front: front.spawn().unwrap(),
+            _front: front.spawn(()).unwrap(),
             _relay: relay.spawn(()).unwrap(),
         }
     }

@@ -231,7 +231,9 @@ pub(crate) async fn enroll(
     let (tls, _) = enroll_client(code.root, Arc::new(Clock::system()));
     let Connected {
         exporter, mut link, ..
-    } = Client::connect(address, tls, &holder(code), TIME).await?;
+    } = Client::connect(address, tls, &holder(code), TIME)
+        .await
+        .context("no connection")?;
     let [nonce @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = exporter;
     let request = EnrollRequest {
         version: PROTOCOL_VERSION,
