@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -60,16 +60,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
     let connectors = agents.div_ceil(AGENTS_EACH);
     let count = usize::try_from(agents + connectors)?;
-    // A socket each, and what else a process needs.
-    let files = u64::try_from(count)? + 2_048;
-    let limit = getrlimit(Resource::Nofile);
-    let is_enough = limit.current.is_none_or(|current| current >= files);
-    if !is_enough {
-        let current = Some(files);
-        let maximum = limit.maximum.map(|maximum| maximum.max(files));
-        setrlimit(Resource::Nofile, Rlimit { current, maximum })
-            .context("so many sockets are not allowed")?;
-    }
+    allow_sockets(count)?;
     let mut deployment = Deployment::new()?;
     let ports = (free_port()?, free_port()?);
     let options = ControllerOptions {
@@ -108,23 +99,47 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
     let back = now();
     let again = usage(&mut deployment)?;
     ensure!(deployment.controller()?.is_alive()?, "it died");
+    let times = [enrolled, back - listens, back - stopped].map(|time| time.as_secs_f64());
+    let attempts = crowd.attempts_for_each(count);
+    tell(
+        report,
+        (agents, connectors),
+        times,
+        [alone, first, idle, again],
+        attempts,
+    );
+    Ok(())
+}
+
+/// Lets this process have a socket for each of `count` ends, and what else it needs.
+fn allow_sockets(count: usize) -> Result<()> {
+    let files = u64::try_from(count)? + 2_048;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= files) {
+        return Ok(());
+    }
+    let current = Some(files);
+    let maximum = limit.maximum.map(|maximum| maximum.max(files));
+    setrlimit(Resource::Nofile, Rlimit { current, maximum })
+        .context("so many sockets are not allowed")
+}
+
+/// Adds what was found: how long it took to enroll all, and until they were back; what the controller
+/// used with nobody, with all, after a while, and after its restart.
+fn tell(
+    report: &mut Report,
+    (agents, connectors): (u32, u32),
+    [enrolled, listening, stopped]: [f64; 3],
+    [alone, first, idle, again]: [Usage; 4],
+    attempts: f64,
+) {
     let each = f64::from(agents + connectors);
     report.add_figures([
         ("agents", f64::from(agents), None, ""),
         ("connectors", f64::from(connectors), None, ""),
-        ("enrolled in", enrolled.as_secs_f64(), None, "s"),
-        (
-            "all back after it listens",
-            seconds(listens, back),
-            Some(BACK),
-            "s",
-        ),
-        (
-            "all back after it was stopped",
-            seconds(stopped, back),
-            None,
-            "s",
-        ),
+        ("enrolled in", enrolled, None, "s"),
+        ("all back after it listens", listening, Some(BACK), "s"),
+        ("all back after it was stopped", stopped, None, "s"),
         ("CPU until then", again.cpu_s, None, "CPU-s"),
         (
             "CPU of one that comes back",
@@ -145,14 +160,8 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
             "KiB",
         ),
         ("memory of all of it", idle.kib / 1_024.0, None, "MiB"),
-        (
-            "attempts for each",
-            crowd.attempts_for_each(count),
-            None,
-            "",
-        ),
+        ("attempts for each", attempts, None, ""),
     ]);
-    Ok(())
 }
 
 /// What a controller has used up to now.
@@ -167,10 +176,6 @@ fn usage(deployment: &mut Deployment) -> Result<Usage> {
         cpu_s: process.cpu()?.as_secs_f64(),
         kib: process.resident_kib()?,
     })
-}
-
-fn seconds(from: Instant, to: Instant) -> f64 {
-    to.duration_since(from).as_secs_f64()
 }
 
 /// A code for everybody.

@@ -125,8 +125,16 @@ struct World {
     _nodes: Vec<Program>,
 }
 
-impl World {
-    fn start() -> Result<Self> {
+/// The hosts: two for laptops, one of which lets no UDP out, one with the app, and what is between.
+struct Hosts {
+    laptops: Namespace,
+    walled: Namespace,
+    server: Namespace,
+    middle: Namespace,
+}
+
+impl Hosts {
+    fn new() -> Result<Self> {
         let (laptops, walled) = (
             Namespace::new("ways", "near")?,
             Namespace::new("ways", "wall")?,
@@ -170,6 +178,23 @@ impl World {
              chain in { type filter hook input priority 0; meta l4proto udp drop\n }\n\
              chain out { type filter hook output priority 0; meta l4proto udp drop\n }\n}\n",
         )?;
+        Ok(Self {
+            laptops,
+            walled,
+            server,
+            middle,
+        })
+    }
+}
+
+impl World {
+    fn start() -> Result<Self> {
+        let Hosts {
+            laptops,
+            walled,
+            server,
+            middle,
+        } = Hosts::new()?;
         let mut deployment = Deployment::new()?;
         deployment.start_controller(&ControllerOptions {
             namespace: Some(&middle),
@@ -258,9 +283,14 @@ impl World {
         let line = "status -o json";
         let status = run_ok(self.deployment.cardea(Some(host), contestant.way, line))?;
         let status: serde_json::Value = serde_json::from_str(&status)?;
-        let apps = status["apps"].as_array().context("no apps")?;
-        let row = apps.iter().find(|row| row["name"] == contestant.carrier);
-        let path = row.and_then(|row| row["path"].as_str());
+        let apps = status.pointer("/apps").and_then(|apps| apps.as_array());
+        let mut apps = apps.context("no apps")?.iter();
+        let is_wanted = |row: &&serde_json::Value| {
+            row.get("name").and_then(|name| name.as_str()) == Some(contestant.carrier)
+        };
+        let path = apps
+            .find(is_wanted)
+            .and_then(|row| row.get("path")?.as_str());
         Ok(path.unwrap_or_default().to_owned())
     }
 }
