@@ -30,6 +30,8 @@ fn codes() -> Result<()> {
     let used = enroll(&world, "cardea-connector", "second", &code)?;
     expect(&used, 4, "this code was already used")?;
 
+    many_at_once(&world)?;
+
     let mistyped = enroll(&world, "cardea", "typist", "cardea1-aaaa")?;
     expect(&mistyped, 4, "not a Cardea code")?;
     forged(&world)?;
@@ -55,6 +57,34 @@ fn codes() -> Result<()> {
         );
     }
     another_controller(&mut world)
+}
+
+/// Of many who have one code at the same time, one is let in, and every other one is told.
+fn many_at_once(world: &Deployment) -> Result<()> {
+    let code = world.ctl("invite connector --site default")?;
+    let enroll = &|number| {
+        enroll(
+            world,
+            "cardea-connector",
+            &format!("one-of-many-{number}"),
+            &code,
+        )
+    };
+    let outputs: Vec<Output> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..48)
+            .map(|number| scope.spawn(move || enroll(number)))
+            .collect();
+        let ended = all
+            .into_iter()
+            .map(|one| one.join().ok().context("a panic")?);
+        ended.collect::<Result<_>>()
+    })?;
+    let admitted = outputs.iter().filter(|output| output.status.success());
+    ensure!(admitted.count() == 1, "{outputs:?}");
+    outputs
+        .iter()
+        .filter(|output| !output.status.success())
+        .try_for_each(|output| expect(output, 4, "this code was already used"))
 }
 
 /// A code that is whole and that nobody made: the controller is silent to its knock, which is nothing

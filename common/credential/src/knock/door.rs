@@ -32,7 +32,7 @@ use super::{
     Id, Knock, KnockKeys,
     attempts::Attempts,
     epoch_of,
-    record::{Record, window_secs},
+    record::{BURST, BURST_OF_CODE, Record, window_secs},
     secs_of, since_opened,
 };
 
@@ -261,7 +261,13 @@ impl Door {
                 record.renew(seeds, stay);
                 record
             }
-            Entry::Vacant(new) => new.insert(Record::new(seeds, stay)),
+            Entry::Vacant(new) => {
+                let burst = match who {
+                    Knocker::Node(_) => BURST,
+                    Knocker::Invite(_) => BURST_OF_CODE,
+                };
+                new.insert(Record::new(seeds, stay, burst))
+            }
         };
         let epochs: Vec<u32> = self.ids.keys().copied().collect();
         for (epoch, id) in ids_of(record, &self.root, &epochs) {

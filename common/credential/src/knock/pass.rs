@@ -29,7 +29,7 @@ use data_encoding::BASE32_NOPAD;
 
 use super::{
     Answer, KNOCK_BYTES, Knock, KnockKeys, Stay, first, mac, period_of,
-    record::{Record, window_secs},
+    record::{BURST, Record, window_secs},
     secs_of, since_opened,
 };
 
@@ -162,7 +162,10 @@ impl PassDoor {
         }
         Some(match self.records.entry(number) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Record::new(Vec::new(), Stay::Until(now.unix))),
+            Entry::Vacant(new) => {
+                let stay = Stay::Until(now.unix);
+                new.insert(Record::new(Vec::new(), stay, BURST))
+            }
         })
     }
 }

@@ -16,10 +16,14 @@ use super::{
     secs_of,
 };
 
-/// Knocks that a knocker may make at once.
+/// Knocks that a node may make at once.
 ///
 /// An address of each of a name's four is tried at the same time, so this is seven rounds of it.
-const BURST: u32 = 30;
+pub(super) const BURST: u32 = 30;
+
+/// The same for a code: two hundred who have it at the same time are all told that it is used. No
+/// more than one of them is ever let in, and a code that lasts is worth no more handshakes than this.
+pub(super) const BURST_OF_CODE: u32 = 240;
 
 /// Time after which one more is allowed: what the longest backoff of a node comes to on average.
 const KNOCK_TIME: Duration = Duration::from_secs(10);
@@ -36,6 +40,8 @@ const MOMENTS_MAX: usize = 1_024;
 pub(super) struct Record {
     seeds: Box<[Secret32]>,
     stay: Stay,
+    /// Knocks that are allowed at once.
+    burst: u32,
     is_dismissed: bool,
     visits: Option<Box<Visits>>,
 }
@@ -52,10 +58,11 @@ struct Visits {
 }
 
 impl Record {
-    pub(super) fn new(seeds: Vec<Secret32>, stay: Stay) -> Self {
+    pub(super) fn new(seeds: Vec<Secret32>, stay: Stay, burst: u32) -> Self {
         Self {
             seeds: seeds.into_boxed_slice(),
             stay,
+            burst,
             is_dismissed: false,
             visits: None,
         }
@@ -93,7 +100,8 @@ impl Record {
 
     /// Takes one handshake out of the bucket; `false` when it is empty.
     pub(super) fn spend(&mut self, now: Instant) -> bool {
-        self.visits().spend(now)
+        let burst = self.burst;
+        self.visits().spend(now, burst)
     }
 
     /// Whether all that it made would be late by now, and its bucket is full again.
@@ -133,9 +141,9 @@ impl Visits {
         true
     }
 
-    fn spend(&mut self, now: Instant) -> bool {
+    fn spend(&mut self, now: Instant, burst: u32) -> bool {
         let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + KNOCK_TIME;
-        let is_allowed = full_at <= now + KNOCK_TIME * BURST;
+        let is_allowed = full_at <= now + KNOCK_TIME * burst;
         if is_allowed {
             self.full_at = Some(full_at);
         }

@@ -274,6 +274,24 @@ fn a_code_is_heard_until_its_end_and_then_takes_no_memory() {
 }
 
 #[test]
+fn two_hundred_who_have_one_code_are_heard_at_once_and_no_flood_of_them() {
+    let hash = key::digest(b"the secret of a code");
+    let keys = KnockKeys::new(&invite_seed(&hash), &ROOT);
+    let mut bench = Bench::new();
+    bench.door.change(DoorChange::Admit {
+        who: Knocker::Invite(InviteId::from_bytes([1; 10])),
+        seeds: vec![invite_seed(&hash)],
+        stay: Stay::Until(bench.now.unix.plus(HOUR)),
+    });
+    let now = bench.now.unix;
+    let heard = (0..1_000_u16)
+        .map(|number| keys.knock(now, number.to_be_bytes()))
+        .filter(|knock| bench.answer(knock) == Answer::Open)
+        .count();
+    assert_eq!(heard, 240);
+}
+
+#[test]
 fn ids_turn_with_the_epoch_and_a_node_is_heard_in_each() {
     let mut bench = Bench::new();
     let mut seen = std::collections::BTreeSet::new();
