@@ -156,6 +156,19 @@ impl Agent {
         }
     }
 
+    /// That an admin blocked this device, where no controller has turned it away for that.
+    fn block_warning(&self) -> Option<Warning> {
+        let is_told = self.channel.told().map(|told| told.code) == Some(RefusalCode::Blocked);
+        (self.posture.is_blocked() && !is_told).then(|| Warning {
+            code: RefusalCode::Blocked.to_string(),
+            title: "this device is blocked".to_owned(),
+            fix: format!(
+                "Ask an admin to run: cardeactl device unblock {}",
+                self.name
+            ),
+        })
+    }
+
     fn warnings(&self, now: Now) -> Vec<Warning> {
         let warning = |code: &str, title: String, fix: String| Warning {
             code: code.to_owned(),
@@ -175,15 +188,7 @@ impl Agent {
             let fix = format!("Open tunnels go on for their ttl. {next}, then: cardea status");
             warnings.push(warning("controller_unreachable", message, fix));
         }
-        let is_told = self.channel.told().map(|told| told.code) == Some(RefusalCode::Blocked);
-        if self.posture.is_blocked() && !is_told {
-            let fix = format!(
-                "Ask an admin to run: cardeactl device unblock {}",
-                self.name
-            );
-            let title = "this device is blocked".to_owned();
-            warnings.push(warning(&RefusalCode::Blocked.to_string(), title, fix));
-        }
+        warnings.extend(self.block_warning());
         if let Some(skew) = self.channel.skew() {
             let way = if skew.ahead { "ahead of" } else { "behind" };
             warnings.push(warning(
