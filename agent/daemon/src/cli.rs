@@ -49,6 +49,10 @@ struct Place {
     /// Socket of an agent that runs as root, for its operator
     #[arg(long, global = true, env = "CARDEA_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Ends when the controllers say that an admin removed this node: what `up` goes on as says so to
+    /// whoever started it
+    #[arg(long, global = true, hide = true)]
+    until_removed: bool,
     /// Says more; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -194,6 +198,7 @@ struct Settings {
     config: Option<PathBuf>,
     socket: Option<PathBuf>,
     verbose: u8,
+    until_removed: bool,
     direct: DirectSettings,
     proxy: Option<Proxy>,
     file: File,
@@ -250,6 +255,7 @@ impl Place {
             config: self.config.clone(),
             socket: self.socket.clone().or_else(|| file.socket.clone()),
             verbose: self.verbose,
+            until_removed: self.until_removed,
             direct: self.direct.settle(&file),
             proxy: self.proxy.settle(&file)?,
             file,
@@ -388,6 +394,7 @@ mod tests {
         let path = place.path().join("agent.toml");
         std::fs::write(&path, "state = \"/x\"\ncolour = \"red\"\n").unwrap();
         let arguments = Place {
+            until_removed: false,
             state: None,
             config: Some(path.clone()),
             direct: nothing(),
@@ -410,6 +417,7 @@ mod tests {
         let text = "state = \"/x\"\ndirect_port = 7\ncandidates = [\"192.0.2.1:7\"]\n";
         std::fs::write(&path, text).unwrap();
         let mut arguments = Place {
+            until_removed: false,
             state: None,
             config: Some(path),
             socket: None,
@@ -513,6 +521,7 @@ mod tests {
             ("/x", "/x".into()),
         ] {
             let arguments = Place {
+                until_removed: false,
                 state: Some(given.into()),
                 config: None,
                 direct: nothing(),
@@ -527,6 +536,7 @@ mod tests {
     #[test]
     fn what_is_no_file_is_refused_with_what_to_type_next() {
         let arguments = Place {
+            until_removed: false,
             state: Some("/x".into()),
             config: Some("/dev/zero".into()),
             direct: nothing(),

@@ -14,6 +14,7 @@ use cardea_host::{channel::Caller, clock::Clock, detour::Proxy, files::StateDir}
 use cardea_node::NodeOutbox;
 use cardea_proto::{
     local::{ControllerState, ControllerView, LocalAnswer},
+    refusal::Refusal,
     time::ClockOffset,
 };
 use tokio::sync::{Semaphore, oneshot};
@@ -41,6 +42,24 @@ pub(crate) struct Net {
     pub(crate) direct: DirectSettings,
     /// The proxy that leads to fronts.
     pub(crate) proxy: Option<Proxy>,
+}
+
+/// When a daemon ends that nobody asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Never: a person will look at its status, or stop it.
+    Asked,
+    /// When the controllers say that there is no such node: somebody waits for it at a terminal.
+    Removed,
+}
+
+impl Until {
+    fn has_come(self, ended: Option<&Refusal>) -> Option<Refusal> {
+        match self {
+            Self::Asked => None,
+            Self::Removed => ended.cloned(),
+        }
+    }
 }
 
 /// What both roles' loops have.

@@ -85,6 +85,7 @@ impl Agent {
             program: settings.program,
             ledger: settings.ledger,
             checkpoint: settings.checkpoint,
+            home: settings.home,
         };
         Self {
             device: settings.device,

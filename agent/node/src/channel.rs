@@ -82,6 +82,8 @@ pub(crate) struct ChannelSettings {
     pub(crate) ledger: Verifier,
     /// The last checkpoint that the node accepted.
     pub(crate) checkpoint: Option<String>,
+    /// Where the node's state lies, for a person who is to move it away.
+    pub(crate) home: String,
 }
 
 /// A node's channel and certificate.
@@ -262,6 +264,11 @@ impl Channel {
 
     /// The controller ends the channel, or says what this node does not accept.
     pub(crate) fn refuse(&mut self, now: Now, refusal: Refusal, out: &mut NodeOutbox) {
+        let refusal = match (refusal.code, &refusal.next) {
+            // Only this end knows where its state lies.
+            (RefusalCode::NotProven, Some(_)) => refusal.with_next(self.enroll_anew()),
+            (_, _) => refusal,
+        };
         warn!(reason = %refusal, "channel refused");
         self.outage.told = Some(refusal);
         self.outage.unanswered = 0;
@@ -523,10 +530,6 @@ impl Channel {
         }
         let verified = self.settings.trust.verify_lapsed(self.chain(), now.unix);
         if let (Purpose::Renewal, Err(ChainError::Expired { .. })) = (purpose, verified) {
-            let program = match self.settings.node {
-                NodeId::Device(_) => "cardea",
-                NodeId::Connector(_) => "cardea-connector",
-            };
             let refusal = Refusal::new(
                 RefusalCode::CertificateExpired,
                 format!(
@@ -534,9 +537,33 @@ impl Channel {
                     self.not_after().to_rfc3339()
                 ),
             );
-            self.outage.told =
-                Some(refusal.with_next(format!("Ask an admin for a new code, stop {program}, move its state directory away, then: {program} up CODE")));
+            self.outage.told = Some(refusal.with_next(self.enroll_anew()));
         }
+    }
+
+    /// What there is to do for a node whose enrollment is void.
+    fn enroll_anew(&self) -> String {
+        let (invite, program) = match self.settings.node {
+            NodeId::Device(_) => ("cardeactl invite device", "cardea"),
+            NodeId::Connector(_) => ("cardeactl invite connector", "cardea-connector"),
+        };
+        format!(
+            "Ask an admin for a code ({invite}), stop {program}, move {} away, then: {program} up CODE",
+            self.settings.home
+        )
+    }
+
+    /// Whether a controller said that it knows no such node, or knows it with another key.
+    pub(crate) fn is_removed(&self) -> bool {
+        let told = self.outage.told.as_ref();
+        told.is_some_and(|told| told.code == RefusalCode::NotProven)
+    }
+
+    /// Why this node will have no channel again unless it enrolls anew, once every controller said so.
+    pub(crate) fn ended(&self) -> Option<&Refusal> {
+        let is_over =
+            self.is_removed() && self.is_hopeless() && self.tries.is_multiple_of(self.count());
+        self.told().filter(|_| is_over)
     }
 
     /// Whether only a person can lift what stands in the way.

@@ -56,6 +56,8 @@ pub struct ConnectorSettings {
     pub ledger: Verifier,
     /// The last checkpoint that was accepted, a signed note.
     pub checkpoint: Option<String>,
+    /// Where its state lies, for a person who is to move it away.
+    pub home: String,
 }
 
 /// One thing that happened.
@@ -130,6 +132,7 @@ impl Connector {
             program: settings.program,
             ledger: settings.ledger,
             checkpoint: settings.checkpoint,
+            home: settings.home,
         };
         Self {
             connector: settings.connector,
@@ -194,6 +197,18 @@ impl Connector {
     #[must_use]
     pub fn controller_view(&self) -> ControllerView {
         self.channel.controller_view()
+    }
+
+    /// Why there is no channel at the moment, and what to do.
+    #[must_use]
+    pub fn unreachable(&self) -> Refusal {
+        self.channel.unreachable()
+    }
+
+    /// Why this connector serves nothing until it enrolls anew, where every controller said so.
+    #[must_use]
+    pub fn ended(&self) -> Option<&Refusal> {
+        self.channel.ended()
     }
 
     /// The certificate in use.

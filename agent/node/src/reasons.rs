@@ -180,6 +180,7 @@ mod tests {
             report: None,
             why: None,
             clock_skew_s: None,
+            blocked: false,
         };
         let app = "wiki".parse().unwrap();
         let refusal = ended(&app, EndReason::PostureFailed, Some(&verdict));

@@ -120,6 +120,7 @@ impl World {
             program: "test".to_owned(),
             ledger: ledger_key().verifier().clone(),
             checkpoint: None,
+            home: "/state".to_owned(),
         }
     }
 
@@ -135,6 +136,7 @@ impl World {
             program: "test".to_owned(),
             ledger: ledger_key().verifier().clone(),
             checkpoint: None,
+            home: "/state".to_owned(),
         };
         Connector::new(settings, [6; 32])
     }

@@ -14,6 +14,9 @@ use crate::{
 /// What every code begins with.
 pub const CODE_PREFIX: &str = "cardea1-";
 
+/// Longest life of an invite, in days: past a month, nobody remembers whom a code was for.
+pub const INVITE_DAYS_MAX: u64 = 30;
+
 /// Longest code that is looked at, in bytes.
 pub const CODE_BYTES_MAX: usize = 2_048;
 

@@ -172,6 +172,9 @@ pub struct PostureVerdict {
     /// How far the device's clock was ahead of the controller's, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_skew_s: Option<i64>,
+    /// Whether an admin has blocked the device, which opens nothing then, whatever its posture.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blocked: bool,
 }
 
 impl PostureVerdict {

@@ -75,12 +75,11 @@ impl RefusalCode {
             | Self::Internal
             | Self::Busy
             | Self::Unauthorized => 1,
-            Self::NotPermitted => 3,
+            Self::NotPermitted | Self::Blocked => 3,
             Self::InviteUsed
             | Self::InviteExpired
             | Self::InviteUnknown
             | Self::InviteWrongRole
-            | Self::Blocked
             | Self::CertificateExpired
             | Self::NotProven => 4,
             Self::NoConnector

@@ -290,6 +290,13 @@ impl Controller {
         }
     }
 
+    /// Tells a device that it was blocked, or no longer is, with what is known of its posture.
+    pub(crate) fn tell_of_block(&self, turn: &mut Turn<'_>, device: DeviceId) {
+        if let Some(verdict) = self.postures.get(device).and_then(|p| p.verdict.clone()) {
+            self.push_verdict(turn, device, verdict);
+        }
+    }
+
     fn push_verdict(&self, turn: &mut Turn<'_>, device: DeviceId, verdict: PostureVerdict) {
         let node = NodeId::Device(device);
         let channels = [self.channels.renewal_of(node), self.channels.of(node)];
@@ -311,6 +318,8 @@ impl Controller {
         verdict.report = last
             .filter(|(reported, _)| Some(*reported) == nonce)
             .map(|(_, counter)| counter);
+        let record = self.world.state.device(device);
+        verdict.blocked = record.is_some_and(|record| record.blocked);
         turn.send(channel, ToNode::Posture(verdict));
     }
 }

@@ -348,7 +348,7 @@ impl Controller {
             Happened::Offered(grant) => self.watch_certificate(grant.fact().device, turn.now),
             Happened::Invited(invite) => admit_invite(turn, invite.fact()),
             Happened::Uninvited(invite) => forget_invite(turn, *invite),
-            Happened::Unblocked(device) => self.review(turn, *device.fact()),
+            Happened::Unblocked(device) => self.unblocked(turn, *device.fact()),
             Happened::Blocked(device) => self.blocked(turn, *device.fact()),
             Happened::Removed(node) => {
                 dismiss(turn, *node.fact());

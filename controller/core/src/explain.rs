@@ -18,11 +18,15 @@ impl Controller {
             .state
             .device(device)
             .and_then(|record| record.node.user.clone());
-        match user {
+        let mut decision = match user {
             Some(user) => self.explain(now, device, &user, app),
             // Only a connector has no user, and none gets here: its device id is unknown.
             None => self.explain(now, device, app, app),
+        };
+        if let Some(meant) = self.meant(now, device, &decision) {
+            decision.remedy = Some(meant);
         }
+        decision
     }
 
     /// The decision now.
@@ -36,17 +40,24 @@ impl Controller {
     /// A denial in words, with the app that was perhaps meant among those the device may know of.
     pub(crate) fn refusal_of(&self, now: Now, device: DeviceId, decision: &Decision) -> Refusal {
         let refusal = verdict::refusal_of(decision);
-        if decision.reason != Reason::NoRule || refusal.code != RefusalCode::NotPermitted {
-            return refusal;
+        match self.meant(now, device, decision) {
+            Some(meant) => refusal.with_next(meant),
+            None => refusal,
+        }
+    }
+
+    /// The app that was perhaps meant, where no rule permits the one that was named.
+    fn meant(&self, now: Now, device: DeviceId, decision: &Decision) -> Option<String> {
+        let is_unknown = decision.reason == Reason::NoRule
+            && verdict::code_of(decision) == RefusalCode::NotPermitted;
+        if !is_unknown {
+            return None;
         }
         let judge = self.judge(now);
         let names = self.world.state.apps().map(|app| app.spec.name.as_str());
-        let meant = suggest::nearest(&decision.resource, names)
+        suggest::nearest(&decision.resource, names)
             .and_then(|name| self.world.state.app(&name.parse().ok()?))
-            .filter(|app| judge.may_know(device, &app.spec));
-        match meant {
-            Some(app) => refusal.with_next(format!("Did you mean {}?", app.spec.name)),
-            None => refusal,
-        }
+            .filter(|app| judge.may_know(device, &app.spec))
+            .map(|app| format!("Did you mean {}?", app.spec.name))
     }
 }

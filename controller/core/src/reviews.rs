@@ -75,6 +75,13 @@ impl Controller {
     /// A device was blocked.
     pub(crate) fn blocked(&mut self, turn: &mut Turn<'_>, device: DeviceId) {
         self.end_device(turn, device, EndReason::DeviceBlocked);
+        self.tell_of_block(turn, device);
+        self.review(turn, device);
+    }
+
+    /// A block was lifted.
+    pub(crate) fn unblocked(&mut self, turn: &mut Turn<'_>, device: DeviceId) {
+        self.tell_of_block(turn, device);
         self.review(turn, device);
     }
 

@@ -176,5 +176,6 @@ pub(crate) const fn verdict_passed(facts: &Facts) -> PostureVerdict {
         report: None,
         why: None,
         clock_skew_s: Some(facts.skew_s()),
+        blocked: false,
     }
 }

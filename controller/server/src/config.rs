@@ -32,7 +32,7 @@ const POLL_MAX: Duration = Duration::from_secs(3_600);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The trust domain; only `init` uses it.
+    /// The trust domain, which `init` makes; a state of another one is not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<Name>,
     /// Where nodes reach this controller.
@@ -166,6 +166,8 @@ impl Config {
 /// How a controller runs: everything is there and within its limits.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The trust domain that is meant, when it is named: another one is not run.
+    pub domain: Option<Name>,
     /// Where nodes reach this controller.
     pub advertise: Vec<Place>,
     /// Where it listens.
@@ -209,6 +211,7 @@ impl Settings {
             return Err(Failure::of(Code::Usage, "--listen-tls", why, next));
         }
         Ok(Self {
+            domain: config.domain,
             advertise: config.advertise,
             listen: config.listen.unwrap_or(any(PORT_CHANNEL)),
             relay_listen: relay.then_some(config.relay.listen.unwrap_or(any(PORT_RELAY))),

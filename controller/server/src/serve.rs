@@ -72,6 +72,7 @@ impl Service {
     pub fn start(state: StateDir, seal: &Seal, settings: &Settings) -> Result<Self, Failure> {
         let (mut store, loaded) = load(&state, seal)?;
         let founded = founded(&state, &loaded.state)?;
+        is_meant(settings, &founded, &state)?;
         let notary = notary(&state, seal, &founded, store.as_mut(), &loaded)?;
         let loaded = loaded.state;
         let keys = folder::read_keys(&state, seal)?;
@@ -365,6 +366,26 @@ fn reach(settings: &Settings, sockets: &Sockets) -> Result<Reach, Failure> {
         tracing::warn!("there is no relay, so no tunnel can open; run with --relay");
     }
     Ok(reach)
+}
+
+/// Who names a trust domain gets that one, or nothing.
+fn is_meant(settings: &Settings, founded: &Founded, state: &StateDir) -> Result<(), Failure> {
+    let Some(meant) = settings
+        .domain
+        .as_ref()
+        .filter(|meant| **meant != founded.domain)
+    else {
+        return Ok(());
+    };
+    let domain = &founded.domain;
+    Err(Failure::of(
+        Code::Usage,
+        &format!("--domain {meant}"),
+        format!("{} is the state of {domain}", state.path().display()),
+        &format!(
+            "Name {domain} or nothing, here and in controller.toml, or another state: --state DIR"
+        ),
+    ))
 }
 
 fn core_settings(settings: &Settings, reach: Reach) -> cardea_core::Settings {

@@ -57,6 +57,23 @@ fn a_trust_domain_is_made_once() {
 }
 
 #[test]
+fn a_state_of_another_trust_domain_is_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("c");
+    expect(
+        &controller("init", &state, &["--domain", "corp.example"]),
+        0,
+        "is made",
+    );
+    for verb in ["run", "up"] {
+        let mut more = vec!["--domain", "other.example"];
+        more.extend(LOOPBACK);
+        let refused = controller(verb, &state, &more);
+        expect(&refused, 2, "is the state of corp.example");
+    }
+}
+
+#[test]
 fn a_state_folder_that_cannot_be_used_is_refused_with_exit_7() {
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name);

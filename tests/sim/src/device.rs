@@ -106,6 +106,7 @@ impl Device {
             program: "sim".to_owned(),
             ledger,
             checkpoint: self.checkpoint.clone(),
+            home: "state".to_owned(),
         };
         let [agent, tunnels] = entropy;
         let attempt = self.running.take().map_or(0, |running| running.attempt);

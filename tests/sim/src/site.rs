@@ -81,6 +81,7 @@ impl Site {
             program: "sim".to_owned(),
             ledger,
             checkpoint: self.checkpoint.clone(),
+            home: "state".to_owned(),
         };
         let [connector, tunnels] = entropy;
         let attempt = self.serving.take().map_or(0, |serving| serving.attempt);

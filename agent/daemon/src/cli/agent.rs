@@ -9,10 +9,14 @@ use cardea_host::{
     process,
 };
 use cardea_proto::{
+    admin::Warning,
     app::{Service, Target},
+    decision::Check,
     identity::Role,
     local::{ControllerState, LocalAnswer, LocalRequest},
     name::Name,
+    posture::PostureVerdict,
+    refusal::{Refusal, RefusalCode},
 };
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -426,7 +430,11 @@ fn connect(
         };
         if status.controller.state == ControllerState::Connected {
             talk::say(&format!("connected to {}", status.controller.address));
-            return Ok(());
+            return bars(&status.warnings).map_or(Ok(()), Err);
+        }
+        let is_lost = status.controller.state == ControllerState::Unreachable;
+        if let Some(bars) = bars(&status.warnings).filter(|_| is_lost) {
+            return Err(bars);
         }
         if clock.until(deadline).is_zero() {
             let why = status.warnings.first().map_or_else(
@@ -441,6 +449,21 @@ fn connect(
     }
 }
 
+/// Why this device opens nothing until an admin does something, with the code of any other command
+/// that meets the same.
+fn bars(warnings: &[Warning]) -> Option<Failure> {
+    [RefusalCode::Blocked, RefusalCode::NotProven]
+        .into_iter()
+        .find_map(|code| {
+            let warning = warnings
+                .iter()
+                .find(|warning| warning.code == code.to_string())?;
+            Some(Failure::from(
+                Refusal::new(code, &warning.title).with_next(&warning.fix),
+            ))
+        })
+}
+
 /// Prints the facts; a posture that fails is the command's failure, with what to do.
 fn show_posture(settings: &Settings, output: Output) -> Result<(), Failure> {
     let LocalAnswer::Posture { report, verdict } = ask(settings, &LocalRequest::Posture)? else {
@@ -449,13 +472,20 @@ fn show_posture(settings: &Settings, output: Output) -> Result<(), Failure> {
     let shown = PostureOutput::new(&report, verdict.as_ref());
     show::show(output, &shown, PostureOutput::table)?;
     match verdict {
-        Some(verdict) if !verdict.compliant => {
-            let failed = verdict.reasons().join("; ");
-            let remedy = verdict.remedy.unwrap_or_default();
-            Err(Failure::of(Code::Posture, "posture fails", failed, &remedy))
-        }
+        Some(verdict) if !verdict.compliant => Err(posture_failure(verdict)),
         Some(_) | None => Ok(()),
     }
+}
+
+/// What fails, then what to do: the remedy of each check stands in the table above.
+fn posture_failure(verdict: PostureVerdict) -> Failure {
+    let failed = if verdict.failed.is_empty() {
+        verdict.reasons()
+    } else {
+        verdict.failed.iter().map(Check::place).collect()
+    };
+    let remedy = verdict.remedy.unwrap_or_default();
+    Failure::of(Code::Posture, "posture fails", failed.join("; "), &remedy)
 }
 
 /// An address of this machine with a port.
@@ -486,6 +516,56 @@ mod tests {
         for verb in command.get_subcommands_mut() {
             let name = verb.get_name().to_owned();
             assert!(verb.get_after_help().is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_fails_is_said_with_its_remedy_once() {
+        let remedy = "Turn on disk encryption";
+        let check = Check {
+            subject: "disk.encrypted".to_owned(),
+            observed: "false".to_owned(),
+            needed: "true".to_owned(),
+            rule: "base/certify".to_owned(),
+            remedy: Some(remedy.to_owned()),
+        };
+        let verdict = PostureVerdict {
+            compliant: false,
+            checked_at: cardea_proto::time::UnixMillis(0),
+            failed: vec![check],
+            remedy: Some(format!("{remedy}, then: cardea posture")),
+            report: None,
+            why: None,
+            clock_skew_s: None,
+            blocked: false,
+        };
+        let failure = posture_failure(verdict);
+        assert_eq!(failure.code, 6);
+        assert_eq!(
+            failure.message,
+            "posture fails: disk.encrypted is false on this device (needed: true, rule base/certify). \
+             Turn on disk encryption, then: cardea posture"
+        );
+    }
+
+    #[test]
+    fn up_fails_as_any_other_command_does_where_only_a_person_can_help() {
+        let warning = |code: &str| Warning {
+            code: code.to_owned(),
+            title: "this device is out".to_owned(),
+            fix: "Ask an admin".to_owned(),
+        };
+        for (code, exit) in [
+            ("blocked", Some(3)),
+            ("not_proven", Some(4)),
+            ("posture_failed", None),
+            ("controller_unreachable", None),
+        ] {
+            let failure = bars(&[warning("other"), warning(code)]);
+            assert_eq!(failure.as_ref().map(|failure| failure.code), exit, "{code}");
+            if let Some(failure) = failure {
+                assert_eq!(failure.message, "this device is out. Ask an admin");
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use cardea_host::{
 use cardea_proto::{
     codec::MESSAGE_BYTES_MAX,
     local::{LocalAnswer, LocalRequest},
+    refusal::Refusal,
 };
 
 use super::{Settings, client, start::block_on};
@@ -57,18 +58,19 @@ async fn hold_until_ctrl_c(
     };
     talk::say(&format!("{what} is at {address} until Ctrl-C"));
     talk::print(&address)?;
-    watch(stream, ending).await
+    watch(stream, what, ending).await
 }
 
 /// Shows why connections come to nothing, each reason once in a row.
 async fn watch(
     mut stream: UnixStream,
+    what: &str,
     mut ending: std::pin::Pin<&mut impl Future<Output = std::io::Result<()>>>,
 ) -> Result<(), Failure> {
     loop {
         tokio::select! {
             answer = frame::read(&mut stream, MESSAGE_BYTES_MAX) => match answer {
-                Ok(LocalAnswer::Refused(refusal)) => talk::say(&refusal.to_string()),
+                Ok(LocalAnswer::Refused(refusal)) => talk::say(&told(what, refusal)),
                 Ok(_) => return Err(client::unexpected()),
                 Err(error) => return Err(gone(&error)),
             },
@@ -79,9 +81,39 @@ async fn watch(
     }
 }
 
+/// A refusal with the app that it is about, and what to do.
+fn told(what: &str, refusal: Refusal) -> String {
+    let text = refusal.advised().to_string();
+    if text.starts_with(&format!("{what}: ")) {
+        text
+    } else {
+        format!("{what}: {text}")
+    }
+}
+
 fn gone(error: &FrameError) -> Failure {
     Failure::new(
         Code::NotReachable,
         format!("the agent ended: {error}. Start it again: cardea up"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use cardea_proto::refusal::RefusalCode;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_comes_to_nothing_is_told_with_its_app_and_what_to_do() {
+        let why = "the connector did not reach the app: refused";
+        let refusal = Refusal::new(RefusalCode::TargetUnreachable, why);
+        assert_eq!(
+            told("wiki", refusal),
+            "wiki: the connector did not reach the app: refused. \
+             Ask an admin to look at the app's target: cardeactl app ls"
+        );
+        let named = Refusal::new(RefusalCode::NotPermitted, "wiki: denied").with_next("Ask");
+        assert_eq!(told("wiki", named), "wiki: denied. Ask");
+    }
 }

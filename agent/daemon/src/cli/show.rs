@@ -34,6 +34,7 @@ pub(super) fn show<T: Serialize>(
 /// The status of an agent.
 pub(super) fn status(status: &AgentStatus) -> String {
     let posture = match status.posture.compliant {
+        None if status.controller.state == ControllerState::Unreachable => "not judged".to_owned(),
         None => "not judged yet".to_owned(),
         Some(true) => "passes".to_owned(),
         Some(false) => format!("fails: {}", status.posture.failed.join("; ")),
@@ -301,6 +302,7 @@ mod tests {
             report: None,
             why: Some("no rule permits a certificate for laptop".to_owned()),
             clock_skew_s: Some(-7),
+            blocked: false,
         };
         let shown = PostureOutput::new(&report, Some(&verdict));
         assert_eq!(shown.failed, ["no rule permits a certificate for laptop"]);

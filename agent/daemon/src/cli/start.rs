@@ -17,7 +17,7 @@ use cardea_proto::{id::NodeId, identity::Role, invite::InviteCode};
 
 use super::{CodeArgument, Settings, client};
 use crate::{
-    control::{self, Net},
+    control::{self, Net, Until},
     enroll::Applicant,
     names,
     operator::{self, Operator},
@@ -140,7 +140,13 @@ pub(super) fn up(
         drop(dir);
         return Err(become_run(program.name, settings, device.as_ref()));
     }
-    serve(settings, dir, node, device, &Local::Sockets)
+    serve(
+        settings,
+        dir,
+        node,
+        (device, &Local::Sockets),
+        Until::Removed,
+    )
 }
 
 /// Serves as the node that is enrolled here.
@@ -154,7 +160,12 @@ pub(super) fn run(
     let dir = open_enrolled(program, settings)?;
     let node = load(&dir)?.ok_or_else(|| client::not_enrolled(program.name))?;
     keep_operator(&dir, device.as_ref())?;
-    serve(settings, dir, node, device, local)
+    let until = if settings.until_removed {
+        Until::Removed
+    } else {
+        Until::Asked
+    };
+    serve(settings, dir, node, (device, local), until)
 }
 
 async fn apply(
@@ -230,8 +241,8 @@ fn serve(
     settings: &Settings,
     dir: StateDir,
     node: Node,
-    device: Option<Device>,
-    local: &Local,
+    (device, local): (Option<Device>, &Local),
+    until: Until,
 ) -> Result<(), Failure> {
     let net = Net {
         direct: settings.direct.clone(),
@@ -249,15 +260,19 @@ fn serve(
                 operator: operator(settings, &dir)?,
                 interface: ranges.zip(local.names()),
             };
-            block_on(control::agent::run(dir, node, id, told, net))?
+            block_on(control::agent::run(dir, node, id, told, net, until))?
         }
         (NodeId::Connector(id), None) => {
-            block_on(control::connector::run(dir, node, id, (net, ranges)))?
+            block_on(control::connector::run(dir, node, id, (net, ranges), until))?
         }
         (NodeId::Device(_), None) => return Err(wrong_program("cardea")),
         (NodeId::Connector(_), Some(_)) => return Err(wrong_program("cardea-connector")),
     };
-    result.map_err(|error| Failure::new(Code::Failed, error.to_string()))
+    match result {
+        Ok(None) => Ok(()),
+        Ok(Some(ended)) => Err(ended.into()),
+        Err(error) => Err(Failure::new(Code::Failed, error.to_string())),
+    }
 }
 
 /// The ranges of an interface's addresses; `None` without an interface.
@@ -302,6 +317,7 @@ fn become_run(program: &str, settings: &Settings, device: Option<&Device>) -> Fa
         "--facts-from",
         device.and_then(|device| device.posture.facts_from.as_ref()),
     );
+    arguments.push("--until-removed".into());
     arguments.extend(settings.direct_flags());
     arguments.extend((0..settings.verbose).map(|_| OsString::from("-v")));
     let error = match std::env::current_exe() {

@@ -24,7 +24,7 @@ use cardea_tunnel::End;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Common, FAREWELL_TIME, Net,
+    Common, FAREWELL_TIME, Net, Until,
     forwards::{self, Forwards, Waiting},
     nap, suggest,
 };
@@ -74,7 +74,8 @@ struct Shell {
     resolver: Option<Resolver>,
 }
 
-/// Serves as the device `id` until the program is asked to end.
+/// Serves as the device `id` until the program is asked to end, or until what ends it earlier: why is
+/// returned.
 ///
 /// # Errors
 /// As the system says, when there is no socket or thread to begin with.
@@ -88,7 +89,8 @@ pub(crate) async fn run(
         interface,
     }: Device,
     Net { direct, proxy }: Net,
-) -> io::Result<()> {
+    until: Until,
+) -> io::Result<Option<Refusal>> {
     let clock = Clock::system();
     // Whom the system asks must not be a process that was killed, whatever this one does.
     names::recover(&dir);
@@ -103,7 +105,7 @@ pub(crate) async fn run(
             tracing::debug!("facts came while the agent was ending");
         }
     })?;
-    let settings = settings(&node, id, addresses.is_some());
+    let settings = settings(&node, id, addresses.is_some(), &dir);
     let (forwards, mut ends) = Forwards::new();
     let mut shell = Shell {
         common: Common::new(clock, dir, node, data, proxy),
@@ -120,7 +122,10 @@ pub(crate) async fn run(
     };
     shell.handle(AgentInput::Timeout);
     let mut ending = std::pin::pin!(process::asked_to_end());
-    loop {
+    let ended = loop {
+        if let Some(ended) = until.has_come(shell.agent.ended()) {
+            break Some(ended);
+        }
         let deadline = shell.agent.deadline();
         tokio::select! {
             biased;
@@ -142,16 +147,16 @@ pub(crate) async fn run(
             }
             result = &mut ending => {
                 result?;
-                break;
+                break None;
             }
         }
-    }
+    };
     shell.leave().await;
-    Ok(())
+    Ok(ended)
 }
 
 /// What the core is told of the node; with `packets` programs send them, and not flows.
-fn settings(node: &Node, id: DeviceId, packets: bool) -> AgentSettings {
+fn settings(node: &Node, id: DeviceId, packets: bool, dir: &StateDir) -> AgentSettings {
     AgentSettings {
         device: id,
         name: node.name.clone(),
@@ -165,6 +170,7 @@ fn settings(node: &Node, id: DeviceId, packets: bool) -> AgentSettings {
         program: PROGRAM_VERSION.to_owned(),
         ledger: node.ledger.clone(),
         checkpoint: node.checkpoint.clone(),
+        home: dir.path().display().to_string(),
     }
 }
 

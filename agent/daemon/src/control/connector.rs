@@ -10,7 +10,7 @@ use cardea_proto::{
 };
 use cardea_tunnel::End;
 
-use super::{Common, FAREWELL_TIME, Net, nap};
+use super::{Common, FAREWELL_TIME, Net, Until, nap};
 use crate::{
     data::{Data, FromData, ToData, back::Back, stack::Interface},
     line::LineEvent,
@@ -26,7 +26,8 @@ struct Shell {
     out: ConnectorOutbox,
 }
 
-/// Serves as the connector `id` until the program is asked to end.
+/// Serves as the connector `id` until the program is asked to end, or until what ends it earlier:
+/// why is returned.
 ///
 /// # Errors
 /// As the system says, when there is no socket or thread to begin with.
@@ -35,7 +36,8 @@ pub(crate) async fn run(
     node: Node,
     id: ConnectorId,
     (Net { direct, proxy }, ranges): (Net, Option<Ranges>),
-) -> std::io::Result<()> {
+    until: Until,
+) -> std::io::Result<Option<Refusal>> {
     let clock = Clock::system();
     let interface = match ranges {
         None => None,
@@ -58,6 +60,7 @@ pub(crate) async fn run(
         program: PROGRAM_VERSION.to_owned(),
         ledger: node.ledger.clone(),
         checkpoint: node.checkpoint.clone(),
+        home: dir.path().display().to_string(),
     };
     let mut shell = Shell {
         common: Common::new(clock, dir, node, data, proxy),
@@ -66,7 +69,10 @@ pub(crate) async fn run(
     };
     shell.handle(ConnectorInput::Timeout);
     let mut ending = std::pin::pin!(process::asked_to_end());
-    loop {
+    let ended = loop {
+        if let Some(ended) = until.has_come(shell.connector.ended()) {
+            break Some(ended);
+        }
         let deadline = shell.connector.deadline();
         tokio::select! {
             biased;
@@ -86,13 +92,13 @@ pub(crate) async fn run(
             () = nap(clock, deadline) => shell.handle(ConnectorInput::Timeout),
             result = &mut ending => {
                 result?;
-                break;
+                break None;
             }
         }
-    }
+    };
     shell.common.line.disconnect();
     tokio::time::sleep(FAREWELL_TIME).await;
-    Ok(())
+    Ok(ended)
 }
 
 impl Shell {
@@ -101,8 +107,8 @@ impl Shell {
         self.connector.handle(now, input, &mut self.out);
         self.common.flush(&mut self.out.node);
         let view = self.connector.controller_view();
-        let why = format!("controller {} does not answer", view.address);
-        self.common.show(&view, &why);
+        let why = self.connector.unreachable().advised();
+        self.common.show(&view, &why.to_string());
     }
 
     fn line(&mut self, event: LineEvent) {

@@ -44,6 +44,8 @@ pub struct AgentSettings {
     pub ledger: Verifier,
     /// The last checkpoint that was accepted, a signed note.
     pub checkpoint: Option<String>,
+    /// Where its state lies, for a person who is to move it away.
+    pub home: String,
 }
 
 /// One thing that happened.

@@ -158,6 +158,11 @@ impl Posture {
         self.verdict.as_ref()
     }
 
+    /// Whether the controller has said that an admin blocked this device.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.verdict().is_some_and(|verdict| verdict.blocked)
+    }
+
     /// Polls come up to a tenth early, never late: a report must not go stale for our jitter.
     fn plan(&mut self, now: Instant, rng: &mut ChaCha20Rng) {
         self.next_poll = Some(now + self.poll - full_jitter(rng, self.poll / 10));

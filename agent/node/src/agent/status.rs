@@ -3,6 +3,7 @@
 use cardea_proto::{
     admin::Warning,
     app::Transport,
+    decision::Check,
     local::{
         AgentStatus, AppError, AppState, AppStatus, CertificateView, ControllerView, DeviceView,
         PostureView, transport_text,
@@ -41,6 +42,12 @@ impl Agent {
             warnings: self.warnings(now),
             dns: None,
         }
+    }
+
+    /// Why this device has no access until it enrolls anew, where every controller said so.
+    #[must_use]
+    pub fn ended(&self) -> Option<&Refusal> {
+        self.channel.ended()
     }
 
     /// The apps that the controller told of and what else is open or was just refused, by name.
@@ -136,13 +143,30 @@ impl Agent {
         (AppState::Idle, ended)
     }
 
+    /// Who was removed is judged by nobody any more.
     fn posture_view(&self) -> PostureView {
-        let verdict = self.posture.verdict();
+        let verdict = self
+            .posture
+            .verdict()
+            .filter(|_| !self.channel.is_removed());
         PostureView {
             compliant: verdict.map(|verdict| verdict.compliant),
             checked_at: verdict.map(|verdict| verdict.checked_at.to_rfc3339()),
             failed: verdict.map_or_else(Vec::new, PostureVerdict::reasons),
         }
+    }
+
+    /// That an admin blocked this device, where no controller has turned it away for that.
+    fn block_warning(&self) -> Option<Warning> {
+        let is_told = self.channel.told().map(|told| told.code) == Some(RefusalCode::Blocked);
+        (self.posture.is_blocked() && !is_told).then(|| Warning {
+            code: RefusalCode::Blocked.to_string(),
+            title: "this device is blocked".to_owned(),
+            fix: format!(
+                "Ask an admin to run: cardeactl device unblock {}",
+                self.name
+            ),
+        })
     }
 
     fn warnings(&self, now: Now) -> Vec<Warning> {
@@ -153,21 +177,18 @@ impl Agent {
         };
         let mut warnings = Vec::new();
         let is_lost = self.channel.is_wanted() && self.channel.is_unreachable();
-        if is_lost && !self.channel.is_renewing() {
-            let Refusal { message, next, .. } = self.channel.unreachable();
-            let next = next.unwrap_or_else(|| "Check the network".to_owned());
-            // Who was told why has just that to do.
-            let fix = match self.channel.told() {
-                Some(_) => next,
-                None => format!("Open tunnels go on for their ttl. {next}, then: cardea status"),
-            };
-            warnings.push(warning("controller_unreachable", message, fix));
-        }
         if let Some(told) = self.channel.told() {
+            // Who was told why has just that to do.
             let told = told.clone().advised();
             let fix = told.next.unwrap_or_default();
             warnings.push(warning(&told.code.to_string(), told.message, fix));
+        } else if is_lost && !self.channel.is_renewing() {
+            let Refusal { message, next, .. } = self.channel.unreachable();
+            let next = next.unwrap_or_else(|| "Check the network".to_owned());
+            let fix = format!("Open tunnels go on for their ttl. {next}, then: cardea status");
+            warnings.push(warning("controller_unreachable", message, fix));
         }
+        warnings.extend(self.block_warning());
         if let Some(skew) = self.channel.skew() {
             let way = if skew.ahead { "ahead of" } else { "behind" };
             warnings.push(warning(
@@ -197,7 +218,9 @@ impl Agent {
             let fix = "Tell an admin, who sees more with: cardeactl status".to_owned();
             warnings.push(warning("ledger_doubtful", title, fix));
         }
-        if let Some(refusal) = self.channel.renewal_refused() {
+        let refused = self.channel.renewal_refused();
+        // That it is blocked is said above, in the present.
+        if let Some(refusal) = refused.filter(|refusal| refusal.code != RefusalCode::Blocked) {
             let fix = refusal
                 .next
                 .clone()
@@ -208,7 +231,9 @@ impl Agent {
             let title = verdict
                 .failed
                 .first()
-                .map_or_else(|| "posture does not pass".to_owned(), ToString::to_string);
+                .map(Check::place)
+                .or_else(|| verdict.why.clone())
+                .unwrap_or_else(|| "posture does not pass".to_owned());
             let fix = verdict
                 .remedy
                 .clone()

@@ -68,6 +68,7 @@ fn verdict(compliant: bool) -> PostureVerdict {
         report: None,
         why: None,
         clock_skew_s: None,
+        blocked: false,
     }
 }
 

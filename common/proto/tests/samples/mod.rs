@@ -81,6 +81,10 @@ pub(crate) fn all() -> Vec<Sample> {
             "posture_verdict_without_checks",
             &parts::verdict_without_checks(),
         ),
+        one::<PostureVerdict>(
+            "posture_verdict_of_a_blocked_device",
+            &parts::verdict_of_a_blocked_device(),
+        ),
         one::<Decision>(
             "decision_of_a_failed_appraisal",
             &parts::decision_of_a_failed_appraisal(),

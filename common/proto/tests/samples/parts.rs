@@ -148,6 +148,7 @@ pub(crate) fn verdict() -> PostureVerdict {
         report: Some(7),
         why: None,
         clock_skew_s: None,
+        blocked: false,
     }
 }
 
@@ -156,6 +157,15 @@ pub(crate) fn verdict_without_checks() -> PostureVerdict {
         failed: Vec::new(),
         why: Some("no rule permits a certificate for laptop".to_owned()),
         clock_skew_s: Some(-3),
+        ..verdict()
+    }
+}
+
+pub(crate) fn verdict_of_a_blocked_device() -> PostureVerdict {
+    PostureVerdict {
+        compliant: true,
+        failed: Vec::new(),
+        blocked: true,
         ..verdict()
     }
 }

@@ -3,11 +3,12 @@
 use cardea_proto::{
     app::{Principal, Target, Transport},
     id::InviteId,
+    invite::INVITE_DAYS_MAX,
     name::Name,
 };
 use clap::{Args, Subcommand};
 
-use super::{Label, Life};
+use super::{Label, Life, ParseLifeError};
 
 /// One-time codes.
 #[derive(Debug, Subcommand)]
@@ -24,7 +25,7 @@ pub enum InviteCommand {
         #[arg(long = "group", value_name = "GROUP")]
         groups: Vec<Name>,
         /// How long the code is good
-        #[arg(long, default_value = "1h")]
+        #[arg(long, default_value = "1h", value_parser = invite_life)]
         expires: Life,
     },
     /// Prints a code that admits a connector
@@ -36,7 +37,7 @@ pub enum InviteCommand {
         #[arg(long, default_value = "default")]
         site: Name,
         /// How long the code is good
-        #[arg(long, default_value = "1h")]
+        #[arg(long, default_value = "1h", value_parser = invite_life)]
         expires: Life,
     },
     /// Lists codes; the codes themselves are shown only once, when they are made
@@ -51,6 +52,19 @@ pub enum InviteCommand {
         /// Its id, as invite ls prints it
         id: InviteId,
     },
+}
+
+/// How long a code is good: not longer than a controller lets it be.
+fn invite_life(text: &str) -> Result<Life, String> {
+    let life: Life = text
+        .parse()
+        .map_err(|error: ParseLifeError| error.to_string())?;
+    if life.0.as_secs() > INVITE_DAYS_MAX * 24 * 3_600 {
+        return Err(format!(
+            "a code is good for {INVITE_DAYS_MAX} days at most, such as 1h or 7d"
+        ));
+    }
+    Ok(life)
 }
 
 /// Sites.
@@ -280,4 +294,20 @@ pub struct AppFields {
     /// They are not
     #[arg(long, conflicts_with = "allow_host_scoped")]
     pub no_host_scoped: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_for_too_long_is_told_in_days() {
+        assert_eq!(
+            invite_life("30d").map(|life| life.0.as_secs()),
+            Ok(2_592_000)
+        );
+        let refused = invite_life("400d").unwrap_err();
+        assert!(refused.contains("30 days at most"), "{refused}");
+        assert!(invite_life("soon").unwrap_err().contains("a unit"));
+    }
 }

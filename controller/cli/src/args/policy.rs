@@ -82,7 +82,10 @@ pub enum GrantCommand {
         /// Its id, or its name as grant ls prints it
         grant: String,
     },
-    /// Ends a grant at once
+    /// Ends a grant at once; while policy permits it, the next connection gets another
+    ///
+    /// To end it for good, take the rule back (cardeactl disallow PRINCIPAL APP) or block the device
+    /// (cardeactl device block NAME).
     #[command(after_help = "Examples:
   cardeactl grant revoke grt_aebagbafaydqqcik
   cardeactl grant revoke 'wiki for alice@corp.example' --yes")]

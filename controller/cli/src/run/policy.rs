@@ -104,14 +104,28 @@ fn apply(source: &PolicySource, dry_run: bool, session: &mut Session<'_>) -> Res
         return Err(unexpected());
     };
     if losing > 0 || closes > 0 || !unjudged.is_empty() {
-        let warning = format!(
-            "this takes {losing} permission{} away and closes {}",
-            if losing == 1 { "" } else { "s" },
-            confirm::tunnels(closes)
-        );
+        let warning = cost(losing, closes);
         confirm::ask(&warning, &session.settings, session.console)?;
     }
     session.change(change)
+}
+
+/// What a policy takes away, as far as that is known.
+fn cost(losing: usize, closes: u32) -> String {
+    let permissions = match losing {
+        1 => "takes 1 permission away".to_owned(),
+        losing => format!("takes {losing} permissions away"),
+    };
+    let known = [
+        (losing > 0).then_some(permissions),
+        (closes > 0).then(|| format!("closes {}", confirm::tunnels(closes))),
+    ];
+    let known: Vec<String> = known.into_iter().flatten().collect();
+    if known.is_empty() {
+        "this takes nothing away as far as is known".to_owned()
+    } else {
+        format!("this {}", known.join(" and "))
+    }
 }
 
 fn read(source: &PolicySource, session: &mut Session<'_>) -> Result<Vec<PolicyFile>, Failure> {
@@ -232,3 +246,20 @@ fn say_unjudged(unjudged: &[Name], session: &mut Session<'_>) {
 
 /// Devices that are named; the rest are counted.
 const UNJUDGED_SHOWN: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cost_of_nothing_is_not_counted() {
+        for (losing, closes, said) in [
+            (0, 0, "this takes nothing away as far as is known"),
+            (1, 0, "this takes 1 permission away"),
+            (0, 2, "this closes 2 tunnels"),
+            (3, 1, "this takes 3 permissions away and closes 1 tunnel"),
+        ] {
+            assert_eq!(cost(losing, closes), said);
+        }
+    }
+}

@@ -18,7 +18,7 @@ use super::{
     plan::Plan,
     targets,
 };
-use crate::{controller::Controller, judge::Foreseen};
+use crate::{State, controller::Controller, judge::Foreseen};
 
 /// Most everyday rules about one app.
 const LINKS_MAX: usize = 1_024;
@@ -37,6 +37,7 @@ impl Controller {
         }
         find::site_for(state, &spec.site)?;
         targets::check(spec)?;
+        names_are_free(state, spec)?;
         if allow.len() > LINKS_MAX {
             return Err(invalid(format!("app {name} has too many everyday rules"))
                 .with_next("Put people into a group, and allow the group"));
@@ -72,6 +73,9 @@ impl Controller {
         let record = find::app(&self.world.state, name)?;
         let spec = patched(&record.spec, patch);
         targets::check(&spec)?;
+        if spec.names != record.spec.names {
+            names_are_free(&self.world.state, &spec)?;
+        }
         if spec == record.spec {
             return Err(invalid(format!("app {name} is so already"))
                 .with_next(format!("Look at: cardeactl app show {name}")));
@@ -177,6 +181,35 @@ impl Controller {
         let change = Change::Disallowed(link.clone());
         Ok(Plan::new(change, expects, message).ending(ends))
     }
+}
+
+/// A DNS name leads to one app. Names are compared as DNS compares them (RFC 4343), with or without
+/// the dot of the root.
+fn names_are_free(state: &State, spec: &AppSpec) -> Result<(), Refusal> {
+    let same = |a: &Name, b: &Name| {
+        let (a, b) = (a.as_str(), b.as_str());
+        a.trim_end_matches('.')
+            .eq_ignore_ascii_case(b.trim_end_matches('.'))
+    };
+    let taken = state
+        .apps()
+        .map(|app| &app.spec)
+        .filter(|other| other.name != spec.name)
+        .find_map(|other| {
+            let mut wanted = spec.names.iter();
+            let name = wanted.find(|name| other.names.iter().any(|taken| same(taken, name)))?;
+            Some((name, &other.name))
+        });
+    let Some((name, holder)) = taken else {
+        return Ok(());
+    };
+    let refusal = Refusal::new(
+        RefusalCode::Exists,
+        format!("the DNS name {name} is that of app {holder}"),
+    );
+    Err(refusal.with_next(format!(
+        "Give another --name, or take it from there: cardeactl app set {holder} --no-names"
+    )))
 }
 
 fn patched(before: &AppSpec, patch: &AppPatch) -> AppSpec {

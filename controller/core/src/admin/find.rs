@@ -86,6 +86,16 @@ pub(super) fn user<'a>(state: &'a State, name: &Name) -> Result<&'a User, Refusa
     })
 }
 
+/// A user who is asked about, and who can be there before any device of his.
+pub(super) fn user_to_come(state: &State, name: &Name) -> Result<(), Refusal> {
+    user(state, name).map(drop).map_err(|refusal| {
+        let next = refusal.next.clone().unwrap_or_default();
+        refusal.with_next(format!(
+            "{next}. One that is new comes with a device: cardeactl invite device --user {name}"
+        ))
+    })
+}
+
 pub(super) fn grant<'a>(state: &'a State, id: &GrantId) -> Result<&'a GrantRecord, Refusal> {
     state.grant(id).ok_or_else(|| {
         Refusal::new(

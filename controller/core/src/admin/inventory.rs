@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use cardea_proto::{
     codec::Digest,
     id::{GrantId, InviteId, NodeId},
+    invite::INVITE_DAYS_MAX,
     ledger::{Admits, Change, EndReason, Invite, RecordKey, User},
     name::Name,
     refusal::{Refusal, RefusalCode},
@@ -17,8 +18,8 @@ use super::{
 };
 use crate::{controller::Controller, judge::Foreseen};
 
-/// Longest life of an invite: past a month, nobody remembers whom a code was for.
-const INVITE_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Longest life of an invite.
+const INVITE_LIFE_MAX: Duration = Duration::from_secs(INVITE_DAYS_MAX * 24 * 3_600);
 
 /// Most groups of one user.
 const GROUPS_MAX: usize = 256;
@@ -35,8 +36,7 @@ impl Controller {
         let life = Duration::from_secs(life_s);
         if life.is_zero() || life > INVITE_LIFE_MAX {
             return Err(invalid(format!(
-                "an invite lives 1 s to {} s, not {life_s} s",
-                INVITE_LIFE_MAX.as_secs()
+                "an invite lives 1 s to {INVITE_DAYS_MAX} days, not {life_s} s"
             ))
             .with_next("For example: --expires 1h"));
         }

@@ -2,8 +2,9 @@
 
 use cardea_proto::{
     admin::AdminChange,
+    app::Principal,
     id::GrantId,
-    ledger::{Change, EndReason, RecordKey},
+    ledger::{Change, EndReason, Grant, RecordKey},
     refusal::{Refusal, RefusalCode},
     time::Now,
 };
@@ -71,7 +72,7 @@ impl Controller {
             AdminChange::Allow(link) => self.plan_allow(link),
             AdminChange::Disallow(link) => self.plan_disallow(now, link),
             AdminChange::PolicyApply(files) => self.plan_policy(now, files, prepared),
-            AdminChange::GrantRevoke(id) => self.plan_revoke(*id),
+            AdminChange::GrantRevoke(id) => self.plan_revoke(now, *id),
             AdminChange::RollbackAcknowledge => self.plan_acknowledge(),
         }
     }
@@ -99,14 +100,45 @@ impl Controller {
         ))
     }
 
-    fn plan_revoke(&self, id: GrantId) -> Result<Plan, Refusal> {
+    fn plan_revoke(&self, now: Now, id: GrantId) -> Result<Plan, Refusal> {
         let record = find::grant(&self.world.state, &id)?;
         let grant = &record.grant;
+        let again = self.again(now, grant);
         Ok(Plan {
             changes: Vec::new(),
             expects: Expects::of([RecordKey::Grant(id)]),
             ends: vec![(id, EndReason::Revoked)],
-            message: format!("grant {id} of {} on {} revoked", grant.user, grant.app),
+            message: format!(
+                "grant {id} of {} on {} revoked{again}",
+                grant.user, grant.app
+            ),
         })
+    }
+
+    /// That a grant is given again to whoever asks, where a rule still permits it, and what ends that.
+    fn again(&self, now: Now, grant: &Grant) -> String {
+        let Grant {
+            device, user, app, ..
+        } = grant;
+        if self.judge(now).connect(*device, user, app).is_err() {
+            return String::new();
+        }
+        let state = &self.world.state;
+        let groups = state.user(user).map(|user| &user.groups);
+        let rules = state.links_of(app).filter(|principal| match principal {
+            Principal::User(name) => name == user,
+            Principal::Group(group) => groups.is_some_and(|groups| groups.contains(group)),
+            Principal::Everyone => true,
+        });
+        let mut ways: Vec<String> = rules
+            .map(|principal| format!("cardeactl disallow {principal} {app}"))
+            .collect();
+        if let Some(record) = state.device(*device) {
+            ways.push(format!("cardeactl device block {}", record.node.name));
+        }
+        format!(
+            "; policy still permits it, so the next connection gets another. To end that: {}",
+            ways.join(", or: ")
+        )
     }
 }

@@ -111,7 +111,7 @@ impl Controller {
         app: &Name,
     ) -> Result<AdminAnswer, Refusal> {
         let state = &self.world.state;
-        find::user(state, user)?;
+        find::user_to_come(state, user)?;
         let (device, _) = find::device(state, device)?;
         find::app(state, app)?;
         let decision = self.explain(now, device, user, app);

@@ -3,10 +3,10 @@ use std::time::Duration;
 use cardea_credential::{admin::sign_change, key::SoftwareKey};
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminQuery, AdminRequest, AppPatch, ChangeOrder},
-    app::Principal,
+    app::{AppSpec, Principal, Transport},
     codec::Bytes,
     id::GrantId,
-    ledger::{Actor, Link},
+    ledger::{Actor, Change, Link},
     message::FromNode,
     policy::PolicyFile,
     refusal::{Refusal, RefusalCode},
@@ -16,7 +16,7 @@ use super::{SESSIONS_MAX, Sessions};
 use crate::{
     CallId, CommitError, Input, Settings,
     policy::default_folder,
-    testing::{Bench, SESSION, app, name, sane_facts},
+    testing::{Bench, SESSION, app, name, sane_facts, settings},
 };
 
 #[test]
@@ -422,4 +422,95 @@ fn wrong_names() -> Vec<(AdminChange, &'static str)> {
             "no grant grt_aeaqcaibaeaqcaib is open; it ended or never was. Look at: cardeactl grant ls",
         ),
     ]
+}
+
+#[test]
+fn a_revoked_grant_that_is_given_again_says_so_with_what_ends_that() {
+    let (mut bench, device, connector) = Bench::office();
+    let grant = bench.open(&device, &connector, "wiki").grant;
+    let AdminAnswer::Done { message, .. } = bench.order(AdminChange::GrantRevoke(grant)) else {
+        panic!("refused");
+    };
+    assert!(
+        message.contains("the next connection gets another. To end that: cardeactl disallow "),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("or: cardeactl device block laptop"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_dns_name_is_of_one_app_and_a_ledger_with_two_still_goes_on() {
+    let mut bench = Bench::new();
+    let named = |name: &str, dns: &str| AppSpec {
+        names: vec![dns.parse().unwrap()],
+        ..app(name)
+    };
+    let add = |spec| AdminChange::AppAdd {
+        spec,
+        allow: Vec::new(),
+    };
+    bench.must(add(named("wiki", "wiki.corp.example")));
+    for taken in [
+        "wiki.corp.example",
+        "WIKI.corp.example",
+        "wiki.corp.example.",
+    ] {
+        let refused = refusal(bench.order(add(named("other", taken))));
+        assert_eq!(refused.code, RefusalCode::Exists, "{taken}");
+        assert!(
+            refused.to_string().contains("is that of app wiki"),
+            "{refused}"
+        );
+    }
+    bench.must(add(named("mail", "mail.corp.example")));
+    let patch = |dns: &str| AdminChange::AppSet {
+        name: name("mail"),
+        patch: AppPatch {
+            names: Some(vec![dns.parse().unwrap()]),
+            ..AppPatch::default()
+        },
+    };
+    let refused = refusal(bench.order(patch("Wiki.Corp.Example")));
+    assert!(
+        refused.to_string().contains("is that of app wiki"),
+        "{refused}"
+    );
+    bench.must(patch("post.corp.example"));
+
+    let mut draft = bench.first_entry().draft;
+    draft.changes = vec![Change::AppSet(named("mail", "wiki.corp.example"))];
+    bench.append(draft);
+    bench.restart(settings());
+    bench.must(AdminChange::AppSet {
+        name: name("mail"),
+        patch: AppPatch {
+            transport: Some(Transport::Quic),
+            ..AppPatch::default()
+        },
+    });
+}
+
+#[test]
+fn an_explanation_of_what_is_unknown_has_a_next_step() {
+    let (mut bench, device, _) = Bench::office();
+    let asked = bench.query(AdminQuery::Explain {
+        user: name("nobody"),
+        device: "laptop".to_owned(),
+        app: name("wiki"),
+    });
+    let refused = refusal(asked).to_string();
+    assert!(
+        refused.contains("cardeactl invite device --user nobody"),
+        "{refused}"
+    );
+    let decision = bench
+        .controller
+        .explain_to(bench.now, device.device(), &name("wki"));
+    assert!(
+        decision.to_string().contains("Did you mean wiki?"),
+        "{decision}"
+    );
 }

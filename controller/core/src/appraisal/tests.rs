@@ -232,7 +232,7 @@ fn a_changed_fact_changes_the_apps_that_a_device_may_open() {
     bench.publish("mail");
     assert_eq!(bench.heard(&device), ["apps 2/2"]);
     bench.must(AdminChange::DeviceBlock("laptop".to_owned()));
-    assert_eq!(bench.heard(&device), ["apps 0/2"]);
+    assert_eq!(bench.heard(&device), ["posture: blocked", "apps 0/2"]);
 }
 
 #[test]
@@ -314,6 +314,24 @@ fn appraisals(bench: &Bench) -> Vec<bool> {
             }
         })
         .collect()
+}
+
+#[test]
+fn a_device_hears_that_it_is_blocked_and_that_it_is_no_longer() {
+    let (mut bench, device, _) = Bench::office();
+    bench.heard(&device);
+    bench.must(AdminChange::DeviceBlock("laptop".to_owned()));
+    let heard = bench.heard(&device);
+    assert!(
+        heard.iter().any(|word| word == "posture: blocked"),
+        "{heard:?}"
+    );
+    bench.must(AdminChange::DeviceUnblock("laptop".to_owned()));
+    let heard = bench.heard(&device);
+    assert!(
+        heard.iter().any(|word| word == "posture passes"),
+        "{heard:?}"
+    );
 }
 
 fn verdict(bench: &mut Bench, device: &TestNode) -> PostureVerdict {

@@ -151,7 +151,10 @@ fn a_blocked_or_removed_device_and_another_key_are_turned_away() {
     let before = issued(&bench);
     bench.say(&device, renew(&device));
     bench.settle();
-    assert_eq!(bench.heard(&device), ["no certificate: blocked"]);
+    assert_eq!(
+        bench.heard(&device),
+        ["posture: blocked", "no certificate: blocked"]
+    );
     assert_eq!(issued(&bench), before);
     bench.must(AdminChange::DeviceRemove("laptop".to_owned()));
     assert_eq!(bench.heard(&device), ["goodbye: not_proven"]);

@@ -247,18 +247,18 @@ impl Expect {
             wrong.insert("allowed", format!("{}", self.allowed));
         }
         if let Some(reason) = self.reason.filter(|reason| *reason != decision.reason) {
-            wrong.insert("reason", format!("{reason:?}"));
+            wrong.insert("reason", word(reason));
         }
         if let Some(expected) = self.rules.as_ref().filter(|expected| **expected != rules) {
-            wrong.insert("rules", format!("{expected:?}"));
+            wrong.insert("rules", listed(expected));
         }
         if let Some(expected) = self.checks.as_ref().filter(|expected| **expected != checks) {
-            wrong.insert("checks", format!("{expected:?}"));
+            wrong.insert("checks", listed(expected));
         }
         if let Some(expected) = &self.remedy
             && decision.remedy.as_ref() != Some(expected)
         {
-            wrong.insert("remedy", format!("{expected:?}"));
+            wrong.insert("remedy", format!("\"{expected}\""));
         }
         if wrong.is_empty() {
             return None;
@@ -268,12 +268,30 @@ impl Expect {
             .map(|(what, it)| format!("{what} {it}"))
             .collect();
         Some(format!(
-            "expected {}; decided: {} (reason {:?}, rules {rules:?}, checks {checks:?})",
+            "expected {}; decided: {} (reason {}, rules {}, checks {})",
             expected.join(", "),
             decision.summary(),
-            decision.reason,
+            word(decision.reason),
+            listed(&rules),
+            listed(&checks),
         ))
     }
+}
+
+/// A reason as a test names it.
+fn word(reason: Reason) -> String {
+    let word = toml::Value::try_from(reason).ok();
+    let word = word.and_then(|word| word.as_str().map(ToOwned::to_owned));
+    word.unwrap_or_default()
+}
+
+/// Names as people list them.
+fn listed(names: &BTreeSet<String>) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.join(" and ")
 }
 
 fn merge(base: &mut toml::Table, over: toml::Table, depth: u8) {

@@ -402,6 +402,7 @@ pub(crate) fn word(message: &ToNode) -> String {
         ToNode::Welcome(_) => "welcome".to_owned(),
         ToNode::Certificate(_) => "certificate".to_owned(),
         ToNode::CertificateRefused(refusal) => format!("no certificate: {}", refusal.code),
+        ToNode::Posture(verdict) if verdict.blocked => "posture: blocked".to_owned(),
         ToNode::Posture(verdict) if verdict.compliant => "posture passes".to_owned(),
         ToNode::Posture(_) => "posture fails".to_owned(),
         ToNode::Apps(apps) => {

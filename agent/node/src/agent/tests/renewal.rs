@@ -194,7 +194,7 @@ fn a_certificate_whose_authority_has_ended_needs_a_new_code() {
     let refusal = out.opened[0].1.clone().unwrap_err();
     assert_eq!(refusal.code.exit_code(), 4);
     let said = refusal.to_string();
-    assert!(said.ends_with("move its state directory away, then: cardea up CODE"));
+    assert!(said.ends_with("move /state away, then: cardea up CODE"));
 }
 
 #[test]
@@ -273,4 +273,57 @@ fn a_channel_that_dies_behind_its_welcome_is_not_tried_in_haste_forever() {
     world.turn(&mut agent, down());
     let pause = agent.deadline().unwrap() - world.now.instant;
     assert!(pause <= Duration::from_millis(500), "{pause:?}");
+}
+
+#[test]
+fn a_removed_device_says_so_once_with_its_directory_and_is_over_after_a_round() {
+    let mut world = World::new();
+    let mut agent = world.agent(&["a:7443", "b:7443"]);
+    world.turn(&mut agent, AgentInput::Timeout);
+    let goodbye = || {
+        let refusal = Refusal::new(RefusalCode::NotProven, "dev_1 was removed by an admin");
+        AgentInput::Message(ToNode::Goodbye(refusal.with_next("Move its state away")))
+    };
+    world.turn(&mut agent, goodbye());
+    assert_eq!(agent.ended(), None, "another controller may know more");
+    let due = agent.deadline().unwrap();
+    world.pass(due - world.now.instant);
+    world.turn(&mut agent, AgentInput::Timeout);
+    world.turn(&mut agent, goodbye());
+    let ended = agent.ended().unwrap();
+    assert_eq!(ended.code.exit_code(), 4);
+    assert!(ended.to_string().contains("move /state away"), "{ended}");
+    assert_eq!(codes(&world, &agent), ["not_proven"]);
+    assert_eq!(
+        agent.status(world.now).controller.state,
+        ControllerState::Unreachable
+    );
+}
+
+#[test]
+fn a_device_that_was_blocked_or_removed_does_not_read_as_if_all_were_well() {
+    let world = World::new();
+    let mut agent = world.ready_agent();
+    let judged = |blocked| {
+        AgentInput::Message(ToNode::Posture(PostureVerdict {
+            blocked,
+            ..verdict(true)
+        }))
+    };
+    world.turn(&mut agent, judged(false));
+    assert_eq!(codes(&world, &agent), [""; 0]);
+    world.turn(&mut agent, judged(true));
+    let status = agent.status(world.now);
+    assert_eq!(codes(&world, &agent), ["blocked"]);
+    assert_eq!(status.warnings[0].title, "this device is blocked");
+    assert_eq!(
+        status.warnings[0].fix,
+        "Ask an admin to run: cardeactl device unblock laptop"
+    );
+    world.turn(&mut agent, judged(false));
+    assert_eq!(codes(&world, &agent), [""; 0]);
+    assert_eq!(agent.status(world.now).posture.compliant, Some(true));
+    let goodbye = Refusal::new(RefusalCode::NotProven, "removed").with_next("Enroll");
+    world.turn(&mut agent, AgentInput::Message(ToNode::Goodbye(goodbye)));
+    assert_eq!(agent.status(world.now).posture.compliant, None);
 }

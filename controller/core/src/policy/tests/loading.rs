@@ -184,11 +184,15 @@ fn a_test_that_fails_says_what_was_decided() {
     assert_eq!(failed.len(), 1);
     let detail = failed[0].detail.as_deref().unwrap();
     assert!(
-        detail.contains("expected allowed false, reason Forbidden"),
+        detail.contains("expected allowed false, reason forbidden; decided: "),
         "{detail}"
     );
     assert!(
         detail.contains("allowed for laptop by rule base/certify"),
+        "{detail}"
+    );
+    assert!(
+        detail.ends_with("(reason permitted, rules base/certify, checks none)"),
         "{detail}"
     );
 }
