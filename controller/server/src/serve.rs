@@ -71,8 +71,7 @@ impl Service {
     /// What the person who started it must do.
     pub fn start(state: StateDir, seal: &Seal, settings: &Settings) -> Result<Self, Failure> {
         let (mut store, loaded) = load(&state, seal)?;
-        let founded = founded(&state, &loaded.state)?;
-        is_meant(settings, &founded, &state)?;
+        let founded = meant(settings, founded(&state, &loaded.state)?, &state)?;
         let notary = notary(&state, seal, &founded, store.as_mut(), &loaded)?;
         let loaded = loaded.state;
         let keys = folder::read_keys(&state, seal)?;
@@ -369,13 +368,13 @@ fn reach(settings: &Settings, sockets: &Sockets) -> Result<Reach, Failure> {
 }
 
 /// Who names a trust domain gets that one, or nothing.
-fn is_meant(settings: &Settings, founded: &Founded, state: &StateDir) -> Result<(), Failure> {
+fn meant(settings: &Settings, founded: Founded, state: &StateDir) -> Result<Founded, Failure> {
     let Some(meant) = settings
         .domain
         .as_ref()
         .filter(|meant| **meant != founded.domain)
     else {
-        return Ok(());
+        return Ok(founded);
     };
     let domain = &founded.domain;
     Err(Failure::of(
