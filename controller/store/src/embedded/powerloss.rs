@@ -62,7 +62,9 @@ fn a_whole_store_survives_the_loss_of_power_at_every_step() {
         for (world, seed) in worlds.iter_mut().zip(2 * round..) {
             world.lives_and_loses_power(seed, &mut count);
         }
-        if count.losses >= wanted {
+        // Whether a snapshot survives also depends on when sled writes, which a busy machine delays.
+        let is_seen = count.snapshots > wanted / 20 || count.losses >= 4 * wanted;
+        if count.losses >= wanted && is_seen {
             break;
         }
     }
