@@ -18,7 +18,8 @@ const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 
 struct World {
     deployment: Deployment,
-    _nodes: [Program; 2],
+    laptop: Program,
+    _connector: Program,
 }
 
 impl World {
@@ -38,7 +39,8 @@ impl World {
         let laptop = deployment.start_device(None, "laptop", user, "staff", Some(&facts))?;
         Ok(Self {
             deployment,
-            _nodes: [connector, laptop],
+            laptop,
+            _connector: connector,
         })
     }
 
@@ -128,7 +130,7 @@ fn whatever_an_admin_takes_away_ends_the_flows_that_rested_on_it() {
 }
 
 fn take_away() -> Result<()> {
-    let world = World::start()?;
+    let mut world = World::start()?;
     let ctl = |line: &str| world.deployment.ctl(line);
     let (_forward, address) = world.deployment.forward(None, "laptop", "web")?;
     for (away, back) in [
@@ -167,10 +169,14 @@ fn take_away() -> Result<()> {
         world.names("device")?.is_empty(),
         "the device is still there"
     );
-    let state = world.deployment.path("laptop").display().to_string();
-    let status = ["status", "--state", &state];
-    let output = run(world.deployment.program(None, "cardea", status))?;
-    expect(&output, 0, "move its state directory away")
+    // Nobody who started it is left to believe that it is of any use.
+    let code = world.laptop.wait()?;
+    let said = world.laptop.said();
+    ensure!(code == Some(4), "{code:?}: {said}");
+    let state = world.deployment.path("laptop");
+    let next = format!("move {} away, then: cardea up CODE", state.display());
+    ensure!(said.contains(&next), "{said}");
+    Ok(())
 }
 
 #[test]
