@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{PATIENCE, Program, expect, now, run},
+    program::{PATIENCE, Program, expect, now},
     traffic::{Bulk, WebServer, fetch},
 };
 use serde_json::Value;
