@@ -88,12 +88,13 @@ async fn of_two_hundred_who_use_one_code_at_once_exactly_one_is_admitted() {
                 told += 1;
             }
             Ok(Err(EnrollAnswer::Enrolled(_))) => panic!("a refusal that admits"),
-            // On a busy machine not all of them get through their handshakes in time.
+            // A knock has a second and 16 bits of its own: of two hundred in one second, two make the
+            // same one in three runs of ten, and the later is taken for a replay.
             Err(error) => assert!(matches!(error, ChannelError::NoAnswer(_)), "{error}"),
         }
     }
     assert_eq!(admitted, 1);
-    assert!(told > 60, "only {told} were told, as if a code were a node");
+    assert!(told >= 190, "only {told} were told");
     let entries = admin.entries().await;
     let used = entries
         .iter()
