@@ -1,6 +1,6 @@
 //! Enrollment: a code becomes a key, a proof, and a first certificate.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use cardea_credential::{
     key::{self, KeyAlgorithm},
@@ -33,12 +33,17 @@ use cardea_proto::{
 };
 
 use crate::{
-    dial::{Destination, DialError, dial},
+    dial::{Destination, DialError, Dialed, dial},
     state::Node,
 };
 
 /// How long the controller may take to answer: twice its slowest commit, and room for two losses.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
+
+/// How long it is waited for an answer before there is a second knock. A code may be in many hands: of
+/// two hundred who knock with one in the same second, two may make the same knock, and the later one
+/// is taken for a replay, to which nobody answers.
+const KNOCK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What an enrollment needs besides the code.
 #[derive(Debug)]
@@ -77,7 +82,7 @@ impl Applicant<'_> {
             .load_or_create(KeyAlgorithm::of_leaf(self.role))
             .map_err(|error| Failure::new(Code::Storage, error.to_string()))?;
         let clock = Clock::system();
-        let (tls, pinned) = tls::enroll_client(code.root, std::sync::Arc::new(clock));
+        let (tls, pinned) = tls::enroll_client(code.root, Arc::new(clock));
         let connected = self.reach(code, &tls).await?;
         let public_key = signer.public_key().to_vec();
         let proof = signer
@@ -113,7 +118,7 @@ impl Applicant<'_> {
     async fn reach(
         &self,
         code: &InviteCode,
-        tls: &std::sync::Arc<rustls::ClientConfig>,
+        tls: &Arc<rustls::ClientConfig>,
     ) -> Result<Connected, Failure> {
         let seed = invite_seed(&key::digest(&code.secret.0));
         let caller = Caller::new(&seed, &code.root, ClockOffset::default());
@@ -127,7 +132,7 @@ impl Applicant<'_> {
                 fronts: fronts.clone(),
                 proxy: self.proxy.clone(),
             };
-            match dial(&to, tls, &caller).await {
+            match dial_twice(&to, tls, &caller).await {
                 Ok(dialed) => return Ok(dialed.connected),
                 Err(error) => last = Some((address, error)),
             }
@@ -286,9 +291,63 @@ const NO_ANSWER_NEXT: &str = "A controller is silent to whoever has no good code
     Check that this machine's clock is right, that UDP reaches the address, \
     and with an admin that it is the controller's and that the code was not used, expired or taken back";
 
+/// Connects, and begins anew beside that when nobody answers soon.
+async fn dial_twice(
+    to: &Destination,
+    tls: &Arc<rustls::ClientConfig>,
+    caller: &Caller,
+) -> Result<Dialed, DialError> {
+    let mut first = std::pin::pin!(dial(to, tls, caller));
+    if let Ok(dialed) = tokio::time::timeout(KNOCK_AGAIN, &mut first).await {
+        return dialed;
+    }
+    let mut second = std::pin::pin!(dial(to, tls, caller));
+    tokio::select! {
+        dialed = &mut first => match dialed {
+            Ok(dialed) => Ok(dialed),
+            Err(_) => second.await,
+        },
+        dialed = &mut second => match dialed {
+            Ok(dialed) => Ok(dialed),
+            Err(_) => first.await,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[tokio::test]
+    async fn who_hears_nothing_knocks_with_another_knock_before_giving_up() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = Destination {
+            address: silent.local_addr().unwrap().to_string(),
+            fronts: Vec::new(),
+            proxy: None,
+        };
+        let (tls, _) = tls::enroll_client(Bytes([7; 32]), Arc::new(Clock::system()));
+        let caller = Caller::new(
+            &invite_seed(&Bytes([1; 32])),
+            &Bytes([7; 32]),
+            ClockOffset::default(),
+        );
+        let heard = async {
+            let mut knocks = BTreeSet::new();
+            let mut datagram = [0; 2_048];
+            while knocks.len() < 2 {
+                let length = silent.recv(&mut datagram).await.unwrap();
+                // RFC 9000 §17.2: where the destination connection id of a long header stands.
+                knocks.insert(datagram[6..length][..usize::from(datagram[5])].to_vec());
+            }
+        };
+        tokio::select! {
+            () = heard => {}
+            dialed = dial_twice(&to, &tls, &caller) => panic!("{:?}", dialed.map(|_| ())),
+        }
+    }
 
     #[test]
     fn a_code_of_another_controller_is_told_from_one_that_does_not_answer() {
