@@ -10,6 +10,9 @@
 //! It lies below the carriers, to which a tunnel's peer has one address for ever. Which way each
 //! datagram goes is one comparison; probes, lists of addresses and signs of life are sent beside.
 
+mod asks;
+mod sizes;
+
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -22,6 +25,10 @@ use cardea_proto::{
     relay::{Cookie, DATA_HEADER_BYTES, Handle},
 };
 
+use self::{
+    asks::Asks,
+    sizes::{Measure, Sizes},
+};
 use crate::{
     command::End,
     life::Life,
@@ -753,129 +760,5 @@ impl Link {
     }
 }
 
-/// Whether datagrams of one size come through the relay.
-#[derive(Debug, Default)]
-struct Measure {
-    /// The size; zero when nobody wants to know.
-    size: usize,
-    carries: usize,
-    next: Option<Instant>,
-    asked: u32,
-}
-
-impl Measure {
-    /// The way is new: nothing is known of it.
-    fn begin(&mut self, now: Instant) {
-        *self = Self {
-            size: self.size,
-            carries: 0,
-            next: (self.size > 0).then_some(now),
-            asked: 0,
-        };
-    }
-
-    /// Whether to ask now: a few times soon, because each may be lost, and then once in a while,
-    /// because a way may change without a word.
-    fn poll(&mut self, now: Instant) -> bool {
-        if self.next.is_none_or(|next| now < next) {
-            return false;
-        }
-        self.asked = self.asked.saturating_add(1);
-        self.next = Some(
-            now + if self.asked < 3 {
-                MEASURE_SOON
-            } else {
-                MEASURE_LATER
-            },
-        );
-        true
-    }
-
-    fn answered(&mut self, size: usize) {
-        if self.size > 0 && size >= self.size {
-            self.carries = size;
-            self.next = None;
-        }
-    }
-}
-
-/// How soon it is asked again whether a datagram comes through, and how soon when none did.
-const MEASURE_SOON: Duration = Duration::from_millis(500);
-const MEASURE_LATER: Duration = Duration::from_secs(600);
-
-/// The largest datagrams of the last half minute.
-#[derive(Debug)]
-struct Sizes {
-    before: usize,
-    lately: usize,
-    turned: Instant,
-}
-
-impl Sizes {
-    const fn new(now: Instant) -> Self {
-        Self {
-            before: 0,
-            lately: 0,
-            turned: now,
-        }
-    }
-
-    fn note(&mut self, size: usize) {
-        self.lately = self.lately.max(size);
-    }
-
-    fn turn(&mut self, now: Instant) {
-        if now >= self.turned + SIZES_FOR {
-            self.before = std::mem::take(&mut self.lately);
-            self.turned = now;
-        }
-    }
-
-    fn largest(&self) -> usize {
-        self.before.max(self.lately).max(SIZE_MIN)
-    }
-}
-
-/// Questions where the relay sees the socket for direct paths.
-#[derive(Debug, Default)]
-struct Asks {
-    next: Option<Instant>,
-    tries: u32,
-}
-
-impl Asks {
-    const fn begin(&mut self, now: Instant) {
-        self.next = Some(now);
-        self.tries = 0;
-    }
-
-    fn poll(&mut self, now: Instant) -> bool {
-        if self.next.is_none_or(|next| now < next) {
-            return false;
-        }
-        let wait = ASK_AGAIN * 2_u32.pow(self.tries);
-        self.tries += 1;
-        self.next = (self.tries <= ASKS_MAX).then_some(now + wait);
-        true
-    }
-
-    /// Whether an answer was awaited.
-    fn answered(&mut self) -> bool {
-        self.next.take().is_some()
-    }
-}
-
-/// What a path must carry to be of any use: QUIC's smallest, behind the header. Source: RFC 9000 §14.
-const SIZE_MIN: usize = 1_200 + DATA_HEADER_BYTES;
-
-/// How long a datagram's size counts as in use.
-const SIZES_FOR: Duration = Duration::from_secs(15);
-
 /// How often the relay's round trip is measured while another path is in use.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
-
-/// First wait for the relay's word on where we are; doubles.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
-
-/// How often that question is repeated: over four seconds.
-const ASKS_MAX: u32 = 4;
