@@ -60,6 +60,9 @@ const RELAY_TIME: Duration = Duration::from_secs(2);
 const HTTP_TIME: Duration = Duration::from_secs(2);
 const HTTP_BYTES: usize = 2_048;
 
+/// Of a controller that completed the handshake, and no more.
+const SAID_NOTHING: &str = "it let us in and said nothing";
+
 /// Longest place to which a portal may send people that is repeated to them.
 const LOCATION_BYTES_MAX: usize = 200;
 
@@ -130,19 +133,17 @@ impl Look {
     }
 
     /// Every way to every controller, in the order in which they are known.
+    ///
+    /// All at once, because a silent one takes its whole time. A controller keeps one channel for the
+    /// renewals of a node, though, and a newer way to it ends an older one in the middle of its hello:
+    /// who let us in and said nothing is asked again, alone.
     async fn controllers(&self) -> Vec<(ControllerCheck, Option<Said>)> {
         let udp = plain(&self.controllers).map(|address| (Way::Udp, address));
         let tls = fronts(&self.controllers).map(|address| (Way::Tls, address));
         let all = udp.chain(tls).take(ADDRESSES_MAX);
         let mut attempts = JoinSet::new();
         for (place, (way, address)) in all.enumerate() {
-            let attempt = Attempt {
-                address: address.to_owned(),
-                tls: Arc::clone(&self.tls),
-                caller: self.caller.clone(),
-                proxy: self.proxy.clone(),
-                clock: self.clock,
-            };
+            let attempt = self.attempt(address);
             attempts.spawn(async move { (place, attempt.look(way).await) });
         }
         let mut found: BTreeMap<usize, _> = BTreeMap::new();
@@ -152,7 +153,22 @@ impl Look {
                 Err(error) => tracing::error!(%error, "a look at a controller panicked"),
             }
         }
+        for (check, said) in found.values_mut() {
+            if check.why.as_deref() == Some(SAID_NOTHING) {
+                (*check, *said) = self.attempt(&check.address).look(check.way).await;
+            }
+        }
         found.into_values().collect()
+    }
+
+    fn attempt(&self, address: &str) -> Attempt {
+        Attempt {
+            address: address.to_owned(),
+            tls: Arc::clone(&self.tls),
+            caller: self.caller.clone(),
+            proxy: self.proxy.clone(),
+            clock: self.clock,
+        }
     }
 
     /// Every relay, from one socket for each family; and where those sockets are.
@@ -261,7 +277,7 @@ impl Attempt {
             Ok(Ok(connected)) => match self.converse(way, connected).await {
                 Some(said) => (CheckState::Ok, Some(said), None),
                 None => {
-                    let why = "it let us in and said nothing".to_owned();
+                    let why = SAID_NOTHING.to_owned();
                     (CheckState::Silent, None, Some(why))
                 }
             },

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use cardea_proto::app::Carrier;
-use cardea_tunnel::{End, Event, Input, Path, PathReason, Via};
+use cardea_tunnel::{End, Event, FlowId, Input, Path, PathReason, Via};
 use pair::{
     Beside, CARRIERS, Pair, RELAY, keys,
     nat::{KINDS, Kind},
@@ -267,10 +267,7 @@ fn what_was_lost_before_a_new_way_was_found_is_there_two_round_trips_later() {
         for (speaker, hearer) in [(End::Agent, End::Connector), (End::Connector, End::Agent)] {
             let mut pair = Pair::new(carrier);
             let (mine, theirs) = pair.connect("80/tcp");
-            let (from, to) = match speaker {
-                End::Agent => (mine, theirs),
-                End::Connector => (theirs, mine),
-            };
+            let (from, to) = directed(speaker, (mine, theirs));
             pair.pass(Duration::from_secs(1));
             pair.is_cut = true;
             let data = Bytes::from_static(&[7; 500]);
@@ -303,10 +300,7 @@ fn what_was_lost_is_sent_again_at_once_also_where_a_direct_way_is_back_before_th
             let (mine, theirs) = pair.connect("80/tcp");
             assert!(pair.run(Duration::from_secs(2), is_direct));
             pair.pass(Duration::from_secs(1));
-            let (from, to) = match speaker {
-                End::Agent => (mine, theirs),
-                End::Connector => (theirs, mine),
-            };
+            let (from, to) = directed(speaker, (mine, theirs));
             pair.is_cut = true;
             pair.beside.as_mut().unwrap().is_cut = true;
             let data = Bytes::from_static(&[7; 500]);
@@ -344,10 +338,7 @@ fn a_nat_that_maps_anew_costs_a_conversation_a_few_round_trips() {
             let (mine, theirs) = pair.connect("80/tcp");
             assert!(pair.run(Duration::from_secs(2), is_direct));
             pair.pass(Duration::from_secs(1));
-            let (from, to) = match speaker {
-                End::Agent => (mine, theirs),
-                End::Connector => (theirs, mine),
-            };
+            let (from, to) = directed(speaker, (mine, theirs));
             // Both speak all the time, and the one whose turn it is speaks as the mapping goes.
             let (there, back) = (pattern(2_000), pattern(3_000));
             for _ in 0..10 {
@@ -588,6 +579,14 @@ fn met(carrier: Carrier, beside: Beside) -> Pair {
     let mut pair = Pair::new(carrier);
     pair.meet(beside);
     pair
+}
+
+/// The two flows of a connection, that of `speaker` first.
+fn directed(speaker: End, (agent, connector): (FlowId, FlowId)) -> (FlowId, FlowId) {
+    match speaker {
+        End::Agent => (agent, connector),
+        End::Connector => (connector, agent),
+    }
 }
 
 fn is_direct(pair: &Pair) -> bool {

@@ -530,3 +530,33 @@ fn run_forwarding(namespace: &Namespace) -> Result<()> {
     ];
     run_ok(namespace.command("sysctl", on)).map(drop)
 }
+
+/// A host in the middle that forwards and has `address`, for tests that lay their own network.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn middle(test: &str, address: &str) -> Result<Namespace> {
+    let middle = Namespace::new(test, "net")?;
+    run_forwarding(&middle)?;
+    middle.ip(&format!("addr add {address}/32 dev lo"))?;
+    Ok(middle)
+}
+
+/// A host at an edge of `middle`, which has the first address of the /30 at 198.51.100.`net`; the host
+/// has the second.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn edge_of(middle: &Namespace, test: &str, name: &str, net: u8) -> Result<Namespace> {
+    let host = Namespace::new(test, name)?;
+    let (here, there) = (net + 1, net + 2);
+    middle.link(
+        name,
+        &format!("198.51.100.{here}/30"),
+        &host,
+        "wan",
+        &format!("198.51.100.{there}/30"),
+    )?;
+    host.route(&format!("198.51.100.{here}"))?;
+    Ok(host)
+}

@@ -17,9 +17,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    internet::{edge_of, middle},
     namespace::Namespace,
     needs,
-    program::{PATIENCE, Program, now, run, run_ok},
+    program::{PATIENCE, Program, now, run},
     proxy::ConnectProxy,
     traffic::{Volley, tcp_echo},
 };
@@ -224,22 +225,8 @@ impl World {
 
     /// The same with these arguments of the controller.
     fn with(test: &'static str, more: &[&str]) -> Result<Self> {
-        let internet = Namespace::new(test, "net")?;
-        run_ok(internet.command("sysctl", ["-qw", "net.ipv4.ip_forward=1"]))?;
-        internet.ip(&format!("addr add {CONTROLLER}/32 dev lo"))?;
-        let edge = |name: &str, net: u8| {
-            let host = Namespace::new(test, name)?;
-            let (here, there) = (net + 1, net + 2);
-            internet.link(
-                name,
-                &format!("198.51.100.{here}/30"),
-                &host,
-                "wan",
-                &format!("198.51.100.{there}/30"),
-            )?;
-            host.route(&format!("198.51.100.{here}"))?;
-            anyhow::Ok(host)
-        };
+        let internet = middle(test, CONTROLLER)?;
+        let edge = |name: &str, net: u8| edge_of(&internet, test, name, net);
         let (home, site, elsewhere) = (edge("home", 0)?, edge("site", 4)?, edge("relay", 8)?);
         let apps = Namespace::new(test, "apps")?;
         site.link("apps", "10.99.1.1/24", &apps, "eth", "10.99.1.10/24")?;

@@ -16,6 +16,7 @@ use std::process::{Command, Output};
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    internet::{edge_of, middle},
     namespace::Namespace,
     nat::NatKind,
     needs,
@@ -67,22 +68,8 @@ struct World {
 
 impl World {
     fn new(test: &'static str) -> Result<Self> {
-        let internet = Namespace::new(test, "net")?;
-        run_ok(internet.command("sysctl", ["-qw", "net.ipv4.ip_forward=1"]))?;
-        internet.ip(&format!("addr add {CONTROLLER}/32 dev lo"))?;
-        let edge = |name: &str, net: u8| {
-            let host = Namespace::new(test, name)?;
-            let (here, there) = (net + 1, net + 2);
-            internet.link(
-                name,
-                &format!("198.51.100.{here}/30"),
-                &host,
-                "wan",
-                &format!("198.51.100.{there}/30"),
-            )?;
-            host.route(&format!("198.51.100.{here}"))?;
-            anyhow::Ok(host)
-        };
+        let internet = middle(test, CONTROLLER)?;
+        let edge = |name: &str, net: u8| edge_of(&internet, test, name, net);
         let (home, site, elsewhere) = (edge("home", 0)?, edge("site", 4)?, edge("relay", 8)?);
         let mut deployment = Deployment::new()?;
         deployment.start_controller(&ControllerOptions {

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    internet::{edge_of, middle},
     namespace::Namespace,
     needs,
-    program::{PATIENCE, Program, now, run, run_ok},
+    program::{PATIENCE, Program, now, run},
     traffic::{Volley, pour_during, tcp_echo},
 };
 use rustix::process::Signal;
@@ -135,22 +136,8 @@ struct World {
 
 impl World {
     fn new(test: &'static str) -> Result<Self> {
-        let internet = Namespace::new(test, "net")?;
-        run_ok(internet.command("sysctl", ["-qw", "net.ipv4.ip_forward=1"]))?;
-        internet.ip(&format!("addr add {CONTROLLER}/32 dev lo"))?;
-        let edge = |name: &str, net: u8| {
-            let host = Namespace::new(test, name)?;
-            let (here, there) = (net + 1, net + 2);
-            internet.link(
-                name,
-                &format!("198.51.100.{here}/30"),
-                &host,
-                "wan",
-                &format!("198.51.100.{there}/30"),
-            )?;
-            host.route(&format!("198.51.100.{here}"))?;
-            anyhow::Ok(host)
-        };
+        let internet = middle(test, CONTROLLER)?;
+        let edge = |name: &str, net: u8| edge_of(&internet, test, name, net);
         let (home, site) = (edge("home", 0)?, edge("site", 4)?);
         let hosts = [edge("first", 8)?, edge("second", 12)?];
         // The relays are all that leads from one end to the other.
