@@ -39,7 +39,7 @@ use crate::{
         failover::Step,
         key::PathKey,
         permit::{Permit, is_reachable},
-        probes::Probe,
+        probes::{Probe, ask_again},
         relays::{Relays, Which},
     },
 };
@@ -666,9 +666,12 @@ impl Link {
             if is_current {
                 self.is_flowing = false;
             }
-            let is_known = self
-                .compared
-                .is_some_and(|at| is_current && now < at + COMPARE_EVERY);
+            let pause = if is_current {
+                COMPARE_EVERY
+            } else {
+                ask_again(self.relays.used.probes.rtt())
+            };
+            let is_known = self.compared.is_some_and(|at| now < at + pause);
             if !is_known {
                 self.compared = Some(now);
                 self.probe_relay(now, PROBE_DATAGRAM_BYTES, out);

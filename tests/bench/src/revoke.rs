@@ -18,6 +18,9 @@ use crate::report::Report;
 /// Longest time to wait for a flow to be cut.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How often one device breaks: more would need more room in the ledger than a device has.
+const BREAKS_EACH: usize = 20;
+
 /// A flow that has brought nothing for so long is not cut, it hangs.
 const STALL: Duration = Duration::from_millis(20);
 
@@ -54,8 +57,12 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
             (20.0, 100.0),
             (5.0, 20.0),
         );
-        let broken = (0..rounds).map(|_| break_posture(&deployment, carrier, &address));
-        let broken = broken.collect::<Result<Vec<_>>>()?;
+        let mut broken = Vec::new();
+        while broken.len() < rounds as usize {
+            let tries = BREAKS_EACH.min(rounds as usize - broken.len());
+            let device = format!("{carrier}-{}", broken.len());
+            broken.extend(break_posture(&deployment, carrier, &device, tries)?);
+        }
         report.add_times(
             &format!("posture breaks, {carrier}"),
             &broken,
@@ -76,20 +83,38 @@ fn revoke(deployment: &Deployment, app: &str, address: &str) -> Result<Duration>
     })
 }
 
-fn break_posture(deployment: &Deployment, app: &str, address: &str) -> Result<Duration> {
-    let reader = open(address)?;
-    let id = grant_of(deployment, app)?;
+/// Breaks and mends the posture of a new device, over and over.
+fn break_posture(
+    deployment: &Deployment,
+    app: &str,
+    device: &str,
+    tries: usize,
+) -> Result<Vec<Duration>> {
+    let facts = deployment.write_facts(device, GOOD_FACTS)?;
+    let user = "bob@corp.example";
+    let _device = deployment.start_device(None, device, user, "staff", Some(&facts))?;
+    let (_forward, address) = deployment.forward(None, device, app)?;
     let broken = GOOD_FACTS.replace("\"disk.encrypted\": true", "\"disk.encrypted\": false");
-    let took = cut(deployment, reader, &id, || {
-        deployment.write_facts("laptop", &broken).map(drop)
-    })?;
-    deployment.write_facts("laptop", GOOD_FACTS)?;
+    let one = |_| {
+        let reader = open(&address)?;
+        let id = grant_of(deployment, app)?;
+        let took = cut(deployment, reader, &id, || {
+            deployment.write_facts(device, &broken).map(drop)
+        })?;
+        deployment.write_facts(device, GOOD_FACTS)?;
+        wait_until_compliant(deployment, device)?;
+        Ok(took)
+    };
+    (0..tries).map(one).collect()
+}
+
+fn wait_until_compliant(deployment: &Deployment, device: &str) -> Result<()> {
     let deadline = now() + LIMIT;
     while now() < deadline {
-        let status = program::run(deployment.cardea(None, "laptop", "status -o json"))?;
+        let status = program::run(deployment.cardea(None, device, "status -o json"))?;
         let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
         if status.pointer("/posture/compliant") == Some(&true.into()) {
-            return Ok(took);
+            return Ok(());
         }
     }
     bail!("posture does not recover")

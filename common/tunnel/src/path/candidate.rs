@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::probes::{Probe, Probes};
+use super::probes::{Probe, Probes, ask_again};
 
 /// One address of the other end.
 #[derive(Debug)]
@@ -98,16 +98,15 @@ impl Candidate {
         self.latest.is_some_and(|latest| now < latest + FRESH)
     }
 
-    /// Whether an answer is awaited.
-    pub(crate) const fn is_awaited(&self) -> bool {
-        self.round.is_some()
+    /// When the answer that is awaited takes longer than it should.
+    pub(crate) fn overdue_at(&self) -> Option<Instant> {
+        let rtt = self.probes.rtt().unwrap_or_default();
+        self.round.map(|round| round.since + rtt * 2 + OVERDUE)
     }
 
     /// Whether an answer is awaited for longer than it should take.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        let rtt = self.probes.rtt().unwrap_or_default();
-        self.round
-            .is_some_and(|round| now >= round.since + rtt * 2 + OVERDUE)
+        self.overdue_at().is_some_and(|at| now >= at)
     }
 
     /// The other end may be somewhere else.
@@ -151,7 +150,7 @@ impl Candidate {
             return Some(Due::Lost(self.lose(now, round)));
         }
         let wait = if self.proven {
-            ASK_AGAIN
+            ask_again(self.probes.rtt())
         } else {
             UNPROVEN_WAIT * 2_u32.pow(u32::from(self.probed))
         };
@@ -211,10 +210,6 @@ pub(crate) const UNPROVEN_MAX: u8 = 3;
 
 /// First wait for the answer of an address that is not proven; doubles.
 const UNPROVEN_WAIT: Duration = Duration::from_millis(200);
-
-/// Wait for the answer of one that is. Four get lost together where a fifth is lost each way once in
-/// sixty times.
-const ASK_AGAIN: Duration = Duration::from_millis(150);
 
 /// How much later than after two round trips an answer is overdue.
 const OVERDUE: Duration = Duration::from_millis(20);

@@ -195,10 +195,10 @@ impl Paths {
             return false;
         };
         let is_current = self.current == Some(index);
-        let is_awaited = self.current().is_some_and(Candidate::is_awaited);
-        let pause = match (is_current, is_awaited) {
+        let overdue = self.current().and_then(Candidate::overdue_at);
+        let pause = match (is_current, overdue) {
             (true, _) if traffic.is_flowing => BUSY_INTERVAL,
-            (false, true) => DOUBT_INTERVAL,
+            (false, Some(at)) => at.saturating_duration_since(now).max(DOUBT_INTERVAL),
             (true | false, _) => IDLE_INTERVAL,
         };
         let answered = self
@@ -491,8 +491,10 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(400);
 /// How long after the first datagram on a quiet path it is probed.
 const BUSY_DELAY: Duration = Duration::from_millis(50);
 
-/// How soon a path is probed again that could take the place of one whose answer is awaited.
-const DOUBT_INTERVAL: Duration = Duration::from_millis(20);
+/// How soon at least a path is probed again that could take the place of one whose answer is awaited;
+/// later where that answer is not overdue by then. On a machine that is busy all answers are late, and
+/// each end that asked more for it would make them later.
+const DOUBT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How often a path is probed that could be used, so that no NAT forgets it.
 ///

@@ -61,6 +61,16 @@ pub(crate) fn is_better(than: Duration, rtt: Duration) -> bool {
     rtt + BETTER_BY <= than && rtt * 5 <= than * 4
 }
 
+/// How long an answer is waited for until the same is asked again: a little longer than the last ones
+/// took. A busy machine answers late, and later still when it is asked more often for that.
+pub(crate) fn ask_again(rtt: Option<Duration>) -> Duration {
+    let rtt = rtt.unwrap_or_default();
+    ASK_AGAIN_MIN.max(rtt + rtt / 4)
+}
+
+/// Four get lost together where a fifth is lost each way once in sixty times.
+const ASK_AGAIN_MIN: Duration = Duration::from_millis(150);
+
 /// Probes that an answer is awaited for; a round sends fewer.
 const OUT_MAX: usize = 16;
 

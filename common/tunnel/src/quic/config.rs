@@ -54,13 +54,12 @@ fn endpoint(seed: [u8; 32]) -> Option<EndpointConfig> {
 
 fn transport(streams: u32, link: &Link) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery
-        .minimum_change(MTU_STEP_MIN)
-        .upper_bound(if link.is_local() {
-            MTU_MAX
-        } else {
-            MTU_MAX_PATH
-        });
+    let (upper, step) = if link.is_local() {
+        (MTU_MAX, MTU_STEP_LOCAL)
+    } else {
+        (MTU_MAX_PATH, MTU_STEP_MIN)
+    };
+    discovery.minimum_change(step).upper_bound(upper);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(streams))
@@ -120,6 +119,9 @@ const MTU_MAX: u16 = 16 * 1024 - 8;
 
 /// The search for the largest packet ends when it could gain less than this, in bytes.
 const MTU_STEP_MIN: u16 = 128;
+
+/// The same up to [`MTU_MAX`]: the last steps cost more than they gain.
+const MTU_STEP_LOCAL: u16 = 2_048;
 
 /// Largest QUIC packet that is tried on any other path: it fills Ethernet's 1,500 bytes over IPv4.
 ///
