@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1_024;
 
-/// Listens at `local`; port 0 takes any.
+/// Listens at `local`; port 0 takes any. Small writes go out at once on the streams that it accepts.
 ///
 /// # Errors
 /// As the system says, `AddrInUse` among others.
@@ -29,25 +29,23 @@ pub fn listen_with(local: SocketAddr, backlog: i32) -> io::Result<std::net::TcpL
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.bind(&local.into())?;
+    // What is accepted has it too, without a call for each.
+    socket.set_tcp_nodelay(true)?;
     socket.listen(backlog)?;
     Ok(socket.into())
 }
 
-/// Begins to connect to `peer`; the stream is writable, or has an error, when that is decided.
+/// Begins to connect to `peer`; the stream is writable, or has an error, when that is decided. Small
+/// writes go out at once on it.
 ///
 /// # Errors
 /// As the system says.
 pub fn connect(peer: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(peer)?;
-    without_delay(&stream);
-    Ok(stream)
-}
-
-/// Small writes go out at once: every leg of a flow waits for nothing.
-pub fn without_delay(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a stream keeps its delay");
     }
+    Ok(stream)
 }
 
 /// Reads into the room that `buffer` has left; returns how many bytes came, 0 at the end.
@@ -84,6 +82,7 @@ mod tests {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = accept(&listener);
+        assert!(stream.nodelay().unwrap());
         abort(stream);
         let error = peer.read(&mut [0; 1]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);

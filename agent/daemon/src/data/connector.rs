@@ -14,7 +14,7 @@ use cardea_proto::{
     refusal::{Refusal, RefusalCode},
 };
 use cardea_tunnel::{DialError, FlowId, Input, PermittedAddress, ResetReason};
-use mio::{Token, Waker};
+use mio::{Waker, event::Event};
 
 use super::{
     flow::{Destination, Dialing, Flow, Stage},
@@ -180,25 +180,24 @@ impl Plane {
     }
 
     /// The system has news of a connection that is being made.
-    pub(super) fn dial_progress(&mut self, flow: FlowId) {
+    pub(super) fn dial_progress(&mut self, flow: FlowId, event: &Event) {
         let Some(Flow::Dialing(dialing)) = self.flows.get_mut(flow) else {
             return;
         };
         let Stage::Connecting { stream, .. } = &dialing.stage else {
             return;
         };
-        let outcome = match stream.take_error() {
-            Ok(None) => stream.peer_addr().map(|_| ()),
-            Ok(Some(error)) | Err(error) => Err(error),
-        };
-        match outcome {
-            Ok(()) => self.connected(flow),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-            Err(error) => self.dial_failed(flow, dial_error(&error)),
+        if stream.peer_addr().is_ok() {
+            return self.connected(flow, event);
+        }
+        match stream.take_error() {
+            // Not yet.
+            Ok(None) => {}
+            Ok(Some(error)) | Err(error) => self.dial_failed(flow, dial_error(&error)),
         }
     }
 
-    fn connected(&mut self, flow: FlowId) {
+    fn connected(&mut self, flow: FlowId, event: &Event) {
         let Some(Flow::Dialing(Dialing {
             stage:
                 Stage::Connecting {
@@ -221,16 +220,12 @@ impl Plane {
             tcp::abort(stream);
             return self.dialed(flow, Err(DialError::NotPermitted));
         }
-        self.join(flow, stream, token);
-        self.dialed(flow, Ok(()));
-    }
-
-    fn join(&mut self, flow: FlowId, stream: tcp::TcpStream, token: Token) {
         let joined = Flow::Tcp {
-            flow: Box::new(TcpFlow::new(flow, stream, token)),
+            flow: Box::new(TcpFlow::dialed(flow, stream, token, event)),
             from: None,
         };
         self.flows.insert(flow, joined);
+        self.dialed(flow, Ok(()));
     }
 
     fn dial_failed(&mut self, flow: FlowId, why: DialError) {

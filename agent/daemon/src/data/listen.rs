@@ -239,19 +239,16 @@ impl Plane {
                 return;
             };
             match socket.accept() {
-                Ok((stream, _)) => {
-                    tcp::without_delay(&stream);
-                    match serves.clone() {
-                        Serves::App { app, service } => {
-                            let who = Who::Stream(Caller {
-                                stream,
-                                socks: None,
-                            });
-                            self.want(&app, self.waiting(id, service, who));
-                        }
-                        Serves::Socks => self.greet(id, stream),
+                Ok((stream, _)) => match serves.clone() {
+                    Serves::App { app, service } => {
+                        let who = Who::Stream(Caller {
+                            stream,
+                            socks: None,
+                        });
+                        self.want(&app, self.waiting(id, service, who));
                     }
-                }
+                    Serves::Socks => self.greet(id, stream),
+                },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     *readable = false;
                     return;

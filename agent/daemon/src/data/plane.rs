@@ -332,7 +332,7 @@ impl Plane {
                 target.readable |= readable;
                 self.flows.queue(id);
             }
-            Some(Flow::Dialing(_)) => self.dial_progress(id),
+            Some(Flow::Dialing(_)) => self.dial_progress(id, event),
             Some(Flow::UdpClient { .. } | Flow::Associated { .. }) | None => {}
         }
     }

@@ -41,6 +41,8 @@ pub(super) struct TcpFlow {
     stream: TcpStream,
     token: Token,
     readable: bool,
+    /// Whether the end of what comes from the stream is there, behind what is still to be read.
+    ending: bool,
     writable: bool,
     /// Whether the flow is in the loop's queue.
     pub(super) queued: bool,
@@ -86,13 +88,15 @@ pub(super) enum Turn {
 struct Broken;
 
 impl TcpFlow {
+    /// A flow with a stream of which the loop has heard nothing since it is registered.
     pub(super) fn new(id: FlowId, stream: TcpStream, token: Token) -> Self {
         Self {
             id,
             stream,
             token,
-            // The first attempt finds out; an edge may have come before this was made.
+            // A request is there already, most often.
             readable: true,
+            ending: false,
             writable: true,
             queued: false,
             incoming: Bytes::new(),
@@ -104,6 +108,14 @@ impl TcpFlow {
             ended_there: Ended::No,
             held: false,
         }
+    }
+
+    /// The same with a stream that was being connected, of which `event` is the first news.
+    pub(super) fn dialed(id: FlowId, stream: TcpStream, token: Token, event: &Event) -> Self {
+        let mut flow = Self::new(id, stream, token);
+        flow.readable = false;
+        flow.notice(event);
+        flow
     }
 
     /// Reads nothing from the stream until [`Self::release`]; `said` was read from it before.
@@ -128,6 +140,7 @@ impl TcpFlow {
     /// The system has news of the stream; false when it is gone.
     pub(super) fn notice(&mut self, event: &Event) -> bool {
         self.readable |= event.is_readable() || event.is_read_closed();
+        self.ending |= event.is_read_closed();
         self.writable |= event.is_writable();
         !event.is_error()
     }
@@ -198,6 +211,9 @@ impl TcpFlow {
                     moved += count;
                     carry.moved += count;
                     self.adapt(count);
+                    // Less than there was room for is all there is (epoll(7), question 9); the end makes
+                    // an edge of its own.
+                    self.readable = self.ending || buffer.len() == buffer.capacity();
                     self.incoming = Bytes::from(buffer);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
