@@ -240,6 +240,23 @@ impl Lines {
     }
 }
 
+/// The command lines of all running processes that name `text`.
+///
+/// # Errors
+/// When the system does not list its processes.
+pub fn running_with(text: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        // Who has ended meanwhile has none.
+        let line = fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(text) {
+            found.push(line);
+        }
+    }
+    Ok(found)
+}
+
 /// The folder of the built programs: beside the one that runs, or above it for a test.
 ///
 /// # Errors

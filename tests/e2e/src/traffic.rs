@@ -22,7 +22,8 @@ use crate::{namespace::Namespace, program::now};
 /// How long a client waits for its next byte.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An application to be reached: `GET /` answers a page, `GET /stream` never ends.
+/// An application to be reached: `GET /` answers a page, `GET /stream` never ends, and `GET /trickle`
+/// neither, a little at a time.
 #[derive(Debug)]
 pub struct WebServer {
     /// Where it listens.
@@ -57,11 +58,15 @@ fn serve(stream: TcpStream, page: &str) -> Result<()> {
         header.clear();
     }
     let mut stream = stream;
-    if request.starts_with("GET /stream") {
+    let is_slow = request.starts_with("GET /trickle");
+    if is_slow || request.starts_with("GET /stream") {
         write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
         let block = [b'.'; 16 * 1024];
         loop {
             stream.write_all(&block)?;
+            if is_slow {
+                thread::park_timeout(TRICKLE);
+            }
         }
     }
     let length = page.len();
@@ -71,6 +76,9 @@ fn serve(stream: TcpStream, page: &str) -> Result<()> {
     )?;
     Ok(())
 }
+
+/// Time between two blocks of a slow stream: often enough to time its end by.
+const TRICKLE: Duration = Duration::from_millis(50);
 
 /// Answers every datagram with itself.
 ///
@@ -395,8 +403,20 @@ impl Bulk {
     /// # Errors
     /// When nothing comes.
     pub fn open(address: &str) -> Result<Self> {
+        Self::get(address, "/stream")
+    }
+
+    /// Opens `/trickle`, which leaves the machine to others, and reads its first bytes.
+    ///
+    /// # Errors
+    /// When nothing comes.
+    pub fn trickle(address: &str) -> Result<Self> {
+        Self::get(address, "/trickle")
+    }
+
+    fn get(address: &str, path: &str) -> Result<Self> {
         let mut stream = connect(address)?;
-        write!(stream, "GET /stream HTTP/1.1\r\nHost: wiki\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: wiki\r\n\r\n")?;
         let mut first = [0; 4_096];
         ensure!(stream.read(&mut first)? > 0, "the stream ended at once");
         Ok(Self { stream })

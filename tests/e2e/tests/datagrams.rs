@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     needs,
-    program::{Program, free_port},
+    program::free_port,
     sockets::{Forger, UdpOf},
     traffic::{WebServer, fetch, udp_echo, udp_round_trip},
 };
@@ -55,7 +55,7 @@ fn flood() -> Result<()> {
         ],
         ..Default::default()
     })?;
-    let relay = start_relay(&world, &relay_address)?;
+    let relay = world.start_relay(None, &relay_address)?;
     let web = WebServer::start("127.0.0.1:0", PAGE)?.address;
     let echo = udp_echo("127.0.0.1:0")?;
     for (app, target) in [("wiki", web.to_string()), ("echo", format!("{echo}/udp"))] {
@@ -110,14 +110,6 @@ fn carry_every_size() -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn start_relay(world: &Deployment, address: &str) -> Result<Program> {
-    let ticket_key = world.path("controller").join("keys/ticket.pub");
-    let words = ["run", "--listen", address, "--ticket-key"];
-    let mut command = world.program(None, "cardea-relay", words);
-    command.arg(ticket_key);
-    Program::start("cardea-relay", command)
 }
 
 /// Floods every socket of `programs`, and makes sure that each read all of it.

@@ -1,9 +1,9 @@
 //! What goes on, and what ends, when a connector dies or the controller is gone.
 #![expect(clippy::print_stderr, reason = "it tells figures")]
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     program::{PATIENCE, Program, expect, free_port, now, run, run_ok, text_of},
@@ -159,20 +159,60 @@ fn app_row(world: &Deployment, app: &str) -> Result<serde_json::Value> {
 }
 
 #[test]
-fn a_grant_ends_with_its_ttl_when_the_controller_is_gone() {
+fn open_tunnels_go_on_for_their_ttl_and_no_longer_when_the_controller_is_gone() {
     ttl_without_controller().unwrap();
 }
 
 fn ttl_without_controller() -> Result<()> {
-    let (mut world, _laptop, _address) = laptop_and_app(&["--grant-ttl", "30s"])?;
+    let relay = format!("127.0.0.1:{}", free_port()?);
+    let more = [
+        "--grant-ttl",
+        "30s",
+        "--relay=false",
+        "--relay-address",
+        &relay,
+    ];
+    let (mut world, _laptop, address) = laptop_and_app(&more)?;
+    let _relay = world.start_relay(None, &relay)?;
     let mut connector = world.start_connector(None, "con", "default")?;
-    let (_forward, local) = world.forward(None, "laptop", "web")?;
-    let stream = Bulk::open(&local)?;
-    let start = now();
+    let mut open = Vec::new();
+    for carrier in ["wireguard", "quic"] {
+        world.ctl(&format!(
+            "app add {carrier} --target {address} --allow-host-scoped --allow group:staff --transport {carrier}"
+        ))?;
+        let asked = now();
+        let (forward, local) = world.forward(None, "laptop", carrier)?;
+        open.push((carrier, asked, Bulk::trickle(&local)?, forward));
+    }
     world.controller()?.signal(Signal::KILL)?;
-    let lived = stream.last_byte(PATIENCE)?.duration_since(start);
-    // An extension may have been on its way when the controller died.
-    ensure!(lived <= TTL + SLACK, "the grant lived on for {lived:?}");
+    let killed = now();
+    let ends = thread::scope(|scope| {
+        let reading: Vec<_> = open
+            .into_iter()
+            .map(|(carrier, asked, stream, forward)| {
+                scope.spawn(move || {
+                    let last = stream.last_byte(PATIENCE).context(carrier)?;
+                    drop(forward);
+                    anyhow::Ok((carrier, asked, last))
+                })
+            })
+            .collect();
+        // Nobody is left to allow another app.
+        let refused = run(world.cardea(None, "laptop", "forward web"))?;
+        expect(&refused, 5, "not reachable since")?;
+        let ends = reading.into_iter().map(|reading| {
+            let end = reading.join();
+            end.map_err(|_| anyhow!("a reader panicked"))?
+        });
+        ends.collect::<Result<Vec<_>>>()
+    })?;
+    for (carrier, asked, last) in ends {
+        let (lived, after) = (last.duration_since(asked), last.duration_since(killed));
+        eprintln!("{carrier}: {lived:?} after it was asked for, {after:?} after the controller");
+        ensure!(lived >= TTL - SLACK, "{carrier} ended after {lived:?}");
+        // An extension may have been on its way when the controller died.
+        ensure!(after <= TTL + SLACK, "{carrier} lived on for {after:?}");
+    }
     connector.wait_for("ttl ended").map(drop)
 }
 

@@ -270,11 +270,5 @@ impl World {
 }
 
 fn start_relay(deployment: &Deployment, host: &Namespace, which: usize) -> Result<Program> {
-    let arguments = ["run", "--listen", ADDRESSES[which]];
-    let mut command = deployment.program(Some(host), "cardea-relay", arguments);
-    let keys = deployment.path("controller").join("keys");
-    command.arg("--ticket-key").arg(keys.join("ticket.pub"));
-    let mut relay = Program::start("cardea-relay", command)?;
-    relay.wait_for("listening")?;
-    Ok(relay)
+    deployment.start_relay(Some(host), ADDRESSES[which])
 }

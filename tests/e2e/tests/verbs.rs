@@ -31,13 +31,7 @@ fn verbs() -> Result<()> {
         ],
         ..Default::default()
     })?;
-    let ticket_key = world.path("controller").join("keys/ticket.pub");
-    let mut arguments = vec!["run".into(), "--listen".into(), relay.into()];
-    arguments.extend(["--ticket-key".into(), ticket_key.into_os_string()]);
-    let _relay = Program::start(
-        "relay",
-        world.program::<std::ffi::OsString>(None, "cardea-relay", arguments),
-    )?;
+    let _relay = world.start_relay(None, &relay)?;
 
     let port = WebServer::start("127.0.0.1:0", PAGE)?.address.port();
     world.ctl("policy apply --recommended --yes")?;

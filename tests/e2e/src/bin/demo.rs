@@ -8,7 +8,7 @@
 
 use std::{
     io::{BufRead, stdin},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -61,7 +61,7 @@ const HELP: &str = "Starts a controller with a relay, a connector and a device o
 opens an app over WireGuard and over QUIC, breaks posture and shows access closing.
 
   --json   one JSON object a line: {\"step\":…,\"ok\":…,\"ms\":…}
-  --keep   leaves everything running, with a list of what to try";
+  --keep   leaves everything running until a line is read, with a list of what to try";
 
 /// How the demo speaks: sentences for people, or a JSON object a line.
 #[derive(Debug)]
@@ -113,6 +113,24 @@ impl Voice {
         if !self.json {
             println!("     {text}");
         }
+    }
+
+    /// Tells what may be tried while everything runs, and how to end it.
+    fn invite(&self, lines: &[String], facts: &Path) {
+        if self.json {
+            let facts = facts.display().to_string();
+            let line = serde_json::json!(
+                {"step": "keep", "ok": true, "ms": 0, "try": lines, "facts": facts}
+            );
+            println!("{line}");
+            return;
+        }
+        println!("\nEverything is running. Try, in another terminal:");
+        for line in lines {
+            println!("  {line}");
+        }
+        println!("  edit {}   (posture; it is watched)", facts.display());
+        println!("The programs are in target/debug. Press Enter here to end it.");
     }
 
     fn failure(&self, error: &anyhow::Error) {
@@ -325,30 +343,30 @@ impl Demo {
         bail!("not within {CLOSE_LIMIT:?}; status: {}", self.status()?)
     }
 
-    fn keep(mut self, voice: &Voice) -> Result<()> {
+    fn keep(mut self, voice: &mut Voice) -> Result<()> {
         let folder = self.deployment.keep();
-        let controller = folder.join("controller");
-        println!("\nEverything is running. Try, in another terminal:");
+        voice.invite(&self.worth_trying(&folder), &self.facts);
+        stdin().lock().read_line(&mut String::new())?;
+        voice.step("stop", "everything stopped, and its files removed", || {
+            self.stop()?;
+            std::fs::remove_dir_all(folder).context("cannot remove the demo's folder")
+        })
+    }
+
+    /// Command lines for whoever plays with what runs.
+    fn worth_trying(&self, folder: &Path) -> Vec<String> {
         let cardea = format!("--state {}", folder.join("laptop").display());
-        let admin = format!("--admin unix:{}", controller.join("admin.sock").display());
-        for line in [
+        let socket = folder.join("controller").join("admin.sock");
+        let admin = format!("--admin unix:{}", socket.display());
+        let who = "--user alice@corp.example --device laptop";
+        vec![
             format!("cardea status {cardea}"),
             format!("cardea explain payroll {cardea}"),
             format!("cardea forward wiki {cardea}"),
             format!("cardeactl grant ls {admin}"),
-            format!(
-                "cardeactl explain --user alice@corp.example --device laptop --app wiki {admin}"
-            ),
+            format!("cardeactl explain {who} --app wiki {admin}"),
             format!("cardeactl audit tail --follow {admin}"),
-            format!("edit {}   (posture; it is watched)", self.facts.display()),
-        ] {
-            println!("  {line}");
-        }
-        println!("The programs are in target/debug. Press Enter here to end it.");
-        stdin().lock().read_line(&mut String::new())?;
-        self.stop()?;
-        voice.say("stopped");
-        std::fs::remove_dir_all(folder).context("cannot remove the demo's folder")
+        ]
     }
 
     fn stop(&mut self) -> Result<()> {
