@@ -6,20 +6,24 @@
 mod world;
 
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
+    io::{ErrorKind, Read, Write, stderr},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
+    sync::mpsc,
     time::Duration,
 };
 
 use cardea_proto::{
-    app::{Carrier, Protocol, Transport},
+    app::{Carrier, Protocol, Target, Transport},
     message::AppView,
     refusal::{Refusal, RefusalCode},
 };
 use cardea_tunnel::{Command, Event};
 
-use self::world::{PATIENCE, World, connect, echo, target, tcp_app, told, udp_app};
+use self::world::{LOOPBACK, PATIENCE, World, connect, echo, target, tcp_app, told, udp_app};
 use super::{FromData, ListenerId, Serves, ToData};
+
+/// Far more than it takes, far less than a flow that is forgotten would stay.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 const BOTH: [Carrier; 2] = [Carrier::Quic, Carrier::WireGuard];
 
@@ -60,25 +64,40 @@ fn many_connections_at_once_do_not_mix() {
 #[test]
 fn datagrams_pass_both_ways_for_every_client_of_its_own() {
     for carrier in BOTH {
-        let mut world = World::new();
-        let app = udp_app();
-        world.open("dns", vec![app.clone()], carrier);
-        let at = world.forward(1, "dns", &app);
-        for text in [&b"first"[..], b"second", &[7; 1_100]] {
-            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-            client.connect(at).unwrap();
+        datagrams_pass(carrier, LOOPBACK);
+    }
+}
+
+#[test]
+fn datagrams_pass_both_ways_to_an_app_of_ipv6() {
+    if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        drop(writeln!(stderr(), "left out: this machine has no IPv6"));
+        return;
+    }
+    for carrier in BOTH {
+        datagrams_pass(carrier, Ipv6Addr::LOCALHOST.into());
+    }
+}
+
+fn datagrams_pass(carrier: Carrier, host: IpAddr) {
+    let mut world = World::new();
+    let app = udp_app(host);
+    world.open("dns", vec![app.clone()], carrier);
+    let at = world.forward(1, "dns", &app);
+    for text in [&b"first"[..], b"second", &[7; 1_100]] {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(at).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        let mut got = [0; 2_048];
+        let answered = (0..10).any(|_| {
+            client.send(text).unwrap();
             client
-                .set_read_timeout(Some(Duration::from_secs(2)))
-                .unwrap();
-            let mut got = [0; 2_048];
-            let answered = (0..10).any(|_| {
-                client.send(text).unwrap();
-                client
-                    .recv(&mut got)
-                    .is_ok_and(|count| got[..count] == *text)
-            });
-            assert!(answered, "{carrier:?}");
-        }
+                .recv(&mut got)
+                .is_ok_and(|count| got[..count] == *text)
+        });
+        assert!(answered, "{carrier:?} {host}");
     }
 }
 
@@ -86,11 +105,7 @@ fn datagrams_pass_both_ways_for_every_client_of_its_own() {
 fn a_removed_tunnel_resets_its_flows_at_both_ends_at_once() {
     for carrier in BOTH {
         let mut world = World::new();
-        let app = tcp_app(
-            |mut stream| {
-                while stream.write_all(&[b'.'; 16_384]).is_ok() {}
-            },
-        );
+        let (app, ends) = streaming_app();
         let grant = world.open("wiki", vec![app.clone()], carrier);
         let at = world.forward(1, "wiki", &app);
         let mut client = connect(at);
@@ -101,6 +116,8 @@ fn a_removed_tunnel_resets_its_flows_at_both_ends_at_once() {
         world.agent.send(ToData::Tunnel(Command::Remove { grant }));
         let error = read_to_error(&mut client);
         assert_eq!(error, ErrorKind::ConnectionReset, "{carrier:?}");
+        let error = ends.recv_timeout(AT_ONCE);
+        assert_eq!(error, Ok(ErrorKind::ConnectionReset), "{carrier:?}");
     }
 }
 
@@ -108,17 +125,49 @@ fn a_removed_tunnel_resets_its_flows_at_both_ends_at_once() {
 fn a_reset_by_the_app_is_a_reset_for_the_client() {
     for carrier in BOTH {
         let mut world = World::new();
-        // Bytes that nobody reads make the system reset a closed stream.
-        let app = tcp_app(|mut stream| {
-            stream.read_exact(&mut [0; 1]).unwrap();
-            stream.peek(&mut [0; 1]).unwrap();
-        });
+        let app = tcp_app(reset);
         world.open("wiki", vec![app.clone()], carrier);
         let mut client = connect(world.forward(1, "wiki", &app));
         client.write_all(b"ab").unwrap();
         let error = read_to_error(&mut client);
         assert_eq!(error, ErrorKind::ConnectionReset, "{carrier:?}");
     }
+}
+
+#[test]
+fn a_reset_by_the_client_is_a_reset_for_the_app() {
+    for carrier in BOTH {
+        let mut world = World::new();
+        let (tell, ends) = mpsc::channel();
+        let app = tcp_app(move |mut stream| {
+            stream.write_all(b"ab").unwrap();
+            tell.send(read_to_error(&mut stream)).unwrap();
+        });
+        world.open("wiki", vec![app.clone()], carrier);
+        reset(connect(world.forward(1, "wiki", &app)));
+        let error = ends.recv_timeout(AT_ONCE);
+        assert_eq!(error, Ok(ErrorKind::ConnectionReset), "{carrier:?}");
+    }
+}
+
+/// Closes a stream of which a byte has come that nobody reads: the system makes a reset of that.
+fn reset(mut stream: TcpStream) {
+    stream.read_exact(&mut [0; 1]).unwrap();
+    stream.peek(&mut [0; 1]).unwrap();
+}
+
+/// An app that writes without end, and tells what its stream ended with.
+fn streaming_app() -> (Target, mpsc::Receiver<ErrorKind>) {
+    let (tell, ends) = mpsc::channel();
+    let app = tcp_app(move |mut stream| {
+        let error = loop {
+            if let Err(error) = stream.write_all(&[b'.'; 16_384]) {
+                break error;
+            }
+        };
+        tell.send(error.kind()).unwrap();
+    });
+    (app, ends)
 }
 
 #[test]
@@ -241,7 +290,7 @@ fn socks_leads_to_an_app_by_its_names_and_nowhere_else() {
 #[test]
 fn socks_carries_datagrams_to_an_app_by_its_name() {
     let mut world = World::new();
-    let app = udp_app();
+    let app = udp_app(LOOPBACK);
     world.open("dns", vec![app.clone()], Carrier::WireGuard);
     let at = world.listen(1, Serves::Socks);
     let mut tether = connect(at);
@@ -289,7 +338,7 @@ fn a_closed_listener_takes_its_connections_with_it() {
 #[test]
 fn datagrams_of_every_size_do_not_end_the_loop() {
     let mut world = World::new();
-    let (tcp, udp) = (tcp_app(echo), udp_app());
+    let (tcp, udp) = (tcp_app(echo), udp_app(LOOPBACK));
     world.open("wiki", vec![tcp.clone(), udp.clone()], Carrier::WireGuard);
     let local = world.forward(1, "wiki", &udp);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();

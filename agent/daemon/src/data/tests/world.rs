@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::Arc,
     thread,
     time::Duration,
@@ -32,6 +32,8 @@ use super::super::{Data, DirectSettings, FromData, ListenerId, Serves, ToData};
 
 /// Nothing on one machine takes longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 pub(super) struct World {
     pub(super) agent: Data,
@@ -230,12 +232,13 @@ pub(super) fn connect(to: SocketAddr) -> TcpStream {
 }
 
 /// An app that `serve`s each of its connections on a thread.
-pub(super) fn tcp_app(serve: impl Fn(TcpStream) + Copy + Send + 'static) -> Target {
+pub(super) fn tcp_app(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> Target {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let serve = serve.clone();
             thread::spawn(move || serve(stream));
         }
     });
@@ -252,9 +255,9 @@ pub(super) fn echo(mut stream: TcpStream) {
     }
 }
 
-/// An app that says every datagram back.
-pub(super) fn udp_app() -> Target {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+/// An app that says every datagram back, at an address of either family.
+pub(super) fn udp_app(host: IpAddr) -> Target {
+    let socket = UdpSocket::bind((host, 0)).unwrap();
     let port = socket.local_addr().unwrap().port();
     thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
@@ -264,12 +267,16 @@ pub(super) fn udp_app() -> Target {
             }
         }
     });
-    target(port, Protocol::Udp)
+    target_at(host, port, Protocol::Udp)
 }
 
 pub(super) fn target(port: u16, protocol: Protocol) -> Target {
+    target_at(LOOPBACK, port, protocol)
+}
+
+fn target_at(host: IpAddr, port: u16, protocol: Protocol) -> Target {
     Target {
-        host: "127.0.0.1".to_owned(),
+        host: host.to_string(),
         service: Service { protocol, port },
     }
 }
