@@ -2,8 +2,9 @@
 //!
 //! Files are watched by inotify, through their directories, so that a replacement by rename and a
 //! file that appears later are seen. Mounts and swaps are polled descriptors of `/proc`; block
-//! devices, TPMs and firewall rules speak by netlink; a watched program's end by its pidfd; a set
-//! clock by a timer. What the kernel does not tell, the next poll finds.
+//! devices, TPMs, firewall rules and the network speak by netlink; a watched program's end by its
+//! pidfd; a set clock by a timer, and a machine that woke up by the time that it slept. What the
+//! kernel does not tell, the next poll finds.
 
 use std::{
     io,
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cardea_host::clock::Clock;
+use cardea_host::clock::{self, Clock};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -67,6 +68,7 @@ pub struct Watch {
     sources: Vec<kernel::Source>,
     /// Watched programs that run.
     processes: Vec<OwnedFd>,
+    sleeps: Sleeps,
 }
 
 /// Most processes whose end is waited for.
@@ -102,6 +104,7 @@ impl Watch {
             files,
             sources,
             processes: Vec::new(),
+            sleeps: Sleeps::new(clock::suspended),
         };
         watch.arm();
         Ok(watch)
@@ -126,7 +129,7 @@ impl Watch {
             if ready.called {
                 return Ok(Woken::Asked);
             }
-            let mut changed = !ready.ended.is_empty();
+            let mut changed = self.sleeps.woke() || !ready.ended.is_empty();
             for index in ready.ended.into_iter().rev() {
                 self.processes.swap_remove(index);
             }
@@ -223,6 +226,35 @@ impl Watch {
             rustix::io::read(&self.woken, &mut count).ok();
         }
         Ok(found)
+    }
+}
+
+/// Tells that the machine slept since it was asked last: in what it woke up to, anything may be another.
+#[derive(Debug)]
+struct Sleeps {
+    suspended: fn() -> Duration,
+    seen: Duration,
+}
+
+/// Shortest sleep that counts. Two clocks cannot be read at one moment, and nobody sleeps less.
+const SLEEP_MIN: Duration = Duration::from_secs(1);
+
+impl Sleeps {
+    /// Begins to look at how long this machine has been suspended in all.
+    fn new(suspended: fn() -> Duration) -> Self {
+        Self {
+            suspended,
+            seen: suspended(),
+        }
+    }
+
+    fn woke(&mut self) -> bool {
+        let suspended = (self.suspended)();
+        let is_news = suspended >= self.seen + SLEEP_MIN;
+        if is_news {
+            self.seen = suspended;
+        }
+        is_news
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use cardea_proto::time::{Now, UnixMillis};
+use rustix::time::{ClockId, clock_gettime};
 
 /// The machine's clocks; copies of it agree with each other.
 ///
@@ -71,8 +72,21 @@ impl Base {
     }
 }
 
+/// How long this machine has been suspended since it was started, all times together.
+///
+/// The clocks are read one after the other, so that two calls may differ by a little without a sleep
+/// between them.
+#[must_use]
+pub fn suspended() -> Duration {
+    since_boot().saturating_sub(read(ClockId::Monotonic))
+}
+
 fn since_boot() -> Duration {
-    let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    read(ClockId::Boottime)
+}
+
+fn read(clock: ClockId) -> Duration {
+    let at = clock_gettime(clock);
     Duration::new(
         u64::try_from(at.tv_sec).unwrap_or(0),
         u32::try_from(at.tv_nsec).unwrap_or(0),
@@ -100,6 +114,12 @@ mod tests {
         let second = Clock::system().now();
         assert!(second.instant >= first.instant);
         assert!(second.unix.0 > 1_700_000_000_000);
+    }
+
+    #[test]
+    fn while_this_runs_the_machine_is_not_suspended() {
+        let first = suspended();
+        assert!(suspended().abs_diff(first) < Duration::from_secs(1));
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Descriptors through which the kernel tells of mounts, swaps, devices, firewall rules and clocks.
+//! Descriptors through which the kernel tells of mounts, swaps, devices, firewall rules, the network
+//! and clocks.
 
 use std::{fs::File, os::fd::OwnedFd};
 
+use cardea_host::addresses::Changes;
 use rustix::{
     event::{PollFd, PollFlags},
     net::{
@@ -46,7 +48,9 @@ pub(super) enum Source {
     Devices(OwnedFd),
     /// Changes of firewall rules.
     Firewall(OwnedFd),
-    /// A timer that is canceled when somebody sets the wall clock.
+    /// Changes of interfaces, addresses and routes.
+    Network(Changes),
+    /// A timer that is canceled when the wall clock is set, be it because the machine woke up.
     Clock(OwnedFd),
 }
 
@@ -59,6 +63,7 @@ pub(super) fn sources() -> Vec<Source> {
     sources.extend(listener(KOBJECT_UEVENT, GROUP_UEVENT).map(Source::Devices));
     // Only for root: others find changes of the firewall at the next poll.
     sources.extend(listener(NETFILTER, GROUP_NFTABLES).map(Source::Firewall));
+    sources.extend(Changes::listen().ok().map(Source::Network));
     sources.extend(clock_timer().map(Source::Clock));
     sources
 }
@@ -104,6 +109,7 @@ impl Source {
             Self::Devices(fd) | Self::Firewall(fd) | Self::Clock(fd) => {
                 PollFd::new(fd, PollFlags::IN)
             }
+            Self::Network(changes) => PollFd::new(changes, PollFlags::IN),
         }
     }
 
@@ -114,6 +120,7 @@ impl Source {
             Self::Proc(_) => true,
             Self::Devices(socket) => any(socket, is_device),
             Self::Firewall(socket) => any(socket, is_rule),
+            Self::Network(changes) => changes.take(),
             Self::Clock(timer) => {
                 // Reading it fails because it was canceled; arming it anew clears that.
                 let mut count = [0_u8; 8];
@@ -158,17 +165,20 @@ fn is_rule(message: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     #[test]
     fn everything_that_this_process_may_hear_is_listened_to() {
-        let mut heard = [0; 4];
+        let mut heard = [0; 5];
         for source in sources() {
             let kind = match source {
                 Source::Proc(_) => 0,
                 Source::Devices(_) => 1,
                 Source::Firewall(_) => 2,
-                Source::Clock(_) => 3,
+                Source::Network(_) => 3,
+                Source::Clock(_) => 4,
             };
             heard[kind] += 1;
         }
@@ -177,10 +187,27 @@ mod tests {
             files.iter().filter(|path| File::open(path).is_ok()).count(),
             usize::from(listener(KOBJECT_UEVENT, GROUP_UEVENT).is_some()),
             usize::from(listener(NETFILTER, GROUP_NFTABLES).is_some()),
+            usize::from(Changes::listen().is_ok()),
             1,
         ];
         assert_eq!(heard, may);
         assert!(may[0] > 0);
+    }
+
+    /// Nobody sets this machine's clock for a test, but the kernel tells what it would do then.
+    ///
+    /// Source: proc(5), `fdinfo` of a timerfd: 03 is `TFD_TIMER_ABSTIME` with `TFD_TIMER_CANCEL_ON_SET`.
+    #[test]
+    fn the_timer_of_the_wall_clock_ends_when_that_is_set() {
+        let timer = clock_timer().unwrap();
+        let info = format!("/proc/self/fdinfo/{}", timer.as_raw_fd());
+        let mut source = Source::Clock(timer);
+        for _ in 0..2 {
+            let armed = std::fs::read_to_string(&info).unwrap();
+            assert!(armed.contains("clockid: 0\n"), "{armed}");
+            assert!(armed.contains("settime flags: 03\n"), "{armed}");
+            assert!(source.changed());
+        }
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! Changes as editors and tools make them.
 
-use std::time::Duration;
+use std::{
+    io::{Write as _, stderr},
+    process::{Command, Output},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use super::*;
 
@@ -78,10 +83,7 @@ fn another_thread_wakes_it() {
 
 #[test]
 fn the_end_of_a_watched_program_is_noticed() {
-    let mut program = std::process::Command::new("/bin/sleep")
-        .arg("60")
-        .spawn()
-        .unwrap();
+    let mut program = Command::new("/bin/sleep").arg("60").spawn().unwrap();
     let mut watch = Watch::new(&Settings::new("/nonexistent")).unwrap();
     let pid = program.id();
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
@@ -90,6 +92,90 @@ fn the_end_of_a_watched_program_is_noticed() {
     program.kill().unwrap();
     program.wait().unwrap();
     assert_eq!(wait(&mut watch, SOON), Woken::Changed);
+}
+
+#[test]
+fn a_machine_that_woke_up_is_looked_at_at_the_next_turn() {
+    static SLEPT: AtomicU64 = AtomicU64::new(7);
+    let place = tempfile::tempdir().unwrap();
+    let mut watch = watch(place.path(), None);
+    watch.sleeps = Sleeps::new(|| Duration::from_secs(SLEPT.load(Ordering::Relaxed)));
+    assert_eq!(wait(&mut watch, QUIET), Woken::Due);
+    SLEPT.store(30, Ordering::Relaxed);
+    assert_eq!(wait(&mut watch, QUIET), Woken::Changed);
+    assert_eq!(wait(&mut watch, QUIET), Woken::Due);
+}
+
+/// In a network and with mounts of its own, so that nothing of the machine changes and nobody else is heard.
+#[test]
+fn what_the_kernel_tells_of_is_noticed() {
+    const NAME: &str = "watch::tests::what_the_kernel_tells_of_is_noticed";
+    if std::env::var_os(WITHIN).is_none() {
+        return within_namespaces(NAME);
+    }
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path().display();
+    let mut watch = Watch::new(&Settings::new("/nonexistent")).unwrap();
+    for line in [
+        &format!("mount -t tmpfs none {at}"),
+        &format!("umount {at}"),
+        "nft add table inet cardea",
+        "nft add chain inet cardea input { type filter hook input priority 0; policy drop; }",
+        "nft add rule inet cardea input tcp dport 22 accept",
+        "nft flush ruleset",
+        "ip link set lo up",
+        "ip address add 192.0.2.7/32 dev lo",
+        "ip route add 192.0.2.9/32 dev lo",
+        "ip route del 192.0.2.9/32",
+    ] {
+        quiet(&mut watch);
+        let output = tool(line).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", text(&output));
+        assert_eq!(wait(&mut watch, SOON), Woken::Changed, "{line}");
+    }
+    quiet(&mut watch);
+    // As `udevadm trigger` has the kernel speak of a device that is as it was.
+    if std::fs::write("/sys/class/block/loop0/uevent", "change").is_ok() {
+        assert_eq!(wait(&mut watch, SOON), Woken::Changed, "a block device");
+        quiet(&mut watch);
+    }
+}
+
+/// Set where a test is started again in namespaces of its own.
+const WITHIN: &str = "CARDEA_WITHIN_NAMESPACES";
+
+/// Runs one test of this program again, alone, as root in namespaces of its own.
+fn within_namespaces(test: &str) {
+    let can = tool("unshare --net --mount true").output();
+    let tools = ["nft --version", "ip -V"].map(|line| tool(line).output().is_ok());
+    if !can.is_ok_and(|output| output.status.success()) || tools.contains(&false) {
+        drop(writeln!(
+            stderr(),
+            "left out: {test}: it needs root, unshare, nft and ip"
+        ));
+        return;
+    }
+    let again = tool("unshare --net --mount")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(WITHIN, "yes")
+        .output()
+        .unwrap();
+    let said = text(&again);
+    assert!(again.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+fn tool(line: &str) -> Command {
+    let mut words = line.split_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
+    command
+}
+
+fn text(output: &Output) -> String {
+    let both = [&output.stdout[..], &output.stderr].concat();
+    String::from_utf8_lossy(&both).into_owned()
 }
 
 fn watch(root: &Path, facts_from: Option<&Path>) -> Watch {

@@ -1,6 +1,9 @@
 //! Word from the kernel that an interface, an address or a route is another one.
 
-use std::{io, os::fd::AsRawFd as _};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+};
 
 use mio::{Interest, Registry, Token, event::Source, unix::SourceFd};
 use rustix::{
@@ -46,6 +49,12 @@ impl Changes {
                 Err(_) => return is_changed,
             }
         }
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
