@@ -2,13 +2,14 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     needs,
-    program::{PATIENCE, Program, expect, free_port, now, run, run_ok},
+    program::{PATIENCE, Program, expect, free_port, now, run, run_ok, running_with, typed},
     traffic::{WebServer, fetch},
 };
+use serde_json::Value;
 
 const PAGE: &str = "through a relay of its own\n";
 
@@ -39,25 +40,16 @@ fn verbs() -> Result<()> {
         "app add web --target 127.0.0.1:{port} --allow-host-scoped --allow group:staff"
     ))?;
     world.ctl("app add other --target 10.9.0.10:80")?;
-    let relayed = |role: &str, name: &str, program: &str| -> Result<Program> {
-        let code = world.ctl(&format!("invite {role}"))?;
-        let mut arguments = world.node_arguments("up", name, &code)?;
-        arguments.push("--relay-only".into());
-        if program == "cardea" {
-            let facts = world.write_facts(name, GOOD_FACTS)?;
-            arguments.extend(["--facts-from".into(), facts.into_os_string()]);
-        }
-        let mut node = Program::start(name, world.program(None, program, arguments))?;
-        node.wait_for("connected to")?;
-        Ok(node)
-    };
-    let _connector = relayed("connector", "con-a", "cardea-connector")?;
-    let device = "device --user alice@corp.example --group staff";
-    let _laptop = relayed(device, "laptop", "cardea")?;
+    let code = world.ctl("invite connector")?;
+    let (_connector, _) = relayed(&world, "cardea-connector", "con-a", &code, &code)?;
+    let code = world.ctl("invite device --user alice@corp.example --group staff")?;
+    let (_laptop, listed) = relayed(&world, "cardea", "laptop", &code, "-")?;
+    ensure!(!listed, "a code from stdin is on a command line");
 
     let (_forward, address) = world.forward(None, "laptop", "web")?;
     ensure!(fetch(&address)? == PAGE, "another page");
     status(&world)?;
+    in_every_format(&world)?;
     answers(&world, port)?;
     through_socks(&world, port)?;
     nobody_reads(&world)?;
@@ -66,10 +58,78 @@ fn verbs() -> Result<()> {
     denied(&world)
 }
 
+/// Brings a node up with its code as that `word`. Tells whether the code was ever seen on a command line;
+/// on that of a node that serves it is not, and nobody's log has it.
+fn relayed(
+    world: &Deployment,
+    program: &str,
+    name: &str,
+    code: &str,
+    word: &str,
+) -> Result<(Program, bool)> {
+    let state = world.path(name).into_os_string();
+    let mut arguments = vec!["up".into(), word.into(), "--state".into(), state];
+    arguments.extend(["--name", name, "--relay-only"].map(Into::into));
+    if program == "cardea" {
+        let facts = world.write_facts(name, GOOD_FACTS)?;
+        arguments.extend(["--facts-from".into(), facts.into_os_string()]);
+    }
+    let command = world.program(None, program, arguments);
+    let mut node = Program::start_with(name, command, typed(code)?)?;
+    let mut listed = false;
+    let deadline = now() + PATIENCE;
+    while !node.said().contains("connected to") {
+        listed |= !running_with(code)?.is_empty();
+        ensure!(now() < deadline && node.is_alive()?, "{}", node.said());
+    }
+    let running = running_with(code)?;
+    ensure!(running.is_empty(), "who lists processes reads: {running:?}");
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", node.id()))?;
+    ensure!(line.contains(name), "the node is another program: {line}");
+    ensure!(!node.said().contains(code), "{}", node.said());
+    Ok((node, listed))
+}
+
+/// Every answer is a table, JSON and YAML, and the latter two say the same.
+fn in_every_format(world: &Deployment) -> Result<()> {
+    for (line, place, expected) in [
+        ("status", "/device/name", "laptop"),
+        ("apps", "/0/name", "web"),
+        ("explain web", "/resource", "web"),
+        ("posture", "/facts/0/state", "value"),
+    ] {
+        let ask = |format: &str| {
+            let line = format!("{line} -o {format}");
+            run_ok(world.cardea(None, "laptop", &line))
+        };
+        let json: Value = serde_json::from_str(&ask("json")?).context(line)?;
+        let text = ask("yaml")?;
+        ensure!(serde_json::from_str::<Value>(&text).is_err(), "{text}");
+        let yaml: Value = serde_yaml_ng::from_str(&text).context(line)?;
+        for (said, format) in [(&json, "json"), (&yaml, "yaml")] {
+            let value = said.pointer(place).and_then(|value| value.as_str());
+            ensure!(value == Some(expected), "{line} as {format}: {said}");
+        }
+        ensure!(names_of(&json) == names_of(&yaml), "{json}\n{text}");
+        let table = ask("table")?;
+        ensure!(serde_yaml_ng::from_str::<Vec<Value>>(&table).is_err() && !table.starts_with('{'));
+    }
+    Ok(())
+}
+
+/// The fields of an answer.
+fn names_of(value: &Value) -> Vec<&String> {
+    let object = value.as_object().or_else(|| value.get(0)?.as_object());
+    object
+        .into_iter()
+        .flat_map(|object| object.keys())
+        .collect()
+}
+
 /// What scripts read of a status, and that it is true.
 fn status(world: &Deployment) -> Result<()> {
     let status = run_ok(world.cardea(None, "laptop", "status -o json"))?;
-    let status: serde_json::Value = serde_json::from_str(&status)?;
+    let status: Value = serde_json::from_str(&status)?;
     for place in [
         "/device/id",
         "/device/name",
@@ -142,7 +202,7 @@ fn not_permitted(world: &Deployment) -> Result<()> {
 fn nothing_but_apps(world: &Deployment) -> Result<()> {
     let listed = || -> Result<Vec<String>> {
         let status = run_ok(world.cardea(None, "laptop", "status -o json"))?;
-        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let status: Value = serde_json::from_str(&status)?;
         let apps = status.pointer("/apps").and_then(|apps| apps.as_array());
         let apps = apps.into_iter().flatten();
         let openable = apps.filter(|app| app.get("state").is_some_and(|state| state != "denied"));
