@@ -440,6 +440,8 @@ impl Bulk {
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
                     return Ok(last);
                 }
+                // Whoever stopped the test for a while has let it go on.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     bail!("neither bytes nor an end within {limit:?}")
                 }
