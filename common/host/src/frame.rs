@@ -132,7 +132,14 @@ pub fn read_sync<T: DeserializeOwned>(
     bytes_max: usize,
 ) -> Result<T, FrameError> {
     let mut prefix = [0_u8; LENGTH_BYTES];
-    let first = stream.read(&mut prefix).map_err(FrameError::Io)?;
+    let first = loop {
+        match stream.read(&mut prefix) {
+            // Who waits with a limit is woken up when somebody stops the program and lets it go on.
+            // Source: signal(7).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read.map_err(FrameError::Io)?,
+        }
+    };
     if first == 0 {
         return Err(FrameError::Ended);
     }
@@ -226,5 +233,23 @@ mod tests {
             .unwrap();
         let later = runtime.block_on(read(&mut &bytes[..], MAX));
         assert!(expected(&later), "{later:?}");
+    }
+
+    #[test]
+    fn a_program_that_was_stopped_and_goes_on_reads_on() {
+        struct Interrupted<'a>(&'a [u8], usize);
+        impl Read for Interrupted<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.1 += 1;
+                if self.1 % 2 == 1 {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let some = buffer.len().min(1);
+                Read::read(&mut self.0, &mut buffer[..some])
+            }
+        }
+        let bytes = codec::encode_framed(&7_u8);
+        let read = read_sync::<u8>(&mut Interrupted(&bytes, 0), MAX);
+        assert_eq!(read.unwrap(), 7);
     }
 }
