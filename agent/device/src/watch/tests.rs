@@ -1,11 +1,12 @@
 //! Changes as editors and tools make them.
 
 use std::{
-    io::{Write as _, stderr},
     process::{Command, Output},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
+
+use cardea_e2e::needs;
 
 use super::*;
 
@@ -146,14 +147,12 @@ const WITHIN: &str = "CARDEA_WITHIN_NAMESPACES";
 
 /// Runs one test of this program again, alone, as root in namespaces of its own.
 fn within_namespaces(test: &str) {
-    let can = tool("unshare --net --mount true").output();
-    let tools = ["nft --version", "ip -V"].map(|line| tool(line).output().is_ok());
-    if !can.is_ok_and(|output| output.status.success()) || tools.contains(&false) {
-        drop(writeln!(
-            stderr(),
-            "left out: {test}: it needs root, unshare, nft and ip"
-        ));
+    if !needs::root_and(&["unshare", "mount", "nft", "ip"]) {
         return;
+    }
+    let can = tool("unshare --net --mount true").status();
+    if !can.is_ok_and(|status| status.success()) {
+        return needs::leave_out("it needs namespaces");
     }
     let again = tool("unshare --net --mount")
         .arg(std::env::current_exe().unwrap())
