@@ -1,6 +1,6 @@
 //! What rustls asks about a peer's certificates, answered by [`Trust`].
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -164,6 +164,17 @@ impl ClientCertVerifier for PeerVerifier {
     }
 }
 
+/// Shown as what it says even where it is asked for its debug form, as rustls asks.
+#[derive(thiserror::Error)]
+#[error("{0}")]
+struct Shown(ChainError);
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// Times and unknown authorities have alerts of their own; the rest is in the error's source.
 pub(super) fn tls_error(error: ChainError) -> Error {
     Error::InvalidCertificate(match error {
@@ -176,7 +187,7 @@ pub(super) fn tls_error(error: ChainError) -> Error {
         | ChainError::Profile(_)
         | ChainError::OtherDomain(_)
         | ChainError::OtherHolder(_)
-        | ChainError::OtherKey(_)) => CertificateError::Other(OtherError(Arc::new(other))),
+        | ChainError::OtherKey(_)) => CertificateError::Other(OtherError(Arc::new(Shown(other)))),
     })
 }
 
