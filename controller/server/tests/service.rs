@@ -79,27 +79,29 @@ async fn of_two_hundred_who_use_one_code_at_once_exactly_one_is_admitted() {
         .map(|n| {
             let code = code.clone();
             tokio::spawn(async move {
-                let connected = knock(address, &code, TIME / 2).await?;
-                Ok(enroll_over(connected, &code, &format!("c{n}")).await)
+                // A knock has a second and 16 bits of its own: of two hundred in one second, two make the
+                // same one in three runs of ten, and the later is taken for a replay. Whoever hears
+                // nothing knocks once more, as agents do.
+                let connected = match knock(address, &code, TIME / 2).await {
+                    Err(ChannelError::NoAnswer(_)) => knock(address, &code, TIME).await,
+                    heard => heard,
+                };
+                enroll_over(connected.unwrap(), &code, &format!("c{n}")).await
             })
         })
         .collect();
     let (mut admitted, mut told) = (0, 0);
     for attempt in tries {
         match attempt.await.unwrap() {
-            Ok(Ok(_)) => admitted += 1,
-            Ok(Err(EnrollAnswer::Refused(refusal))) => {
+            Ok(_) => admitted += 1,
+            Err(EnrollAnswer::Refused(refusal)) => {
                 assert_eq!(refusal.code, RefusalCode::InviteUsed, "{refusal}");
                 told += 1;
             }
-            Ok(Err(EnrollAnswer::Enrolled(_))) => panic!("a refusal that admits"),
-            // A knock has a second and 16 bits of its own: of two hundred in one second, two make the
-            // same one in three runs of ten, and the later is taken for a replay.
-            Err(error) => assert!(matches!(error, ChannelError::NoAnswer(_)), "{error}"),
+            Err(EnrollAnswer::Enrolled(_)) => panic!("a refusal that admits"),
         }
     }
-    assert_eq!(admitted, 1);
-    assert!(told >= 190, "only {told} were told");
+    assert_eq!((admitted, told), (1, 199));
     let entries = admin.entries().await;
     let used = entries
         .iter()

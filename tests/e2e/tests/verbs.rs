@@ -128,8 +128,12 @@ fn answers(world: &Deployment, taken: u16) -> Result<()> {
         ))?;
         ensure!(here.trim() == there.trim(), "{here:?} is not {there:?}");
     }
-    let line = format!("forward web --listen 127.0.0.1:{taken}");
-    expect(&run(ask(&line))?, 1, "cannot listen on")
+    for line in ["forward web --listen", "proxy --socks5"] {
+        let line = format!("{line} 127.0.0.1:{taken}");
+        let said = format!("cannot listen on 127.0.0.1:{taken}: another program uses this port");
+        expect(&run(ask(&line))?, 1, &said).context(line)?;
+    }
+    Ok(())
 }
 
 /// What no rule permits is denied by its exit code, and recorded.
