@@ -13,6 +13,7 @@
 //! ```
 
 mod channel;
+mod clock;
 mod enroll;
 mod front;
 mod key;
@@ -45,6 +46,7 @@ pub use self::{
         ChannelPeer, PeerError, ServerIdentity, channel_client, channel_peer, channel_server,
         renewal_client,
     },
+    clock::ClockOff,
     enroll::{PinnedRoot, enroll_client},
     front::{DecoyError, front_client, front_decoy, front_server},
     tunnel::{Peer, tunnel_client, tunnel_server},

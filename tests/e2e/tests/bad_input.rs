@@ -5,7 +5,11 @@
     reason = "a stranger uses sockets as he likes"
 )]
 
-use std::{fs, net::UdpSocket, process::Output};
+use std::{
+    fs,
+    net::{TcpListener, UdpSocket},
+    process::Output,
+};
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{

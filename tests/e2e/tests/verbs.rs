@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     needs,
@@ -128,9 +128,12 @@ fn answers(world: &Deployment, taken: u16) -> Result<()> {
         ))?;
         ensure!(here.trim() == there.trim(), "{here:?} is not {there:?}");
     }
-    for line in ["forward web --listen", "proxy --socks5"] {
-        let line = format!("{line} 127.0.0.1:{taken}");
-        let said = format!("cannot listen on 127.0.0.1:{taken}: another program uses this port");
+    for (verb, flag) in [("forward web", "--listen"), ("proxy", "--socks5")] {
+        let line = format!("{verb} {flag} 127.0.0.1:{taken}");
+        let said = format!(
+            "cannot listen on 127.0.0.1:{taken}: another program uses this port. \
+             Choose another: {flag} 127.0.0.1:0"
+        );
         expect(&run(ask(&line))?, 1, &said).context(line)?;
     }
     Ok(())

@@ -14,6 +14,7 @@ use cardea_proto::{
 
 use super::*;
 use crate::{
+    authority::backdated,
     key::{KeyAlgorithm, Signer as _, SoftwareKey},
     proof::{self, VerifiedRequest},
     testing::{LEAF_LIFE, TestDomain, TestNode},
@@ -220,6 +221,32 @@ fn an_enrollment_pins_the_root_and_shows_no_certificate() {
     let trust = pinned.trust().unwrap();
     assert_eq!(trust.root(), all.domain.root.certificate());
     assert_eq!(trust.domain().as_str(), "corp.example");
+}
+
+#[test]
+fn a_node_whose_clock_is_wrong_is_told_by_how_much_at_least() {
+    let all = Scene::new();
+    let seen_at = |time: UnixMillis, alpn: &[u8]| {
+        let time = Arc::new(FixedTime(time));
+        let trust = all.domain.trust.clone();
+        let client = if alpn == ALPN_ENROLL {
+            enroll_client(all.domain.root.digest(), time).0
+        } else {
+            let device = &all.device;
+            channel_client(trust, &device.chain, device.signer.clone(), time)
+        };
+        let error = connect(client, all.controller()).err().unwrap();
+        ClockOff::of(&error.to_string()).unwrap().to_string()
+    };
+    let (ends, begins) = (NOW.plus(LEAF_LIFE), backdated(NOW));
+    let before = UnixMillis(begins.0 - 3_600_000);
+    for alpn in [ALPN_CHANNEL, ALPN_ENROLL] {
+        let ahead = seen_at(ends.plus(Duration::from_secs(100)), alpn);
+        assert_eq!(ahead, "at least 100 s ahead of");
+        assert_eq!(seen_at(before, alpn), "at least 3600 s behind");
+    }
+    let unknown = "invalid peer certificate: UnknownIssuer (100 seconds ago)";
+    assert_eq!(ClockOff::of(unknown), None);
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl ServerCertVerifier for PeerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         self.verify(end_entity, intermediates, now)
             .map(|_| ServerCertVerified::assertion())
-            .map_err(tls_error)
+            .map_err(|error| tls_error(error, now))
     }
 
     fn verify_tls12_signature(
@@ -138,7 +138,7 @@ impl ClientCertVerifier for PeerVerifier {
     ) -> Result<ClientCertVerified, Error> {
         self.verify(end_entity, intermediates, now)
             .map(|_| ClientCertVerified::assertion())
-            .map_err(tls_error)
+            .map_err(|error| tls_error(error, now))
     }
 
     fn verify_tls12_signature(
@@ -176,10 +176,16 @@ impl fmt::Debug for Shown {
 }
 
 /// Times and unknown authorities have alerts of their own; the rest is in the error's source.
-pub(super) fn tls_error(error: ChainError) -> Error {
+pub(super) fn tls_error(error: ChainError, time: UnixTime) -> Error {
     Error::InvalidCertificate(match error {
-        ChainError::Expired { .. } => CertificateError::Expired,
-        ChainError::NotYetValid { .. } => CertificateError::NotValidYet,
+        ChainError::Expired { not_after } => CertificateError::ExpiredContext {
+            time,
+            not_after: super::to_rustls(not_after),
+        },
+        ChainError::NotYetValid { not_before } => CertificateError::NotValidYetContext {
+            time,
+            not_before: super::to_rustls(not_before),
+        },
         ChainError::UnknownAuthority(_) => CertificateError::UnknownIssuer,
         other @ (ChainError::Filler
         | ChainError::TooLarge
