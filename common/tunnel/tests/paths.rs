@@ -522,6 +522,29 @@ fn an_idle_tunnel_is_not_asked_often() {
     }
 }
 
+/// As on a machine where a thousand tunnels open at once: whoever asks more for every late answer makes
+/// all of them later.
+#[test]
+fn late_answers_do_not_make_a_tunnel_ask_more() {
+    for carrier in CARRIERS {
+        let mut beside = Beside::new(Kind::Open, Kind::Open);
+        beside.delay = Duration::from_millis(400);
+        let mut pair = Pair::new(carrier);
+        pair.delay = Duration::from_millis(400);
+        pair.meet(beside);
+        pair.connect("80/tcp");
+        let (asked, carried) = (pair.agent.direct.len(), pair.carried);
+        pair.pass(Duration::from_secs(10));
+        let asked = pair.agent.direct.len() - asked;
+        let carried = pair.carried - carried;
+        assert!(
+            asked <= 14,
+            "{carrier:?}: {asked} datagrams beside the relay"
+        );
+        assert!(carried <= 20, "{carrier:?}: {carried} through it");
+    }
+}
+
 #[test]
 fn paths_are_found_where_a_tenth_is_lost() {
     let mut found = 0;

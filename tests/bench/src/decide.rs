@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     path::Path,
-    sync::{Arc, mpsc},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -86,11 +86,8 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
         )]
         let count = requests.len() as f64;
         bench.spent = Duration::ZERO;
-        for batch in requests.chunks(WAITING) {
-            let before = bench.spent;
-            bench.grant(batch)?;
-            waits_ms.push((bench.spent - before).as_secs_f64() * 1_000.0);
-        }
+        let waits = bench.sustain(&requests)?;
+        waits_ms.extend(waits.iter().map(|wait| wait.as_secs_f64() * 1_000.0));
         rates.push(count / bench.spent.as_secs_f64());
     }
     report.add(Row {
@@ -116,6 +113,9 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
 
 /// A request and the channel on which it comes.
 type Request = (ChannelId, FromNode);
+
+/// The same, after a reader has checked what is signed in it.
+type Checked = (ChannelId, Heard);
 
 /// A node that is connected.
 struct Member {
@@ -249,40 +249,51 @@ impl Bench {
         Ok(requests)
     }
 
-    /// From requests that came at once to the last of their grants.
-    fn grant(&mut self, requests: &[Request]) -> Result<()> {
-        self.now = self.clock.now();
-        self.hear(requests);
-        self.settle()?;
+    /// Grants all requests, two batches at a time, half a step apart: while the controller decides and
+    /// commits one, its readers check what comes of the other. Answers how long each first one took.
+    fn sustain(&mut self, requests: &[Request]) -> Result<Vec<Duration>> {
+        let mut batches = requests.chunks(WAITING);
+        let mut first = batches.next().unwrap_or_default();
+        let mut heard = self.turn(Vec::new(), first)?;
+        let mut waits = Vec::new();
+        while !first.is_empty() {
+            let second = batches.next().unwrap_or_default();
+            let third = batches.next().unwrap_or_default();
+            let begun = self.spent;
+            heard = self.turn(heard, second)?;
+            let answers = self.answers(first.len())?;
+            heard = self.turn(heard, &answers)?;
+            let answers = self.answers(second.len())?;
+            heard = self.turn(heard, &answers)?;
+            self.granted(first.len())?;
+            waits.push(self.spent - begun);
+            heard = self.turn(heard, third)?;
+            self.granted(second.len())?;
+            first = third;
+        }
+        Ok(waits)
+    }
+
+    /// What the connector answers to what it was told, in no measured time.
+    fn answers(&mut self, count: usize) -> Result<Vec<Request>> {
         let mut answers = Vec::new();
         for (_, message) in self.told.drain(..) {
             if let ToNode::Admit(admit) = message {
-                answers.push((admit.grant, answer(&self.connector, &admit)?));
+                let (grant, answer) = (admit.grant, answer(&self.connector, &admit)?);
+                answers.push((self.connector.channel, FromNode::Admitted { grant, answer }));
             } else if let ToNode::Denied { refusal, .. } = message {
                 bail!("denied: {refusal}");
             }
         }
-        ensure!(
-            answers.len() == requests.len(),
-            "{} asked to admit",
-            answers.len()
-        );
-        let channel = self.connector.channel;
-        let admitted = answers
-            .into_iter()
-            .map(|(grant, answer)| (channel, FromNode::Admitted { grant, answer }));
-        self.hear(&admitted.collect::<Vec<Request>>());
-        self.settle()?;
-        let granted = self
-            .told
-            .drain(..)
-            .filter(|(_, message)| matches!(message, ToNode::Granted(_)));
+        ensure!(answers.len() == count, "{} asked to admit", answers.len());
+        Ok(answers)
+    }
+
+    fn granted(&mut self, count: usize) -> Result<()> {
+        let told = self.told.drain(..);
+        let granted = told.filter(|(_, message)| matches!(message, ToNode::Granted(_)));
         let granted = granted.count();
-        ensure!(
-            granted == requests.len(),
-            "{granted} of {} granted",
-            requests.len()
-        );
+        ensure!(granted == count, "{granted} of {count} granted");
         Ok(())
     }
 
@@ -291,31 +302,36 @@ impl Bench {
         self.handle(Input::Message { channel, message });
     }
 
-    /// Messages that come at once: checked by several threads, handled by this one.
-    fn hear(&mut self, messages: &[Request]) {
-        let (trust, at) = (self.trust.clone(), self.now.unix);
-        let share = messages.len().div_ceil(READERS).max(1);
-        let begin = instant();
-        let spent = self.spent;
-        std::thread::scope(|scope| {
-            let (heard, inbox) = mpsc::sync_channel(WAITING);
-            for messages in messages.chunks(share) {
-                let (heard, trust) = (heard.clone(), &trust);
-                scope.spawn(move || {
-                    for (channel, message) in messages {
-                        let message = Heard::new(message.clone(), trust, at);
-                        if heard.send((*channel, message)).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            drop(heard);
-            for (channel, message) in inbox {
+    /// Handles what was heard and commits what comes of it, while what comes next is checked.
+    fn turn(&mut self, heard: Vec<Checked>, next: &[Request]) -> Result<Vec<Checked>> {
+        self.now = self.clock.now();
+        let (trust, at) = (&self.trust.clone(), self.now.unix);
+        let share = next.len().div_ceil(READERS).max(1);
+        let (begin, spent) = (instant(), self.spent);
+        let checked = std::thread::scope(|scope| {
+            let check = |messages: &[Request]| -> Vec<Checked> {
+                let messages = messages.iter().cloned();
+                let checked =
+                    messages.map(|(from, message)| (from, Heard::new(message, trust, at)));
+                checked.collect()
+            };
+            let readers: Vec<_> = next
+                .chunks(share)
+                .map(|messages| scope.spawn(move || check(messages)))
+                .collect();
+            for (channel, message) in heard {
                 self.handle(Input::Message { channel, message });
             }
-        });
+            self.settle()?;
+            let mut checked = Vec::new();
+            for reader in readers {
+                let read = reader.join();
+                checked.extend(read.map_err(|_| anyhow::anyhow!("a reader panicked"))?);
+            }
+            anyhow::Ok(checked)
+        })?;
         self.spent = spent + instant().duration_since(begin);
+        Ok(checked)
     }
 
     fn handle(&mut self, input: Input) {

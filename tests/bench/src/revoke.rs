@@ -58,9 +58,9 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
             (5.0, 20.0),
         );
         let mut broken = Vec::new();
-        while broken.len() < rounds as usize {
-            let tries = BREAKS_EACH.min(rounds as usize - broken.len());
-            let device = format!("{carrier}-{}", broken.len());
+        for begun in (0..rounds).step_by(BREAKS_EACH) {
+            let tries = (rounds - begun).min(u32::try_from(BREAKS_EACH)?);
+            let device = format!("{carrier}-{begun}");
             broken.extend(break_posture(&deployment, carrier, &device, tries)?);
         }
         report.add_times(
@@ -88,7 +88,7 @@ fn break_posture(
     deployment: &Deployment,
     app: &str,
     device: &str,
-    tries: usize,
+    tries: u32,
 ) -> Result<Vec<Duration>> {
     let facts = deployment.write_facts(device, GOOD_FACTS)?;
     let user = "bob@corp.example";

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fs::OpenOptions,
     io::{Write as _, stderr},
     thread,
 };
@@ -31,9 +32,14 @@ pub fn installed(programs: &[&str]) -> bool {
     missing.is_empty()
 }
 
-/// Says what is not tested, and why. Past the harness, which shows only what failing tests print.
+/// Says what is not tested, and why: past the harness, which shows only what failing tests print, and
+/// in the file that `tests/run` names, which tells it at the end.
 pub fn leave_out(why: &str) {
     let thread = thread::current();
-    let test = thread.name().unwrap_or("a test");
-    drop(writeln!(stderr(), "left out: {test}: {why}"));
+    let line = format!("left out: {}: {why}", thread.name().unwrap_or("a test"));
+    drop(writeln!(stderr(), "{line}"));
+    if let Some(list) = env::var_os("CARDEA_LEFT_OUT") {
+        let list = OpenOptions::new().append(true).create(true).open(list);
+        drop(list.and_then(|mut list| writeln!(list, "{line}")));
+    }
 }
