@@ -6,7 +6,7 @@ use cardea_credential::{
     key::{self, KeyAlgorithm},
     knock::invite_seed,
     proof::proof_message,
-    tls,
+    tls::{self, ClockOff},
     trust::Trust,
 };
 use cardea_device::{
@@ -259,11 +259,14 @@ fn unreachable_failure(
             "Ask an admin of this controller for a code: cardeactl invite",
         );
     }
-    if text.contains("Expired") || text.contains("NotValidYet") {
+    if let Some(off) = ClockOff::of(&text) {
         return Failure::of(
             Code::NotReachable,
             &format!("controller {address}"),
-            format!("its certificate does not hold at this machine's time ({text})"),
+            format!(
+                "its certificate does not hold at the time of this machine, \
+                 whose clock is {off} the controller's"
+            ),
             "Set the clock, then try again",
         );
     }

@@ -13,6 +13,7 @@
 //! ```
 
 mod channel;
+mod clock;
 mod enroll;
 mod front;
 mod key;
@@ -26,8 +27,7 @@ use std::sync::{
 use std::time::Duration;
 
 use rustls::{
-    CertificateError, ClientConfig, ConfigBuilder, OtherError, ServerConfig, SupportedCipherSuite,
-    WantsVerifier,
+    ClientConfig, ConfigBuilder, ServerConfig, SupportedCipherSuite, WantsVerifier,
     client::Resumption,
     crypto::{
         CryptoProvider,
@@ -46,6 +46,7 @@ pub use self::{
         ChannelPeer, PeerError, ServerIdentity, channel_client, channel_peer, channel_server,
         renewal_client,
     },
+    clock::ClockOff,
     enroll::{PinnedRoot, enroll_client},
     front::{DecoyError, front_client, front_decoy, front_server},
     tunnel::{Peer, tunnel_client, tunnel_server},
@@ -119,14 +120,14 @@ pub fn peer_leaf(
     }
 }
 
-/// What a failed handshake says to a person: rustls shows our own errors as they are stored.
+/// What a failed handshake says to a person, of the text that is left of rustls's error where it gets
+/// to us: our own reasons come out of their wrapping.
 #[must_use]
-pub fn explain(error: &rustls::Error) -> String {
-    if let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(error))) = error {
-        error.to_string()
-    } else {
-        error.to_string()
-    }
+pub fn explain(text: &str) -> &str {
+    const WRAPPING: (&str, &str) = ("invalid peer certificate: Other(OtherError(", "))");
+    let within = text.split_once(WRAPPING.0);
+    let ours = within.and_then(|(_, rest)| rest.strip_suffix(WRAPPING.1));
+    ours.unwrap_or(text)
 }
 
 #[expect(

@@ -33,7 +33,7 @@ pub use self::{
     filter::Filter,
     gate::Gate,
     link::{Link, Receiver, Sender},
-    server::{Accepted, Server},
+    server::{Accepted, Arrival, Server, Unproven},
     socket::Inlet,
     vigil::Traffic,
 };

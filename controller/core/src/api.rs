@@ -72,6 +72,16 @@ pub enum Input {
         /// Where it comes from.
         address: SocketAddr,
     },
+    /// Somebody has knocked and then proved nothing: its certificate does not hold. Its connection is
+    /// over.
+    Unproven {
+        /// Where it came from.
+        address: SocketAddr,
+        /// Who knocked there before it came.
+        knockers: Vec<Knocker>,
+        /// What does not hold.
+        why: String,
+    },
     /// A message of a connected node.
     Message {
         /// Its channel.

@@ -169,6 +169,11 @@ impl Controller {
                 exporter,
                 address,
             } => self.on_enroll(turn, channel, *request, &exporter, address),
+            Input::Unproven {
+                address,
+                knockers,
+                why,
+            } => self.on_unproven(turn, address, &knockers, &why),
             Input::Message { channel, message } => self.on_message(turn, channel, message),
             Input::Disconnected { channel } => self.on_disconnected(turn, channel),
             Input::Admin {

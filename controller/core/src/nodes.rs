@@ -1,6 +1,6 @@
 //! Channels of nodes: who may have one, how it begins and ends, and what may be said on it.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use cardea_credential::knock::Knocker;
 use cardea_proto::{
@@ -65,6 +65,19 @@ impl Controller {
             }
         }
         tracing::debug!(channel.id = channel.0, node.id = %node, "connected");
+    }
+
+    /// Somebody knocked as one of these, and its certificate does not hold.
+    pub(crate) fn on_unproven(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: SocketAddr,
+        knockers: &[Knocker],
+        why: &str,
+    ) {
+        let knockers: Vec<_> = knockers.iter().map(Knocker::to_string).collect();
+        let subject = format!("{}: {why}", knockers.join(", "));
+        self.note_unproven(turn, address, RefusalCode::NotProven, subject);
     }
 
     /// A connection is gone.
@@ -295,16 +308,28 @@ impl Controller {
         peer: &Peer,
         refusal: Refusal,
     ) {
+        let subject = peer.leaf.identity.to_string();
+        self.note_unproven(turn, peer.address, refusal.code, subject);
+        turn.send(channel, ToNode::Goodbye(refusal));
+        turn.out.close.push_back(channel);
+    }
+
+    /// Who is not who it knocked as is a stranger, whose refusals have a bound.
+    fn note_unproven(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: SocketAddr,
+        code: RefusalCode,
+        subject: String,
+    ) {
         let refused = Refused {
-            actor: Actor::Stranger(peer.address.to_string()),
+            actor: Actor::Stranger(address.to_string()),
             attempt: "authenticate",
-            code: refusal.code,
-            subject: peer.leaf.identity.to_string(),
+            code,
+            subject,
             decision: None,
         };
         self.note_refusal(turn, &refused);
-        turn.send(channel, ToNode::Goodbye(refusal));
-        turn.out.close.push_back(channel);
     }
 
     fn protocol_error(&mut self, turn: &mut Turn<'_>, channel: ChannelId, why: &str) {

@@ -14,7 +14,7 @@ use cardea_credential::{
     trust::{Trust, VerifiedLeaf},
 };
 use cardea_host::{
-    channel::{Accepted, ChannelError, CloseCode, Kind, Link, Sender, Server},
+    channel::{Accepted, Arrival, ChannelError, CloseCode, Kind, Link, Sender, Server, Unproven},
     clock::Clock,
     places::Places,
 };
@@ -71,8 +71,13 @@ impl Nodes {
 
     /// Takes connections until the server is closed.
     pub(crate) async fn accept(&self, server: &mut Server) {
-        while let Some(accepted) = server.accept().await {
-            tokio::spawn(self.clone().connection(accepted));
+        while let Some(arrival) = server.accept().await {
+            match arrival {
+                Arrival::Accepted(accepted) => {
+                    tokio::spawn(self.clone().connection(*accepted));
+                }
+                Arrival::Unproven(unproven) => self.bring(Event::Unproven(unproven)).await,
+            }
         }
     }
 
@@ -91,6 +96,12 @@ impl Nodes {
                 let why = crate::chain(&error);
                 tracing::debug!(reason = why, "a connection was refused");
                 accepted.link.sender.close(CloseCode::Protocol, &why);
+                let unproven = Unproven {
+                    address: accepted.address,
+                    knockers: accepted.knockers,
+                    why,
+                };
+                self.bring(Event::Unproven(unproven)).await;
             }
         }
     }

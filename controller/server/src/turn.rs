@@ -10,7 +10,7 @@ use cardea_core::{
     ProposalId, policy::Prepared,
 };
 use cardea_host::{
-    channel::{CloseCode, Gate, Sender},
+    channel::{CloseCode, Gate, Sender, Unproven},
     clock::Clock,
 };
 use cardea_proto::{
@@ -55,6 +55,8 @@ pub(crate) enum Event {
         exporter: [u8; 32],
         address: std::net::SocketAddr,
     },
+    /// Somebody knocked and showed nothing that holds.
+    Unproven(Unproven),
     /// A node's message.
     Message { channel: ChannelId, message: Heard },
     /// A node's channel lives.
@@ -197,6 +199,15 @@ impl Turn {
                     address,
                 });
             }
+            Event::Unproven(Unproven {
+                address,
+                knockers,
+                why,
+            }) => self.handle(Input::Unproven {
+                address,
+                knockers,
+                why,
+            }),
             Event::Message { channel, message } => {
                 self.handle(Input::Message { channel, message });
             }

@@ -5,7 +5,11 @@
     reason = "a stranger uses sockets as he likes"
 )]
 
-use std::{fs, net::UdpSocket, process::Output};
+use std::{
+    fs,
+    net::{TcpListener, UdpSocket},
+    process::Output,
+};
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
@@ -197,6 +201,36 @@ fn policies() -> Result<()> {
 }
 
 #[test]
+fn a_rule_that_cannot_be_evaluated_denies_with_three_and_an_entry() {
+    broken_rule().unwrap();
+}
+
+fn broken_rule() -> Result<()> {
+    let world = started(&["--allow-simulated-posture"])?;
+    let folder = world.path("policy");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("base.cedar"), BROKEN_RULE)?;
+    world.ctl(&format!("policy apply {} --yes", folder.display()))?;
+    let code = world.ctl("invite device --user bob@corp.example")?;
+    let mut arguments = world.node_arguments("enroll", "laptop", &code)?;
+    let facts = world.write_facts("laptop", GOOD_FACTS)?;
+    arguments.extend(["--facts-from".into(), facts.into_os_string()]);
+    let output = run(world.program(None, "cardea", arguments))?;
+    expect(&output, 3, "could not be evaluated (rule broken: ")?;
+    let tail = world.ctl("audit tail -n 5 -o json")?;
+    ensure!(tail.contains("evaluation_error"), "no entry: {tail}");
+    ensure!(world.ctl("device ls -o json")? == "[]", "it enrolled");
+    Ok(())
+}
+
+/// What permits every certificate, and a `forbid` that overflows for a device that has been up for a
+/// second.
+const BROKEN_RULE: &str = r#"@id("all") permit (principal, action == Action::"certify", resource);
+@id("broken") forbid (principal, action == Action::"certify", resource)
+when { !(context.posture has uptime_s && context.posture.uptime_s.value + 9223372036854775807 >= 0) };
+"#;
+
+#[test]
 fn a_wrong_command_line_ends_with_two_and_a_variable_without_a_value_is_none() {
     command_lines().unwrap();
 }
@@ -304,21 +338,37 @@ fn a_life_or_a_ttl_beyond_its_bounds_makes_no_trust_domain() {
 
 #[test]
 fn a_port_in_use_is_named() {
-    let world = Deployment::new().unwrap();
-    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let listen = taken.local_addr().unwrap().to_string();
-    let state = world.path("controller").display().to_string();
-    let arguments = [
-        "up",
-        "--domain",
-        "corp.example",
-        "--state",
-        &state,
-        "--listen",
-        &listen,
-    ];
-    let output = run(world.program(None, "cardea-controller", arguments)).unwrap();
-    expect(&output, 1, &listen).unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    for (flag, taken) in [
+        ("--listen", udp.local_addr().unwrap()),
+        ("--relay-listen", udp.local_addr().unwrap()),
+        ("--listen-tls", tcp.local_addr().unwrap()),
+    ] {
+        let world = Deployment::new().unwrap();
+        let state = world.path("controller").display().to_string();
+        let mut line = vec![
+            "up",
+            "--domain",
+            "corp.example",
+            "--state",
+            &state,
+            "--relay",
+        ];
+        for other in ["--listen", "--relay-listen", "--listen-tls"] {
+            if other != flag {
+                line.extend([other, "127.0.0.1:0"]);
+            }
+        }
+        let taken = taken.to_string();
+        line.extend([flag, &taken]);
+        let output = run(world.program(None, "cardea-controller", line)).unwrap();
+        let said = format!(
+            "cannot listen on {taken}: another program uses this port. \
+             Choose another address with {flag} ADDRESS:PORT"
+        );
+        expect(&output, 1, &said).unwrap();
+    }
 }
 
 /// A controller on loopback.

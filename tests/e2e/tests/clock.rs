@@ -22,15 +22,20 @@ fn a_clock_that_is_wrong_by_an_hour_is_named_and_enrolls_nobody() {
     }
 }
 
-/// The controller's certificate has ended by the clock of who is ahead; to who is behind, a new
-/// controller is silent, because a knock of an hour ago may be a recorded one.
+/// The controller's certificate has ended by the clock of who is ahead, which tells how far that is at
+/// least; to who is behind, a new controller is silent, because a knock of an hour ago may be a
+/// recorded one: it counts for the admin as late.
 fn enroll() -> Result<()> {
     let world = started(&[])?;
     for (program, invite) in [
         ("cardea", "invite device --user bob@corp.example"),
         ("cardea-connector", "invite connector"),
     ] {
-        for (offset, text) in [(AHEAD, "Set the clock"), (BEHIND, "clock is right")] {
+        for (offset, text) in [
+            (AHEAD, "s ahead of the controller's. Set the clock"),
+            (BEHIND, "clock is right"),
+        ] {
+            let late = late_knocks(&world)?;
             let name = format!("{program}{}", offset.trim_start_matches('+'));
             let code = world.ctl(invite)?;
             let mut arguments = world.node_arguments("enroll", &name, &code)?;
@@ -40,6 +45,8 @@ fn enroll() -> Result<()> {
             }
             let output = run(at(offset, world.program(None, program, arguments))?)?;
             expect(&output, 5, text).with_context(|| name)?;
+            let is_counted = late_knocks(&world)? > late;
+            ensure!(is_counted == (offset == BEHIND), "{offset}: {is_counted}");
         }
     }
     for list in ["device ls -o json", "connector ls -o json"] {
@@ -93,16 +100,28 @@ fn up() -> Result<()> {
         command.arg("--facts-from").arg(&facts);
         command
     };
-    for offset in [AHEAD, BEHIND] {
+    for (offset, text) in [
+        (AHEAD, "s ahead of the controller's"),
+        (BEHIND, "clock is right"),
+    ] {
         let mut laptop = Program::start("laptop", at(offset, start())?)?;
         laptop.wait_for("not connected")?;
         let output = run(world.cardea(None, "laptop", "up"))?;
-        expect(&output, 5, "clock").context(offset)?;
+        expect(&output, 5, text).context(offset)?;
         laptop.signal(Signal::TERM)?;
         laptop.wait()?;
     }
     let mut laptop = Program::start("laptop", start())?;
     laptop.wait_for("connected to").map(drop)
+}
+
+/// Knocks that the controller has not answered because they were made too long ago.
+fn late_knocks(world: &Deployment) -> Result<u64> {
+    let status: serde_json::Value = serde_json::from_str(&world.ctl("status -o json")?)?;
+    let late = status
+        .pointer("/knocks/late")
+        .and_then(|late| late.as_u64());
+    late.with_context(|| format!("no count: {status}"))
 }
 
 /// A controller on loopback.

@@ -120,6 +120,9 @@ fn unwritable() -> Result<()> {
     let words = world.node_arguments("enroll", "connector", &code)?;
     let output = run(world.program(None, "cardea-connector", words))?;
     ensure!(output.status.success(), "{}", text_of(&output));
+    world
+        .start_device(None, "laptop", "alice", "staff", None)?
+        .stop()?;
     world.stop_controller()?;
     let up = format!("up {code}");
     for ((program, verb), name) in [
@@ -128,6 +131,8 @@ fn unwritable() -> Result<()> {
         (("cardea-connector", "run"), "connector"),
         (("cardea-connector", up.as_str()), "new"),
         (("cardea", up.as_str()), "new"),
+        (("cardea", "run"), "laptop"),
+        (("cardea", "up"), "laptop"),
     ] {
         let state = world.path(name);
         let started = words_of(&world, (program, verb), &state);

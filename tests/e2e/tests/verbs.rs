@@ -182,8 +182,15 @@ fn answers(world: &Deployment, taken: u16) -> Result<()> {
         ))?;
         ensure!(here.trim() == there.trim(), "{here:?} is not {there:?}");
     }
-    let line = format!("forward web --listen 127.0.0.1:{taken}");
-    expect(&run(ask(&line))?, 1, "cannot listen on")
+    for (verb, flag) in [("forward web", "--listen"), ("proxy", "--socks5")] {
+        let line = format!("{verb} {flag} 127.0.0.1:{taken}");
+        let said = format!(
+            "cannot listen on 127.0.0.1:{taken}: another program uses this port. \
+             Choose another: {flag} 127.0.0.1:0"
+        );
+        expect(&run(ask(&line))?, 1, &said).context(line)?;
+    }
+    Ok(())
 }
 
 /// What no rule permits is denied by its exit code, and recorded.

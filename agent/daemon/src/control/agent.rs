@@ -373,11 +373,11 @@ impl Shell {
                 app,
                 service,
                 listen,
-            } => match parse(&listen, caller) {
+            } => match parse(&listen, "--listen", caller) {
                 Ok(at) => self.forward(&app, service, at, reply),
                 Err(refusal) => forwards::refuse(reply, refusal),
             },
-            LocalRequest::Proxy { listen } => match parse(&listen, caller) {
+            LocalRequest::Proxy { listen } => match parse(&listen, "--socks5", caller) {
                 Ok(at) => self
                     .forwards
                     .listen(Serves::Socks, at, reply, &self.common.data),
@@ -485,10 +485,11 @@ fn fact(collected: Collected) -> cardea_node::Collected {
     }
 }
 
-/// Where `caller` wants us to listen. Who is not root gets no port of us that he could not have taken.
-fn parse(listen: &str, caller: PeerCredentials) -> Result<SocketAddr, Refusal> {
+/// Where `caller` wants us to listen, as it said behind `flag`. Who is not root gets no port of us that he could not have taken.
+fn parse(listen: &str, flag: &str, caller: PeerCredentials) -> Result<SocketAddr, Refusal> {
     let refuse = |why| {
-        Refusal::new(RefusalCode::Invalid, why).with_next("For example: --listen 127.0.0.1:8080")
+        let next = format!("For example: {flag} 127.0.0.1:8080");
+        Refusal::new(RefusalCode::Invalid, why).with_next(next)
     };
     let at: SocketAddr = listen
         .parse()

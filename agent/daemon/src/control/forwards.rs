@@ -1,6 +1,6 @@
 //! `forward` and `proxy`: listeners that local programs ask for, each as long as its program lives.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, io, net::SocketAddr};
 
 use cardea_proto::{
     app::Service,
@@ -101,6 +101,10 @@ impl Forwards {
             guard: Guard::new(listener, self.ended.clone()),
             refusals: told,
         };
+        let flag = match serves {
+            Serves::App { .. } => "--listen",
+            Serves::Socks => "--socks5",
+        };
         let (bound, address) = oneshot::channel();
         data.send(ToData::Listen {
             listener,
@@ -124,10 +128,7 @@ impl Forwards {
                     );
                 }
                 Ok(Err(error)) => {
-                    let why = format!("cannot listen on {at}: {error}");
-                    let refusal = Refusal::new(RefusalCode::Invalid, why)
-                        .with_next("Choose another: --listen 127.0.0.1:0");
-                    refuse(reply, refusal);
+                    refuse(reply, not_bound(at, &error, flag));
                 }
                 Err(_) => refuse(
                     reply,
@@ -151,6 +152,20 @@ impl Forwards {
         self.listeners.remove(&listener);
         data.send(ToData::Unlisten(listener));
     }
+}
+
+/// Why nothing listens at `at`, which `flag` chose.
+fn not_bound(at: SocketAddr, error: &io::Error, flag: &str) -> Refusal {
+    let why = if error.kind() == io::ErrorKind::AddrInUse {
+        "another program uses this port".to_owned()
+    } else {
+        error.to_string()
+    };
+    Refusal::new(
+        RefusalCode::Invalid,
+        format!("cannot listen on {at}: {why}"),
+    )
+    .with_next(format!("Choose another: {flag} 127.0.0.1:0"))
 }
 
 /// The port that a listener is for: the one that was asked for, or the only one.

@@ -713,12 +713,14 @@ fn whoever_cannot_reach_the_controller_is_told_what_may_be_wrong() {
     for (why, fix) in [
         ("no answer", "that the clock is right"),
         (
-            "error 45: invalid peer certificate: Expired",
-            "set the clock",
+            "error 45: invalid peer certificate: certificate expired: verification time 1767229300 \
+             (UNIX), but certificate is not valid after 1767229200 (100 seconds ago)",
+            "is at least 100 s ahead of the controller's: set the clock",
         ),
         (
-            "invalid peer certificate: NotValidYetContext",
-            "set the clock",
+            "invalid peer certificate: certificate not valid yet: verification time 1767229300 \
+             (UNIX), but certificate is not valid before 1767232900 (3600 seconds in future)",
+            "is at least 3600 s behind the controller's: set the clock",
         ),
         ("network is unreachable", "Check the network"),
     ] {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cardea_credential::tls::ClockOff;
 use cardea_proto::{
     detour,
     local::{CertificateView, ControllerState, ControllerView},
@@ -22,13 +23,6 @@ pub(super) const NO_ANSWER: &str = "no answer";
 /// What may be wrong then: a controller that does not know a node is as silent as one that is off.
 const NO_ANSWER_NEXT: &str = "Check that UDP reaches that address and that the clock is right; \
     if both are so, ask an admin whether this node is still enrolled";
-
-/// What is wrong then, most likely: a controller renews its own certificate long before the end.
-const NOT_AT_THIS_TIME_NEXT: &str =
-    "Its certificate does not hold at this machine's time: set the clock";
-
-/// How TLS says so; it reports its reasons as text.
-const NOT_AT_THIS_TIME: [&str; 2] = ["invalid peer certificate: Expired", "NotValidYet"];
 
 /// How far the controller's wall clock is from ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +66,12 @@ impl Channel {
         let why = self.outage.why.as_deref().unwrap_or_default();
         if why.starts_with(NO_ANSWER) {
             refusal.with_next(NO_ANSWER_NEXT)
-        } else if NOT_AT_THIS_TIME.iter().any(|text| why.contains(text)) {
-            refusal.with_next(NOT_AT_THIS_TIME_NEXT)
+        } else if let Some(off) = ClockOff::of(why) {
+            // A controller renews its own certificate long before the end.
+            refusal.with_next(format!(
+                "Its certificate does not hold at the time of this machine, \
+                 whose clock is {off} the controller's: set the clock"
+            ))
         } else {
             refusal
         }

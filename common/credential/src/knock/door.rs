@@ -17,6 +17,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fmt,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -49,6 +50,15 @@ pub enum Knocker {
     Node(NodeId),
     /// Whoever holds a code.
     Invite(InviteId),
+}
+
+impl fmt::Display for Knocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => node.fmt(f),
+            Self::Invite(invite) => invite.fmt(f),
+        }
+    }
 }
 
 /// How long somebody may knock.

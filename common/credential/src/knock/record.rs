@@ -21,9 +21,10 @@ use super::{
 /// An address of each of a name's four is tried at the same time, so this is seven rounds of it.
 pub(super) const BURST: u32 = 30;
 
-/// The same for a code: two hundred who have it at the same time are all told that it is used. No
-/// more than one of them is ever let in, and a code that lasts is worth no more handshakes than this.
-pub(super) const BURST_OF_CODE: u32 = 240;
+/// The same for a code: two hundred who have it at the same time are all told that it is used, also
+/// when each knocks twice because the machine is slow. No more than one of them is ever let in, and a
+/// code that lasts is worth no more handshakes than this.
+pub(super) const BURST_OF_CODE: u32 = 440;
 
 /// Time after which one more is allowed: what the longest backoff of a node comes to on average.
 const KNOCK_TIME: Duration = Duration::from_secs(10);

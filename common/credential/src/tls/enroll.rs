@@ -90,7 +90,7 @@ impl ServerCertVerifier for PinVerifier {
     ) -> Result<ServerCertVerified, Error> {
         self.verify(end_entity, intermediates, now)
             .map(|()| ServerCertVerified::assertion())
-            .map_err(tls_error)
+            .map_err(|error| tls_error(error, now))
     }
 
     fn verify_tls12_signature(

@@ -1,9 +1,12 @@
+mod foreign;
+
 use rustls::{
-    ClientConnection, Error, HandshakeKind, NamedGroup, ProtocolVersion, ServerConnection,
+    CertificateError, ClientConnection, Error, HandshakeKind, NamedGroup, ProtocolVersion,
+    ServerConnection,
 };
 
 use cardea_proto::{
-    ALPN_CHANNEL, ALPN_ENROLL, ALPN_TUNNEL, EXPORTER_PROOF,
+    ALPN_CHANNEL, ALPN_ENROLL, ALPN_RENEW, ALPN_TUNNEL, EXPORTER_PROOF,
     codec::{Bytes, Digest},
     id::{ConnectorId, ControllerId, DeviceId, ID_BYTES, RelayId},
     identity::Holder,
@@ -11,6 +14,7 @@ use cardea_proto::{
 
 use super::*;
 use crate::{
+    authority::backdated,
     key::{KeyAlgorithm, Signer as _, SoftwareKey},
     proof::{self, VerifiedRequest},
     testing::{LEAF_LIFE, TestDomain, TestNode},
@@ -100,7 +104,11 @@ fn a_controller_admits_no_node_of_another_role_authority_or_time() {
     ] {
         let node = all.domain.node(holder, NOW);
         let error = connect(all.channel(&node), all.controller()).err();
-        assert!(explain(&error.unwrap()).contains("not who belongs here"));
+        let error = error.unwrap().to_string();
+        assert!(
+            explain(&error).starts_with("the certificate is that of"),
+            "{error}"
+        );
     }
 }
 
@@ -174,7 +182,7 @@ fn a_controller_admits_no_filler_and_no_key_but_the_leafs() {
     let root: Blob = all.domain.root.certificate().to_vec().into();
     filled.chain.push(root);
     let error = connect(all.channel(&filled), all.controller()).err();
-    assert!(explain(&error.unwrap()).contains("exactly a leaf"));
+    assert!(explain(&error.unwrap().to_string()).contains("exactly a leaf"));
 
     let mut stolen = all.device.clone();
     stolen.signer = Arc::new(SoftwareKey::generate(KeyAlgorithm::P256).unwrap());
@@ -190,7 +198,7 @@ fn a_node_trusts_no_controller_of_another_role_or_authority() {
         Arc::new(FixedTime(NOW)),
     );
     let error = connect(all.channel(&all.device), impostor).err();
-    assert!(explain(&error.unwrap()).contains("not who belongs here"));
+    assert!(explain(&error.unwrap().to_string()).contains("not who belongs here"));
 
     let other = Scene::new();
     assert_eq!(
@@ -216,6 +224,32 @@ fn an_enrollment_pins_the_root_and_shows_no_certificate() {
 }
 
 #[test]
+fn a_node_whose_clock_is_wrong_is_told_by_how_much_at_least() {
+    let all = Scene::new();
+    let seen_at = |time: UnixMillis, alpn: &[u8]| {
+        let time = Arc::new(FixedTime(time));
+        let trust = all.domain.trust.clone();
+        let client = if alpn == ALPN_ENROLL {
+            enroll_client(all.domain.root.digest(), time).0
+        } else {
+            let device = &all.device;
+            channel_client(trust, &device.chain, device.signer.clone(), time)
+        };
+        let error = connect(client, all.controller()).err().unwrap();
+        ClockOff::of(&error.to_string()).unwrap().to_string()
+    };
+    let (ends, begins) = (NOW.plus(LEAF_LIFE), backdated(NOW));
+    let before = UnixMillis(begins.0 - 3_600_000);
+    for alpn in [ALPN_CHANNEL, ALPN_ENROLL] {
+        let ahead = seen_at(ends.plus(Duration::from_secs(100)), alpn);
+        assert_eq!(ahead, "at least 100 s ahead of");
+        assert_eq!(seen_at(before, alpn), "at least 3600 s behind");
+    }
+    let unknown = "invalid peer certificate: UnknownIssuer (100 seconds ago)";
+    assert_eq!(ClockOff::of(unknown), None);
+}
+
+#[test]
 fn an_enrollment_with_another_controller_fails_and_pins_nothing() {
     let all = Scene::new();
     for (root, server) in [
@@ -224,7 +258,7 @@ fn an_enrollment_with_another_controller_fails_and_pins_nothing() {
     ] {
         let (client, pinned) = all.enroll(root);
         let error = connect(client, server).err();
-        assert!(explain(&error.unwrap()).contains("root certificate"));
+        assert!(explain(&error.unwrap().to_string()).contains("root certificate"));
         assert!(pinned.trust().is_none());
     }
     // Under the right root, but no controller.
@@ -315,8 +349,8 @@ fn a_tunnel_joins_exactly_the_two_nodes_of_its_grant() {
 fn a_tunnel_refuses_another_node_another_key_and_another_role() {
     let all = Scene::new();
     let check = |agent: Arc<ClientConfig>, connector: Arc<ServerConfig>, expected: &str| {
-        let error = explain(&connect(agent, connector).err().unwrap());
-        assert!(error.contains(expected), "{error}");
+        let error = connect(agent, connector).err().unwrap().to_string();
+        assert!(explain(&error).contains(expected), "{error}");
     };
     let agent = || all.agent_end(&all.device, all.connector.peer());
     let connector = || all.connector_end(&all.connector, all.device.peer());

@@ -1,6 +1,6 @@
 //! What rustls asks about a peer's certificates, answered by [`Trust`].
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -92,7 +92,7 @@ impl ServerCertVerifier for PeerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         self.verify(end_entity, intermediates, now)
             .map(|_| ServerCertVerified::assertion())
-            .map_err(tls_error)
+            .map_err(|error| tls_error(error, now))
     }
 
     fn verify_tls12_signature(
@@ -138,7 +138,7 @@ impl ClientCertVerifier for PeerVerifier {
     ) -> Result<ClientCertVerified, Error> {
         self.verify(end_entity, intermediates, now)
             .map(|_| ClientCertVerified::assertion())
-            .map_err(tls_error)
+            .map_err(|error| tls_error(error, now))
     }
 
     fn verify_tls12_signature(
@@ -164,11 +164,28 @@ impl ClientCertVerifier for PeerVerifier {
     }
 }
 
+/// Shown as what it says even where it is asked for its debug form, as rustls asks.
+#[derive(thiserror::Error)]
+#[error("{0}")]
+struct Shown(ChainError);
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// Times and unknown authorities have alerts of their own; the rest is in the error's source.
-pub(super) fn tls_error(error: ChainError) -> Error {
+pub(super) fn tls_error(error: ChainError, time: UnixTime) -> Error {
     Error::InvalidCertificate(match error {
-        ChainError::Expired { .. } => CertificateError::Expired,
-        ChainError::NotYetValid { .. } => CertificateError::NotValidYet,
+        ChainError::Expired { not_after } => CertificateError::ExpiredContext {
+            time,
+            not_after: super::to_rustls(not_after),
+        },
+        ChainError::NotYetValid { not_before } => CertificateError::NotValidYetContext {
+            time,
+            not_before: super::to_rustls(not_before),
+        },
         ChainError::UnknownAuthority(_) => CertificateError::UnknownIssuer,
         other @ (ChainError::Filler
         | ChainError::TooLarge
@@ -176,7 +193,7 @@ pub(super) fn tls_error(error: ChainError) -> Error {
         | ChainError::Profile(_)
         | ChainError::OtherDomain(_)
         | ChainError::OtherHolder(_)
-        | ChainError::OtherKey(_)) => CertificateError::Other(OtherError(Arc::new(other))),
+        | ChainError::OtherKey(_)) => CertificateError::Other(OtherError(Arc::new(Shown(other)))),
     })
 }
 

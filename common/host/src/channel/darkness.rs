@@ -21,7 +21,7 @@ use quinn::ConnectionId;
 use tokio::net::UdpSocket;
 
 use super::{
-    tests::{TIME, caller, client_tls, closed, connect, gate, server_tls},
+    tests::{TIME, accepted, caller, client_tls, closed, connect, gate, server_tls},
     *,
 };
 
@@ -122,7 +122,7 @@ async fn a_first_flight_that_is_sent_again_from_elsewhere_is_dropped_and_harms_n
     }
     assert!(stage.gate.knocks().replayed >= 2);
     client.link.sender.send(&closed(1)).unwrap();
-    let mut far = stage.server.accept().await.unwrap().link;
+    let mut far = accepted(&mut stage.server).await.link;
     assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(1)));
     far.sender.send(&closed(2)).unwrap();
     assert_eq!(
@@ -141,7 +141,7 @@ async fn ids_that_were_seen_on_the_wire_earn_no_answer_in_any_phase() {
         .await
         .unwrap();
     client.link.sender.send(&closed(1)).unwrap();
-    let mut far = stage.server.accept().await.unwrap().link;
+    let mut far = accepted(&mut stage.server).await.link;
     assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(1)));
     let seen: Vec<Vec<u8>> = tap
         .seen()
@@ -225,7 +225,7 @@ async fn a_client_connects_whatever_the_order_of_its_first_two_datagrams() {
         .await
         .unwrap();
     client.link.sender.send(&closed(1)).unwrap();
-    let mut far = stage.server.accept().await.unwrap().link;
+    let mut far = accepted(&mut stage.server).await.link;
     assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(1)));
     let knocks = stage.gate.knocks();
     assert_eq!((knocks.opened, knocks.replayed), (1, 0));

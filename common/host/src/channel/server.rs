@@ -1,8 +1,8 @@
 //! A controller's end of channels.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc};
 
-use cardea_credential::knock::Knocker;
+use cardea_credential::{knock::Knocker, tls::explain};
 use cardea_proto::codec::{MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_STRANGER};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -27,16 +27,39 @@ const HANDSHAKES_MAX: usize = 4_096;
 /// Nobody takes the places of another by writing his address on datagrams: each takes a knock.
 const HANDSHAKES_PER_SOURCE_MAX: usize = HANDSHAKES_MAX / 4;
 
-/// Accepted connections that wait for the controller's loop.
-const ACCEPTED_MAX: usize = 1_024;
+/// Those who shook hands and wait for the controller's loop.
+const ARRIVALS_MAX: usize = 1_024;
+
+/// The errors of QUIC that are alerts of TLS. Source: RFC 9001 §4.8.
+const TLS_ALERTS: RangeInclusive<u64> = 0x0100..=0x01ff;
 
 /// Listens for nodes. To whoever has not knocked, it is not there.
 #[derive(Debug)]
 pub struct Server {
     endpoint: quinn::Endpoint,
     filter: Arc<Filter>,
-    accepted: mpsc::Receiver<Accepted>,
+    arrivals: mpsc::Receiver<Arrival>,
     address: SocketAddr,
+}
+
+/// Somebody who knocked and shook hands.
+#[derive(Debug)]
+pub enum Arrival {
+    /// One that may say something.
+    Accepted(Box<Accepted>),
+    /// One whose handshake this side has refused.
+    Unproven(Unproven),
+}
+
+/// A handshake that proved nothing: a certificate that does not hold, or no TLS of ours.
+#[derive(Clone, Debug)]
+pub struct Unproven {
+    /// Where it came from.
+    pub address: SocketAddr,
+    /// Who knocked there when it began.
+    pub knockers: Vec<Knocker>,
+    /// What did not hold.
+    pub why: String,
 }
 
 /// A connection that finished its handshake and opened its stream.
@@ -106,12 +129,12 @@ impl Server {
         )
         .map_err(ChannelError::Socket)?;
         let address = endpoint.local_addr().map_err(ChannelError::Socket)?;
-        let (sender, accepted) = mpsc::channel(ACCEPTED_MAX);
+        let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         tokio::spawn(accept(endpoint.clone(), gate, sender));
         let server = Self {
             endpoint,
             filter,
-            accepted,
+            arrivals,
             address,
         };
         Ok((server, inlet))
@@ -135,9 +158,9 @@ impl Server {
         self.address
     }
 
-    /// The next connection; `None` after [`Server::close`]. Safe to cancel.
-    pub async fn accept(&mut self) -> Option<Accepted> {
-        self.accepted.recv().await
+    /// Who comes next; `None` after [`Server::close`]. Safe to cancel.
+    pub async fn accept(&mut self) -> Option<Arrival> {
+        self.arrivals.recv().await
     }
 
     /// Closes every connection and takes no more.
@@ -160,19 +183,19 @@ impl Server {
 }
 
 /// Takes connections one by one; each has its handshake in a task of its own.
-async fn accept(endpoint: quinn::Endpoint, gate: Gate, accepted: mpsc::Sender<Accepted>) {
+async fn accept(endpoint: quinn::Endpoint, gate: Gate, arrivals: mpsc::Sender<Arrival>) {
     let handshakes = Places::new(HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX);
     while let Some(incoming) = endpoint.accept().await {
         let Ok(place) = handshakes.take(incoming.remote_address()) else {
             incoming.ignore();
             continue;
         };
-        let accepted = accepted.clone();
+        let arrivals = arrivals.clone();
         let knockers = gate.knockers(incoming.remote_address());
         tokio::spawn(async move {
             match shake_hands(incoming, knockers).await {
-                Ok(connection) => {
-                    if accepted.send(connection).await.is_err() {
+                Ok(arrival) => {
+                    if arrivals.send(arrival).await.is_err() {
                         tracing::debug!("a connection came while the controller was leaving");
                     }
                 }
@@ -187,7 +210,8 @@ async fn accept(endpoint: quinn::Endpoint, gate: Gate, accepted: mpsc::Sender<Ac
 async fn shake_hands(
     incoming: quinn::Incoming,
     knockers: Vec<Knocker>,
-) -> Result<Accepted, ChannelError> {
+) -> Result<Arrival, ChannelError> {
+    let address = incoming.remote_address();
     let connecting = incoming
         .accept()
         .map_err(|error| ChannelError::Closed(error.to_string()))?;
@@ -195,7 +219,10 @@ async fn shake_hands(
     let deadline = tokio::time::sleep_until(first_by);
     tokio::pin!(deadline);
     let connection = tokio::select! {
-        result = connecting => result.map_err(|error| ChannelError::Closed(error.to_string()))?,
+        result = connecting => match result {
+            Ok(connection) => connection,
+            Err(error) => return unproven(&error, address, knockers),
+        },
         () = &mut deadline => return Err(ChannelError::NoAnswer(TIME_BEFORE_TRUST)),
     };
     let opened = async {
@@ -227,12 +254,30 @@ async fn shake_hands(
         Kind::Enroll => MESSAGE_BYTES_MAX_STRANGER,
         Kind::Channel | Kind::Renewal => MESSAGE_BYTES_MAX,
     };
-    Ok(Accepted {
+    Ok(Arrival::Accepted(Box::new(Accepted {
         kind,
         certificates,
         exporter,
         address,
         knockers,
         link: Link::of_server(connection, streams, bytes_max, first_by),
-    })
+    })))
+}
+
+/// Tells a handshake that our TLS has refused from one that was lost, or that the peer gave up.
+fn unproven(
+    error: &quinn::ConnectionError,
+    address: SocketAddr,
+    knockers: Vec<Knocker>,
+) -> Result<Arrival, ChannelError> {
+    if let quinn::ConnectionError::TransportError(ours) = error
+        && TLS_ALERTS.contains(&u64::from(ours.code))
+    {
+        return Ok(Arrival::Unproven(Unproven {
+            address,
+            knockers,
+            why: explain(&ours.reason).to_owned(),
+        }));
+    }
+    Err(ChannelError::Closed(error.to_string()))
 }

@@ -30,7 +30,7 @@ async fn messages_pass_both_ways_and_both_ends_export_the_same_bytes() {
     assert_eq!(client.kind, Kind::Channel);
     let mut near = client.link;
     near.sender.send(&closed(1)).unwrap();
-    let accepted = server.accept().await.unwrap();
+    let accepted = accepted(&mut server).await;
     assert_eq!(accepted.kind, Kind::Channel);
     assert_eq!(accepted.exporter, client.exporter);
     assert_eq!(client.certificates.len(), 1);
@@ -77,7 +77,7 @@ async fn a_node_whose_first_message_never_ends_is_cut_off() {
     let (_endpoint, raw) = raw_client(server.local_address(), cardea_proto::ALPN_ENROLL).await;
     let (mut stream, _) = raw.open_bi().await.unwrap();
     stream.write_all(&[0, 0, 0]).await.unwrap();
-    let mut accepted = server.accept().await.unwrap();
+    let mut accepted = accepted(&mut server).await;
     let result = accepted.link.receiver.receive::<FromNode>().await;
     assert!(matches!(result, Err(ChannelError::NoAnswer(_))));
     let reason = raw.closed().await;
@@ -93,7 +93,7 @@ async fn a_slow_reader_is_cut_off_and_never_grows_the_queue() {
         .write_all(&codec::encode_framed(&closed(1)))
         .await
         .unwrap();
-    let accepted = server.accept().await.unwrap();
+    let accepted = accepted(&mut server).await;
     let message = "x".repeat(MESSAGE_BYTES_MAX - 16);
     let mut sent = 0;
     let error = loop {
@@ -120,7 +120,7 @@ async fn a_channel_that_falls_silent_after_two_answered_messages_stays() {
     let client = connect(&server, tls).await.unwrap();
     let mut near = client.link;
     near.sender.send(&closed(1)).unwrap();
-    let mut far = server.accept().await.unwrap().link;
+    let mut far = accepted(&mut server).await.link;
     for number in 1..=2 {
         assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(number)));
         far.sender.send(&closed(number)).unwrap();
@@ -143,7 +143,7 @@ async fn a_connector_that_answers_for_a_thousand_tunnels_one_by_one_is_not_cut_o
     for _ in 0..1_000 {
         client.link.sender.send(&closed(1)).unwrap();
     }
-    let mut far = server.accept().await.unwrap().link;
+    let mut far = accepted(&mut server).await.link;
     for _ in 0..1_000 {
         assert_eq!(far.receiver.receive().await.unwrap(), Some(closed(1)));
     }
@@ -158,7 +158,7 @@ async fn ten_thousand_messages_of_one_turn_reach_a_prompt_reader() {
         .write_all(&codec::encode_framed(&closed(1)))
         .await
         .unwrap();
-    let accepted = server.accept().await.unwrap();
+    let accepted = accepted(&mut server).await;
     let messages: Vec<_> = (0..10_000_u32).map(|_| closed(7)).collect();
     accepted.link.sender.send_all(&messages).unwrap();
     accepted.link.sender.finish(CloseCode::Done, "");
@@ -241,7 +241,7 @@ async fn datagrams_of_every_size_do_not_end_the_receive_loop() {
         .await
         .unwrap();
     client.link.sender.send(&closed(1)).unwrap();
-    let mut accepted = server.accept().await.unwrap();
+    let mut accepted = accepted(&mut server).await;
     assert_eq!(
         accepted.link.receiver.receive().await.unwrap(),
         Some(closed(1))
@@ -255,7 +255,7 @@ async fn check(bytes: Vec<u8>, code: CloseCode) {
     let (mut stream, _answers) = raw.open_bi().await.unwrap();
     stream.write_all(&bytes).await.unwrap();
     stream.finish().unwrap();
-    let mut accepted = server.accept().await.unwrap();
+    let mut accepted = accepted(&mut server).await;
     assert_eq!(accepted.kind, Kind::Enroll);
     let error = accepted
         .link
@@ -281,6 +281,14 @@ pub(super) fn closed(number: u8) -> FromNode {
 
 pub(super) fn server() -> Server {
     Server::bind((Ipv4Addr::LOCALHOST, 0).into(), server_tls(), gate()).unwrap()
+}
+
+/// The next connection that may say something.
+pub(super) async fn accepted(server: &mut Server) -> Accepted {
+    match server.accept().await.unwrap() {
+        Arrival::Accepted(accepted) => *accepted,
+        Arrival::Unproven(unproven) => panic!("{unproven:?}"),
+    }
 }
 
 /// A gate that opens to [`caller`].

@@ -1,3 +1,4 @@
+mod broken;
 mod denials;
 mod group;
 mod lives;

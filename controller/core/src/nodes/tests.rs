@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use cardea_credential::knock::Knocker;
 use cardea_proto::{
     admin::AdminChange,
     identity::Role,
@@ -151,6 +152,37 @@ fn a_certificate_of_a_key_that_another_node_of_that_id_enrolled_is_turned_away()
     );
     raw_connect(&mut bench, &mut other);
     assert_eq!(bench.heard(&other), Vec::<String>::new());
+}
+
+#[test]
+fn who_knocks_and_proves_nothing_is_recorded_once_in_a_while_for_each_knocker() {
+    let (mut bench, device, connector) = Bench::office();
+    let mut come = |from: &str, knocker, why: &str| {
+        bench.handle(Input::Unproven {
+            address: from.parse().unwrap(),
+            knockers: vec![Knocker::Node(knocker)],
+            why: why.to_owned(),
+        });
+        bench.settle();
+        let refused = bench.refused();
+        let of_these = |refused: &&String| *refused == "authenticate not_proven";
+        refused.iter().filter(of_these).count()
+    };
+    for port in 1..100 {
+        let from = format!("192.0.2.{port}:4000");
+        assert_eq!(
+            come(&from, device.id, "it ended"),
+            1,
+            "once, wherever it is"
+        );
+    }
+    assert_eq!(come("192.0.2.1:4000", connector.id, "it ended"), 2);
+    let mut all = 0;
+    for number in 0..2_000 {
+        let from = format!("198.51.100.{}:4000", number % 200);
+        all = come(&from, device.id, &format!("{number}"));
+    }
+    assert!((20..=30).contains(&all), "{all}");
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 
 use cardea_credential::{
     admin::sign_change,
+    authority::Intermediate,
     key::{self, KeyAlgorithm, Signer, SoftwareKey},
     knock::invite_seed,
     pem,
     proof::proof_message,
-    tls::{channel_client, enroll_client},
+    tls::{channel_client, enroll_client, renewal_client},
     trust::Trust,
 };
 use cardea_host::{
@@ -22,11 +23,11 @@ use cardea_host::{
 use cardea_proto::{
     PROGRAM_VERSION, PROTOCOL_VERSION,
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
-    codec::{Bytes, Digest, MESSAGE_BYTES_MAX_ADMIN, Secret32},
+    codec::{Blob, Bytes, Digest, MESSAGE_BYTES_MAX_ADMIN, Secret32},
     enroll::{EnrollAnswer, EnrollRequest, Enrolled},
     id::InviteId,
     identity::Role,
-    ledger::{Admits, Entry, Revision},
+    ledger::{Admits, Change, Entry, RefusedRecord, Revision},
     message::{FromNode, Hello, ToNode},
     posture::{Fact, Grade, Reading, Report, Value},
     time::ClockOffset,
@@ -88,6 +89,17 @@ impl World {
             .unwrap()
             .unwrap();
         self.folder
+    }
+
+    /// What signs certificates here.
+    pub(crate) fn intermediate(&self) -> Intermediate {
+        let read = |name, label| {
+            let text = std::fs::read_to_string(self.folder.path().join("ca").join(name)).unwrap();
+            pem::decode(label, &text).unwrap()
+        };
+        let certificate = read("intermediate.crt", pem::CERTIFICATE);
+        let key = SoftwareKey::from_pkcs8(&read("intermediate.key", pem::PRIVATE_KEY)).unwrap();
+        Intermediate::load(certificate.to_vec(), Arc::new(key)).unwrap()
     }
 
     /// A connection of the admin.
@@ -170,6 +182,25 @@ impl Admin {
             panic!("{answer:?}");
         };
         entries
+    }
+
+    /// Waits for a refusal on record: an entry follows its answer.
+    pub(crate) async fn refusal(&mut self, is_it: impl Fn(&RefusedRecord) -> bool) -> Entry {
+        let deadline = tokio::time::Instant::now() + TIME;
+        loop {
+            let entries = self.entries().await;
+            let has_it = |entry: &Entry| {
+                entry
+                    .draft
+                    .changes
+                    .iter()
+                    .any(|change| matches!(change, Change::Refused(record) if is_it(record)))
+            };
+            if let Some(entry) = entries.iter().find(|entry| has_it(entry)) {
+                return entry.clone();
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{entries:#?}");
+        }
     }
 
     /// A code for one node.
@@ -299,25 +330,55 @@ fn report(exporter: [u8; 32]) -> Report {
     }
 }
 
+impl Node {
+    /// What it trusts.
+    pub(crate) fn trust(&self) -> Trust {
+        let Enrolled { domain, root, .. } = &self.enrolled;
+        Trust::new(domain.clone(), root.0.clone()).unwrap()
+    }
+
+    fn signer(&self) -> Arc<dyn Signer> {
+        Arc::<SoftwareKey>::clone(&self.key)
+    }
+}
+
 /// Opens a node's channel and says hello.
 pub(crate) async fn hello(
     address: SocketAddr,
     node: &Node,
 ) -> Result<(Connected, ToNode), ChannelError> {
-    let Enrolled {
-        domain,
-        root,
-        certificate,
-        ..
-    } = &node.enrolled;
-    let trust = Trust::new(domain.clone(), root.0.clone()).unwrap();
-    let signer: Arc<dyn Signer> = Arc::<SoftwareKey>::clone(&node.key);
-    let caller = Caller::new(
-        &certificate.knock,
-        &trust.root_digest(),
-        ClockOffset::default(),
-    );
-    let tls = channel_client(trust, &certificate.chain, signer, Arc::new(Clock::system()));
+    show(address, node, &node.enrolled.certificate.chain).await
+}
+
+/// The same with a certificate that it was not given.
+pub(crate) async fn show(
+    address: SocketAddr,
+    node: &Node,
+    chain: &[Blob],
+) -> Result<(Connected, ToNode), ChannelError> {
+    let time = Arc::new(Clock::system());
+    let tls = channel_client(node.trust(), chain, node.signer(), time);
+    hello_over(address, node, tls).await
+}
+
+/// Asks for the next certificate with one that may have ended: hello, and no more.
+pub(crate) async fn renew(
+    address: SocketAddr,
+    node: &Node,
+    chain: &[Blob],
+) -> Result<(Connected, ToNode), ChannelError> {
+    let time = Arc::new(Clock::system());
+    let tls = renewal_client(node.trust(), chain, node.signer(), time);
+    hello_over(address, node, tls).await
+}
+
+async fn hello_over(
+    address: SocketAddr,
+    node: &Node,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<(Connected, ToNode), ChannelError> {
+    let seed = &node.enrolled.certificate.knock;
+    let caller = Caller::new(seed, &node.trust().root_digest(), ClockOffset::default());
     let mut connected = Client::connect(address, tls, &caller, TIME).await?;
     let hello = FromNode::Hello(Hello {
         version: PROTOCOL_VERSION,
