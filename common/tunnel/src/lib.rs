@@ -58,3 +58,4 @@ pub use path::{Path, PathReason, permit::is_reachable};
 pub use quic::wire;
 pub use tunnel::TunnelStats;
 pub use tunnels::{Sizes, TUNNELS_MAX, Tunnels};
+pub use wireguard::fragments;

@@ -52,7 +52,12 @@ use cardea_proto::{
 };
 use cardea_relay::{Relay, Settings, Verdict};
 use cardea_store::Snapshot;
-use cardea_tunnel::{Bundle, bundle, packet::Packet, wire};
+use cardea_tunnel::{
+    Bundle, bundle,
+    fragments::{Fragment, Fragments},
+    packet::Packet,
+    wire,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
@@ -68,6 +73,7 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("checkpoints", checkpoints),
     ("certificates", certificates),
     ("packets", packets),
+    ("fragments", fragments),
     ("bundles", bundles),
     ("relay", relay),
     ("paths", paths),
@@ -177,6 +183,37 @@ pub fn packets(bytes: &[u8]) {
     assert_eq!(packet.source.is_ipv6(), packet.destination.is_ipv6());
     assert!(packet.ip_len < packet.head_len && packet.head_len <= bytes.len());
 }
+
+/// Fragments of inner packets, each behind its length in two bytes: what comes together is no longer than
+/// a packet may be, and comes together again where it is cut anew.
+pub fn fragments(bytes: &[u8]) {
+    let now = Clock::system().now().instant;
+    let (mut waiting, mut rest) = (Fragments::default(), bytes);
+    while let Some((len, behind)) = rest.split_first_chunk::<2>() {
+        let len = usize::from(u16::from_be_bytes(*len)).min(behind.len());
+        let (packet, behind) = behind.split_at(len);
+        rest = behind;
+        let Some(fragment) = Fragment::parse(packet) else {
+            continue;
+        };
+        let Ok(Some(whole)) = waiting.take(now, &fragment) else {
+            continue;
+        };
+        assert!(whole.len() <= FRAGMENTED_BYTES_MAX && Fragment::parse(&whole).is_none());
+        let (mut again, mut joined) = (Fragments::default(), None);
+        Fragments::default().cut(&whole, FRAGMENT_MTU, |part| {
+            let part = Fragment::parse(part);
+            joined = part.and_then(|part| again.take(now, &part).ok().flatten());
+        });
+        assert!(whole.len() <= FRAGMENT_MTU || joined.as_ref() == Some(&whole));
+    }
+}
+
+/// Bytes of the longest packet: IPv6 counts its header apart.
+const FRAGMENTED_BYTES_MAX: usize = 40 + 65_535;
+
+/// Where packets are cut.
+const FRAGMENT_MTU: usize = 1_280;
 
 /// What a kernel hands over, with a header that may lie: every part is a packet no longer than was said,
 /// and together they hold the payload.

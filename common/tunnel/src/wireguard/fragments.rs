@@ -18,9 +18,11 @@ use crate::{
 
 /// A part of an inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fragment<'a> {
-    pub(super) source: IpAddr,
-    pub(super) destination: IpAddr,
+pub struct Fragment<'a> {
+    /// Who sent it, inside of the tunnel.
+    pub source: IpAddr,
+    /// For whom it is.
+    pub destination: IpAddr,
     id: u32,
     offset: usize,
     is_last: bool,
@@ -32,7 +34,8 @@ pub(super) struct Fragment<'a> {
 impl<'a> Fragment<'a> {
     /// Reads a fragment of a UDP packet; `None` when the packet is whole or not understood, which
     /// whoever reads packets tells apart.
-    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         match bytes.first()? >> 4 {
             4 => Self::parse_v4(bytes),
             6 => Self::parse_v6(bytes),
@@ -108,7 +111,7 @@ impl<'a> Fragment<'a> {
 
 /// Packets of one tunnel of which not every fragment has come.
 #[derive(Debug, Default)]
-pub(crate) struct Fragments {
+pub struct Fragments {
     waiting: VecDeque<Partial>,
     /// Names the packets that this end cuts.
     sent: u32,
@@ -126,7 +129,10 @@ struct Partial {
 
 impl Fragments {
     /// Takes a fragment whose addresses are right; gives the whole packet when it was the last to come.
-    pub(super) fn take(
+    ///
+    /// # Errors
+    /// When it is none that our ends make, or one after which its packet cannot come together.
+    pub fn take(
         &mut self,
         now: Instant,
         fragment: &Fragment<'_>,
@@ -152,7 +158,7 @@ impl Fragments {
     }
 
     /// Cuts a UDP packet into ones of at most `mtu` bytes.
-    pub(super) fn cut(&mut self, packet: &[u8], mtu: usize, mut each: impl FnMut(&[u8])) {
+    pub fn cut(&mut self, packet: &[u8], mtu: usize, mut each: impl FnMut(&[u8])) {
         self.sent = self.sent.wrapping_add(1);
         let is_v6 = packet.first().is_some_and(|first| first >> 4 == 6);
         let head_len = if is_v6 { IP6_BYTES } else { IP4_BYTES };

@@ -1,6 +1,6 @@
 //! The WireGuard carrier: flows become TCP and UDP packets, and each packet a sealed datagram.
 
-mod fragments;
+pub mod fragments;
 mod noise;
 mod sealer;
 mod session;
