@@ -14,7 +14,7 @@ use std::{
 use cardea_credential::tls;
 use cardea_host::{
     addresses,
-    channel::{Caller, Client, CloseCode, Connected},
+    channel::{Caller, Client, CloseCode, Connected, Receiver},
     clock::Clock,
     detour::{self, OpenError, Proxy},
 };
@@ -43,6 +43,10 @@ use crate::{
 /// How long one way to a controller may take, and its answer.
 const WAY_TIME: Duration = Duration::from_secs(5);
 
+/// How long ways by UDP have before the others begin: a slow handshake, and the search for the size of
+/// packets.
+const UDP_START: Duration = Duration::from_millis(2_500);
+
 /// How long QUIC may take to find out which packets pass, and how long without news it is done.
 const MTU_TIME: Duration = Duration::from_millis(1_500);
 const MTU_SETTLED: Duration = Duration::from_millis(300);
@@ -60,8 +64,8 @@ const RELAY_TIME: Duration = Duration::from_secs(2);
 const HTTP_TIME: Duration = Duration::from_secs(2);
 const HTTP_BYTES: usize = 2_048;
 
-/// Of a controller that completed the handshake, and no more.
-const SAID_NOTHING: &str = "it let us in and said nothing";
+/// Of a controller that completed the handshake and did not let us find out the rest.
+const BROKE_OFF: &str = "it let us in and broke off";
 
 /// Longest place to which a portal may send people that is repeated to them.
 const LOCATION_BYTES_MAX: usize = 200;
@@ -134,27 +138,25 @@ impl Look {
 
     /// Every way to every controller, in the order in which they are known.
     ///
-    /// All at once, because a silent one takes its whole time. A controller keeps one channel for the
-    /// renewals of a node, though, and a newer way to it ends an older one in the middle of its hello:
-    /// who let us in and said nothing is asked again, alone.
+    /// A controller keeps one channel for the renewals of a node, and a newer way to it ends an older one in
+    /// the middle. A silent way takes its whole time, though: so UDP has a start that is enough where it
+    /// passes, and who broke off nevertheless is asked again, alone.
     async fn controllers(&self) -> Vec<(ControllerCheck, Option<Said>)> {
         let udp = plain(&self.controllers).map(|address| (Way::Udp, address));
         let tls = fronts(&self.controllers).map(|address| (Way::Tls, address));
-        let all = udp.chain(tls).take(ADDRESSES_MAX);
+        let all: Vec<_> = udp.chain(tls).take(ADDRESSES_MAX).enumerate().collect();
         let mut attempts = JoinSet::new();
-        for (place, (way, address)) in all.enumerate() {
-            let attempt = self.attempt(address);
-            attempts.spawn(async move { (place, attempt.look(way).await) });
-        }
-        let mut found: BTreeMap<usize, _> = BTreeMap::new();
-        while let Some(result) = attempts.join_next().await {
-            match result {
-                Ok((place, checked)) => drop(found.insert(place, checked)),
-                Err(error) => tracing::error!(%error, "a look at a controller panicked"),
+        let mut found = BTreeMap::new();
+        for (begun, time) in [(Way::Udp, UDP_START), (Way::Tls, WAY_TIME * 3)] {
+            for (place, (way, address)) in all.iter().filter(|(_, (way, _))| *way == begun) {
+                let (place, way, attempt) = (*place, *way, self.attempt(address));
+                attempts.spawn(async move { (place, attempt.look(way).await) });
             }
+            let gathered = timeout(time, gather(&mut attempts, &mut found)).await;
+            tracing::trace!(way = ?begun, all = gathered.is_ok(), "controllers were asked");
         }
         for (check, said) in found.values_mut() {
-            if check.why.as_deref() == Some(SAID_NOTHING) {
+            if check.why.as_deref() == Some(BROKE_OFF) {
                 (*check, *said) = self.attempt(&check.address).look(check.way).await;
             }
         }
@@ -242,6 +244,16 @@ fn page(host: &str, answer: &str) -> Option<(String, Option<String>)> {
     Some((host.to_owned(), location))
 }
 
+/// Waits for all attempts, each of which has its place. Nothing is lost when it is cancelled.
+async fn gather<T: 'static>(attempts: &mut JoinSet<(usize, T)>, found: &mut BTreeMap<usize, T>) {
+    while let Some(result) = attempts.join_next().await {
+        match result {
+            Ok((place, checked)) => drop(found.insert(place, checked)),
+            Err(error) => tracing::error!(%error, "a look at a controller panicked"),
+        }
+    }
+}
+
 /// What a controller that answered showed.
 struct Said {
     rtt: Duration,
@@ -277,7 +289,7 @@ impl Attempt {
             Ok(Ok(connected)) => match self.converse(way, connected).await {
                 Some(said) => (CheckState::Ok, Some(said), None),
                 None => {
-                    let why = SAID_NOTHING.to_owned();
+                    let why = BROKE_OFF.to_owned();
                     (CheckState::Silent, None, Some(why))
                 }
             },
@@ -365,12 +377,20 @@ impl Attempt {
             } else {
                 48
             };
-            let payload = settled(|| link.sender.datagram_bytes()).await;
+            let payload = tokio::select! {
+                payload = settled(|| link.sender.datagram_bytes()) => payload,
+                () = ended(&mut link.receiver) => return None,
+            };
             said.path_mtu = Some(u32::from(payload) + headers);
         }
         link.sender.close(CloseCode::Done, "only looking");
         Some(said)
     }
+}
+
+/// Waits for the end of a channel, whatever is said on it until then.
+async fn ended(receiver: &mut Receiver) {
+    while let Ok(Some(_)) = receiver.receive::<ToNode>().await {}
 }
 
 /// A value that has not grown for a while, or has had its time.
