@@ -40,24 +40,79 @@ const POINTS: u64 = 600;
 /// How soon a killed controller must serve again.
 const RETURN: f64 = 2.0;
 
+/// Kills of one state: its whole ledger is verified after each, which a thousand would make the longer
+/// the longer it is.
+const KILLS_EACH: usize = 100;
+
 /// Kills `kills` times.
 ///
 /// # Errors
 /// When something that was acknowledged is not there, or the ledger does not verify.
 pub(crate) fn run(report: &mut Report, kills: u32) -> Result<()> {
-    let mut campaign = Campaign::new()?;
-    kill(&mut campaign, report, kills).map_err(|error| {
-        let kept = campaign.deployment.keep();
-        error.context(format!("the state is kept in {}", kept.display()))
-    })
+    let mut total = Total::default();
+    for done in (0..kills).step_by(KILLS_EACH) {
+        let count = (kills - done).min(u32::try_from(KILLS_EACH)?);
+        let mut campaign = Campaign::new()?;
+        kill(&mut campaign, &mut total, count).map_err(|error| {
+            let kept = campaign.deployment.keep();
+            error.context(format!("the state is kept in {}", kept.display()))
+        })?;
+        eprintln!(
+            "{} kills, {} facts, {} lost",
+            done + count,
+            total.acknowledged,
+            total.lost
+        );
+    }
+    report.add_figures([
+        (
+            "kills",
+            f64::from(total.at_points + total.at_moments),
+            None,
+            "",
+        ),
+        (
+            "at operations of the disk",
+            f64::from(total.at_points),
+            None,
+            "",
+        ),
+        ("at random moments", f64::from(total.at_moments), None, ""),
+        ("acknowledged facts", total.acknowledged, None, ""),
+        ("lost", total.lost, Some(0.0), ""),
+        ("half-applied", total.half_applied, Some(0.0), ""),
+        ("codes used twice", total.used_twice, Some(0.0), ""),
+        ("slowest return", total.slowest, Some(RETURN), "s"),
+    ]);
+    Ok(())
 }
 
-fn kill(campaign: &mut Campaign, report: &mut Report, kills: u32) -> Result<()> {
+/// What came of all states.
+#[derive(Debug, Default)]
+struct Total {
+    at_points: u32,
+    at_moments: u32,
+    acknowledged: f64,
+    lost: f64,
+    half_applied: f64,
+    used_twice: f64,
+    /// Seconds until a controller served again.
+    slowest: f64,
+}
+
+impl Total {
+    fn add(&mut self, facts: &Facts) {
+        self.acknowledged += facts.acknowledged();
+        self.lost += facts.lost();
+        self.half_applied += facts.half_applied();
+        self.used_twice += facts.used_twice();
+    }
+}
+
+fn kill(campaign: &mut Campaign, total: &mut Total, kills: u32) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let mut slowest: f64 = 0.0;
-    let (mut at_points, mut at_moments) = (0_u32, 0_u32);
     for kill in 0..kills {
         let begin = now();
         // Every other one dies by itself, at some operation of its disk.
@@ -76,13 +131,13 @@ fn kill(campaign: &mut Campaign, report: &mut Report, kills: u32) -> Result<()> 
             campaign.deployment.controller()?.signal(Signal::KILL)?;
             campaign.deployment.controller()?.wait()?;
             campaign.verify()?;
-            at_points += 1;
+            total.at_points += 1;
             continue;
         }
-        slowest = slowest.max(now().duration_since(begin).as_secs_f64());
+        total.slowest = total.slowest.max(now().duration_since(begin).as_secs_f64());
         match runtime.block_on(campaign.live(point.is_some()))? {
-            Death::AtPoint => at_points += 1,
-            Death::AtMoment => at_moments += 1,
+            Death::AtPoint => total.at_points += 1,
+            Death::AtMoment => total.at_moments += 1,
         }
         campaign.verify()?;
     }
@@ -91,16 +146,7 @@ fn kill(campaign: &mut Campaign, report: &mut Report, kills: u32) -> Result<()> 
     campaign.deployment.stop_controller()?;
     campaign.verify()?;
     let facts = &campaign.shared.facts;
-    report.add_figures([
-        ("kills", f64::from(at_points + at_moments), None, ""),
-        ("at operations of the disk", f64::from(at_points), None, ""),
-        ("at random moments", f64::from(at_moments), None, ""),
-        ("acknowledged facts", facts.acknowledged(), None, ""),
-        ("lost", facts.lost(), Some(0.0), ""),
-        ("half-applied", facts.half_applied(), Some(0.0), ""),
-        ("codes used twice", facts.used_twice(), Some(0.0), ""),
-        ("slowest return", slowest, Some(RETURN), "s"),
-    ]);
+    total.add(facts);
     let bad = facts.describe();
     ensure!(bad.is_empty(), "{bad}");
     Ok(())
