@@ -65,9 +65,14 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
         flooding.join().ok().context("the stranger panicked")??;
         lived
     })?;
+    let answers = watch.packets(&host)?;
+    report.demand(
+        answers == 0,
+        &format!("{answers} packets left for the stranger"),
+    );
     report.add_figures([
         ("probes", count(flood.sent()), None, ""),
-        ("answers", count(watch.packets(&host)?), Some(0.0), ""),
+        ("answers", count(answers), Some(0.0), ""),
         (
             "CPU for 10,000 of garbage a second",
             costs.percent,
