@@ -187,14 +187,20 @@ impl Deployment {
         Ok(())
     }
 
-    /// Starts a relay of its own for the controller, and waits until it listens.
+    /// Starts a relay of its own for the controller, with these arguments, and waits until it listens.
     ///
     /// # Errors
     /// When it does not.
-    pub fn start_relay(&self, namespace: Option<&Namespace>, listen: &str) -> Result<Program> {
+    pub fn start_relay(
+        &self,
+        namespace: Option<&Namespace>,
+        listen: &str,
+        more: &[&str],
+    ) -> Result<Program> {
         let words = ["run", "--listen", listen, "--ticket-key"];
         let mut command = self.program(namespace, "cardea-relay", words);
         command.arg(self.path("controller").join("keys/ticket.pub"));
+        command.args(more);
         let mut relay = Program::start("cardea-relay", command)?;
         relay.wait_for("listening")?;
         Ok(relay)
