@@ -427,6 +427,24 @@ impl Deployment {
         Ok((forward, address))
     }
 
+    /// Applies the policy in force with a remark: a change as large as it.
+    ///
+    /// # Errors
+    /// When it cannot be written or asked for.
+    pub fn remark(&self, remark: &str) -> Result<Output> {
+        let policies = self.path("policies");
+        if !policies.exists() {
+            fs::create_dir(&policies)?;
+            for file in fs::read_dir(self.path("controller/policy"))? {
+                let file = file?;
+                fs::copy(file.path(), policies.join(file.file_name()))?;
+            }
+        }
+        fs::write(policies.join("remark.cedar"), format!("{remark}\n"))?;
+        let shown = policies.display().to_string();
+        self.ctl_output(["policy", "apply", &shown, "--yes"])
+    }
+
     /// Writes the facts of a device and returns the file.
     ///
     /// # Errors
