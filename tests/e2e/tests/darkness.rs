@@ -3,7 +3,6 @@
 #![expect(
     clippy::disallowed_types,
     clippy::print_stderr,
-    clippy::unwrap_used,
     reason = "a stranger uses sockets as he likes, and a test tells what he sent"
 )]
 
