@@ -13,8 +13,10 @@ use rustix::{
 
 use crate::exit::{Code, Failure, io_advice};
 
+pub use durable::{make_folder, sync_name};
 pub use named::{CONFIG_BYTES_MAX, ReadError, open_named, read_named, read_named_text};
 
+mod durable;
 mod named;
 
 /// Largest file that is read whole, in bytes: four of the largest messages.

@@ -53,7 +53,8 @@ pub(super) fn run(
         None => settings.state(),
     };
     let known = Known { verifier, since };
-    check(&dir, known, what.unlock.as_ref(), settings.format, console)
+    let checked = check(&dir, known, what.unlock.as_ref(), console)?;
+    report(&checked, settings.format, console)
 }
 
 /// What a ledger is checked against.
@@ -66,34 +67,32 @@ fn check(
     dir: &Path,
     known: Known,
     unlock: Option<&Unlock>,
-    format: Format,
     console: &mut Console,
-) -> Result<(), Failure> {
+) -> Result<Checked, Failure> {
     let ledger = Copy::open(dir)?;
-    let checked = Walk {
+    Walk {
         ledger: &ledger,
         key: ledger.key(unlock)?,
         audit: Audit::new(known.verifier, known.since),
         read: 0,
         console,
     }
-    .run()?;
-    report(&checked, format, console)
+    .run()
 }
 
-/// Checks the ledger of a state folder with the key that lies beside it.
+/// Checks the ledger of a state folder with the key that lies beside it, and tells that too.
 pub(super) fn state(
     dir: &Path,
     unlock: Option<&Unlock>,
-    format: Format,
     console: &mut Console,
-) -> Result<(), Failure> {
+) -> Result<(Checked, Verifier), Failure> {
     let key = dir.join("keys/ledger.pub").display().to_string();
+    let verifier = verifier(&key)?;
     let known = Known {
-        verifier: verifier(&key)?,
+        verifier: verifier.clone(),
         since: None,
     };
-    check(dir, known, unlock, format, console)
+    Ok((check(dir, known, unlock, console)?, verifier))
 }
 
 /// A public key as text, or the file that holds it.
@@ -257,7 +256,7 @@ fn in_archive(path: &Path) -> io::Result<BTreeMap<String, (u64, u64)>> {
 }
 
 /// What a check found.
-struct Checked {
+pub(super) struct Checked {
     report: Report,
     /// Bytes at the end that were never acknowledged.
     torn: u64,
@@ -439,7 +438,12 @@ struct Row {
     unacknowledged_bytes: u64,
 }
 
-fn report(checked: &Checked, format: Format, console: &mut Console) -> Result<(), Failure> {
+/// Prints what a check found.
+pub(super) fn report(
+    checked: &Checked,
+    format: Format,
+    console: &mut Console,
+) -> Result<(), Failure> {
     let Checked { report, torn } = checked;
     let row = Row {
         entries: report.entries,
@@ -472,4 +476,4 @@ fn report(checked: &Checked, format: Format, console: &mut Console) -> Result<()
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

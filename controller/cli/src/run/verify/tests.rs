@@ -18,12 +18,12 @@ use super::*;
 
 /// Frames' payloads of a ledger, segment by segment, as its controller writes them.
 #[derive(Clone)]
-struct Ledger {
+pub(in crate::run) struct Ledger {
     segments: Vec<Vec<Vec<u8>>>,
     acknowledged: u64,
 }
 
-fn key(seed: u8) -> LedgerKey {
+pub(in crate::run) fn key(seed: u8) -> LedgerKey {
     LedgerKey::from_seed(&"corp.example".parse().unwrap(), &[seed; 32]).unwrap()
 }
 
@@ -102,13 +102,13 @@ fn ledger(drafts: Vec<Draft>, key: &LedgerKey) -> Ledger {
     }
 }
 
-fn genuine() -> Ledger {
+pub(in crate::run) fn genuine() -> Ledger {
     ledger(drafts(), &key(1))
 }
 
 impl Ledger {
     /// Writes it as files whose headers, checksums and mark fit what is in them.
-    fn write(&self, dir: &Path) {
+    pub(in crate::run) fn write(&self, dir: &Path) {
         let mut end = 0;
         let (mut first, mut previous) = (1, Bytes([0; 32]));
         for (number, payloads) in (1..).zip(&self.segments) {
