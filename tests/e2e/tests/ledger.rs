@@ -296,21 +296,53 @@ fn searched() -> Result<()> {
     followed(&world)
 }
 
-/// By actor, by time and by decision.
-fn narrowed(world: &World) -> Result<()> {
-    for (filter, some, none) in [
-        ("--actor laptop", "alice@corp.example", "adm_"),
-        ("--decision allow", "grant", "\"allowed\": false"),
-        ("--from 2000-01-01 --to 2100-01-01", "laptop", "2100-01"),
-    ] {
+/// Each filter finds, of a grant's offer and end and of another device's denial, those that it should.
+fn narrowed(world: &World, offered: u64) -> Result<()> {
+    let found = |filter: &str| -> Result<Vec<serde_json::Value>> {
         let found = world.ctl(&format!("audit search {filter} -o json"))?;
+        Ok(serde_json::from_str(&found)?)
+    };
+    // The answer does not wait until the denial is on record.
+    let deadline = now() + PATIENCE;
+    let refused = |entry: &&serde_json::Value| entry["draft"]["changes"][0]["refused"].is_object();
+    let denied = loop {
+        if let Some(entry) = found("")?.iter().find(refused) {
+            break entry.clone();
+        }
+        ensure!(now() < deadline, "no entry of the denial");
+    };
+    let ended = found("")?.last().context("no entries")?.clone();
+    let at = |entry: &serde_json::Value| entry["draft"]["at"].as_str().map(str::to_owned);
+    let from = format!("--from {}", at(&ended).context("no time")?);
+    let to = world.ctl(&format!("audit show {offered} -o json"))?;
+    let to = at(&serde_json::from_str(&to)?).context("no time")?;
+    let to = format!("--to {to}");
+    let number = |entry: &serde_json::Value| entry["revision"].as_u64();
+    let looked_for = [Some(offered), number(&ended), number(&denied)];
+    for (filter, expected) in [
+        ("", [true, true, true]),
+        ("--device laptop", [true, true, false]),
+        ("--device phone", [false, false, true]),
+        ("--user alice@corp.example", [true, true, false]),
+        ("--user bob@corp.example", [false, false, true]),
+        ("--app web", [true, true, true]),
+        ("--app nothing", [false, false, false]),
+        ("--actor laptop", [true, false, false]),
+        ("--actor phone", [false, false, true]),
+        ("--decision allow", [true, false, false]),
+        ("--decision deny", [false, false, true]),
+        (&from, [false, true, false]),
+        (&to, [true, false, false]),
+        ("--from 2000-01-01 --to 2000-01-02", [false, false, false]),
+        ("--from 2100-01-01", [false, false, false]),
+    ] {
+        let numbers: Vec<_> = found(filter)?.iter().map(number).collect();
+        let is_found = looked_for.map(|number| numbers.contains(&number));
         ensure!(
-            found.contains(some) && !found.contains(none),
-            "{filter}: {found}"
+            is_found == expected,
+            "{filter}: {is_found:?} of {looked_for:?}"
         );
     }
-    let future = world.ctl("audit search --from 2100-01-01 -o json")?;
-    ensure!(future.trim() == "[]", "{future}");
     Ok(())
 }
 
@@ -361,14 +393,7 @@ fn missed(replace: impl FnOnce(&mut World, &Path) -> Result<()>) -> Result<()> {
     ensure!(fetch(&local)? == PAGE, "another page");
     let backup = world.backup()?;
     world.ctl("site add lost")?;
-    // A node remembers what it is shown, which it is when it connects.
-    let shown = remembered(&world, "laptop")?;
-    world.deployment.stop_controller()?;
-    world.start()?;
-    let deadline = now() + PATIENCE;
-    while remembered(&world, "laptop")? == shown {
-        ensure!(now() < deadline, "the laptop was shown nothing");
-    }
+    outgrown(&mut world, &["laptop"])?;
     world.deployment.stop_controller()?;
     replace(&mut world, &backup)?;
     let seen = [&connector, &laptop].map(Program::line_count);
