@@ -4,7 +4,7 @@ use cardea_credential::{
     admin::{admin_key_id, admin_public_key, sign_change},
     key::SoftwareKey,
 };
-use cardea_ledger::{checkpoint::LedgerKey, entry::Encoded, frame, tree::Tree};
+use cardea_ledger::{checkpoint::LedgerKey, entry::Encoded, frame, seal::Nonces, tree::Tree};
 use cardea_proto::{
     admin::{AdminChange, ChangeOrder},
     codec::Bytes,
@@ -109,18 +109,35 @@ pub(in crate::run) fn genuine() -> Ledger {
 impl Ledger {
     /// Writes it as files whose headers, checksums and mark fit what is in them.
     pub(in crate::run) fn write(&self, dir: &Path) {
+        self.write_sealed(dir, None);
+    }
+
+    /// The same, sealed where there is a key; tells where each header and frame begins.
+    fn write_sealed(&self, dir: &Path, key: Option<&DataKey>) -> Vec<Begin> {
+        let mut begins = Vec::new();
         let mut end = 0;
         let (mut first, mut previous) = (1, Bytes([0; 32]));
+        let mut nonces = Nonces::new([6; 8]);
         for (number, payloads) in (1..).zip(&self.segments) {
             let header = segment::Header {
-                is_sealed: false,
+                is_sealed: key.is_some(),
                 number,
                 first: Revision(first),
                 previous,
             };
             let mut bytes = header.bytes();
+            let mut begin = |segment, at, entry| begins.push(Begin { segment, at, entry });
+            begin(number, 0, first);
             for payload in payloads {
-                frame::append(&mut bytes, payload);
+                let at = bytes.len();
+                begin(number, at, first);
+                match key.map(|key| key.segment(&header).unwrap()) {
+                    None => frame::append(&mut bytes, payload),
+                    Some(key) => {
+                        let sealed = key.seal(wide(at), nonces.draw().unwrap(), payload);
+                        frame::append(&mut bytes, &sealed.unwrap());
+                    }
+                }
                 if !payload[0].is_ascii() {
                     first += 1;
                     previous = cardea_ledger::tree::leaf(payload);
@@ -137,6 +154,7 @@ impl Ledger {
             revision: Revision(self.acknowledged),
         };
         std::fs::write(dir.join(mark::NAME), mark.bytes()).unwrap();
+        begins
     }
 
     fn checked(&self) -> Result<String, String> {
@@ -144,6 +162,13 @@ impl Ledger {
         self.write(dir.path());
         verify(dir.path(), None)
     }
+}
+
+/// Where a header or a frame begins, and which entry is the first that is not before it.
+struct Begin {
+    segment: u64,
+    at: usize,
+    entry: u64,
 }
 
 fn verify(dir: &Path, since: Option<&str>) -> Result<String, String> {
@@ -212,8 +237,30 @@ fn a_genuine_ledger_holds_and_is_counted() {
 
 #[test]
 fn every_flipped_byte_is_found_and_the_first_bad_entry_named() {
+    every_flip_is_named(None);
+}
+
+#[test]
+fn every_flipped_byte_of_a_sealed_ledger_is_found_and_the_first_bad_entry_named() {
+    every_flip_is_named(Some(DataKey::new([8; 32].into())));
+}
+
+fn every_flip_is_named(seal: Option<DataKey>) {
     let dir = tempfile::tempdir().unwrap();
-    genuine().write(dir.path());
+    let begins = genuine().write_sealed(dir.path(), seal.as_ref());
+    let check = || {
+        let ledger = Copy::open(dir.path()).unwrap();
+        let mut console = nobody();
+        let walk = Walk {
+            ledger: &ledger,
+            key: seal.clone(),
+            audit: Audit::new(key(1).verifier().clone(), None),
+            read: 0,
+            console: &mut console,
+        };
+        walk.run().map(|checked| checked.report.entries)
+    };
+    assert_eq!(check().unwrap(), 8);
     for number in [1, 2] {
         let path = dir.path().join(segment::name(number));
         let genuine = std::fs::read(&path).unwrap();
