@@ -210,7 +210,8 @@ fn a_damaged_ledger_is_refused_with_its_file_and_offset() {
         7,
         &format!("{} is damaged at byte 60", segment.display()),
     );
-    expect(&refused, 7, "cardea-controller repair");
+    let repair = format!("cardea-controller repair --state {}", state.display());
+    expect(&refused, 7, &repair);
     for more in [&[][..], &["--cut"]] {
         let choices = controller("repair", &state, more);
         expect(&choices, 7, "No entry is whole");

@@ -418,6 +418,73 @@ fn missed(replace: impl FnOnce(&mut World, &Path) -> Result<()>) -> Result<()> {
     world.verify("").map(drop)
 }
 
+#[test]
+fn an_agent_and_a_connector_each_notice_an_older_backup_alone() {
+    alone().unwrap();
+}
+
+fn alone() -> Result<()> {
+    let mut world = World::new()?;
+    let nodes = world.app_and_laptop()?;
+    let id = |kind: &str| -> Result<serde_json::Value> {
+        let rows = world.ctl(&format!("{kind} ls -o json"))?;
+        let rows: serde_json::Value = serde_json::from_str(&rows)?;
+        Ok(serde_json::json!({ kind: rows[0]["id"] }))
+    };
+    let ids = [id("connector")?, id("device")?];
+    let backup = world.backup()?;
+    world.ctl("site add lost")?;
+    outgrown(&mut world, &["con", "laptop"])?;
+    drop(nodes);
+    for ((program, name), id) in [("cardea-connector", "con"), ("cardea", "laptop")]
+        .into_iter()
+        .zip(ids)
+    {
+        world.deployment.stop_controller()?;
+        world.restore(&backup)?;
+        std::fs::remove_dir_all(world.deployment.path("replaced"))?;
+        world.start()?;
+        let words = ["run", "--state"];
+        let mut command = world.deployment.program(None, program, words);
+        command.arg(world.deployment.path(name));
+        let mut node = Program::start(name, command)?;
+        node.wait_for("connected to")?;
+        let connected = now();
+        node.wait_for("does not go on from what this node knows")?;
+        while world.status()?["rollback"]["node"] != id {
+            let status = world.status()?;
+            ensure!(
+                now() < connected + NOTICED,
+                "{name} tells nothing: {status}"
+            );
+        }
+        ensure!(now() < connected + NOTICED, "{name} was late");
+    }
+    Ok(())
+}
+
+/// Has these nodes remember more than they did: what they are shown when they connect anew.
+fn outgrown(world: &mut World, nodes: &[&str]) -> Result<()> {
+    let known = |world: &World| -> Result<Vec<String>> {
+        nodes.iter().map(|node| remembered(world, node)).collect()
+    };
+    let before = known(world)?;
+    world.deployment.stop_controller()?;
+    world.start()?;
+    let deadline = now() + PATIENCE;
+    loop {
+        let after = known(world)?;
+        if after
+            .iter()
+            .zip(&before)
+            .all(|(after, before)| after != before)
+        {
+            return Ok(());
+        }
+        ensure!(now() < deadline, "a node was shown nothing");
+    }
+}
+
 /// What was granted before goes on, can be taken, and is not given again before the admin's word.
 fn safe_mode(world: &World, local: &str) -> Result<()> {
     ensure!(fetch(local)? == PAGE, "an open tunnel was cut");

@@ -260,6 +260,8 @@ pub(super) struct Checked {
     report: Report,
     /// Bytes at the end that were never acknowledged.
     torn: u64,
+    /// Whether it is known how far the ledger went.
+    is_marked: bool,
 }
 
 /// A check on its way.
@@ -298,7 +300,11 @@ impl Walk<'_> {
             .finish(mark.map(|mark| mark.revision))
             .map_err(|fault| bad(entries.0, &last, end.offset, fault))?;
         self.console.progress("");
-        Ok(Checked { report, torn })
+        Ok(Checked {
+            report,
+            torn,
+            is_marked: mark.is_some(),
+        })
     }
 
     /// Checks a segment; says where it ends, and how many bytes behind that were never acknowledged.
@@ -444,7 +450,18 @@ pub(super) fn report(
     format: Format,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let Checked { report, torn } = checked;
+    let Checked {
+        report,
+        torn,
+        is_marked,
+    } = checked;
+    if !is_marked {
+        console.say(&format!(
+            "How far the ledger went is not in this copy ({}): whether entries are missing at its end \
+             can be told with --since alone.",
+            mark::NAME
+        ));
+    }
     let row = Row {
         entries: report.entries,
         checkpoints: report.checkpoints,

@@ -264,27 +264,25 @@ fn every_flip_is_named(seal: Option<DataKey>) {
     for number in [1, 2] {
         let path = dir.path().join(segment::name(number));
         let genuine = std::fs::read(&path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
         for at in 0..genuine.len() {
-            let mut touched = genuine.clone();
-            touched[at] ^= 1;
-            std::fs::write(&path, &touched).unwrap();
-            let error = verify(dir.path(), None).expect_err("a flipped byte");
-            assert!(error.starts_with("entry "), "{error}");
-            assert!(error.contains(&segment::name(number)), "{error}");
+            let is_behind = |begin: &&Begin| begin.segment == number && begin.at <= at;
+            let begin = begins.iter().rfind(is_behind).unwrap();
+            let put = |byte| file.write_all_at(&[byte], wide(at)).unwrap();
+            put(genuine[at] ^ 1);
+            let error = check().expect_err("a flipped byte").message;
+            put(genuine[at]);
+            let entry = format!("entry {}: ", begin.entry);
+            let place = format!("({}, byte {})", path.display(), begin.at);
+            assert!(error.starts_with(&entry), "{at}: {entry}{error}");
+            assert!(error.contains(&place), "{at}: {place}: {error}");
         }
-        std::fs::write(&path, genuine).unwrap();
     }
-    let error = {
-        let path = dir.path().join(segment::name(1));
-        let mut touched = std::fs::read(&path).unwrap();
-        touched[HEADER_BYTES + frame::HEADER_BYTES + 20] ^= 1;
-        std::fs::write(&path, touched).unwrap();
-        verify(dir.path(), None).unwrap_err()
-    };
-    assert!(
-        error.starts_with("entry 1: the checksum does not hold"),
-        "{error}"
-    );
+}
+
+fn nobody() -> Console {
+    let sink = || Box::new(io::sink());
+    Console::new(sink(), sink(), Box::new(Cursor::new("")), false)
 }
 
 #[test]
@@ -500,4 +498,14 @@ fn a_folder_without_a_ledger_and_a_key_that_is_none_are_said() {
             .message
             .contains("not a ledger's public key")
     );
+}
+
+#[test]
+fn whoever_checks_a_copy_without_its_mark_is_told_what_cannot_be_told() {
+    let dir = tempfile::tempdir().unwrap();
+    genuine().write(dir.path());
+    let said = || verify_before(dir.path(), None, false).unwrap().1;
+    assert!(!said().contains("missing at its end"), "{}", said());
+    std::fs::remove_file(dir.path().join(mark::NAME)).unwrap();
+    assert!(said().contains("missing at its end"), "{}", said());
 }
