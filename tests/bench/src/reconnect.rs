@@ -134,6 +134,7 @@ fn tell(
     attempts: f64,
 ) {
     let each = f64::from(agents + connectors);
+    report.demand(listening <= BACK, "not all were back in time");
     report.add_figures([
         ("agents", f64::from(agents), None, ""),
         ("connectors", f64::from(connectors), None, ""),
