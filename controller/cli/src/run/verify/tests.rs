@@ -265,13 +265,13 @@ fn every_flip_is_named(seal: Option<DataKey>) {
         let path = dir.path().join(segment::name(number));
         let genuine = std::fs::read(&path).unwrap();
         let file = File::options().write(true).open(&path).unwrap();
-        for at in 0..genuine.len() {
+        for (at, byte) in genuine.iter().enumerate() {
             let is_behind = |begin: &&Begin| begin.segment == number && begin.at <= at;
             let begin = begins.iter().rfind(is_behind).unwrap();
             let put = |byte| file.write_all_at(&[byte], wide(at)).unwrap();
-            put(genuine[at] ^ 1);
+            put(byte ^ 1);
             let error = check().expect_err("a flipped byte").message;
-            put(genuine[at]);
+            put(*byte);
             let entry = format!("entry {}: ", begin.entry);
             let place = format!("({}, byte {})", path.display(), begin.at);
             assert!(error.starts_with(&entry), "{at}: {entry}{error}");
