@@ -4,7 +4,7 @@ use cardea_credential::{
     admin::{admin_key_id, admin_public_key, sign_change},
     key::SoftwareKey,
 };
-use cardea_ledger::{checkpoint::LedgerKey, entry::Encoded, frame, tree::Tree};
+use cardea_ledger::{checkpoint::LedgerKey, entry::Encoded, frame, seal::Nonces, tree::Tree};
 use cardea_proto::{
     admin::{AdminChange, ChangeOrder},
     codec::Bytes,
@@ -18,12 +18,12 @@ use super::*;
 
 /// Frames' payloads of a ledger, segment by segment, as its controller writes them.
 #[derive(Clone)]
-struct Ledger {
+pub(in crate::run) struct Ledger {
     segments: Vec<Vec<Vec<u8>>>,
     acknowledged: u64,
 }
 
-fn key(seed: u8) -> LedgerKey {
+pub(in crate::run) fn key(seed: u8) -> LedgerKey {
     LedgerKey::from_seed(&"corp.example".parse().unwrap(), &[seed; 32]).unwrap()
 }
 
@@ -102,25 +102,42 @@ fn ledger(drafts: Vec<Draft>, key: &LedgerKey) -> Ledger {
     }
 }
 
-fn genuine() -> Ledger {
+pub(in crate::run) fn genuine() -> Ledger {
     ledger(drafts(), &key(1))
 }
 
 impl Ledger {
     /// Writes it as files whose headers, checksums and mark fit what is in them.
-    fn write(&self, dir: &Path) {
+    pub(in crate::run) fn write(&self, dir: &Path) {
+        self.write_sealed(dir, None);
+    }
+
+    /// The same, sealed where there is a key; tells where each header and frame begins.
+    fn write_sealed(&self, dir: &Path, key: Option<&DataKey>) -> Vec<Begin> {
+        let mut begins = Vec::new();
         let mut end = 0;
         let (mut first, mut previous) = (1, Bytes([0; 32]));
+        let mut nonces = Nonces::new([6; 8]);
         for (number, payloads) in (1..).zip(&self.segments) {
             let header = segment::Header {
-                is_sealed: false,
+                is_sealed: key.is_some(),
                 number,
                 first: Revision(first),
                 previous,
             };
             let mut bytes = header.bytes();
+            let mut begin = |segment, at, entry| begins.push(Begin { segment, at, entry });
+            begin(number, 0, first);
             for payload in payloads {
-                frame::append(&mut bytes, payload);
+                let at = bytes.len();
+                begin(number, at, first);
+                match key.map(|key| key.segment(&header).unwrap()) {
+                    None => frame::append(&mut bytes, payload),
+                    Some(key) => {
+                        let sealed = key.seal(wide(at), nonces.draw().unwrap(), payload);
+                        frame::append(&mut bytes, &sealed.unwrap());
+                    }
+                }
                 if !payload[0].is_ascii() {
                     first += 1;
                     previous = cardea_ledger::tree::leaf(payload);
@@ -137,6 +154,7 @@ impl Ledger {
             revision: Revision(self.acknowledged),
         };
         std::fs::write(dir.join(mark::NAME), mark.bytes()).unwrap();
+        begins
     }
 
     fn checked(&self) -> Result<String, String> {
@@ -144,6 +162,13 @@ impl Ledger {
         self.write(dir.path());
         verify(dir.path(), None)
     }
+}
+
+/// Where a header or a frame begins, and which entry is the first that is not before it.
+struct Begin {
+    segment: u64,
+    at: usize,
+    entry: u64,
 }
 
 fn verify(dir: &Path, since: Option<&str>) -> Result<String, String> {
@@ -212,32 +237,52 @@ fn a_genuine_ledger_holds_and_is_counted() {
 
 #[test]
 fn every_flipped_byte_is_found_and_the_first_bad_entry_named() {
+    every_flip_is_named(None);
+}
+
+#[test]
+fn every_flipped_byte_of_a_sealed_ledger_is_found_and_the_first_bad_entry_named() {
+    every_flip_is_named(Some(DataKey::new([8; 32].into())));
+}
+
+fn every_flip_is_named(seal: Option<DataKey>) {
     let dir = tempfile::tempdir().unwrap();
-    genuine().write(dir.path());
+    let begins = genuine().write_sealed(dir.path(), seal.as_ref());
+    let check = || {
+        let ledger = Copy::open(dir.path()).unwrap();
+        let mut console = nobody();
+        let walk = Walk {
+            ledger: &ledger,
+            key: seal.clone(),
+            audit: Audit::new(key(1).verifier().clone(), None),
+            read: 0,
+            console: &mut console,
+        };
+        walk.run().map(|checked| checked.report.entries)
+    };
+    assert_eq!(check().unwrap(), 8);
     for number in [1, 2] {
         let path = dir.path().join(segment::name(number));
         let genuine = std::fs::read(&path).unwrap();
-        for at in 0..genuine.len() {
-            let mut touched = genuine.clone();
-            touched[at] ^= 1;
-            std::fs::write(&path, &touched).unwrap();
-            let error = verify(dir.path(), None).expect_err("a flipped byte");
-            assert!(error.starts_with("entry "), "{error}");
-            assert!(error.contains(&segment::name(number)), "{error}");
+        let file = File::options().write(true).open(&path).unwrap();
+        for (at, byte) in genuine.iter().enumerate() {
+            let is_behind = |begin: &&Begin| begin.segment == number && begin.at <= at;
+            let begin = begins.iter().rfind(is_behind).unwrap();
+            let put = |byte| file.write_all_at(&[byte], wide(at)).unwrap();
+            put(byte ^ 1);
+            let error = check().expect_err("a flipped byte").message;
+            put(*byte);
+            let entry = format!("entry {}: ", begin.entry);
+            let place = format!("({}, byte {})", path.display(), begin.at);
+            assert!(error.starts_with(&entry), "{at}: {entry}{error}");
+            assert!(error.contains(&place), "{at}: {place}: {error}");
         }
-        std::fs::write(&path, genuine).unwrap();
     }
-    let error = {
-        let path = dir.path().join(segment::name(1));
-        let mut touched = std::fs::read(&path).unwrap();
-        touched[HEADER_BYTES + frame::HEADER_BYTES + 20] ^= 1;
-        std::fs::write(&path, touched).unwrap();
-        verify(dir.path(), None).unwrap_err()
-    };
-    assert!(
-        error.starts_with("entry 1: the checksum does not hold"),
-        "{error}"
-    );
+}
+
+fn nobody() -> Console {
+    let sink = || Box::new(io::sink());
+    Console::new(sink(), sink(), Box::new(Cursor::new("")), false)
 }
 
 #[test]
@@ -552,4 +597,14 @@ fn a_folder_without_a_ledger_and_a_key_that_is_none_are_said() {
             .message
             .contains("not a ledger's public key")
     );
+}
+
+#[test]
+fn whoever_checks_a_copy_without_its_mark_is_told_what_cannot_be_told() {
+    let dir = tempfile::tempdir().unwrap();
+    genuine().write(dir.path());
+    let said = || verify_before(dir.path(), None, false).unwrap().1;
+    assert!(!said().contains("missing at its end"), "{}", said());
+    std::fs::remove_file(dir.path().join(mark::NAME)).unwrap();
+    assert!(said().contains("missing at its end"), "{}", said());
 }
