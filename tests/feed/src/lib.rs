@@ -5,6 +5,8 @@
 //! that they left behind.
 #![forbid(unsafe_code)]
 
+mod certificates;
+
 use std::{
     fmt::Debug,
     net::Ipv4Addr,
@@ -12,13 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cardea_credential::{
-    knock::Knock,
-    pem,
-    signed::{verify_answer, verify_offer},
-    ticket::{TicketKey, verify_ticket},
-    trust::Trust,
-};
+use cardea_credential::{knock::Knock, pem, ticket::TicketKey};
 use cardea_daemon::data::socks::{self, Heard, Stage};
 use cardea_host::{
     channel::{Filter, Gate},
@@ -37,10 +33,9 @@ use cardea_ledger::{
 };
 use cardea_node::names::{self, AppAddresses, Names};
 use cardea_proto::{
-    access::Signed,
     admin::{AdminAnswer, AdminHello, AdminRequest, ChangeOrder},
     app::Protocol,
-    codec::{self, Blob, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_ADMIN, MESSAGE_BYTES_MAX_STRANGER},
+    codec::{self, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_ADMIN, MESSAGE_BYTES_MAX_STRANGER},
     detour::{Aim, DATAGRAM_BYTES_MAX, FrameError, Frames},
     enroll::{EnrollAnswer, EnrollRequest},
     invite::InviteCode,
@@ -71,7 +66,7 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("invites", invites),
     ("journal", journal),
     ("checkpoints", checkpoints),
-    ("certificates", certificates),
+    ("certificates", certificates::certificates),
     ("packets", packets),
     ("fragments", fragments),
     ("bundles", bundles),
@@ -153,24 +148,6 @@ pub fn checkpoints(bytes: &[u8]) {
     }
     let verifier = Verifier::new("corp.example/ledger".to_owned(), [7; 32]);
     assert!(verifier.verify(text).is_err(), "nobody has that key");
-}
-
-/// Certificates, signed statements and tickets, of which none was signed by anybody we trust.
-pub fn certificates(bytes: &[u8]) {
-    let at = Clock::system().now().unix;
-    if let Ok(trust) = Trust::of_root(bytes.to_vec()) {
-        assert_eq!(trust.root(), bytes);
-        let chain = [Blob(bytes.to_vec()), Blob(bytes.to_vec())];
-        assert!(trust.verify(&chain, at).is_err(), "a root is no leaf");
-        if let Ok(signed) = codec::decode::<Signed>(bytes, MESSAGE_BYTES_MAX) {
-            assert!(verify_offer(&signed, &trust, at).is_err());
-            assert!(verify_answer(&signed, &trust, at).is_err());
-        }
-    }
-    assert!(
-        verify_ticket(&[7; 32], bytes).is_none(),
-        "nobody has that key"
-    );
 }
 
 /// Inner packets: whatever passes lies within its bytes and has ports.
