@@ -329,6 +329,105 @@ fn an_admins_entry_needs_the_admins_signature() {
     );
 }
 
+/// The key of a map and the one behind it change places: the same entry in other bytes.
+fn swapped(encoded: &[u8], one: &str, other: &str) -> Vec<u8> {
+    let mut entry: ciborium::Value = ciborium::from_reader(encoded).unwrap();
+    let pairs = entry.as_map_mut().unwrap();
+    let draft = pairs
+        .iter_mut()
+        .find(|(key, _)| key.as_text() == Some("draft"));
+    let draft = draft.unwrap().1.as_map_mut().unwrap();
+    let place = |name| {
+        draft
+            .iter()
+            .position(|(key, _)| key.as_text() == Some(name))
+    };
+    let (one, other) = (place(one).unwrap(), place(other).unwrap());
+    draft.swap(one, other);
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&entry, &mut bytes).unwrap();
+    assert_ne!(bytes, encoded);
+    bytes
+}
+
+#[test]
+fn an_entry_in_other_bytes_needs_the_admins_signature_all_the_same() {
+    let unsigned = |actor: Option<Actor>| {
+        let mut draft = drafts().remove(1);
+        draft.signed = None;
+        draft.actor = actor.unwrap_or(draft.actor);
+        [drafts().remove(0), draft]
+    };
+    let controller = Actor::Controller(ControllerId::from_bytes([1; 10]));
+    for (actor, expected) in [
+        (None, "carries no signature"),
+        (Some(controller), "only an admin"),
+    ] {
+        for (one, other) in [
+            ("decision", "signed"),
+            ("changes", "signed"),
+            ("at", "actor"),
+        ] {
+            let mut touched = ledger(unsigned(actor.clone()).to_vec(), &key(1));
+            let payload = touched.segments[0].pop().unwrap();
+            touched.segments[0].push(swapped(&payload, one, other));
+            touched.segments.pop();
+            let error = touched.checked().unwrap_err();
+            assert!(
+                error.starts_with("entry 2") && error.contains(expected),
+                "{one}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_domain_is_founded_once() {
+    let mut drafts = drafts();
+    drafts[2].changes = drafts[0].changes.clone();
+    let error = ledger(drafts, &key(1)).checked().unwrap_err();
+    assert!(
+        error.starts_with("entry 3") && error.contains("only an admin"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_epoch_begins_with_an_admins_acknowledgment_and_not_by_the_ledgers_key_alone() {
+    let signed_in = |epoch| {
+        let mut drafts = drafts();
+        let (signer, id, _) = admin();
+        let order = ChangeOrder {
+            domain: "corp.example".parse().unwrap(),
+            nonce: Bytes([4; 16]),
+            sequence: 100,
+            at: UnixMillis(2_600),
+            change: AdminChange::RollbackAcknowledge,
+        };
+        drafts[4] = Draft {
+            at: UnixMillis(2_600),
+            actor: Actor::Admin(id),
+            changes: vec![Change::RollbackAcknowledged],
+            decision: None,
+            signed: Some(sign_change(&order, &signer).unwrap()),
+        };
+        let mut ledger = ledger(drafts, &key(1));
+        let note = String::from_utf8(ledger.segments[1].remove(2)).unwrap();
+        let checkpoint = key(1).verifier().verify(&note).unwrap();
+        let note = key(1)
+            .sign(checkpoint.size, checkpoint.root, epoch)
+            .unwrap();
+        ledger.segments[1].insert(2, note.into_bytes());
+        ledger.checked()
+    };
+    assert!(signed_in(1).is_ok());
+    for said in [0, 2] {
+        let error = signed_in(said).unwrap_err();
+        let expected = format!("says epoch {said}, but 1 rollbacks were acknowledged");
+        assert!(error.contains(&expected), "{error}");
+    }
+}
+
 #[test]
 fn a_signed_request_stands_for_what_it_asks_for_once_and_in_its_domain() {
     let site = |name: &str| Change::SiteAdded(name.parse().unwrap());
