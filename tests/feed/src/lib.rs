@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod journal;
 
 use std::{
     fmt::Debug,
@@ -24,9 +25,7 @@ use cardea_host::{
     resolv_conf::{self, Said},
 };
 use cardea_ledger::{
-    audit::Audit,
     checkpoint::Verifier,
-    mark::Mark,
     seal::{DataKey, Wrapped},
     segment::{self, HEADER_BYTES, Next, Reader},
     wide,
@@ -39,7 +38,6 @@ use cardea_proto::{
     detour::{Aim, DATAGRAM_BYTES_MAX, FrameError, Frames},
     enroll::{EnrollAnswer, EnrollRequest},
     invite::InviteCode,
-    ledger::Entry,
     local::{LocalAnswer, LocalRequest},
     message::{FromNode, ToNode},
     path::{CANDIDATES_MAX, PathFrame},
@@ -64,7 +62,7 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("messages", messages),
     ("admin", admin),
     ("invites", invites),
-    ("journal", journal),
+    ("journal", journal::journal),
     ("checkpoints", checkpoints),
     ("certificates", certificates::certificates),
     ("packets", packets),
@@ -111,30 +109,6 @@ pub fn invites(bytes: &[u8]) {
         let again = code.reveal().parse::<InviteCode>();
         let same = again.is_ok_and(|again| again.reveal() == code.reveal());
         assert!(same, "a code does not read back as itself");
-    }
-}
-
-/// A ledger's files: a segment with its frames and entries, and the mark.
-pub fn journal(bytes: &[u8]) {
-    if let Some(mark) = Mark::parse(bytes) {
-        assert_eq!(mark.bytes(), bytes);
-    }
-    if let Some(header) = segment::Header::parse(bytes) {
-        assert_eq!(bytes.get(..HEADER_BYTES), Some(header.bytes().as_slice()));
-    }
-    same::<Entry>(bytes, MESSAGE_BYTES_MAX_ADMIN);
-    let verifier = Verifier::new("corp.example/ledger".to_owned(), [7; 32]);
-    let mut audit = Audit::new(verifier, None);
-    let Ok(mut reader) = Reader::at(&bytes, wide(HEADER_BYTES).min(wide(bytes.len()))) else {
-        return;
-    };
-    let mut before = 0;
-    while let Ok(Next::Frame { offset, payload }) = reader.advance() {
-        assert!(offset >= before && payload.len() <= bytes.len());
-        before = offset;
-        if audit.record(payload).is_err() {
-            break;
-        }
     }
 }
 
