@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod datagrams;
 mod journal;
+mod passes;
 
 use std::{
     fmt::Debug,
@@ -78,6 +80,8 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("sealed", sealed),
     ("snapshots", snapshots),
     ("detours", detours),
+    ("passes", passes::passes),
+    ("datagrams", datagrams::datagrams),
 ];
 
 /// Messages between nodes and controllers.
