@@ -5,9 +5,12 @@ mod pair;
 
 use std::time::Duration;
 
-use cardea_proto::app::Carrier;
-use cardea_tunnel::{End, Input};
-use pair::{CARRIERS, GRANT, Pair, pattern};
+use cardea_proto::{
+    app::Carrier,
+    relay::{DATA_HEADER_BYTES, Handle},
+};
+use cardea_tunnel::{DropReason, End, Input, Via};
+use pair::{Beside, CARRIERS, GRANT, Pair, nat::Kind, pattern};
 use proptest::prelude::*;
 
 /// One datagram, and how it begins.
@@ -88,19 +91,59 @@ fn damaged_and_repeated_datagrams_change_nothing() {
 }
 
 #[test]
-fn a_flood_of_handshakes_costs_a_few() {
-    let mut pair = Pair::new(Carrier::WireGuard);
+fn junk_and_copies_that_look_like_handshakes_keep_no_rekey_out() {
+    let mut pair = Pair::bare();
+    pair.captured = Some(Vec::new());
+    pair.install(pair::keys::wireguard(1));
+    pair.meet(Beside::new(Kind::Open, Kind::Open));
+    let (mine, theirs) = pair.connect("80/tcp");
+    assert!(pair.run(Duration::from_secs(2), |pair| pair.agent.is_direct()));
     pair.pass(Duration::from_secs(1));
-    for _ in 0..1_000 {
-        let mut datagram = pair::handle(End::Connector).data_header().to_vec();
-        datagram.extend_from_slice(&[1, 0, 0, 0]);
-        datagram.extend_from_slice(&[9; 144]);
-        pair.deliver(End::Connector, &datagram);
+    let header = |pair: &Pair, via| {
+        let mut seen = pair.captured.iter().flatten().rev();
+        let one = seen.find(|one| one.to == End::Connector && one.via == via);
+        one.unwrap().datagram[..DATA_HEADER_BYTES].to_vec()
+    };
+    let headers = [Via::Relay, Via::Direct].map(|via| (via, header(&pair, via)));
+    let copy = first_messages(&pair).remove(0);
+    let begun = pair.now.instant;
+    // From one key's birth past its end.
+    while pair.now.instant < begun + Duration::from_secs(250) {
+        pair.pass(Duration::from_millis(50));
+        for (via, header) in headers.iter().cycle().take(6) {
+            let from = match via {
+                Via::Relay => pair::RELAY.parse().unwrap(),
+                Via::Direct => "192.0.2.66:666".parse().unwrap(),
+            };
+            for junk in [
+                [&[1, 0, 0, 0][..], &[9; 144]].concat(),
+                vec![1; 148],
+                copy.clone(),
+            ] {
+                let datagram = [&header[..], &junk].concat();
+                pair.deliver_from(End::Connector, from, *via, &datagram);
+            }
+        }
+        pair.flush(End::Connector);
     }
-    let flood = cardea_tunnel::DropReason::HandshakeFlood;
-    assert!(pair.connector.tunnels.drops().count(flood) > 980);
-    pair.input(End::Connector, Input::Timeout);
-    pair.connect("80/tcp");
+    assert!(first_messages(&pair).len() >= 3, "keys were made anew");
+    let data = pattern(3_000);
+    assert!(pair.transfer(End::Agent, mine, theirs, &data) == data);
+    assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+    let drops = pair.connector.tunnels.drops();
+    assert_eq!(drops.count(DropReason::HandshakeFlood), 0);
+    assert!(drops.count(DropReason::NotAuthentic) > 20_000);
+}
+
+/// The first messages of handshakes that somebody has seen, without what stands before them.
+fn first_messages(pair: &Pair) -> Vec<Vec<u8>> {
+    let seen = pair.captured.iter().flatten();
+    let sealed = seen.filter_map(|one| Some(Handle::split_data(&one.datagram)?.1.to_vec()));
+    let mut first: Vec<_> = sealed
+        .filter(|sealed| sealed.len() == 148 && sealed[0] == 1)
+        .collect();
+    first.dedup();
+    first
 }
 
 fn throw(pair: &mut Pair, garbage: Garbage) {

@@ -53,8 +53,7 @@ impl WireGuard {
         context.link.measure(FULL_DATAGRAM_BYTES);
         let mut entropy = ChaCha20Rng::from_seed(seed);
         let inner = Inner::new(context, sealer::mtu(context.link), &mut entropy);
-        // The lower eight bits of what it becomes count handshakes.
-        let index = entropy.next_u32() >> 8;
+        let index = entropy.next_u32();
         let mut seed = [0; 32];
         entropy.fill_bytes(&mut seed);
         let mut tunnel = Self {
@@ -79,8 +78,10 @@ impl WireGuard {
     /// Opens one datagram; says whether it was authentic.
     pub(crate) fn datagram(&mut self, context: &mut Context<'_>, sealed: &[u8]) -> bool {
         let now = context.now.instant;
-        if Noise::is_handshake(sealed) && !self.session.admits_handshake(now) {
-            context.drop(DropReason::HandshakeFlood);
+        if Noise::is_handshake(sealed)
+            && let Err(reason) = self.admit_handshake(now, sealed)
+        {
+            context.drop(reason);
             return false;
         }
         let mut packets = std::mem::take(&mut context.out.packets);
@@ -123,6 +124,18 @@ impl WireGuard {
         }
         context.out.packets = packets;
         authentic
+    }
+
+    /// Counts a first message that is the peer's, before it costs more; one that is not costs it no
+    /// place.
+    fn admit_handshake(&mut self, now: Instant, sealed: &[u8]) -> Result<(), DropReason> {
+        if !self.noise.is_new_handshake(sealed) {
+            return Err(DropReason::NotAuthentic);
+        }
+        if !self.session.admits_handshake(now) {
+            return Err(DropReason::HandshakeFlood);
+        }
+        Ok(())
     }
 
     /// Does what is due: handshakes, signs of life, and the stack's timers.

@@ -73,6 +73,8 @@ pub struct Pair {
     pub damage: bool,
     /// Addresses of the relay that an end does not reach, the agent where `true`.
     pub unreached: BTreeSet<(bool, SocketAddr)>,
+    /// What somebody on every path has seen, when there is one.
+    pub captured: Option<Vec<Captured>>,
     /// Relays that answer tickets and forward nothing.
     pub lying: BTreeSet<SocketAddr>,
     /// Who is bound, and by which address of the relay.
@@ -136,6 +138,7 @@ impl Pair {
             beside: None,
             damage: false,
             unreached: BTreeSet::new(),
+            captured: None,
             lying: BTreeSet::new(),
             bound: BTreeMap::new(),
             cookie: Cookie([0; COOKIE_BYTES]),
@@ -467,6 +470,13 @@ impl Pair {
     }
 
     fn arrive(&mut self, to: End, from: SocketAddr, via: Via, datagram: Vec<u8>, delay: Duration) {
+        if let Some(captured) = &mut self.captured {
+            captured.push(Captured {
+                to,
+                via,
+                datagram: datagram.clone(),
+            });
+        }
         let lost = self.random.next_u32() % 1_000 < self.loss;
         if lost {
             return;
@@ -492,6 +502,14 @@ impl Pair {
             self.queue.insert((at, self.sequence), flying);
         }
     }
+}
+
+/// A datagram that somebody has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    pub to: End,
+    pub via: Via,
+    pub datagram: Vec<u8>,
 }
 
 /// A datagram on its way.

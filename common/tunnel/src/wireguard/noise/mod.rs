@@ -35,8 +35,10 @@ use self::{
 pub(crate) struct Noise {
     identity: Identity,
     entropy: ChaCha20Rng,
-    /// Its upper 24 bits are the tunnel's, the others count handshakes.
+    /// Counts handshakes, from where nobody can guess.
     next_index: u32,
+    /// The index of the peer's latest first message.
+    asked: Option<u32>,
     attempt: Option<Initiation>,
     /// Of the latest initiation that was sent, or answered.
     stamp: [u8; STAMP_BYTES],
@@ -69,7 +71,7 @@ pub(crate) enum Opened<'a> {
 }
 
 impl Noise {
-    /// `seed` makes the ephemeral keys and is used once; `index` has its lower eight bits free.
+    /// `seed` makes the ephemeral keys and is used once; `index` is that of the first handshake.
     pub(crate) fn new(
         private: &Secret32,
         peer: Bytes<32>,
@@ -80,7 +82,8 @@ impl Noise {
         Self {
             identity: Identity::new(&private.0, peer.0, &psk.0),
             entropy: ChaCha20Rng::from_seed(seed),
-            next_index: index << 8,
+            next_index: index,
+            asked: None,
             attempt: None,
             stamp: [0; STAMP_BYTES],
             next: None,
@@ -89,9 +92,24 @@ impl Noise {
         }
     }
 
-    /// Whether a datagram is a handshake's first message: the one that costs us most.
+    /// Whether a datagram looks like a handshake's first message: the one that costs us most.
     pub(crate) fn is_handshake(sealed: &[u8]) -> bool {
         sealed.first() == Some(&KIND_INITIATION)
+    }
+
+    /// Whether a first message is the peer's and later than any that was: no other may cost us more
+    /// than this.
+    ///
+    /// Its MAC needs our public key, which one grant has and nobody else is told, and its index,
+    /// which grows with each, is under that MAC: what somebody on the way made or kept is told apart
+    /// without any of the four exponentiations.
+    pub(crate) fn is_new_handshake(&self, sealed: &[u8]) -> bool {
+        handshake::index_of(&self.identity, sealed).is_some_and(|index| self.is_later(index))
+    }
+
+    fn is_later(&self, index: u32) -> bool {
+        self.asked
+            .is_none_or(|before| index.wrapping_sub(before).cast_signed() > 0)
     }
 
     /// Opens a datagram into `room`, which must be no shorter and hold at least [`ROOM_MIN`] bytes.
@@ -182,6 +200,7 @@ impl Noise {
         let indexes = (index, peer_index);
         self.next = Some(Keys::new(now.instant, indexes, &responder, &initiator)?);
         self.stamp = stamp;
+        self.asked = Some(peer_index);
         let answer = room.get(..len)?;
         Some(Opened::Handshake { answer })
     }
@@ -210,8 +229,7 @@ impl Noise {
 
     fn index(&mut self) -> u32 {
         let index = self.next_index;
-        let count = index.wrapping_add(1) & 0xff;
-        self.next_index = (index & !0xff) | count;
+        self.next_index = index.wrapping_add(1);
         index
     }
 
