@@ -5,12 +5,16 @@ mod pair;
 
 use std::time::Duration;
 
+use boringtun::{
+    noise::{Tunn, TunnResult},
+    x25519::{PublicKey, StaticSecret},
+};
 use cardea_proto::{
     app::Carrier,
     relay::{DATA_HEADER_BYTES, Handle},
 };
-use cardea_tunnel::{DropReason, End, Input, Via};
-use pair::{Beside, CARRIERS, GRANT, Pair, nat::Kind, pattern};
+use cardea_tunnel::{CarrierKeys, Command, DropReason, End, Via};
+use pair::{Beside, CARRIERS, GRANT, OTHER, Pair, nat::Kind, pattern};
 use proptest::prelude::*;
 
 /// One datagram, and how it begins.
@@ -140,10 +144,65 @@ fn first_messages(pair: &Pair) -> Vec<Vec<u8>> {
     let seen = pair.captured.iter().flatten();
     let sealed = seen.filter_map(|one| Some(Handle::split_data(&one.datagram)?.1.to_vec()));
     let mut first: Vec<_> = sealed
-        .filter(|sealed| sealed.len() == 148 && sealed[0] == 1)
+        .filter(|sealed| sealed.len() == 148 && sealed.first() == Some(&1))
         .collect();
     first.dedup();
     first
+}
+
+#[test]
+fn a_flood_of_one_insiders_handshakes_costs_five_a_second_and_keeps_nobody_else_out() {
+    let mut pair = Pair::bare();
+    pair.captured = Some(Vec::new());
+    let (insider, connector) = pair::keys::wireguard(2);
+    let install = pair::install_other(End::Connector, connector);
+    pair.command(End::Connector, Command::Install(Box::new(install)));
+    let to_insider = pair::handle_at(OTHER, End::Agent);
+    pair.bind(to_insider);
+    pair.pass(Duration::from_secs(1));
+    let mut mine = None;
+    for number in 0..4_000 {
+        if number == 1_000 {
+            pair.install(pair::keys::wireguard(1));
+            mine = Some(pair.open("80/tcp"));
+        }
+        let first = first_message(&insider, number);
+        let header = pair::handle_at(OTHER, End::Connector).data_header();
+        pair.deliver(End::Connector, &[&header[..], &first].concat());
+        pair.flush(End::Connector);
+        pair.pass(Duration::from_millis(1));
+        if number == 3_000 {
+            assert!(pair.agent.established(mine.unwrap()), "within two seconds");
+        }
+    }
+    let seen = pair.captured.iter().flatten();
+    let answers = seen.filter(|one| {
+        Handle::split_data(&one.datagram)
+            .is_some_and(|(handle, sealed)| handle == to_insider && sealed.first() == Some(&2))
+    });
+    assert_eq!(answers.count(), 4 * 5);
+    let drops = pair.connector.tunnels.drops();
+    assert_eq!(drops.count(DropReason::HandshakeFlood), 4_000 - 4 * 5);
+}
+
+/// A first message that is the insider's and new, from another implementation of the protocol.
+fn first_message(keys: &CarrierKeys, number: u32) -> Vec<u8> {
+    let CarrierKeys::WireGuard { private, peer, psk } = keys else {
+        return Vec::new();
+    };
+    let private = StaticSecret::from(private.0);
+    let mut tunnel = Tunn::new(
+        private,
+        PublicKey::from(peer.0),
+        Some(psk.0),
+        None,
+        number,
+        None,
+    );
+    let mut room = [0; 148];
+    let made = tunnel.format_handshake_initiation(&mut room, true);
+    assert!(matches!(made, TunnResult::WriteToNetwork(_)), "{made:?}");
+    room.to_vec()
 }
 
 fn throw(pair: &mut Pair, garbage: Garbage) {

@@ -35,6 +35,9 @@ use rand_core::{RngCore, SeedableRng};
 use nat::{Kind, Nat};
 
 pub const GRANT: GrantId = GrantId::from_bytes([7; 10]);
+pub const OTHER_GRANT: GrantId = GrantId::from_bytes([8; 10]);
+/// The rank of its handles, behind the first tunnel's relay and those that stand by for it.
+pub const OTHER: u8 = 3;
 pub const TTL: Duration = Duration::from_secs(300);
 pub const CARRIERS: [Carrier; 2] = [Carrier::WireGuard, Carrier::Quic];
 
@@ -361,6 +364,11 @@ impl Pair {
         }
     }
 
+    /// Somebody else has shown the relay a ticket with this handle.
+    pub fn bind(&mut self, handle: Handle) {
+        self.bound.insert(handle, RELAY.parse().unwrap());
+    }
+
     /// What a relay that started again knows: nothing.
     pub fn forget_bindings(&mut self) {
         self.bound.clear();
@@ -399,11 +407,11 @@ impl Pair {
             }
             Some(FrameKind::Data) => {
                 let (own, sealed) = Handle::split_data(datagram).unwrap();
-                let rank = (0..=2).find(|rank| handle_at(*rank, from) == own);
+                let rank = (0..=OTHER).find(|rank| handle_at(*rank, from) == own);
                 let rank = rank.expect("a handle of this end");
                 assert_eq!(
                     at == RELAY.parse().unwrap() || at == RELAY_V6.parse().unwrap(),
-                    rank == 0
+                    rank == 0 || rank == OTHER
                 );
                 if self.lying.contains(&at) {
                     return;
@@ -655,6 +663,17 @@ pub fn install(end: End, keys: CarrierKeys) -> Install {
             never: Vec::new(),
         }),
     }
+}
+
+/// The same for another tunnel of this connector.
+pub fn install_other(end: End, keys: CarrierKeys) -> Install {
+    let mut install = install(end, keys);
+    install.grant = OTHER_GRANT;
+    install.ticket = ticket_at(OTHER, end);
+    install.meeting.secret = Secret32([8; 32]);
+    install.inner.device_v4 = [100, 64, 0, 2].into();
+    install.inner.device_v6 = "fd00::2".parse().unwrap();
+    install
 }
 
 /// Where the relays are that stand by, and this end's tickets for them.
