@@ -187,7 +187,7 @@ impl Link {
                 self.paths.why(),
                 PathReason::Lost(_) | PathReason::PeerRoamed
             );
-        let is_lost = std::mem::take(&mut self.is_lost);
+        let is_lost = std::mem::take(&mut self.is_lost) | self.life.take_returned();
         std::mem::take(&mut self.is_detour_new) || is_lost || is_left
     }
 
@@ -269,6 +269,13 @@ impl Link {
             self.tell(now);
         }
         self.schedule();
+    }
+
+    /// This end was asleep: NATs and relays may have forgotten it, and its carrier's timers stood still.
+    pub(crate) fn woke(&mut self, now: Instant) {
+        self.life.woke();
+        self.roamed(now);
+        self.is_lost = true;
     }
 
     /// A detour leads to a relay from now on, or UDP again: it must learn where we are, and what was
@@ -412,6 +419,9 @@ impl Link {
             }
         }
         self.life.heard();
+        if self.life.has_returned() {
+            self.hasten(Some(now));
+        }
         if !self.is_peer_there {
             self.is_peer_there = true;
             self.relay_size.begin(now);

@@ -92,13 +92,14 @@ impl WireGuard {
             Opened::Nothing => context.drop(DropReason::NotAuthentic),
             Opened::KeepAlive => self.heard(context),
             Opened::Handshake { answer } => {
-                self.session.heard(now);
+                self.session.heard();
                 self.sealer(context).send_bare(answer);
             }
             Opened::Answered { confirm } => {
                 self.session.established(now);
                 self.sealer(context).send_bare(confirm);
                 self.opened(context);
+                self.repeat_unsealed(now);
             }
             Opened::Packet(packet) => {
                 self.heard(context);
@@ -161,6 +162,7 @@ impl WireGuard {
 
     /// The tunnel's datagrams go another way, because the one before carries nothing.
     pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
+        self.session.hurry(context.now.instant);
         self.inner.rerouted(context.now.instant);
     }
 
@@ -307,7 +309,15 @@ impl WireGuard {
             self.session.established(now);
             self.opened(context);
         }
-        self.session.heard(now);
+        self.session.heard();
+        self.repeat_unsealed(now);
+    }
+
+    /// There are keys: what was lost for want of them is sent again, without waiting for timers.
+    fn repeat_unsealed(&mut self, now: Instant) {
+        if self.noise.take_mute() {
+            self.inner.rerouted(now);
+        }
     }
 
     fn opened(&mut self, context: &mut Context<'_>) {

@@ -76,6 +76,10 @@ pub struct Pair {
     pub damage: bool,
     /// Addresses of the relay that an end does not reach, the agent where `true`.
     pub unreached: BTreeSet<(bool, SocketAddr)>,
+    /// An end whose machine sleeps: it hears nothing, and no timer of it runs.
+    pub asleep: Option<End>,
+    /// Timers that were due at each end, the agent's first.
+    pub timeouts: [u32; 2],
     /// What somebody on every path has seen, when there is one.
     pub captured: Option<Vec<Captured>>,
     /// Relays that answer tickets and forward nothing.
@@ -141,6 +145,8 @@ impl Pair {
             beside: None,
             damage: false,
             unreached: BTreeSet::new(),
+            asleep: None,
+            timeouts: [0; 2],
             captured: None,
             lying: BTreeSet::new(),
             bound: BTreeMap::new(),
@@ -276,9 +282,10 @@ impl Pair {
 
     /// Goes to the next thing that happens, unless it is after `limit`.
     fn step_until(&mut self, limit: Instant) -> bool {
+        let awake = [End::Agent, End::Connector].map(|end| Some(end) != self.asleep);
         let deadlines = [
-            self.agent.tunnels.deadline(),
-            self.connector.tunnels.deadline(),
+            self.agent.tunnels.deadline().filter(|_| awake[0]),
+            self.connector.tunnels.deadline().filter(|_| awake[1]),
         ];
         let arrival = self.queue.first_key_value().map(|((at, _), _)| *at);
         let next = deadlines.into_iter().flatten().chain(arrival).min();
@@ -300,9 +307,14 @@ impl Pair {
                 via,
                 datagram,
             } = entry.remove();
-            self.deliver_from(end, from, via, &datagram);
+            if self.asleep != Some(end) {
+                self.deliver_from(end, from, via, &datagram);
+            }
         }
         for end in [End::Agent, End::Connector] {
+            if self.asleep == Some(end) {
+                continue;
+            }
             self.flush(end);
             if self
                 .node(end)
@@ -310,6 +322,7 @@ impl Pair {
                 .deadline()
                 .is_some_and(|due| due <= at)
             {
+                self.timeouts[usize::from(end == End::Connector)] += 1;
                 self.input(end, Input::Timeout);
             }
         }

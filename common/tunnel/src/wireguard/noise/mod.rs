@@ -47,6 +47,8 @@ pub(crate) struct Noise {
     current: Option<Keys>,
     /// For what is still on its way.
     previous: Option<Keys>,
+    /// Whether something was to be sealed and there were no keys.
+    is_mute: bool,
 }
 
 /// What a datagram turned out to be.
@@ -89,6 +91,7 @@ impl Noise {
             next: None,
             current: None,
             previous: None,
+            is_mute: false,
         }
     }
 
@@ -129,7 +132,15 @@ impl Noise {
     /// Seals the packet of `len` bytes, none as a sign of life, that stands [`HEADER_BYTES`] into `room`;
     /// says how long it became.
     pub(crate) fn seal(&mut self, now: Instant, len: usize, room: &mut [u8]) -> Option<usize> {
-        self.current.as_mut()?.seal(now, len, room)
+        let current = self.current.as_mut();
+        let sealed = current.and_then(|keys| keys.seal(now, len, room));
+        self.is_mute |= sealed.is_none();
+        sealed
+    }
+
+    /// Whether something could not be sealed since it was asked last, for which there are keys again.
+    pub(crate) const fn take_mute(&mut self) -> bool {
+        std::mem::replace(&mut self.is_mute, false)
     }
 
     /// Begins a handshake, also while another waits for its answer.
