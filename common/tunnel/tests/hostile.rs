@@ -3,7 +3,10 @@
 #[cfg(test)]
 mod pair;
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use boringtun::{
     noise::{Tunn, TunnResult},
@@ -14,8 +17,11 @@ use cardea_proto::{
     relay::{DATA_HEADER_BYTES, Handle},
 };
 use cardea_tunnel::{CarrierKeys, Command, DropReason, End, Via};
-use pair::{Beside, CARRIERS, GRANT, OTHER, Pair, nat::Kind, pattern};
+use pair::{Beside, CARRIERS, Captured, GRANT, OTHER, OTHER_GRANT, Pair, nat::Kind, pattern};
 use proptest::prelude::*;
+
+/// Somebody who is no end of any tunnel.
+const STRANGER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 66)), 666);
 
 /// One datagram, and how it begins.
 #[derive(Clone, Debug)]
@@ -117,7 +123,7 @@ fn junk_and_copies_that_look_like_handshakes_keep_no_rekey_out() {
         for (via, header) in headers.iter().cycle().take(6) {
             let from = match via {
                 Via::Relay => pair::RELAY.parse().unwrap(),
-                Via::Direct => "192.0.2.66:666".parse().unwrap(),
+                Via::Direct => STRANGER,
             };
             for junk in [
                 [&[1, 0, 0, 0][..], &[9; 144]].concat(),
@@ -183,6 +189,88 @@ fn a_flood_of_one_insiders_handshakes_costs_five_a_second_and_keeps_nobody_else_
     assert_eq!(answers.count(), 4 * 5);
     let drops = pair.connector.tunnels.drops();
     assert_eq!(drops.count(DropReason::HandshakeFlood), 4_000 - 4 * 5);
+}
+
+#[test]
+fn a_relay_that_swaps_what_two_tunnels_say_moves_nothing_between_them() {
+    for carrier in CARRIERS {
+        for is_near in [false, true] {
+            swap(carrier, is_near);
+        }
+    }
+}
+
+/// Also with paths beside the relay, whose datagrams somebody swaps as well. Under WireGuard it does so from
+/// the first datagrams on; who swaps those of QUIC, which prove nobody yet, keeps both tunnels from opening, as
+/// by dropping them.
+fn swap(carrier: Carrier, is_near: bool) {
+    let what = format!("{carrier:?}, direct {is_near}");
+    let mut pair = Pair::bare();
+    pair.swaps = carrier == Carrier::WireGuard;
+    pair.captured = Some(Vec::new());
+    if is_near {
+        pair.meet(Beside::new(Kind::Open, Kind::Open));
+    }
+    let keys = |seed| match carrier {
+        Carrier::WireGuard => pair::keys::wireguard(seed),
+        Carrier::Quic => pair::keys::quic(),
+    };
+    pair.install(keys(1));
+    let (agent, connector) = keys(2);
+    for (end, keys) in [(End::Connector, connector), (End::Agent, agent)] {
+        let install = pair::install_other(end, keys);
+        pair.command(end, Command::Install(Box::new(install)));
+    }
+    let flows = [GRANT, OTHER_GRANT].map(|grant| pair.connect_in(grant, "80/tcp"));
+    pair.pass(Duration::from_secs(2));
+    assert_eq!(pair.agent.is_direct(), is_near, "{what}");
+    pair.swaps = true;
+    for round in 0..20_u8 {
+        for (place, (mine, theirs)) in (1..).zip(flows) {
+            let data = vec![round * 3 + place; 4_000];
+            assert!(
+                pair.transfer(End::Agent, mine, theirs, &data) == data,
+                "{what}"
+            );
+            assert!(
+                pair.transfer(End::Connector, theirs, mine, &data) == data,
+                "{what}"
+            );
+        }
+        swap_direct(&mut pair);
+    }
+    for end in [End::Agent, End::Connector] {
+        let node = pair.node(end);
+        assert!(
+            node.tunnels.drops().count(DropReason::NotAuthentic) > 100,
+            "{what}"
+        );
+        assert_eq!(node.close_reason(), None, "{what}");
+    }
+    assert_eq!(pair.dials().len(), 2, "{what}");
+}
+
+/// Hands over what went directly lately, each time under the handle of the other tunnel.
+fn swap_direct(pair: &mut Pair) {
+    let seen = pair.captured.replace(Vec::new()).unwrap_or_default();
+    let direct: Vec<Captured> = seen
+        .into_iter()
+        .filter(|one| one.via == Via::Direct)
+        .collect();
+    for one in &direct {
+        let Some((own, sealed)) = Handle::split_data(&one.datagram) else {
+            continue;
+        };
+        let mut handles = direct.iter().filter(|other| other.to == one.to);
+        let other = handles.find_map(|other| {
+            Handle::split_data(&other.datagram).filter(|(handle, _)| *handle != own)
+        });
+        if let Some((other, _)) = other {
+            let swapped = [&other.data_header()[..], sealed].concat();
+            pair.deliver_from(one.to, STRANGER, Via::Direct, &swapped);
+            pair.flush(one.to);
+        }
+    }
 }
 
 /// A first message that is the insider's and new, from another implementation of the protocol.

@@ -84,6 +84,8 @@ pub struct Pair {
     pub captured: Option<Vec<Captured>>,
     /// Relays that answer tickets and forward nothing.
     pub lying: BTreeSet<SocketAddr>,
+    /// Whether the relay also hands each tunnel what belongs to the other one, and that first.
+    pub swaps: bool,
     /// Who is bound, and by which address of the relay.
     bound: BTreeMap<Handle, SocketAddr>,
     /// What an end must give back to the relay; another one after each loss of the bindings.
@@ -149,6 +151,7 @@ impl Pair {
             timeouts: [0; 2],
             captured: None,
             lying: BTreeSet::new(),
+            swaps: false,
             bound: BTreeMap::new(),
             cookie: Cookie([0; COOKIE_BYTES]),
             random: ChaCha20Rng::from_seed([5; 32]),
@@ -190,6 +193,10 @@ impl Pair {
 
     /// Opens a flow at the agent.
     pub fn open(&mut self, service: &str) -> FlowId {
+        self.open_in(GRANT, service)
+    }
+
+    pub fn open_in(&mut self, grant: GrantId, service: &str) -> FlowId {
         self.next_flow += 1;
         let flow = FlowId(1_000_000 + self.next_flow);
         let service = format!("host:{service}").parse::<Target>().unwrap().service;
@@ -197,7 +204,7 @@ impl Pair {
             End::Agent,
             Input::OpenFlow {
                 flow,
-                grant: GRANT,
+                grant,
                 service,
             },
         );
@@ -206,7 +213,11 @@ impl Pair {
 
     /// Opens a TCP flow and waits until both shells have it.
     pub fn connect(&mut self, service: &str) -> (FlowId, FlowId) {
-        let mine = self.open(service);
+        self.connect_in(GRANT, service)
+    }
+
+    pub fn connect_in(&mut self, grant: GrantId, service: &str) -> (FlowId, FlowId) {
+        let mine = self.open_in(grant, service);
         let before = self.dials().len();
         assert!(self.run(Duration::from_secs(30), |pair| pair.agent.established(mine)));
         (mine, self.dials()[before])
@@ -430,6 +441,10 @@ impl Pair {
                     return;
                 }
                 let peer = handle_at(rank, other(from));
+                if self.swaps {
+                    let wrong = handle_at(OTHER - rank, other(from));
+                    self.send(other(from), at, [&wrong.data_header()[..], sealed].concat());
+                }
                 let is_bound = self.bound.get(&own) == Some(&at);
                 if let (true, Some(there)) = (is_bound, self.bound.get(&peer).copied()) {
                     let mut forwarded = peer.data_header().to_vec();
