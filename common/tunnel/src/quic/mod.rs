@@ -118,6 +118,10 @@ impl Quic {
 
     /// Opens one datagram; says whether it was authentic.
     pub(crate) fn datagram(&mut self, context: &mut Context<'_>, sealed: &[u8]) -> bool {
+        if is_unasked(sealed) {
+            context.drop(DropReason::NotAuthentic);
+            return false;
+        }
         let now = context.now.instant;
         self.packets.clear();
         let event = self.endpoint.handle(
@@ -626,6 +630,19 @@ impl fmt::Debug for Quic {
             .field("phase", &self.phase)
             .field("flows", &self.flows)
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether a packet is one of those that prove nobody and that neither end of ours sends, but after which an
+/// agent would give up or begin anew: a version negotiation or a retry.
+///
+/// Source: RFC 9000 §17.2.1, §17.2.5.
+fn is_unasked(sealed: &[u8]) -> bool {
+    match *sealed {
+        [first, v0, v1, v2, v3, ..] if first & 0x80 != 0 => {
+            [v0, v1, v2, v3] == [0; 4] || first & 0x30 == 0x30
+        }
+        _ => false,
     }
 }
 
