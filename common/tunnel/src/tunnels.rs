@@ -128,7 +128,9 @@ impl Tunnels {
                 });
                 return;
             }
-            Input::Bundle { grant, bundle } => return self.bundle(now, grant, &bundle, out),
+            Input::Bundle { grant, mut bundle } => {
+                return self.bundle(now, grant, &mut bundle, out);
+            }
             Input::Command(command) => self.command(now, command, out),
             Input::Timeout => self.timeout(now, out),
             Input::Addresses(addresses) => self.addressed(now, addresses, out),
@@ -338,7 +340,7 @@ impl Tunnels {
         self.queue(grant);
     }
 
-    fn bundle(&mut self, now: Now, grant: GrantId, bundle: &Bundle<'_>, out: &mut Outbox) {
+    fn bundle(&mut self, now: Now, grant: GrantId, bundle: &mut Bundle<'_>, out: &mut Outbox) {
         match self.tunnels.get_mut(&grant) {
             Some(tunnel) if tunnel.over(now).is_none() => {
                 tunnel.with(now, &mut self.shared, out, |carrier, context| {

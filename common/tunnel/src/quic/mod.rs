@@ -262,7 +262,7 @@ impl Quic {
     }
 
     /// Sends a packet of the local network stack, or each of those that it stands for.
-    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &mut Bundle<'_>) {
         let mut built = std::mem::take(&mut context.shared.built);
         if let Err(reason) = self.queue_bundle(context, bundle, &mut built) {
             context.drop(reason);
@@ -273,7 +273,7 @@ impl Quic {
     fn queue_bundle(
         &mut self,
         context: &mut Context<'_>,
-        bundle: &Bundle<'_>,
+        bundle: &mut Bundle<'_>,
         built: &mut [u8],
     ) -> Result<(), DropReason> {
         if self.phase != Phase::Open {
@@ -281,6 +281,10 @@ impl Quic {
         }
         inner::check_bundle(context.filter, bundle)?;
         let mut datagrams = self.datagrams().ok_or(DropReason::NotOpen)?;
+        if bundle.longest() > datagrams::MTU.narrow {
+            // What is longer goes in two parts, of which a path loses one as easily as the other.
+            bundle.narrow(datagrams.mtu(context.link));
+        }
         for index in 0..bundle.count() {
             let len = bundle.write_part(index, built);
             let packet = len.and_then(|len| built.get(..len));

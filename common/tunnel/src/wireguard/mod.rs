@@ -16,7 +16,7 @@ pub(crate) use self::sealer::INNER_MTU;
 use self::{
     fragments::{Fragment, Fragments},
     noise::{Noise, Opened},
-    sealer::{FULL_DATAGRAM_BYTES, Seal, Sealer},
+    sealer::{FULL_DATAGRAM_BYTES, INNER_MTU_MIN, Seal, Sealer},
     session::{Due, Session},
 };
 use crate::{
@@ -26,7 +26,10 @@ use crate::{
     context::Context,
     drops::DropReason,
     filter::Permitted,
-    inner::{self, Inner, Pair, packet::Packet},
+    inner::{
+        self, Inner, Pair, Sink as _,
+        packet::{Body, Packet},
+    },
     input::{DialError, FlowId, Read},
     outbox::CloseReason,
 };
@@ -204,9 +207,15 @@ impl WireGuard {
     }
 
     /// Seals a packet of the local network stack, or each of those that it stands for.
-    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &mut Bundle<'_>) {
         if let Err(reason) = self.check_bundle(context, bundle) {
             return context.drop(reason);
+        }
+        if bundle.longest() > INNER_MTU_MIN && !sealer::is_wide(context.link) {
+            bundle.narrow(INNER_MTU_MIN);
+            if bundle.longest() > INNER_MTU_MIN {
+                return self.bundle_in_fragments(context, bundle);
+            }
         }
         let mut sealer = self.sealer(context);
         for index in 0..bundle.count() {
@@ -214,6 +223,25 @@ impl WireGuard {
                 bundle.write_part(index, room)
             });
         }
+        let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
+        context.traffic.written = context.traffic.written.saturating_add(len);
+    }
+
+    /// Seals what cannot be cut into shorter packets on a path that does not carry it whole.
+    fn bundle_in_fragments(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+        if bundle.packet().body != Body::Udp {
+            return context.drop(DropReason::TooLarge);
+        }
+        let mut built = std::mem::take(&mut context.shared.built);
+        let (_, mut seal) = self.inner();
+        for index in 0..bundle.count() {
+            let len = bundle.write_part(index, &mut built);
+            match len.and_then(|len| built.get(..len)) {
+                Some(packet) => seal.send_udp(context, packet),
+                None => context.drop(DropReason::TooLarge),
+            }
+        }
+        context.shared.built = built;
         let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
         context.traffic.written = context.traffic.written.saturating_add(len);
     }
