@@ -115,7 +115,7 @@ impl Carrier {
         each!(self, carrier => carrier.packet(context, flow, payload));
     }
 
-    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &mut Bundle<'_>) {
         each!(self, carrier => carrier.bundle(context, bundle));
     }
 

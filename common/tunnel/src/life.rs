@@ -22,6 +22,8 @@ pub(crate) struct Life {
     /// How often since the relay answered meanwhile: this end's own network is well.
     asked_beside: Option<u32>,
     is_silent: bool,
+    /// Whether it was, since somebody asked.
+    has_returned: bool,
 }
 
 impl Life {
@@ -37,6 +39,7 @@ impl Life {
 
     /// Something authentic came.
     pub(crate) const fn heard(&mut self) {
+        self.has_returned |= self.is_silent;
         self.unheard_since = None;
         self.asked = 0;
         self.asked_beside = None;
@@ -71,6 +74,11 @@ impl Life {
         }
     }
 
+    /// This end was asleep: what it did not hear meanwhile says nothing.
+    pub(crate) fn woke(&mut self) {
+        *self = Self::default();
+    }
+
     /// Whether the silence is the other end's alone: the relay answers, and questions that were sent
     /// since then were not answered.
     pub(crate) fn is_alone(&self) -> bool {
@@ -92,6 +100,16 @@ impl Life {
 
     pub(crate) const fn is_silent(&self) -> bool {
         self.is_silent
+    }
+
+    /// Whether the other end is back after a silence in which what was said went nowhere.
+    pub(crate) const fn has_returned(&self) -> bool {
+        self.has_returned
+    }
+
+    /// The same, once.
+    pub(crate) const fn take_returned(&mut self) -> bool {
+        std::mem::replace(&mut self.has_returned, false)
     }
 
     pub(crate) const fn deadline(&self) -> Option<Instant> {
@@ -128,7 +146,13 @@ impl Life {
         self.next = if self.is_silent && is_finding_out {
             Some(now + ASK_AGAIN)
         } else if self.is_silent {
-            Some(now + SILENT_PAUSE)
+            Some(
+                now + if self.asked < ASKED_SOON {
+                    SILENT_PAUSE
+                } else {
+                    SILENT_PAUSE_LATER
+                },
+            )
         } else {
             // At the limit itself, so that it is not known later than it could be.
             let limit = since
@@ -167,8 +191,15 @@ const UNHEARD_MAX: Duration = Duration::from_millis(1_500);
 /// How long somebody waits who asks how a tunnel is.
 const CHECK_MAX: Duration = Duration::from_millis(1_500);
 
-/// How often a silent end is asked. The carrier gives it up in the end.
+/// How often a silent end is asked at first.
 const SILENT_PAUSE: Duration = Duration::from_secs(2);
+
+/// Questions after which a silent end counts as away: half a minute of them.
+const ASKED_SOON: u32 = 20;
+
+/// How often it is asked from then on, until its grant ends. Who was asleep or elsewhere says by itself that
+/// it is back; this is for a network that mends between the two ends.
+const SILENT_PAUSE_LATER: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

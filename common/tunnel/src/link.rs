@@ -27,7 +27,7 @@ use cardea_proto::{
 
 use self::{
     asks::Asks,
-    sizes::{Measure, Sizes},
+    sizes::{Measure, Sizes, Step as SizeStep},
 };
 use crate::{
     command::End,
@@ -187,7 +187,7 @@ impl Link {
                 self.paths.why(),
                 PathReason::Lost(_) | PathReason::PeerRoamed
             );
-        let is_lost = std::mem::take(&mut self.is_lost);
+        let is_lost = std::mem::take(&mut self.is_lost) | self.life.take_returned();
         std::mem::take(&mut self.is_detour_new) || is_lost || is_left
     }
 
@@ -269,6 +269,13 @@ impl Link {
             self.tell(now);
         }
         self.schedule();
+    }
+
+    /// This end was asleep: NATs and relays may have forgotten it, and its carrier's timers stood still.
+    pub(crate) fn woke(&mut self, now: Instant) {
+        self.life.woke();
+        self.roamed(now);
+        self.is_lost = true;
     }
 
     /// A detour leads to a relay from now on, or UDP again: it must learn where we are, and what was
@@ -412,6 +419,9 @@ impl Link {
             }
         }
         self.life.heard();
+        if self.life.has_returned() {
+            self.hasten(Some(now));
+        }
         if !self.is_peer_there {
             self.is_peer_there = true;
             self.relay_size.begin(now);
@@ -567,8 +577,8 @@ impl Link {
         if self.asks.poll(now) {
             self.relays.used.path.ask(out);
         }
-        if self.relays.used.path.is_ready() && self.relay_size.poll(now) {
-            self.probe_relay(now, self.relay_size.size, out);
+        if self.relays.used.path.is_ready() {
+            self.watch_size(now, out);
         }
         if self.relays.used.path.is_ready()
             && let Some(list) = self.exchange.poll(now)
@@ -595,6 +605,16 @@ impl Link {
         self.schedule();
     }
 
+    fn watch_size(&mut self, now: Instant, out: &mut Outbox) {
+        let pause = ask_again(self.relays.used.probes.rtt());
+        let is_silent = self.life.is_silent();
+        match self.relay_size.poll(now, pause, is_silent) {
+            Some(SizeStep::Ask) => self.probe_relay(now, self.relay_size.size, out),
+            Some(SizeStep::Lost) => self.is_lost = true,
+            None => {}
+        }
+    }
+
     /// Sends one sealed datagram that `seal` writes, the way that carries its size.
     pub(crate) fn send(
         &mut self,
@@ -609,12 +629,12 @@ impl Link {
             self.hasten(self.life.deadline());
         }
         let Some(direct) = self.paths.direct() else {
-            return self.send_by_relay(now, out, room, seal);
+            return self.send_by_relay((now, size), out, room, seal);
         };
         if size > direct.carries {
             self.paths.ask(now);
             self.hasten(self.paths.deadline());
-            return self.send_by_relay(now, out, room, seal);
+            return self.send_by_relay((now, size), out, room, seal);
         }
         if !self.is_flowing {
             self.is_flowing = true;
@@ -632,11 +652,14 @@ impl Link {
 
     fn send_by_relay(
         &mut self,
-        now: Instant,
+        (now, size): (Instant, usize),
         out: &mut Outbox,
         room: Room,
         seal: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) {
+        if self.relay_size.sent(now, size) {
+            self.hasten(self.relay_size.next);
+        }
         let relays = &mut self.relays;
         if relays.has_standby() && relays.failover.sent(now, relays.used.probes.rtt()) {
             let due = relays.failover.deadline();

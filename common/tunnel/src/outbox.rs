@@ -278,7 +278,7 @@ pub enum CloseReason {
     Expired,
     /// Another `Install` took its place.
     Replaced,
-    /// The other end did not answer, or answered no longer.
+    /// The other end did not answer while the tunnel opened, or knows it no longer.
     Lost,
     /// The other end closed it.
     PeerClosed,

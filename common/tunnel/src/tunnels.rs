@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -117,7 +117,7 @@ impl Tunnels {
     /// After `Datagram`, `Packet` and `Bundle` the shell calls [`Tunnels::flush`] when it has handed over all
     /// that was ready; every other input flushes by itself.
     pub fn handle(&mut self, now: Now, input: Input<'_>, out: &mut Outbox) {
-        self.latest = Some(now.instant);
+        self.enter(now, out);
         match input {
             Input::Datagram { from, via, bytes } => {
                 return self.datagram(now, (from, via), bytes, out);
@@ -128,7 +128,9 @@ impl Tunnels {
                 });
                 return;
             }
-            Input::Bundle { grant, bundle } => return self.bundle(now, grant, &bundle, out),
+            Input::Bundle { grant, mut bundle } => {
+                return self.bundle(now, grant, &mut bundle, out);
+            }
             Input::Command(command) => self.command(now, command, out),
             Input::Timeout => self.timeout(now, out),
             Input::Addresses(addresses) => self.addressed(now, addresses, out),
@@ -177,7 +179,7 @@ impl Tunnels {
     ///
     /// Zero means that the peer does not read: [`FlowEvent::Writable`] tells when to try again.
     pub fn write(&mut self, now: Now, flow: FlowId, data: Bytes, out: &mut Outbox) -> usize {
-        self.latest = Some(now.instant);
+        self.enter(now, out);
         self.with_flow(now, flow, out, |carrier, context| {
             carrier.write(context, flow, data)
         })
@@ -196,7 +198,7 @@ impl Tunnels {
 
     /// Gives up to `max` bytes of a TCP flow to the local side, and the peer credit for more.
     pub fn read(&mut self, now: Now, flow: FlowId, max: usize, out: &mut Outbox) -> Read {
-        self.latest = Some(now.instant);
+        self.enter(now, out);
         self.with_flow(now, flow, out, |carrier, context| {
             carrier.read(context, flow, max)
         })
@@ -338,7 +340,7 @@ impl Tunnels {
         self.queue(grant);
     }
 
-    fn bundle(&mut self, now: Now, grant: GrantId, bundle: &Bundle<'_>, out: &mut Outbox) {
+    fn bundle(&mut self, now: Now, grant: GrantId, bundle: &mut Bundle<'_>, out: &mut Outbox) {
         match self.tunnels.get_mut(&grant) {
             Some(tunnel) if tunnel.over(now).is_none() => {
                 tunnel.with(now, &mut self.shared, out, |carrier, context| {
@@ -427,6 +429,24 @@ impl Tunnels {
                 self.queue(grant);
             }
             self.settle(now, grant, out);
+        }
+    }
+
+    /// Comes before everything else: a machine that was suspended finds its timers long past.
+    fn enter(&mut self, now: Now, out: &mut Outbox) {
+        let before = self.latest.replace(now.instant);
+        let is_long = before.is_some_and(|before| now.instant > before + ASLEEP_MIN);
+        if is_long
+            && self
+                .schedule
+                .next()
+                .is_some_and(|due| now.instant > due + ASLEEP_MIN)
+        {
+            tracing::debug!(?before, "the machine was asleep");
+            for tunnel in self.tunnels.values_mut() {
+                tunnel.link_mut().woke(now.instant);
+            }
+            self.settle_all(now, out);
         }
     }
 
@@ -616,6 +636,10 @@ impl fmt::Debug for Tunnels {
 
 /// Most tunnels of one end: six times the 10,000 that a revocation must end within a second.
 pub const TUNNELS_MAX: usize = 65_536;
+
+/// How late a timer must be before this machine counts as having been suspended: longer than a busy one
+/// keeps us waiting, and shorter than a NAT forgets (RFC 4787 §4.3 has two minutes, many have 30 s).
+const ASLEEP_MIN: Duration = Duration::from_secs(10);
 
 /// Most addresses of controllers that are kept, the latest ones.
 const CONTROLLERS_MAX: usize = 16;

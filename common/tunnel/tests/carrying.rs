@@ -406,3 +406,26 @@ fn a_proof_to_the_relay_costs_a_new_tunnel_a_round_trip_and_no_timer() {
         assert!(took <= proof + nudge + handshakes, "{carrier:?} {took:?}");
     }
 }
+
+#[test]
+fn a_path_that_grows_narrow_under_a_transfer_delays_it_by_little() {
+    for carrier in CARRIERS {
+        for (speaker, place) in [(End::Agent, 0), (End::Connector, 1)] {
+            let mut pair = Pair::new(carrier);
+            let (mine, theirs) = pair.connect("80/tcp");
+            let flows = [mine, theirs];
+            let (from, to) = (flows[place], flows[1 - place]);
+            let data = pattern(2_000_000);
+            assert!(pair.transfer(speaker, from, to, &data) == data);
+            pair.mtu = 1_232;
+            let shrunk = pair.now.instant;
+            let data = pattern(100_000);
+            assert!(pair.transfer(speaker, from, to, &data) == data);
+            let took = pair.now.instant - shrunk;
+            assert!(
+                took < Duration::from_millis(3_500),
+                "{carrier:?} {speaker:?}: {took:?}"
+            );
+        }
+    }
+}

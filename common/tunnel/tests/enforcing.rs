@@ -286,10 +286,10 @@ fn flows_survive_new_keys_and_hours() {
 }
 
 #[test]
-fn a_peer_that_vanishes_is_noticed() {
+fn a_peer_that_vanishes_is_noticed_and_waited_for_until_the_ttl() {
     for carrier in CARRIERS {
         let mut pair = Pair::new(carrier);
-        let (mine, _) = pair.connect("80/tcp");
+        let (mine, theirs) = pair.connect("80/tcp");
         pair.loss = 1_000;
         let now = pair.now;
         pair.agent.tunnels.write(
@@ -298,13 +298,22 @@ fn a_peer_that_vanishes_is_noticed() {
             Bytes::from_static(b"anybody?"),
             &mut pair.agent.out,
         );
-        pair.pass(Duration::from_secs(35));
-        assert_eq!(
-            pair.agent.close_reason(),
-            Some(CloseReason::Lost),
-            "{carrier:?}"
-        );
-        let why = Some(ResetReason::TunnelClosed(CloseReason::Lost));
+        pair.pass(Duration::from_secs(2));
+        assert!(pair.agent.is_silent(), "{carrier:?}");
+        pair.pass(TTL - Duration::from_secs(30));
+        assert_eq!(pair.agent.close_reason(), None, "{carrier:?}");
+        // It takes as long as the rarest question, and what follows it.
+        pair.loss = 0;
+        let back = pair.run(Duration::from_secs(12), |pair| !pair.agent.is_silent());
+        assert!(back, "{carrier:?}");
+        pair.pass(Duration::from_millis(200));
+        let came = pair.read_all(End::Connector, theirs).0;
+        assert_eq!(came, b"anybody?", "{carrier:?}");
+        pair.loss = 1_000;
+        pair.pass(Duration::from_secs(30));
+        let why = CloseReason::Expired;
+        assert_eq!(pair.agent.close_reason(), Some(why), "{carrier:?}");
+        let why = Some(ResetReason::TunnelClosed(why));
         assert_eq!(pair.agent.reset(mine), why);
     }
 }

@@ -3,12 +3,25 @@
 #[cfg(test)]
 mod pair;
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
-use cardea_proto::app::Carrier;
-use cardea_tunnel::{End, Input};
-use pair::{CARRIERS, GRANT, Pair, pattern};
+use boringtun::{
+    noise::{Tunn, TunnResult},
+    x25519::{PublicKey, StaticSecret},
+};
+use cardea_proto::{
+    app::Carrier,
+    relay::{DATA_HEADER_BYTES, Handle},
+};
+use cardea_tunnel::{CarrierKeys, Command, DropReason, End, Via};
+use pair::{Beside, CARRIERS, Captured, GRANT, OTHER, OTHER_GRANT, Pair, nat::Kind, pattern};
 use proptest::prelude::*;
+
+/// Somebody who is no end of any tunnel.
+const STRANGER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 66)), 666);
 
 /// One datagram, and how it begins.
 #[derive(Clone, Debug)]
@@ -88,19 +101,196 @@ fn damaged_and_repeated_datagrams_change_nothing() {
 }
 
 #[test]
-fn a_flood_of_handshakes_costs_a_few() {
-    let mut pair = Pair::new(Carrier::WireGuard);
+fn junk_and_copies_that_look_like_handshakes_keep_no_rekey_out() {
+    let mut pair = Pair::bare();
+    pair.captured = Some(Vec::new());
+    pair.install(pair::keys::wireguard(1));
+    pair.meet(Beside::new(Kind::Open, Kind::Open));
+    let (mine, theirs) = pair.connect("80/tcp");
+    assert!(pair.run(Duration::from_secs(2), |pair| pair.agent.is_direct()));
     pair.pass(Duration::from_secs(1));
-    for _ in 0..1_000 {
-        let mut datagram = pair::handle(End::Connector).data_header().to_vec();
-        datagram.extend_from_slice(&[1, 0, 0, 0]);
-        datagram.extend_from_slice(&[9; 144]);
-        pair.deliver(End::Connector, &datagram);
+    let header = |pair: &Pair, via| {
+        let mut seen = pair.captured.iter().flatten().rev();
+        let one = seen.find(|one| one.to == End::Connector && one.via == via);
+        one.unwrap().datagram[..DATA_HEADER_BYTES].to_vec()
+    };
+    let headers = [Via::Relay, Via::Direct].map(|via| (via, header(&pair, via)));
+    let copy = first_messages(&pair).remove(0);
+    let begun = pair.now.instant;
+    // From one key's birth past its end.
+    while pair.now.instant < begun + Duration::from_secs(250) {
+        pair.pass(Duration::from_millis(50));
+        for (via, header) in headers.iter().cycle().take(6) {
+            let from = match via {
+                Via::Relay => pair::RELAY.parse().unwrap(),
+                Via::Direct => STRANGER,
+            };
+            for junk in [
+                [&[1, 0, 0, 0][..], &[9; 144]].concat(),
+                vec![1; 148],
+                copy.clone(),
+            ] {
+                let datagram = [&header[..], &junk].concat();
+                pair.deliver_from(End::Connector, from, *via, &datagram);
+            }
+        }
+        pair.flush(End::Connector);
     }
-    let flood = cardea_tunnel::DropReason::HandshakeFlood;
-    assert!(pair.connector.tunnels.drops().count(flood) > 980);
-    pair.input(End::Connector, Input::Timeout);
-    pair.connect("80/tcp");
+    assert!(first_messages(&pair).len() >= 3, "keys were made anew");
+    let data = pattern(3_000);
+    assert!(pair.transfer(End::Agent, mine, theirs, &data) == data);
+    assert!(pair.transfer(End::Connector, theirs, mine, &data) == data);
+    let drops = pair.connector.tunnels.drops();
+    assert_eq!(drops.count(DropReason::HandshakeFlood), 0);
+    assert!(drops.count(DropReason::NotAuthentic) > 20_000);
+}
+
+/// The first messages of handshakes that somebody has seen, without what stands before them.
+fn first_messages(pair: &Pair) -> Vec<Vec<u8>> {
+    let seen = pair.captured.iter().flatten();
+    let sealed = seen.filter_map(|one| Some(Handle::split_data(&one.datagram)?.1.to_vec()));
+    let mut first: Vec<_> = sealed
+        .filter(|sealed| sealed.len() == 148 && sealed.first() == Some(&1))
+        .collect();
+    first.dedup();
+    first
+}
+
+#[test]
+fn a_flood_of_one_insiders_handshakes_costs_five_a_second_and_keeps_nobody_else_out() {
+    let mut pair = Pair::bare();
+    pair.captured = Some(Vec::new());
+    let (insider, connector) = pair::keys::wireguard(2);
+    let install = pair::install_other(End::Connector, connector);
+    pair.command(End::Connector, Command::Install(Box::new(install)));
+    let to_insider = pair::handle_at(OTHER, End::Agent);
+    pair.bind(to_insider);
+    pair.pass(Duration::from_secs(1));
+    let mut mine = None;
+    for number in 0..4_000 {
+        if number == 1_000 {
+            pair.install(pair::keys::wireguard(1));
+            mine = Some(pair.open("80/tcp"));
+        }
+        let first = first_message(&insider, number);
+        let header = pair::handle_at(OTHER, End::Connector).data_header();
+        pair.deliver(End::Connector, &[&header[..], &first].concat());
+        pair.flush(End::Connector);
+        pair.pass(Duration::from_millis(1));
+        if number == 3_000 {
+            assert!(pair.agent.established(mine.unwrap()), "within two seconds");
+        }
+    }
+    let seen = pair.captured.iter().flatten();
+    let answers = seen.filter(|one| {
+        Handle::split_data(&one.datagram)
+            .is_some_and(|(handle, sealed)| handle == to_insider && sealed.first() == Some(&2))
+    });
+    assert_eq!(answers.count(), 4 * 5);
+    let drops = pair.connector.tunnels.drops();
+    assert_eq!(drops.count(DropReason::HandshakeFlood), 4_000 - 4 * 5);
+}
+
+#[test]
+fn a_relay_that_swaps_what_two_tunnels_say_moves_nothing_between_them() {
+    for carrier in CARRIERS {
+        for is_near in [false, true] {
+            swap(carrier, is_near);
+        }
+    }
+}
+
+/// Also with paths beside the relay, whose datagrams somebody swaps as well. Under WireGuard it does so from
+/// the first datagrams on; who swaps those of QUIC, which prove nobody yet, keeps both tunnels from opening, as
+/// by dropping them.
+fn swap(carrier: Carrier, is_near: bool) {
+    let what = format!("{carrier:?}, direct {is_near}");
+    let mut pair = Pair::bare();
+    pair.swaps = carrier == Carrier::WireGuard;
+    pair.captured = Some(Vec::new());
+    if is_near {
+        pair.meet(Beside::new(Kind::Open, Kind::Open));
+    }
+    let keys = |seed| match carrier {
+        Carrier::WireGuard => pair::keys::wireguard(seed),
+        Carrier::Quic => pair::keys::quic(),
+    };
+    pair.install(keys(1));
+    let (agent, connector) = keys(2);
+    for (end, keys) in [(End::Connector, connector), (End::Agent, agent)] {
+        let install = pair::install_other(end, keys);
+        pair.command(end, Command::Install(Box::new(install)));
+    }
+    let flows = [GRANT, OTHER_GRANT].map(|grant| pair.connect_in(grant, "80/tcp"));
+    pair.pass(Duration::from_secs(2));
+    assert_eq!(pair.agent.is_direct(), is_near, "{what}");
+    pair.swaps = true;
+    for round in 0..20_u8 {
+        for (place, (mine, theirs)) in (1..).zip(flows) {
+            let data = vec![round * 3 + place; 4_000];
+            assert!(
+                pair.transfer(End::Agent, mine, theirs, &data) == data,
+                "{what}"
+            );
+            assert!(
+                pair.transfer(End::Connector, theirs, mine, &data) == data,
+                "{what}"
+            );
+        }
+        swap_direct(&mut pair);
+    }
+    for end in [End::Agent, End::Connector] {
+        let node = pair.node(end);
+        assert!(
+            node.tunnels.drops().count(DropReason::NotAuthentic) > 100,
+            "{what}"
+        );
+        assert_eq!(node.close_reason(), None, "{what}");
+    }
+    assert_eq!(pair.dials().len(), 2, "{what}");
+}
+
+/// Hands over what went directly lately, each time under the handle of the other tunnel.
+fn swap_direct(pair: &mut Pair) {
+    let seen = pair.captured.replace(Vec::new()).unwrap_or_default();
+    let direct: Vec<Captured> = seen
+        .into_iter()
+        .filter(|one| one.via == Via::Direct)
+        .collect();
+    for one in &direct {
+        let Some((own, sealed)) = Handle::split_data(&one.datagram) else {
+            continue;
+        };
+        let mut handles = direct.iter().filter(|other| other.to == one.to);
+        let other = handles.find_map(|other| {
+            Handle::split_data(&other.datagram).filter(|(handle, _)| *handle != own)
+        });
+        if let Some((other, _)) = other {
+            let swapped = [&other.data_header()[..], sealed].concat();
+            pair.deliver_from(one.to, STRANGER, Via::Direct, &swapped);
+            pair.flush(one.to);
+        }
+    }
+}
+
+/// A first message that is the insider's and new, from another implementation of the protocol.
+fn first_message(keys: &CarrierKeys, number: u32) -> Vec<u8> {
+    let CarrierKeys::WireGuard { private, peer, psk } = keys else {
+        return Vec::new();
+    };
+    let private = StaticSecret::from(private.0);
+    let mut tunnel = Tunn::new(
+        private,
+        PublicKey::from(peer.0),
+        Some(psk.0),
+        None,
+        number,
+        None,
+    );
+    let mut room = [0; 148];
+    let made = tunnel.format_handshake_initiation(&mut room, true);
+    assert!(matches!(made, TunnResult::WriteToNetwork(_)), "{made:?}");
+    room.to_vec()
 }
 
 fn throw(pair: &mut Pair, garbage: Garbage) {

@@ -16,7 +16,7 @@ use cardea_tunnel::{
 };
 use pair::{
     CARRIERS, GRANT, Pair,
-    kernel::{APP, DEVICE, send, take, tcp},
+    kernel::{APP, DEVICE, send, take, tcp, udp},
 };
 
 #[test]
@@ -192,9 +192,122 @@ fn what_was_opened_under_a_grant_is_gone_with_it() {
     assert_eq!(pair.connector.tunnels.drops().count(DropReason::NotOpen), 1);
 }
 
+/// What a network of 1,280 bytes leaves, behind the headers of IPv6 and UDP.
+const NARROW: usize = 1_232;
+
+#[test]
+fn on_a_path_of_1280_bytes_packets_of_every_length_that_a_network_stack_makes_arrive() {
+    for carrier in CARRIERS {
+        let mut pair = stacked_on(carrier, NARROW);
+        pass_every_length(&mut pair, carrier);
+    }
+}
+
+fn pass_every_length(pair: &mut Pair, carrier: Carrier) {
+    for v6 in [0, 1] {
+        for (end, from, to, ports) in [
+            (End::Agent, DEVICE[v6], APP[v6], (40_000, 80)),
+            (End::Connector, APP[v6], DEVICE[v6], (80, 40_000)),
+        ] {
+            for len in [1_119, 1_120, 1_140, 1_141, 1_340, 30_000] {
+                // One packet, and a window in one piece.
+                let mut given = tcp(from, to, ports, len);
+                if len <= 1_340 {
+                    (given[1], given[4], given[5]) = (0, 0, 0);
+                }
+                send(pair, end, given);
+                let came = take(pair, pair::other(end));
+                check_segments(&came, len, carrier);
+            }
+            let ports = match ports {
+                (80, device) => (53, device),
+                (device, _) => (device, 53),
+            };
+            for len in [1_132, 1_133, 1_152, 1_153, 1_352] {
+                let payload = pair::pattern(len);
+                send(pair, end, udp(from, to, ports, &payload));
+                let came = take(pair, pair::other(end));
+                assert_eq!(came.len(), 1, "{carrier:?} {end:?} {v6} {len}");
+                let packet = Packet::parse(&came[0]).unwrap();
+                assert_eq!(packet.payload(&came[0]), payload);
+            }
+        }
+    }
+}
+
+/// That what came is the stream that was sent, in segments without a gap.
+fn check_segments(came: &[Vec<u8>], len: usize, carrier: Carrier) {
+    let mut next = 0;
+    let mut payload = Vec::new();
+    for bytes in came {
+        let packet = Packet::parse_head(bytes).unwrap();
+        let at = packet.ip_len + 4;
+        let sequence = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(sequence, next);
+        payload.extend_from_slice(packet.payload(bytes));
+        next = u32::try_from(payload.len()).unwrap();
+        assert!(bytes.len() <= 1_180, "each in one datagram");
+    }
+    assert!(
+        payload == pair::pattern(len),
+        "{carrier:?} {len}: {} came",
+        payload.len()
+    );
+}
+
+#[test]
+fn a_path_that_grows_narrow_costs_two_seconds_and_is_wide_again_when_it_is() {
+    for carrier in CARRIERS {
+        let mut pair = stacked(carrier);
+        let lasts = pair.now.instant;
+        let pours = |pair: &mut Pair| {
+            let given = tcp(DEVICE[0], APP[0], (40_000, 80), 10_000);
+            send(pair, End::Agent, given);
+            let came = take(pair, End::Connector);
+            let bytes: usize = came.iter().map(|bytes| bytes.len() - 40).sum();
+            (bytes == 10_000, came.iter().map(Vec::len).max())
+        };
+        while pair.now.instant - lasts < Duration::from_secs(2) {
+            assert!(pours(&mut pair).0);
+        }
+        assert_eq!(pours(&mut pair).1, Some(1_340));
+        pair.mtu = NARROW;
+        let shrunk = pair.now.instant;
+        while !pours(&mut pair).0 {
+            let took = pair.now.instant - shrunk;
+            assert!(took < Duration::from_millis(2_300), "{carrier:?}: {took:?}");
+        }
+        pair.mtu = 1_472;
+        for _ in 0..4 {
+            pair.pass(Duration::from_secs(200));
+            extend(&mut pair);
+            assert!(pours(&mut pair).0, "{carrier:?}");
+        }
+        assert_eq!(pours(&mut pair).1, Some(1_340), "{carrier:?}");
+    }
+}
+
+fn extend(pair: &mut Pair) {
+    for end in [End::Agent, End::Connector] {
+        let extend = Command::Extend {
+            grant: GRANT,
+            ttl: Duration::from_secs(3_600),
+            ticket: pair::ticket(end),
+            standby: Vec::new(),
+        };
+        pair.command(end, extend);
+    }
+}
+
 /// A tunnel with a network stack at each end.
 fn stacked(carrier: Carrier) -> Pair {
+    stacked_on(carrier, 1_472)
+}
+
+/// The same on a path that carries datagrams of `mtu` bytes.
+fn stacked_on(carrier: Carrier, mtu: usize) -> Pair {
     let mut pair = Pair::bare();
+    pair.mtu = mtu;
     pair.agent.tunnels.set_edge(Edge::Packets);
     pair.install(match carrier {
         Carrier::WireGuard => pair::keys::wireguard(1),

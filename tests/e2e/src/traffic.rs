@@ -245,6 +245,18 @@ impl Volley {
         address: &str,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Rounds)> {
+        Self::during_for(host, (address, PATIENCE), work)
+    }
+
+    /// The same with another patience than usual.
+    ///
+    /// # Errors
+    /// As `work` says, or when the conversation was cut.
+    pub fn during_for<T>(
+        host: &Namespace,
+        (address, patience): (&str, Duration),
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Rounds)> {
         let is_on = AtomicBool::new(true);
         thread::scope(|scope| {
             let (began, begins) = mpsc::channel();
@@ -252,6 +264,7 @@ impl Volley {
             let playing = scope.spawn(move || {
                 host.within(|| {
                     let mut volley = Self::open(address)?;
+                    volley.stream.set_read_timeout(Some(patience))?;
                     began.send(())?;
                     let rounds = volley.play(|| is_on.load(Ordering::Relaxed));
                     rounds.context("the conversation was cut")

@@ -236,6 +236,49 @@ fn sleep() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn conversations_survive_a_sleep_of_minutes_within_their_grant() {
+    if needs::root_and(&TOOLS) {
+        sleep_long().unwrap();
+    }
+}
+
+fn sleep_long() -> Result<()> {
+    let mut world = Internet::with("long", &["--grant-ttl", "1h"])?;
+    world.add_connector(None)?;
+    world.add_device(None)?;
+    let mut forwards = Vec::new();
+    for carrier in CARRIERS {
+        world.publish(carrier, 0, carrier)?;
+        forwards.push(world.forward(0, carrier)?);
+        world.wait_for(0, carrier, is_direct)?;
+    }
+    let Node { host, program, .. } = world.device(0)?;
+    let [first, second] = [0, 1].map(|place| {
+        let (_, address) = &forwards[place];
+        (address.as_str(), NIGHT * 2)
+    });
+    let ((woke, one), other) = Volley::during_for(host, first, || {
+        Volley::during_for(host, second, || {
+            program.signal(Signal::STOP)?;
+            pause(NIGHT);
+            program.signal(Signal::CONT)?;
+            let woke = now();
+            pause(GAP_MAX);
+            Ok(woke)
+        })
+    })?;
+    for (carrier, rounds) in CARRIERS.into_iter().rev().zip([one, other]) {
+        let gap = rounds.next_after(woke)?;
+        eprintln!("{carrier}: {gap:?} after {NIGHT:?}");
+        ensure!(gap < GAP_MAX, "{carrier}: {gap:?}");
+    }
+    Ok(())
+}
+
+/// Longer than anything but a grant lasts: a NAT's mapping, a relay's binding, the keys of WireGuard.
+const NIGHT: Duration = Duration::from_secs(200);
+
 /// Shorter than a grant lives.
 const NAP: Duration = Duration::from_secs(4);
 

@@ -127,6 +127,17 @@ impl<'a> Bundle<'a> {
         readdress(self.bytes, &mut self.packet, source, destination);
     }
 
+    /// Cuts TCP into segments that make packets of at most `longest` bytes; nothing else can be cut like that.
+    ///
+    /// Where a byte stream is cut is its sender's business until it is sent (RFC 9293 §3.7.1), and whoever sends
+    /// a window in one piece leaves that to us.
+    pub fn narrow(&mut self, longest: usize) {
+        if let Body::Tcp { .. } = self.packet.body {
+            let size = longest.saturating_sub(self.packet.head_len).max(1);
+            self.size = self.size.min(size);
+        }
+    }
+
     /// Bytes of the packet number `index`.
     #[must_use]
     pub fn part_len(&self, index: usize) -> usize {

@@ -31,6 +31,32 @@ fn a_window_of_tcp_is_split_into_segments_that_join_to_the_same_window() {
 }
 
 #[test]
+fn what_the_path_does_not_carry_whole_is_cut_into_segments_of_the_same_stream() {
+    for (from, to) in [("100.64.0.1", "100.96.0.2"), ("fd00::1", "fd00::2")] {
+        // A window, and a packet that stands for itself.
+        for (len, size) in [(10_000, 1_348), (1_300, 1_348)] {
+            let mut given = tcp_window(from, to, len, size);
+            let whole = written(&parts(&Bundle::read(&mut given.clone()).unwrap()), true);
+            let mut bundle = Bundle::read(&mut given).unwrap();
+            bundle.narrow(1_180);
+            assert_eq!(bundle.longest(), 1_180);
+            let parts = parts(&bundle);
+            assert_eq!(parts.len(), len.div_ceil(1_180 - bundle.packet.head_len));
+            assert!(parts.iter().all(|part| part.len() <= 1_180));
+            let flags = bundle.packet.ip_len + 13;
+            let pushed = parts.iter().filter(|part| part[flags] == FLAG_ACK_PSH);
+            assert_eq!(pushed.count(), 1, "at its end");
+            let joined = written(&parts, true);
+            assert_eq!(payload_of(&joined[0]), payload_of(&whole[0]));
+        }
+        let mut given = udp_window(from, to, 1_300, 1_300);
+        let mut bundle = Bundle::read(&mut given).unwrap();
+        bundle.narrow(1_180);
+        assert_eq!(bundle.count(), 1, "a datagram is one");
+    }
+}
+
+#[test]
 fn datagrams_of_one_size_are_split_with_checksums_and_joined() {
     for (from, to) in [("100.64.0.1", "100.96.0.2"), ("fd00::1", "fd00::2")] {
         let mut given = udp_window(from, to, 4_000, 1_200);

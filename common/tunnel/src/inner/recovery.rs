@@ -150,9 +150,15 @@ impl Recovery {
         }
     }
 
-    /// Whether the peer has been silent for too long: smoltcp's own timeout would end idle flows too.
-    pub(crate) fn is_hopeless(&self, now: Instant) -> bool {
-        self.waiting.is_some_and(|since| now >= since + PATIENCE)
+    /// Whether the peer's end of this flow alone has been silent for too long: smoltcp's own timeout would end
+    /// idle flows too, and a tunnel whose other end is away waits for that.
+    pub(crate) fn is_hopeless(&mut self, now: Instant, is_away: bool) -> bool {
+        let is_over = self.waiting.is_some_and(|since| now >= since + PATIENCE);
+        let waits = is_away && self.handshake.is_none();
+        if is_over && waits {
+            self.waiting = Some(now);
+        }
+        is_over && !waits
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -180,7 +186,7 @@ impl Recovery {
     /// Whether the oldest segment is to be sent again.
     pub(crate) fn repeat_due(&mut self, now: Instant) -> bool {
         if self.timer.is_some_and(|at| now >= at) {
-            self.tries = (self.tries + 1).min(TRIES_MAX);
+            self.tries = self.tries.saturating_add(1);
             self.timer = Some(now + self.timeout());
             self.until = self.sent;
             self.repeat = true;
@@ -193,6 +199,7 @@ impl Recovery {
     /// one waits. The timer, which has doubled meanwhile, begins anew.
     pub(crate) fn rerouted(&mut self, now: Instant) -> bool {
         self.tries = 0;
+        self.waiting = self.waiting.map(|_| now);
         if let Some(timer) = &mut self.timer {
             *timer = now;
         }
@@ -271,6 +278,9 @@ impl Recovery {
     }
 
     fn timeout(&self) -> Duration {
+        if self.tries > TRIES_SOON {
+            return TIMEOUT_LATER;
+        }
         let base = self.rtt.map_or(TIMEOUT_FIRST, |rtt| {
             (rtt.smoothed + rtt.variance * 4 + ACK_DELAY).max(TIMEOUT_MIN)
         });
@@ -330,7 +340,7 @@ const FLAG_FIN: u8 = 0x01;
 const FLAG_SYN: u8 = 0x02;
 const FLAG_ACK: u8 = 0x10;
 
-/// How long bytes may wait for any sign of the peer before the flow counts as cut.
+/// How long bytes may wait for any sign of the peer's end of a flow before that counts as cut.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// First wait for the answer to a SYN; doubles up to [`HANDSHAKE_RETRY_MAX`].
@@ -351,8 +361,12 @@ const ACK_DELAY: Duration = Duration::from_millis(15);
 /// Longest wait between two repetitions.
 const TIMEOUT_MAX: Duration = Duration::from_secs(1);
 
-/// Doublings after which [`TIMEOUT_MAX`] is reached from any start.
-const TRIES_MAX: u32 = 6;
+/// Repetitions after which they become rare, within the [`PATIENCE`] that a flow has: only a tunnel whose
+/// other end is away waits for longer, and [`Recovery::rerouted`] tells when it is back.
+const TRIES_SOON: u32 = 60;
+
+/// The wait between two of those.
+const TIMEOUT_LATER: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {

@@ -400,11 +400,12 @@ impl Stack {
         let mut built = std::mem::take(&mut context.shared.built);
         let name = conversation.name;
         let (own, peer) = context.filter.addresses(name.v6);
+        let is_away = context.link.silence().is_some();
         let mut wire = Wire::new(context, sink, &mut built, None);
         if let Some(packet) = conversation.recovery.handshake_due(now) {
             wire.send(packet);
         }
-        if conversation.recovery.is_hopeless(now) {
+        if conversation.recovery.is_hopeless(now, is_away) {
             conversation.abort();
         } else if conversation.recovery.repeat_due(now) {
             if conversation.can_repeat() {

@@ -5,6 +5,13 @@ use std::time::{Duration, Instant};
 use cardea_proto::relay::DATA_HEADER_BYTES;
 
 /// Whether datagrams of one size come through the relay.
+///
+/// ```text
+///  begin ──▶ asks 0 s, 0.5 s, 1 s, and every 600 s ──answered──▶ carries ──large ones flow──▶ asks every 0.75 s
+///                 ▲                                                 ▲                                 │ │
+///                 │                                                 └────────────answered─────────────┘ │
+///                 └──────────────────────────── five were not: lost ◀──────────────────────────────────┘
+/// ```
 #[derive(Debug, Default)]
 pub(super) struct Measure {
     /// The size; zero when nobody wants to know.
@@ -12,6 +19,15 @@ pub(super) struct Measure {
     pub(super) carries: usize,
     pub(super) next: Option<Instant>,
     asked: u32,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Ask the other end with a datagram of that size.
+    Ask,
+    /// They came through, and do no longer.
+    Lost,
 }
 
 impl Measure {
@@ -25,26 +41,46 @@ impl Measure {
         };
     }
 
-    /// Whether to ask now: a few times soon, because each may be lost, and then once in a while,
-    /// because a way may change without a word.
-    pub(super) fn poll(&mut self, now: Instant) -> bool {
-        if self.next.is_none_or(|next| now < next) {
-            return false;
+    /// A datagram of `size` went that way, which is to be watched while such ones do; says whether the
+    /// deadline is another one.
+    pub(super) fn sent(&mut self, now: Instant, size: usize) -> bool {
+        let begins = self.carries > 0 && size > SMALL_MAX && self.next.is_none();
+        if begins {
+            self.next = Some(now + WATCH_EVERY);
         }
-        self.asked = self.asked.saturating_add(1);
-        self.next = Some(
-            now + if self.asked < 3 {
-                MEASURE_SOON
-            } else {
-                MEASURE_LATER
-            },
-        );
-        true
+        begins
+    }
+
+    /// What to do now. Of a way that is new it is asked a few times soon, because each may be lost, and then
+    /// once in a while, because a way may change without a word. Of one that carried, with this `pause`,
+    /// unless the other end is silent to smaller ones as well.
+    pub(super) fn poll(&mut self, now: Instant, pause: Duration, is_silent: bool) -> Option<Step> {
+        if self.next.is_none_or(|next| now < next) {
+            return None;
+        }
+        if self.carries == 0 {
+            self.asked = self.asked.saturating_add(1);
+            let soon = self.asked < 3;
+            self.next = Some(now + if soon { MEASURE_SOON } else { MEASURE_LATER });
+            return Some(Step::Ask);
+        }
+        if is_silent {
+            (self.asked, self.next) = (0, None);
+            return None;
+        }
+        if self.asked < WATCH_TRIES {
+            self.asked += 1;
+            self.next = Some(now + pause.max(WATCH_AGAIN));
+            return Some(Step::Ask);
+        }
+        (self.carries, self.next) = (0, Some(now + MEASURE_LATER));
+        Some(Step::Lost)
     }
 
     pub(super) fn answered(&mut self, size: usize) {
         if self.size > 0 && size >= self.size {
             self.carries = size;
+            self.asked = 0;
             self.next = None;
         }
     }
@@ -53,6 +89,21 @@ impl Measure {
 /// How soon it is asked again whether a datagram comes through, and how soon when none did.
 const MEASURE_SOON: Duration = Duration::from_millis(500);
 const MEASURE_LATER: Duration = Duration::from_secs(600);
+
+/// How often it is asked while large datagrams flow: so that with the tries a way that eats them is left
+/// within two seconds.
+const WATCH_EVERY: Duration = Duration::from_millis(750);
+
+/// Questions before that: at 20 % loss each way, all fail together once in 160 times.
+const WATCH_TRIES: u32 = 5;
+
+/// Least pause between two of them.
+const WATCH_AGAIN: Duration = Duration::from_millis(250);
+
+/// Bytes of a datagram that every path carries, as a carrier makes it that knows no better.
+///
+/// Source: RFC 8200 §5, without the headers of IPv6 and UDP.
+const SMALL_MAX: usize = 1_280 - 40 - 8;
 
 /// The largest datagrams of the last half minute.
 #[derive(Debug)]

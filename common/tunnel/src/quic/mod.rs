@@ -118,6 +118,10 @@ impl Quic {
 
     /// Opens one datagram; says whether it was authentic.
     pub(crate) fn datagram(&mut self, context: &mut Context<'_>, sealed: &[u8]) -> bool {
+        if is_unasked(sealed) {
+            context.drop(DropReason::NotAuthentic);
+            return false;
+        }
         let now = context.now.instant;
         self.packets.clear();
         let event = self.endpoint.handle(
@@ -258,7 +262,7 @@ impl Quic {
     }
 
     /// Sends a packet of the local network stack, or each of those that it stands for.
-    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &mut Bundle<'_>) {
         let mut built = std::mem::take(&mut context.shared.built);
         if let Err(reason) = self.queue_bundle(context, bundle, &mut built) {
             context.drop(reason);
@@ -269,7 +273,7 @@ impl Quic {
     fn queue_bundle(
         &mut self,
         context: &mut Context<'_>,
-        bundle: &Bundle<'_>,
+        bundle: &mut Bundle<'_>,
         built: &mut [u8],
     ) -> Result<(), DropReason> {
         if self.phase != Phase::Open {
@@ -277,6 +281,10 @@ impl Quic {
         }
         inner::check_bundle(context.filter, bundle)?;
         let mut datagrams = self.datagrams().ok_or(DropReason::NotOpen)?;
+        if bundle.longest() > datagrams::MTU.narrow {
+            // What is longer goes in two parts, of which a path loses one as easily as the other.
+            bundle.narrow(datagrams.mtu(context.link));
+        }
         for index in 0..bundle.count() {
             let len = bundle.write_part(index, built);
             let packet = len.and_then(|len| built.get(..len));
@@ -626,6 +634,19 @@ impl fmt::Debug for Quic {
             .field("phase", &self.phase)
             .field("flows", &self.flows)
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether a packet is one of those that prove nobody and that neither end of ours sends, but after which an
+/// agent would give up or begin anew: a version negotiation or a retry.
+///
+/// Source: RFC 9000 §17.2.1, §17.2.5.
+fn is_unasked(sealed: &[u8]) -> bool {
+    match *sealed {
+        [first, v0, v1, v2, v3, ..] if first & 0x80 != 0 => {
+            [v0, v1, v2, v3] == [0; 4] || first & 0x30 == 0x30
+        }
+        _ => false,
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) use self::sealer::INNER_MTU;
 use self::{
     fragments::{Fragment, Fragments},
     noise::{Noise, Opened},
-    sealer::{FULL_DATAGRAM_BYTES, Seal, Sealer},
+    sealer::{FULL_DATAGRAM_BYTES, INNER_MTU_MIN, Seal, Sealer},
     session::{Due, Session},
 };
 use crate::{
@@ -26,7 +26,10 @@ use crate::{
     context::Context,
     drops::DropReason,
     filter::Permitted,
-    inner::{self, Inner, Pair, packet::Packet},
+    inner::{
+        self, Inner, Pair, Sink as _,
+        packet::{Body, Packet},
+    },
     input::{DialError, FlowId, Read},
     outbox::CloseReason,
 };
@@ -53,8 +56,7 @@ impl WireGuard {
         context.link.measure(FULL_DATAGRAM_BYTES);
         let mut entropy = ChaCha20Rng::from_seed(seed);
         let inner = Inner::new(context, sealer::mtu(context.link), &mut entropy);
-        // The lower eight bits of what it becomes count handshakes.
-        let index = entropy.next_u32() >> 8;
+        let index = entropy.next_u32();
         let mut seed = [0; 32];
         entropy.fill_bytes(&mut seed);
         let mut tunnel = Self {
@@ -79,8 +81,10 @@ impl WireGuard {
     /// Opens one datagram; says whether it was authentic.
     pub(crate) fn datagram(&mut self, context: &mut Context<'_>, sealed: &[u8]) -> bool {
         let now = context.now.instant;
-        if Noise::is_handshake(sealed) && !self.session.admits_handshake(now) {
-            context.drop(DropReason::HandshakeFlood);
+        if Noise::is_handshake(sealed)
+            && let Err(reason) = self.admit_handshake(now, sealed)
+        {
+            context.drop(reason);
             return false;
         }
         let mut packets = std::mem::take(&mut context.out.packets);
@@ -91,13 +95,14 @@ impl WireGuard {
             Opened::Nothing => context.drop(DropReason::NotAuthentic),
             Opened::KeepAlive => self.heard(context),
             Opened::Handshake { answer } => {
-                self.session.heard(now);
+                self.session.heard();
                 self.sealer(context).send_bare(answer);
             }
             Opened::Answered { confirm } => {
                 self.session.established(now);
                 self.sealer(context).send_bare(confirm);
                 self.opened(context);
+                self.repeat_unsealed(now);
             }
             Opened::Packet(packet) => {
                 self.heard(context);
@@ -125,6 +130,18 @@ impl WireGuard {
         authentic
     }
 
+    /// Counts a first message that is the peer's, before it costs more; one that is not costs it no
+    /// place.
+    fn admit_handshake(&mut self, now: Instant, sealed: &[u8]) -> Result<(), DropReason> {
+        if !self.noise.is_new_handshake(sealed) {
+            return Err(DropReason::NotAuthentic);
+        }
+        if !self.session.admits_handshake(now) {
+            return Err(DropReason::HandshakeFlood);
+        }
+        Ok(())
+    }
+
     /// Does what is due: handshakes, signs of life, and the stack's timers.
     pub(crate) fn timeout(&mut self, context: &mut Context<'_>) {
         let now = context.now.instant;
@@ -148,6 +165,7 @@ impl WireGuard {
 
     /// The tunnel's datagrams go another way, because the one before carries nothing.
     pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
+        self.session.hurry(context.now.instant);
         self.inner.rerouted(context.now.instant);
     }
 
@@ -189,9 +207,15 @@ impl WireGuard {
     }
 
     /// Seals a packet of the local network stack, or each of those that it stands for.
-    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+    pub(crate) fn bundle(&mut self, context: &mut Context<'_>, bundle: &mut Bundle<'_>) {
         if let Err(reason) = self.check_bundle(context, bundle) {
             return context.drop(reason);
+        }
+        if bundle.longest() > INNER_MTU_MIN && !sealer::is_wide(context.link) {
+            bundle.narrow(INNER_MTU_MIN);
+            if bundle.longest() > INNER_MTU_MIN {
+                return self.bundle_in_fragments(context, bundle);
+            }
         }
         let mut sealer = self.sealer(context);
         for index in 0..bundle.count() {
@@ -199,6 +223,25 @@ impl WireGuard {
                 bundle.write_part(index, room)
             });
         }
+        let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
+        context.traffic.written = context.traffic.written.saturating_add(len);
+    }
+
+    /// Seals what cannot be cut into shorter packets on a path that does not carry it whole.
+    fn bundle_in_fragments(&mut self, context: &mut Context<'_>, bundle: &Bundle<'_>) {
+        if bundle.packet().body != Body::Udp {
+            return context.drop(DropReason::TooLarge);
+        }
+        let mut built = std::mem::take(&mut context.shared.built);
+        let (_, mut seal) = self.inner();
+        for index in 0..bundle.count() {
+            let len = bundle.write_part(index, &mut built);
+            match len.and_then(|len| built.get(..len)) {
+                Some(packet) => seal.send_udp(context, packet),
+                None => context.drop(DropReason::TooLarge),
+            }
+        }
+        context.shared.built = built;
         let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
         context.traffic.written = context.traffic.written.saturating_add(len);
     }
@@ -294,7 +337,15 @@ impl WireGuard {
             self.session.established(now);
             self.opened(context);
         }
-        self.session.heard(now);
+        self.session.heard();
+        self.repeat_unsealed(now);
+    }
+
+    /// There are keys: what was lost for want of them is sent again, without waiting for timers.
+    fn repeat_unsealed(&mut self, now: Instant) {
+        if self.noise.take_mute() {
+            self.inner.rerouted(now);
+        }
     }
 
     fn opened(&mut self, context: &mut Context<'_>) {

@@ -22,7 +22,7 @@ const INNER_MTU_LOCAL: usize = 21_700;
 
 /// The same where no larger datagram has come through: with all of that it makes 1,268, and every
 /// network carries 1,280. Source: RFC 8200 §5.
-const INNER_MTU_MIN: usize = 1_180;
+pub(crate) const INNER_MTU_MIN: usize = 1_180;
 
 /// Bytes of the datagram that [`INNER_MTU`] makes.
 pub(crate) const FULL_DATAGRAM_BYTES: usize =
@@ -38,6 +38,11 @@ pub(crate) const fn mtu(link: &Link) -> Mtu {
         },
         narrow: INNER_MTU_MIN,
     }
+}
+
+/// Whether the largest packets are known to come through.
+pub(crate) fn is_wide(link: &Link) -> bool {
+    link.is_local() || link.carries(FULL_DATAGRAM_BYTES)
 }
 
 /// What sealing needs.
@@ -74,11 +79,7 @@ impl Sink for Seal<'_> {
 
     fn mtu(&self, link: &Link) -> usize {
         let mtu = mtu(link);
-        if link.is_local() || link.carries(FULL_DATAGRAM_BYTES) {
-            mtu.wide
-        } else {
-            mtu.narrow
-        }
+        if is_wide(link) { mtu.wide } else { mtu.narrow }
     }
 
     fn is_full(&mut self, context: &Context<'_>) -> bool {

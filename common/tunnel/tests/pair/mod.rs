@@ -35,6 +35,9 @@ use rand_core::{RngCore, SeedableRng};
 use nat::{Kind, Nat};
 
 pub const GRANT: GrantId = GrantId::from_bytes([7; 10]);
+pub const OTHER_GRANT: GrantId = GrantId::from_bytes([8; 10]);
+/// The rank of its handles, behind the first tunnel's relay and those that stand by for it.
+pub const OTHER: u8 = 3;
 pub const TTL: Duration = Duration::from_secs(300);
 pub const CARRIERS: [Carrier; 2] = [Carrier::WireGuard, Carrier::Quic];
 
@@ -73,8 +76,16 @@ pub struct Pair {
     pub damage: bool,
     /// Addresses of the relay that an end does not reach, the agent where `true`.
     pub unreached: BTreeSet<(bool, SocketAddr)>,
+    /// An end whose machine sleeps: it hears nothing, and no timer of it runs.
+    pub asleep: Option<End>,
+    /// Timers that were due at each end, the agent's first.
+    pub timeouts: [u32; 2],
+    /// What somebody on every path has seen, when there is one.
+    pub captured: Option<Vec<Captured>>,
     /// Relays that answer tickets and forward nothing.
     pub lying: BTreeSet<SocketAddr>,
+    /// Whether the relay also hands each tunnel what belongs to the other one, and that first.
+    pub swaps: bool,
     /// Who is bound, and by which address of the relay.
     bound: BTreeMap<Handle, SocketAddr>,
     /// What an end must give back to the relay; another one after each loss of the bindings.
@@ -136,7 +147,11 @@ impl Pair {
             beside: None,
             damage: false,
             unreached: BTreeSet::new(),
+            asleep: None,
+            timeouts: [0; 2],
+            captured: None,
             lying: BTreeSet::new(),
+            swaps: false,
             bound: BTreeMap::new(),
             cookie: Cookie([0; COOKIE_BYTES]),
             random: ChaCha20Rng::from_seed([5; 32]),
@@ -178,6 +193,10 @@ impl Pair {
 
     /// Opens a flow at the agent.
     pub fn open(&mut self, service: &str) -> FlowId {
+        self.open_in(GRANT, service)
+    }
+
+    pub fn open_in(&mut self, grant: GrantId, service: &str) -> FlowId {
         self.next_flow += 1;
         let flow = FlowId(1_000_000 + self.next_flow);
         let service = format!("host:{service}").parse::<Target>().unwrap().service;
@@ -185,7 +204,7 @@ impl Pair {
             End::Agent,
             Input::OpenFlow {
                 flow,
-                grant: GRANT,
+                grant,
                 service,
             },
         );
@@ -194,7 +213,11 @@ impl Pair {
 
     /// Opens a TCP flow and waits until both shells have it.
     pub fn connect(&mut self, service: &str) -> (FlowId, FlowId) {
-        let mine = self.open(service);
+        self.connect_in(GRANT, service)
+    }
+
+    pub fn connect_in(&mut self, grant: GrantId, service: &str) -> (FlowId, FlowId) {
+        let mine = self.open_in(grant, service);
         let before = self.dials().len();
         assert!(self.run(Duration::from_secs(30), |pair| pair.agent.established(mine)));
         (mine, self.dials()[before])
@@ -270,9 +293,10 @@ impl Pair {
 
     /// Goes to the next thing that happens, unless it is after `limit`.
     fn step_until(&mut self, limit: Instant) -> bool {
+        let awake = [End::Agent, End::Connector].map(|end| Some(end) != self.asleep);
         let deadlines = [
-            self.agent.tunnels.deadline(),
-            self.connector.tunnels.deadline(),
+            self.agent.tunnels.deadline().filter(|_| awake[0]),
+            self.connector.tunnels.deadline().filter(|_| awake[1]),
         ];
         let arrival = self.queue.first_key_value().map(|((at, _), _)| *at);
         let next = deadlines.into_iter().flatten().chain(arrival).min();
@@ -294,9 +318,14 @@ impl Pair {
                 via,
                 datagram,
             } = entry.remove();
-            self.deliver_from(end, from, via, &datagram);
+            if self.asleep != Some(end) {
+                self.deliver_from(end, from, via, &datagram);
+            }
         }
         for end in [End::Agent, End::Connector] {
+            if self.asleep == Some(end) {
+                continue;
+            }
             self.flush(end);
             if self
                 .node(end)
@@ -304,6 +333,7 @@ impl Pair {
                 .deadline()
                 .is_some_and(|due| due <= at)
             {
+                self.timeouts[usize::from(end == End::Connector)] += 1;
                 self.input(end, Input::Timeout);
             }
         }
@@ -358,6 +388,11 @@ impl Pair {
         }
     }
 
+    /// Somebody else has shown the relay a ticket with this handle.
+    pub fn bind(&mut self, handle: Handle) {
+        self.bound.insert(handle, RELAY.parse().unwrap());
+    }
+
     /// What a relay that started again knows: nothing.
     pub fn forget_bindings(&mut self) {
         self.bound.clear();
@@ -396,16 +431,20 @@ impl Pair {
             }
             Some(FrameKind::Data) => {
                 let (own, sealed) = Handle::split_data(datagram).unwrap();
-                let rank = (0..=2).find(|rank| handle_at(*rank, from) == own);
+                let rank = (0..=OTHER).find(|rank| handle_at(*rank, from) == own);
                 let rank = rank.expect("a handle of this end");
                 assert_eq!(
                     at == RELAY.parse().unwrap() || at == RELAY_V6.parse().unwrap(),
-                    rank == 0
+                    rank == 0 || rank == OTHER
                 );
                 if self.lying.contains(&at) {
                     return;
                 }
                 let peer = handle_at(rank, other(from));
+                if self.swaps {
+                    let wrong = handle_at(OTHER - rank, other(from));
+                    self.send(other(from), at, [&wrong.data_header()[..], sealed].concat());
+                }
                 let is_bound = self.bound.get(&own) == Some(&at);
                 if let (true, Some(there)) = (is_bound, self.bound.get(&peer).copied()) {
                     let mut forwarded = peer.data_header().to_vec();
@@ -467,6 +506,13 @@ impl Pair {
     }
 
     fn arrive(&mut self, to: End, from: SocketAddr, via: Via, datagram: Vec<u8>, delay: Duration) {
+        if let Some(captured) = &mut self.captured {
+            captured.push(Captured {
+                to,
+                via,
+                datagram: datagram.clone(),
+            });
+        }
         let lost = self.random.next_u32() % 1_000 < self.loss;
         if lost {
             return;
@@ -492,6 +538,14 @@ impl Pair {
             self.queue.insert((at, self.sequence), flying);
         }
     }
+}
+
+/// A datagram that somebody has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    pub to: End,
+    pub via: Via,
+    pub datagram: Vec<u8>,
 }
 
 /// A datagram on its way.
@@ -637,6 +691,17 @@ pub fn install(end: End, keys: CarrierKeys) -> Install {
             never: Vec::new(),
         }),
     }
+}
+
+/// The same for another tunnel of this connector.
+pub fn install_other(end: End, keys: CarrierKeys) -> Install {
+    let mut install = install(end, keys);
+    install.grant = OTHER_GRANT;
+    install.ticket = ticket_at(OTHER, end);
+    install.meeting.secret = Secret32([8; 32]);
+    install.inner.device_v4 = [100, 64, 0, 2].into();
+    install.inner.device_v6 = "fd00::2".parse().unwrap();
+    install
 }
 
 /// Where the relays are that stand by, and this end's tickets for them.

@@ -111,6 +111,15 @@ impl Initiation {
     }
 }
 
+/// The sender's index in a first message that is signed for us.
+pub(super) fn index_of(identity: &Identity, message: &[u8]) -> Option<u32> {
+    let message: &[u8; INITIATION_BYTES] = message.try_into().ok()?;
+    is_signed(&identity.public, message).then_some(())?;
+    let mut from = Reader(message);
+    from.skip(4)?;
+    Some(u32::from_le_bytes(*from.array()?))
+}
+
 /// What a first message said, once it is known to be the peer's.
 pub(super) struct Asked {
     peer_index: u32,
@@ -122,11 +131,9 @@ pub(super) struct Asked {
 impl Asked {
     /// Reads a first message. Source: §5.4.2.
     pub(super) fn read(identity: &Identity, message: &[u8]) -> Option<Self> {
-        let message: &[u8; INITIATION_BYTES] = message.try_into().ok()?;
-        is_signed(&identity.public, message).then_some(())?;
+        let peer_index = index_of(identity, message)?;
         let mut from = Reader(message);
-        from.skip(4)?;
-        let peer_index = u32::from_le_bytes(*from.array()?);
+        from.skip(8)?;
         let ephemeral = PublicKey::from(*from.array::<32>()?);
         let mut transcript = Transcript::new(&identity.public);
         transcript.mix(ephemeral.as_bytes());

@@ -35,8 +35,10 @@ use self::{
 pub(crate) struct Noise {
     identity: Identity,
     entropy: ChaCha20Rng,
-    /// Its upper 24 bits are the tunnel's, the others count handshakes.
+    /// Counts handshakes, from where nobody can guess.
     next_index: u32,
+    /// The index of the peer's latest first message.
+    asked: Option<u32>,
     attempt: Option<Initiation>,
     /// Of the latest initiation that was sent, or answered.
     stamp: [u8; STAMP_BYTES],
@@ -45,6 +47,8 @@ pub(crate) struct Noise {
     current: Option<Keys>,
     /// For what is still on its way.
     previous: Option<Keys>,
+    /// Whether something was to be sealed and there were no keys.
+    is_mute: bool,
 }
 
 /// What a datagram turned out to be.
@@ -69,7 +73,7 @@ pub(crate) enum Opened<'a> {
 }
 
 impl Noise {
-    /// `seed` makes the ephemeral keys and is used once; `index` has its lower eight bits free.
+    /// `seed` makes the ephemeral keys and is used once; `index` is that of the first handshake.
     pub(crate) fn new(
         private: &Secret32,
         peer: Bytes<32>,
@@ -80,18 +84,35 @@ impl Noise {
         Self {
             identity: Identity::new(&private.0, peer.0, &psk.0),
             entropy: ChaCha20Rng::from_seed(seed),
-            next_index: index << 8,
+            next_index: index,
+            asked: None,
             attempt: None,
             stamp: [0; STAMP_BYTES],
             next: None,
             current: None,
             previous: None,
+            is_mute: false,
         }
     }
 
-    /// Whether a datagram is a handshake's first message: the one that costs us most.
+    /// Whether a datagram looks like a handshake's first message: the one that costs us most.
     pub(crate) fn is_handshake(sealed: &[u8]) -> bool {
         sealed.first() == Some(&KIND_INITIATION)
+    }
+
+    /// Whether a first message is the peer's and later than any that was: no other may cost us more
+    /// than this.
+    ///
+    /// Its MAC needs our public key, which one grant has and nobody else is told, and its index,
+    /// which grows with each, is under that MAC: what somebody on the way made or kept is told apart
+    /// without any of the four exponentiations.
+    pub(crate) fn is_new_handshake(&self, sealed: &[u8]) -> bool {
+        handshake::index_of(&self.identity, sealed).is_some_and(|index| self.is_later(index))
+    }
+
+    fn is_later(&self, index: u32) -> bool {
+        self.asked
+            .is_none_or(|before| index.wrapping_sub(before).cast_signed() > 0)
     }
 
     /// Opens a datagram into `room`, which must be no shorter and hold at least [`ROOM_MIN`] bytes.
@@ -111,7 +132,15 @@ impl Noise {
     /// Seals the packet of `len` bytes, none as a sign of life, that stands [`HEADER_BYTES`] into `room`;
     /// says how long it became.
     pub(crate) fn seal(&mut self, now: Instant, len: usize, room: &mut [u8]) -> Option<usize> {
-        self.current.as_mut()?.seal(now, len, room)
+        let current = self.current.as_mut();
+        let sealed = current.and_then(|keys| keys.seal(now, len, room));
+        self.is_mute |= sealed.is_none();
+        sealed
+    }
+
+    /// Whether something could not be sealed since it was asked last, for which there are keys again.
+    pub(crate) const fn take_mute(&mut self) -> bool {
+        std::mem::replace(&mut self.is_mute, false)
     }
 
     /// Begins a handshake, also while another waits for its answer.
@@ -182,6 +211,7 @@ impl Noise {
         let indexes = (index, peer_index);
         self.next = Some(Keys::new(now.instant, indexes, &responder, &initiator)?);
         self.stamp = stamp;
+        self.asked = Some(peer_index);
         let answer = room.get(..len)?;
         Some(Opened::Handshake { answer })
     }
@@ -210,8 +240,7 @@ impl Noise {
 
     fn index(&mut self) -> u32 {
         let index = self.next_index;
-        let count = index.wrapping_add(1) & 0xff;
-        self.next_index = (index & !0xff) | count;
+        self.next_index = index.wrapping_add(1);
         index
     }
 
