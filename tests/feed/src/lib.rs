@@ -1,5 +1,5 @@
-//! One function for each decoder that a stranger, a peer or a disk can reach: it takes any bytes,
-//! and panics when a promise of that decoder does not hold.
+//! One function for each of the decoders that a stranger, a peer or a disk can reach (which have none,
+//! the README of `tests/fuzz` says): it takes any bytes, and panics when a promise does not hold.
 //!
 //! The fuzzers of `tests/fuzz` call them with what they make up, and `cargo test` with the corpus
 //! that they left behind.
