@@ -31,7 +31,10 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use support::{Node, TIME, World, enroll, enroll_over, hello, holder, knock, renew, request, show};
+use support::{
+    Node, TIME, World, enroll, enroll_over, hello, holder, knock, knock_among_many, renew, request,
+    show,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connector_enrolls_and_its_channel_is_welcomed() {
@@ -79,14 +82,8 @@ async fn of_two_hundred_who_use_one_code_at_once_exactly_one_is_admitted() {
         .map(|n| {
             let code = code.clone();
             tokio::spawn(async move {
-                // A knock has a second and 16 bits of its own: of two hundred in one second, two make the
-                // same one in three runs of ten, and the later is taken for a replay. Whoever hears
-                // nothing knocks once more, as agents do.
-                let connected = match knock(address, &code, TIME / 2).await {
-                    Err(ChannelError::NoAnswer(_)) => knock(address, &code, TIME).await,
-                    heard => heard,
-                };
-                enroll_over(connected.unwrap(), &code, &format!("c{n}")).await
+                let connected = knock_among_many(address, &code).await;
+                enroll_over(connected, &code, &format!("c{n}")).await
             })
         })
         .collect();
@@ -268,7 +265,7 @@ async fn a_stranger_who_has_left_takes_nobodys_place() {
     let code = world.admin().await.invite_connector().await;
     // More than one address has places, and each says that nothing more comes before it leaves.
     for _ in 0..300 {
-        let mut connected = knock(world.address, &code, TIME).await.unwrap();
+        let mut connected = knock_among_many(world.address, &code).await;
         let (request, _) = request(&connected, &code, "gone");
         connected.link.sender.send(&request).unwrap();
         connected.link.sender.finish(CloseCode::Done, "");
