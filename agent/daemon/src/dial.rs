@@ -74,16 +74,23 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// Whether somebody at the other end has said this.
-    const fn is_told(&self) -> bool {
-        matches!(self, Self::Channel(ChannelError::Closed(_)))
+    /// How much it says: a controller's word, a proxy's or an impostor's, that UDP does not work, or
+    /// that a front does not.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Channel(ChannelError::Closed(_)) => 3,
+            Self::Front(error) if error.is_told() => 2,
+            Self::Channel(_) | Self::NotResolved { .. } => 1,
+            Self::Front(_) => 0,
+        }
     }
 }
 
 /// Connects as `caller` to `to`, by the first way that answers.
 ///
 /// # Errors
-/// [`DialError`]: what a controller said, else why UDP does not reach it.
+/// [`DialError`]: what a controller said, else what stands in the way said, else why UDP does not reach
+/// it.
 pub async fn dial(
     to: &Destination,
     tls: &Arc<rustls::ClientConfig>,
@@ -119,8 +126,10 @@ pub async fn dial(
             Ok(Ok(dialed)) => return Ok(dialed),
             Ok(Err(error)) => {
                 tracing::debug!(reason = %error, "a way to the controller does not work");
-                let is_front = matches!(error, DialError::Front(_));
-                if why.is_none() || (!is_front && why.as_ref().is_some_and(|why| !why.is_told())) {
+                if why
+                    .as_ref()
+                    .is_none_or(|why| why.weight() <= error.weight())
+                {
                     why = Some(error);
                 }
             }

@@ -273,6 +273,7 @@ fn unreachable_failure(
     let noun = if tried == 1 { "address" } else { "addresses" };
     let (why, next) = match error {
         DialError::Channel(ChannelError::NoAnswer(_)) => ("no answer".to_owned(), NO_ANSWER_NEXT),
+        DialError::Front(error) if error.is_told() => (text, IN_THE_WAY_NEXT),
         DialError::Channel(_) | DialError::NotResolved { .. } | DialError::Front(_) => (
             text,
             "Check the network and the controller, then try again with the same code",
@@ -293,6 +294,10 @@ fn unreachable_failure(
 const NO_ANSWER_NEXT: &str = "A controller is silent to whoever has no good code. \
     Check that this machine's clock is right, that UDP reaches the address, \
     and with an admin that it is the controller's and that the code was not used, expired or taken back";
+
+/// What to do about who stands between: a proxy that refuses, or one that reads along.
+const IN_THE_WAY_NEXT: &str = "Check the name and the password in HTTPS_PROXY, and whether this network reads along; \
+    NO_PROXY names what is reached without a proxy. Then try again with the same code";
 
 /// Connects, and begins anew beside that when nobody answers soon.
 async fn dial_twice(

@@ -279,7 +279,18 @@ fn of_controllers(
             ),
         );
     }
+    let has_udp = observed
+        .relays
+        .iter()
+        .any(|relay| !relay.answers.is_empty());
     match (seen.by_udp, seen.by_tls, seen.has_fronts) {
+        (false, false, _) if has_udp && portal != Portal::Suspected => say(
+            "unreachable",
+            "the controller does not answer, although UDP reaches a relay".to_owned(),
+            "Look at this machine's clock first: a controller is silent to knocks of another time, \
+             and to nodes that were removed. Else it is down: ask its operator"
+                .to_owned(),
+        ),
         (false, false, true) => say(
             "unreachable",
             "the controller answers neither by UDP nor by TLS".to_owned(),

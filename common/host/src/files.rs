@@ -13,8 +13,10 @@ use rustix::{
 
 use crate::exit::{Code, Failure, io_advice};
 
+pub use durable::{make_folder, sync_name};
 pub use named::{CONFIG_BYTES_MAX, ReadError, open_named, read_named, read_named_text};
 
+mod durable;
 mod named;
 
 /// Largest file that is read whole, in bytes: four of the largest messages.
@@ -105,23 +107,12 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// Opens the directory at `path`, which is made, with its parents, when it is missing.
+    /// Opens the directory at `path`, which is made durably, with its parents, when it is missing.
     ///
     /// # Errors
     /// [`StateError`] when it is a link, foreign, writable for others, or cannot be made.
     pub fn create(path: &Path) -> Result<Self, StateError> {
-        use std::os::unix::fs::DirBuilderExt;
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            std::fs::create_dir_all(parent).map_err(|source| io_error(parent, source))?;
-        }
-        match std::fs::DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(io_error(path, source)),
-        }
+        make_folder(path).map_err(|source| io_error(path, source))?;
         Self::open(path)
     }
 

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::{
     entropy,
     exit::{Code, Failure, io_advice},
+    files::sync_name,
     keyboard::Keyboard,
 };
 
@@ -141,7 +142,9 @@ impl Unlock {
             write!(file, "{byte:02x}")?;
         }
         writeln!(file)?;
-        file.sync_all()
+        file.sync_all()?;
+        // What is sealed with it is durable before long, and cannot be read without it.
+        sync_name(path)
     }
 
     fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {

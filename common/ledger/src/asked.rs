@@ -11,8 +11,9 @@ use cardea_proto::{
 /// The tags of changes that only an admin's signed request may bring about.
 ///
 /// A user is also set when one of their devices enrolls, by the groups in the code that an admin
-/// signed; the founding of a domain, its first entry, has no admin yet.
-pub(crate) const ADMINS_ALONE: [&[u8]; 13] = [
+/// signed; the founding of a domain, its first entry, has no admin yet, and no later one founds it anew.
+pub(crate) const ADMINS_ALONE: [&[u8]; 14] = [
+    b"founded",
     b"invite_created",
     b"invite_removed",
     b"device_blocked",

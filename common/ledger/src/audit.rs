@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cardea_credential::admin::{ChangeError, verify_change};
 use cardea_proto::{
+    admin::{AdminChange, SignedChange},
     codec::{Blob, Bytes, Digest},
     id::AdminKeyId,
     ledger::{Actor, Change, Entry, Revision},
@@ -82,6 +83,16 @@ pub enum Fault {
     /// A checkpoint over no more entries than the one before.
     #[error("the checkpoint covers no more entries than the one before")]
     Repeated,
+    /// A checkpoint of another epoch than the entries tell.
+    #[error(
+        "the checkpoint says epoch {said}, but {acknowledged} rollbacks were acknowledged by an admin"
+    )]
+    Epoch {
+        /// What it says.
+        said: u64,
+        /// What it should say.
+        acknowledged: u64,
+    },
     /// The ledger is not a continuation of the checkpoint that is known.
     #[error("the first {0} entries are not those that the known checkpoint was signed over")]
     Forked(u64),
@@ -120,6 +131,8 @@ pub struct Audit {
     admins: BTreeMap<AdminKeyId, [u8; 32]>,
     /// The requests that were carried out: the nonce of their connection, and their number there.
     requests: BTreeSet<(Bytes<16>, u64)>,
+    /// Rollbacks that an admin acknowledged.
+    epoch: u64,
     /// First and last time of the entries behind the last checkpoint.
     uncovered: Option<(UnixMillis, UnixMillis)>,
     report: Report,
@@ -138,6 +151,7 @@ impl Audit {
             domain: None,
             admins: BTreeMap::new(),
             requests: BTreeSet::new(),
+            epoch: 0,
             uncovered: None,
             report: Report {
                 entries: 0,
@@ -223,7 +237,7 @@ impl Audit {
             self.founded(&decode(payload)?)?;
         }
         if outline.signed {
-            self.signed(&decode(payload)?)?;
+            self.asked(&decode(payload)?)?;
         } else if outline.by_admin {
             return Err(Fault::Unsigned);
         } else if outline.needs_admin && before.0 > 0 {
@@ -258,10 +272,18 @@ impl Audit {
         Ok(())
     }
 
-    fn signed(&mut self, entry: &Entry) -> Result<(), Fault> {
-        let Some(signed) = &entry.draft.signed else {
-            return Ok(());
-        };
+    /// Checks an entry that seems to carry an admin's request: an encoding other than ours may only
+    /// look so.
+    fn asked(&mut self, entry: &Entry) -> Result<(), Fault> {
+        match (&entry.draft.signed, &entry.draft.actor) {
+            (Some(signed), _) => self.signed(entry, signed),
+            (None, Actor::Admin(_)) => Err(Fault::Unsigned),
+            (None, _) if self.head.0.0 == 0 => Ok(()),
+            (None, _) => unsigned(entry),
+        }
+    }
+
+    fn signed(&mut self, entry: &Entry, signed: &SignedChange) -> Result<(), Fault> {
         if entry.draft.actor != Actor::Admin(signed.key) {
             return Err(Fault::Unsigned);
         }
@@ -279,6 +301,9 @@ impl Audit {
         if !is_asked(&order.change, entry.draft.at, &entry.draft.changes) {
             return Err(Fault::NotAsked);
         }
+        if order.change == AdminChange::RollbackAcknowledge {
+            self.epoch = self.epoch.saturating_add(1);
+        }
         self.report.signatures = self.report.signatures.saturating_add(1);
         Ok(())
     }
@@ -291,6 +316,12 @@ impl Audit {
         }
         if checkpoint.size != self.tree.size() || checkpoint.root != self.tree.root() {
             return Err(Fault::OtherEntries);
+        }
+        if checkpoint.epoch != self.epoch {
+            return Err(Fault::Epoch {
+                said: checkpoint.epoch,
+                acknowledged: self.epoch,
+            });
         }
         self.report.checkpoints = self.report.checkpoints.saturating_add(1);
         self.report.last = Some(checkpoint);

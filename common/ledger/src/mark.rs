@@ -1,9 +1,11 @@
 //! How far a journal was acknowledged: what tells a torn tail from damage.
 //!
-//! The mark is written after each `fdatasync` of the journal and is itself not synced, so it costs
-//! one `pwrite`. On the disk it may be late, never early: what it covers was durable before it was
-//! written. Bytes after the mark that are no frame were never acknowledged and may be cut; bytes
-//! before it that are no frame are damage.
+//! The mark is written after each `fdatasync` of the journal, which costs one `pwrite`, and synced with
+//! each checkpoint. On the disk it may be late, by as much as was acknowledged since the last
+//! checkpoint, never early: what it covers was durable before it was written. Bytes before the mark
+//! that are no frame are damage. Those after it were never acknowledged and may be cut; only where the
+//! power went and in the same second's entries a byte was lost besides is it otherwise, and then the
+//! nodes tell what is missing.
 
 use cardea_proto::ledger::Revision;
 

@@ -84,33 +84,37 @@ struct Parts<'a> {
     moves: [u8; 8],
     address: [u8; 16],
     port: [u8; 2],
+    /// Who came by a detour has a mark in it: the same address by UDP may be another's.
+    scope: [u8; 4],
     ticket: &'a [u8; TICKET_BYTES],
 }
 
 impl<'a> Claim<'a> {
     fn parts(&self, period: &'a [u8; 8]) -> Parts<'a> {
-        let address = match self.from {
-            SocketAddr::V4(from) => from.ip().to_ipv6_mapped(),
-            SocketAddr::V6(from) => *from.ip(),
+        let (address, scope) = match self.from {
+            SocketAddr::V4(from) => (from.ip().to_ipv6_mapped(), 0),
+            SocketAddr::V6(from) => (*from.ip(), from.scope_id()),
         };
         Parts {
             period,
             moves: self.moves.to_be_bytes(),
             address: address.octets(),
             port: self.from.port().to_be_bytes(),
+            scope: scope.to_be_bytes(),
             ticket: self.ticket,
         }
     }
 }
 
 impl Parts<'_> {
-    fn each(&self) -> [&[u8]; 6] {
+    fn each(&self) -> [&[u8]; 7] {
         [
             CONTEXT,
             self.period,
             &self.moves,
             &self.address,
             &self.port,
+            &self.scope,
             self.ticket,
         ]
     }
@@ -161,6 +165,10 @@ mod tests {
             },
             Claim {
                 from: "[2001:db8::1]:7".parse().unwrap(),
+                ..claim
+            },
+            Claim {
+                from: "[::ffff:192.0.2.1%9]:7".parse().unwrap(),
                 ..claim
             },
             Claim {

@@ -29,6 +29,8 @@ pub enum DropReason {
     WrongSource,
     /// The other end is not bound.
     PeerUnbound,
+    /// More than an end may send.
+    TooFast,
 }
 
 impl fmt::Display for DropReason {
@@ -45,6 +47,7 @@ impl fmt::Display for DropReason {
             Self::Unbound => "unbound",
             Self::WrongSource => "wrong_source",
             Self::PeerUnbound => "peer_unbound",
+            Self::TooFast => "too_fast",
         })
     }
 }

@@ -24,11 +24,13 @@
 mod budget;
 mod cookie;
 mod counters;
+mod pace;
 mod shares;
 mod table;
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU64,
     time::{Duration, Instant},
 };
 
@@ -43,6 +45,7 @@ use cardea_proto::{
 pub use self::counters::{Counters, DropReason};
 use self::{
     cookie::{Claim, Cookies, Proven},
+    pace::Pace,
     shares::Shares,
     table::{Admission, Placed, Table},
 };
@@ -57,6 +60,8 @@ pub struct Settings {
     /// Most tickets that are checked in a second, so that forged ones cannot take the processor. One
     /// address or IPv6 /64 gets half of them and its share of the rest.
     pub checks_per_second: u32,
+    /// Most bytes, headers included, that one end may send in a second; as many as it likes for `None`.
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 impl Default for Settings {
@@ -66,6 +71,7 @@ impl Default for Settings {
             ends_max: 131_072,
             idle: Duration::from_secs(90),
             checks_per_second: 5_000,
+            bytes_per_second: None,
         }
     }
 }
@@ -105,7 +111,11 @@ impl Relay {
     pub fn new(ticket_key: [u8; 32], seed: [u8; 32], settings: Settings) -> Self {
         Self {
             ticket_key,
-            table: Table::new(settings.ends_max, settings.idle),
+            table: Table::new(
+                settings.ends_max,
+                settings.idle,
+                settings.bytes_per_second.map(Pace::new),
+            ),
             cookies: Cookies::new(&seed),
             checks: Shares::new(settings.checks_per_second),
             counters: Counters::default(),
@@ -160,7 +170,8 @@ impl Relay {
         if sealed.is_empty() {
             return Err(DropReason::Short);
         }
-        let (peer, to) = self.table.route(now, handle, from)?;
+        let length = datagram.len();
+        let (peer, to) = self.table.route(now, handle, from, length)?;
         let _ = overwrite(datagram, &peer.data_header());
         Ok(Verdict::Forward { to })
     }

@@ -13,13 +13,14 @@ use cardea_proto::{
     relay::{Handle, Side, TICKET_BYTES, Ticket},
 };
 
-use crate::{DropReason, cookie::Proven};
+use crate::{DropReason, cookie::Proven, pace::Pace};
 
 /// All bound ends.
 #[derive(Debug)]
 pub(crate) struct Table {
     ends_max: usize,
     idle: Duration,
+    pace: Option<Pace>,
     slots: Vec<Option<End>>,
     free: Vec<usize>,
     by_handle: HashMap<Handle, usize>,
@@ -48,6 +49,8 @@ struct End {
     ticket: [u8; TICKET_BYTES],
     ends_at: Instant,
     heard: Instant,
+    /// Up to when it has used what it may send.
+    used_until: Instant,
     address: SocketAddr,
     /// How often it was bound or moved.
     moves: u64,
@@ -96,10 +99,11 @@ impl End {
 }
 
 impl Table {
-    pub(crate) fn new(ends_max: usize, idle: Duration) -> Self {
+    pub(crate) fn new(ends_max: usize, idle: Duration, pace: Option<Pace>) -> Self {
         Self {
             ends_max,
             idle,
+            pace,
             slots: Vec::new(),
             free: Vec::new(),
             by_handle: HashMap::new(),
@@ -117,12 +121,13 @@ impl Table {
     }
 
     /// The other end of the tunnel of `handle`, when both ends are bound and `from` is where the
-    /// sender is.
+    /// sender is, for a datagram of so many bytes.
     pub(crate) fn route(
         &mut self,
         now: Instant,
         handle: Handle,
         from: SocketAddr,
+        bytes: usize,
     ) -> Result<(Handle, SocketAddr), DropReason> {
         let idle = self.idle;
         let sender = self
@@ -137,6 +142,11 @@ impl Table {
             return Err(DropReason::WrongSource);
         }
         sender.heard = now;
+        if let Some(pace) = self.pace {
+            sender.used_until = pace
+                .after(now, sender.used_until, bytes)
+                .ok_or(DropReason::TooFast)?;
+        }
         sender
             .peer
             .and_then(|slot| self.slots.get(slot)?.as_ref())
@@ -248,6 +258,7 @@ impl Table {
             ticket: *admission.bytes,
             ends_at: now + admission.life,
             heard: now,
+            used_until: now,
             address: from,
             moves: 1,
             peer: peer.copied(),

@@ -237,6 +237,36 @@ fn data_from_another_address_is_dropped_until_the_ticket_moves_there() {
 }
 
 #[test]
+fn an_end_that_sends_more_than_its_rate_loses_the_rest_and_nobody_else_does() {
+    let mut relay = Bench::with(Settings {
+        bytes_per_second: NonZeroU64::new(100_000),
+        ..Settings::default()
+    });
+    for at in [0, 1] {
+        relay.bind(at, Side::Agent, 1);
+        relay.bind(at, Side::Connector, 2);
+    }
+    let sealed = [7; 1_000 - DATA_HEADER_BYTES];
+    let mut passed = 0;
+    for _ in 0..1_000 {
+        for _ in 0..10 {
+            let verdict = relay.handle(1, &mut data(0, Side::Agent, &sealed));
+            passed += u64::from(verdict != Verdict::Drop(DropReason::TooFast));
+        }
+        // Neither its other end nor another tunnel from the same address pays for that.
+        let back = relay.handle(2, &mut data(0, Side::Connector, b"x"));
+        assert_eq!(back, Verdict::Forward { to: address(1) });
+        let other = relay.handle(1, &mut data(1, Side::Agent, b"x"));
+        assert_eq!(other, Verdict::Forward { to: address(2) });
+        relay.sleep(Duration::from_millis(10));
+    }
+    // 10 s of 100 kB, and the first 64 KiB at once.
+    assert!((1_055..=1_066).contains(&passed), "{passed}");
+    let dropped = relay.core.counters().dropped(DropReason::TooFast);
+    assert_eq!(dropped, 10_000 - passed);
+}
+
+#[test]
 fn strangers_learn_nothing() {
     let mut relay = Bench::new();
     relay.drops(1, &mut [], DropReason::NotOurs);

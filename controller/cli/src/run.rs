@@ -19,6 +19,7 @@ mod export;
 mod inventory;
 mod invite;
 mod policy;
+mod restore;
 mod verify;
 
 /// What an admin must have thought of before a ledger goes on from an earlier point.
@@ -59,7 +60,7 @@ pub fn run(cli: Cli, console: &mut Console) -> Result<(), Failure> {
         return backup::backup(file, &settings, console);
     }
     if let Command::Restore { file, unlock } = &cli.command {
-        return backup::restore(file, unlock.as_ref(), &settings, console);
+        return restore::restore(file, unlock.as_ref(), &settings, console);
     }
     let connection = Connection::open(&settings)?;
     let mut session = Session {

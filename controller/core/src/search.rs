@@ -186,12 +186,13 @@ impl Subjects {
 mod tests {
     use cardea_proto::{
         admin::AdminChange,
+        identity::Role,
         ledger::{Link, Revision},
         time::UnixMillis,
     };
 
     use super::*;
-    use crate::testing::{Bench, name};
+    use crate::testing::{Bench, app, name, sane_facts};
 
     /// The revisions that a filter finds in what happened at an office.
     fn found(bench: &Bench, filter: AuditFilter) -> Vec<Revision> {
@@ -210,8 +211,20 @@ mod tests {
     fn the_end_of_a_grant_is_found_by_device_user_and_app() {
         let (mut bench, device, connector) = Bench::office();
         let granted = bench.open(&device, &connector, "wiki");
-        bench.must(AdminChange::GrantRevoke(granted.grant));
         bench.publish("mail");
+        let others = bench.entries.len();
+        let mut phone = {
+            let secret = bench.invite_device("bob", &["staff"]);
+            bench.enroll_node(Role::Device, &secret, "phone")
+        };
+        bench.connect(&mut phone, &[]);
+        bench.report(&mut phone, sane_facts());
+        bench.open(&phone, &connector, "mail");
+        let others: Vec<Revision> = bench.entries[others..]
+            .iter()
+            .map(|entry| entry.revision)
+            .collect();
+        bench.must(AdminChange::GrantRevoke(granted.grant));
         let ends = about(&bench, |change| matches!(change, Change::GrantEnded { .. }));
         assert_eq!(ends.len(), 1);
         for filter in [
@@ -239,6 +252,8 @@ mod tests {
                 |change| matches!(change, Change::AppSet(spec) if spec.name.as_str() == "mail"),
             );
             assert!(!found.contains(&mail[0]), "{filter:?}");
+            let other = others.iter().find(|other| found.contains(other));
+            assert_eq!(other, None, "{filter:?}");
         }
     }
 
@@ -246,6 +261,11 @@ mod tests {
     fn actors_times_and_decisions_narrow_a_search() {
         let (mut bench, device, connector) = Bench::office();
         bench.open(&device, &connector, "wiki");
+        bench.must(AdminChange::AppAdd {
+            spec: app("mail"),
+            allow: Vec::new(),
+        });
+        bench.request(&device, 9, "mail");
         bench.pass(std::time::Duration::from_secs(3_600));
         let link = Link {
             principal: Principal::User(name("bob")),
@@ -271,16 +291,20 @@ mod tests {
             ..AuditFilter::default()
         };
         assert_eq!(found(&bench, earlier).len(), bench.entries.len() - 1);
-        let allowed = AuditFilter {
-            allowed: Some(true),
+        let decided = |allowed| AuditFilter {
+            allowed: Some(allowed),
             ..AuditFilter::default()
         };
-        let offers = about(&bench, |change| matches!(change, Change::GrantOffered(_)));
-        assert!(
-            offers
-                .iter()
-                .all(|offer| found(&bench, allowed.clone()).contains(offer))
-        );
+        // The device's certificate, and its grant.
+        let allowed = about(&bench, |change| {
+            let is_device = |node: &NodeId| matches!(node, NodeId::Device(_));
+            matches!(change, Change::NodeEnrolled(node) if is_device(&node.id))
+                || matches!(change, Change::GrantOffered(_))
+        });
+        assert_eq!(found(&bench, decided(true)), allowed);
+        let denials = about(&bench, is_refusal);
+        assert_eq!((allowed.len(), denials.len()), (2, 1));
+        assert_eq!(found(&bench, decided(false)), denials);
         let bobs = AuditFilter {
             user: Some(name("bob")),
             ..AuditFilter::default()

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{Ipv6Addr, SocketAddr},
+    num::NonZeroU64,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -45,6 +46,77 @@ pub struct Config {
     pub idle: Option<Duration>,
     /// Most tickets that are checked in a second.
     pub checks_per_second: Option<u32>,
+    /// How much one end of a tunnel may send.
+    pub relay_rate: Option<Rate>,
+}
+
+/// How much one end of a tunnel may send, such as `50mbit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    bits_per_second: NonZeroU64,
+}
+
+/// The units of a rate, as `tc` has them, the largest first.
+const UNITS: [(&str, u64); 4] = [
+    ("gbit", 1_000_000_000),
+    ("mbit", 1_000_000),
+    ("kbit", 1_000),
+    ("bit", 1),
+];
+
+/// The slowest rate that is taken: less lets no tunnel open in time.
+const RATE_MIN: NonZeroU64 = NonZeroU64::new(64_000).unwrap();
+
+impl Rate {
+    /// In bytes, as the relay counts.
+    #[must_use]
+    pub fn bytes_per_second(self) -> NonZeroU64 {
+        NonZeroU64::new(self.bits_per_second.get() / 8).unwrap_or(NonZeroU64::MIN)
+    }
+}
+
+impl FromStr for Rate {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let (number, unit) = UNITS
+            .iter()
+            .find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)))
+            .unwrap_or((text, 0));
+        let bits = number.parse::<u64>().ok();
+        let bits = bits.and_then(|number| NonZeroU64::new(number.checked_mul(unit)?));
+        match bits {
+            Some(bits_per_second) if bits_per_second >= RATE_MIN => Ok(Self { bits_per_second }),
+            Some(_) => Err(ConfigError(format!(
+                "{text} is less than 64kbit, over which no tunnel opens in time"
+            ))),
+            None => Err(ConfigError(format!(
+                "{text:?} is no rate. For example: 50mbit, 1gbit"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = self.bits_per_second.get();
+        let whole = |(_, unit): &&(&str, u64)| bits.is_multiple_of(*unit);
+        let (name, unit) = UNITS.iter().find(whole).unwrap_or(&("bit", 1));
+        write!(f, "{}{name}", bits / unit)
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// The files of what strangers see at a front, `CERT,KEY[,PAGE]`.
@@ -147,6 +219,7 @@ impl Config {
             ends_max: over.ends_max.or(self.ends_max),
             idle: over.idle.or(self.idle),
             checks_per_second: over.checks_per_second.or(self.checks_per_second),
+            relay_rate: over.relay_rate.or(self.relay_rate),
         }
     }
 
@@ -158,6 +231,7 @@ impl Config {
             ends_max: self.ends_max.unwrap_or(default.ends_max),
             idle: self.idle.unwrap_or(default.idle),
             checks_per_second: self.checks_per_second.unwrap_or(default.checks_per_second),
+            bytes_per_second: self.relay_rate.map(Rate::bytes_per_second),
         }
     }
 
@@ -302,6 +376,7 @@ mod tests {
                 ends_max: 10,
                 idle: Duration::from_secs(120),
                 checks_per_second: 7,
+                bytes_per_second: None,
             }
         );
     }
@@ -351,6 +426,39 @@ mod tests {
         let missing: DecoyFiles = "/nonexistent/a,/nonexistent/b".parse().unwrap();
         let error = missing.load().unwrap_err().to_string();
         assert!(error.contains("/nonexistent/a"), "{error}");
+    }
+
+    #[test]
+    fn rates_have_units_and_a_least_value() {
+        for (text, bytes, shown) in [
+            ("50mbit", 6_250_000, "50mbit"),
+            ("1000mbit", 125_000_000, "1gbit"),
+            ("64000bit", 8_000, "64kbit"),
+            ("64001bit", 8_000, "64001bit"),
+        ] {
+            let rate: Rate = text.parse().unwrap();
+            assert_eq!(rate.bytes_per_second().get(), bytes, "{text}");
+            assert_eq!(rate.to_string(), shown);
+        }
+        for wrong in [
+            "",
+            "50",
+            "mbit",
+            "-1mbit",
+            "1.5mbit",
+            "50MB",
+            "0mbit",
+            "99999999999gbit",
+        ] {
+            let error = wrong.parse::<Rate>().unwrap_err();
+            assert!(error.to_string().contains("is no rate"), "{wrong}: {error}");
+        }
+        let slow = "63kbit".parse::<Rate>().unwrap_err();
+        assert!(slow.to_string().contains("less than 64kbit"), "{slow}");
+        let config = Config::parse("relay_rate = \"8mbit\"").unwrap();
+        let settings = config.settings();
+        assert_eq!(settings.bytes_per_second, NonZeroU64::new(1_000_000));
+        assert!(Config::parse("relay_rate = \"8\"").is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use cardea_host::{
 };
 use cardea_relay_server::{
     Control, Server,
-    config::{Config, DecoyFiles, default_listen},
+    config::{Config, DecoyFiles, Rate, default_listen},
     front::{Controller, Front, Keeper, RunningFront, Targets},
 };
 
@@ -89,10 +89,13 @@ struct Run {
     /// perhaps a page
     #[arg(long, value_name = "CERT,KEY[,PAGE]", env = "CARDEA_TLS_DECOY")]
     tls_decoy: Option<DecoyFiles>,
+    /// How much one end of a tunnel may send, such as 50mbit; by default as much as it likes
+    #[arg(long, value_name = "RATE", env = "CARDEA_RELAY_RATE")]
+    relay_rate: Option<Rate>,
     /// What keeps this machine from telling strangers which UDP ports are closed: none or nft (as root)
     #[arg(long, value_name = "GUARD", env = "CARDEA_GUARD")]
     guard: Option<Guard>,
-    /// Configuration file, TOML: listen, ticket_key, listen_tls, front_key, controller, tls_decoy, guard, ends_max, idle, checks_per_second
+    /// Configuration file, TOML: listen, ticket_key, listen_tls, front_key, controller, tls_decoy, guard, ends_max, idle, checks_per_second, relay_rate
     #[arg(long, value_name = "FILE", env = "CARDEA_CONFIG")]
     config: Option<PathBuf>,
     /// Says more; twice for every packet
@@ -136,6 +139,7 @@ fn serve(run: Run) -> Result<(), Failure> {
         controller: run.controller,
         tls_decoy: run.tls_decoy,
         guard: run.guard,
+        relay_rate: run.relay_rate,
         ..Config::default()
     });
     let key = config.key().map_err(usage)?;

@@ -6,7 +6,7 @@ use cardea_host::{guard::Guard, unlock::Unlock};
 use cardea_proto::name::Name;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use cardea_relay_server::config::DecoyFiles;
+use cardea_relay_server::config::{DecoyFiles, Rate};
 
 use crate::values::{Place, Places, Span};
 
@@ -201,6 +201,10 @@ pub struct Flags {
     /// page.
     #[arg(long, env = "CARDEA_TLS_DECOY", value_name = "CERT,KEY[,PAGE]")]
     pub tls_decoy: Option<DecoyFiles>,
+    /// How much one end of a tunnel may send through this controller's relay, such as 50mbit
+    /// [default: as much as it likes].
+    #[arg(long, env = "CARDEA_RELAY_RATE", value_name = "RATE")]
+    pub relay_rate: Option<Rate>,
     /// What keeps this machine from telling strangers which UDP ports are closed: none or nft
     /// (as root) [default: none].
     #[arg(long, env = "CARDEA_GUARD", value_name = "GUARD")]

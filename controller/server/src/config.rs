@@ -14,7 +14,7 @@ use cardea_host::{
     unlock::Unlock,
 };
 use cardea_proto::{PORT_CHANNEL, PORT_RELAY, name::Name};
-use cardea_relay_server::config::DecoyFiles;
+use cardea_relay_server::config::{DecoyFiles, Rate};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -89,6 +89,9 @@ pub struct RelayConfig {
     /// What strangers see at the front.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_decoy: Option<DecoyFiles>,
+    /// How much one end of a tunnel may send through that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
 }
 
 impl RelayConfig {
@@ -148,6 +151,7 @@ impl Config {
                 listen_tls: flags.listen_tls.or(self.relay.listen_tls),
                 tls_addresses: over(&flags.tls_address, self.relay.tls_addresses),
                 tls_decoy: flags.tls_decoy.clone().or(self.relay.tls_decoy),
+                rate: flags.relay_rate.or(self.relay.rate),
             },
         }
     }
@@ -184,6 +188,8 @@ pub struct Settings {
     pub front_addresses: Vec<Place>,
     /// What strangers see there.
     pub decoy: Option<DecoyFiles>,
+    /// How much one end of a tunnel may send through the relay.
+    pub relay_rate: Option<Rate>,
     /// Life of a certificate.
     pub certificate_life: Duration,
     /// Life of a grant.
@@ -220,6 +226,7 @@ impl Settings {
             front_listen: config.relay.listen_tls.filter(|_| relay),
             front_addresses: config.relay.tls_addresses,
             decoy: config.relay.tls_decoy,
+            relay_rate: config.relay.rate,
             certificate_life: within(
                 "--certificate-life",
                 config.certificate_life,
@@ -281,6 +288,7 @@ addresses = ["ztna.corp.example:7444"]
 listen_tls = "[::]:443"
 tls_addresses = ["ztna.corp.example"]
 tls_decoy = "a.pem,b.pem"
+rate = "50mbit"
 "#;
 
     #[test]

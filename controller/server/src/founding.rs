@@ -1,6 +1,6 @@
 //! `init`: a trust domain from nothing, and `renew`: its next intermediate.
 
-use std::{path::Path, sync::Arc};
+use std::{io::ErrorKind, path::Path, sync::Arc};
 
 use cardea_core::{
     Proposal, ProposalId, State,
@@ -158,14 +158,25 @@ pub fn farewell(state: &Path, report: &Report) -> String {
 pub fn damaged(error: LoadError) -> Failure {
     let text = crate::chain(&error);
     let next = match error {
-        LoadError::Locked(_) => "opened twice: stop the other controller first",
-        LoadError::Damaged { .. } => {
-            "Nothing was changed. See the choices: cardea-controller repair"
+        LoadError::Locked(_) => "opened twice: stop the other controller first".to_owned(),
+        LoadError::Damaged { file, .. } => {
+            let state = file.ancestors().nth(2).unwrap_or(&file).display();
+            format!(
+                "Nothing was changed. See the choices: cardea-controller repair --state {state}"
+            )
         }
-        LoadError::Sealed(_) => "Its key is in ledger/sealing.toml: restore that from a backup",
-        LoadError::Io { .. } => "Check the disk and who owns the state directory, then start again",
+        LoadError::Sealed(_) => {
+            "Its key is in ledger/sealing.toml: restore that from a backup".to_owned()
+        }
+        LoadError::Io { path, source, .. } if source.kind() == ErrorKind::AlreadyExists => {
+            let kept = path.display();
+            format!("An earlier repair kept its files there: move {kept} away, then repair again")
+        }
+        LoadError::Io { .. } => {
+            "Check the disk and who owns the state directory, then start again".to_owned()
+        }
     };
-    Failure::of(Code::Storage, "ledger", text, next)
+    Failure::of(Code::Storage, "ledger", text, &next)
 }
 
 /// What follows from a ledger that is shorter than it was.

@@ -234,8 +234,10 @@ impl Keeper {
             let result = result.map(Box::new);
             self.tell(Outcome::Proposed { proposal, result });
         }
-        if self.store.tree().size() > self.notary.covered() && self.due.is_none() {
-            self.due = Some(self.clock.now().instant + CHECKPOINT_TIME);
+        if self.store.tree().size() > self.notary.covered() {
+            // Sooner than another try after a refusal: there was room for an entry now.
+            let latest = self.clock.now().instant + CHECKPOINT_TIME;
+            self.due = Some(self.due.map_or(latest, |due| due.min(latest)));
         }
     }
 
@@ -363,6 +365,7 @@ mod tests {
             store,
             begun,
             go_on,
+            refusal: None,
         }));
         ledger.commit(site(0, 0)).unwrap();
         assert_eq!(begins.recv().unwrap(), 1);
@@ -390,16 +393,42 @@ mod tests {
         assert_eq!(loaded.head.revision, Revision(64));
     }
 
+    #[tokio::test]
+    async fn entries_are_covered_as_soon_as_ever_after_a_checkpoint_was_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (begun, _begins) = std::sync::mpsc::channel();
+        let (goes_on, go_on) = std::sync::mpsc::channel();
+        let (refused, mut refusals) = mpsc::unbounded_channel();
+        let (ledger, _outcomes, thread) = started(Box::new(Held {
+            store: EmbeddedStore::new(dir.path()),
+            begun,
+            go_on,
+            refusal: Some(refused),
+        }));
+        let mut checkpoints = ledger.checkpoints();
+        goes_on.send(()).unwrap();
+        ledger.commit(site(0, 0)).unwrap();
+        refusals.recv().await.unwrap();
+        goes_on.send(()).unwrap();
+        ledger.commit(site(1, 1)).unwrap();
+        let soon = tokio::time::timeout(RETRY_TIME / 2, checkpoints.changed());
+        soon.await.unwrap().unwrap();
+        drop(ledger);
+        thread.join().unwrap();
+    }
+
     fn is_taken(outcome: Option<Outcome>) -> bool {
         matches!(outcome, Some(Outcome::Proposed { result: Ok(_), .. }))
     }
 
-    /// The embedded store, which says how much a commit holds and waits for a word before it.
+    /// The embedded store, which says how much a commit holds and waits for a word before it, and
+    /// refuses a checkpoint once, where that is wanted.
     #[derive(Debug)]
     struct Held {
         store: EmbeddedStore,
         begun: std::sync::mpsc::Sender<usize>,
         go_on: std::sync::mpsc::Receiver<()>,
+        refusal: Option<mpsc::UnboundedSender<()>>,
     }
 
     impl Store for Held {
@@ -426,6 +455,10 @@ mod tests {
         }
 
         fn checkpoint(&mut self, note: &str) -> Result<(), CommitError> {
+            if let Some(refused) = self.refusal.take() {
+                refused.send(()).unwrap();
+                return Err(CommitError::Full);
+            }
             self.store.checkpoint(note)
         }
     }

@@ -14,7 +14,9 @@ use cardea_credential::{
     trust::{Trust, VerifiedLeaf},
 };
 use cardea_host::{
-    channel::{Accepted, Arrival, ChannelError, CloseCode, Kind, Link, Sender, Server, Unproven},
+    channel::{
+        Accepted, Arrival, ChannelError, CloseCode, Kind, Link, Receiver, Sender, Server, Unproven,
+    },
     clock::Clock,
     places::Places,
 };
@@ -214,7 +216,8 @@ impl Nodes {
             address,
         };
         self.bring(asked).await;
-        match tokio::time::timeout(ANSWER_TIME, second_message(&mut receiver)).await {
+        let listening = second_message(&mut receiver, &sender);
+        match tokio::time::timeout(ANSWER_TIME, listening).await {
             Ok(true) => sender.close(CloseCode::Protocol, "one message was expected"),
             Ok(false) => {}
             Err(_) => sender.close(CloseCode::TooLate, "there is no answer"),
@@ -234,11 +237,14 @@ impl Nodes {
 }
 
 /// Waits until the connection ends, or until the stranger says more than it may.
-async fn second_message(receiver: &mut cardea_host::channel::Receiver) -> bool {
+async fn second_message(receiver: &mut Receiver, sender: &Sender) -> bool {
     match receiver.receive::<EnrollRequest>().await {
         Ok(Some(_)) => true,
         // Its half is finished, as it may be; the other half ends with the connection.
-        Ok(None) => std::future::pending().await,
+        Ok(None) => {
+            sender.closed().await;
+            false
+        }
         Err(ChannelError::Closed(_)) => false,
         Err(_) => true,
     }

@@ -53,7 +53,11 @@ impl Sockets {
             Server::bind_behind(listen, Arc::clone(tls), gate.clone(), detours.clone())
                 .map_err(into_io)
         })?;
-        let limits = RelayConfig::default().settings();
+        let limits = RelayConfig {
+            relay_rate: settings.relay_rate,
+            ..RelayConfig::default()
+        }
+        .settings();
         let relay = settings.relay_listen.map(|listen| {
             bind(listen, "--relay-listen", |listen| {
                 RelayServer::bind(listen, tickets.public(), limits)

@@ -9,11 +9,16 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::UdpSocket,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::{
+        fs::{FileExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::Path,
     process::{Child, ChildStderr, Command, Output, Stdio},
 };
 
+use cardea_e2e::needs;
+use cardea_ledger::mark::{self, Mark};
 use rustix::process::{Pid, Signal};
 
 /// A user who owns nothing.
@@ -105,8 +110,7 @@ fn a_state_folder_that_cannot_be_used_is_refused_with_exit_7() {
 #[test]
 fn a_folder_of_another_user_or_without_leave_to_write_is_refused_with_exit_7() {
     if !rustix::process::geteuid().is_root() {
-        // Only root can become somebody else.
-        return;
+        return needs::leave_out("only root can become somebody else");
     }
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -168,12 +172,21 @@ fn a_killed_controller_leaves_nothing_that_keeps_the_next_one_from_starting() {
         running.signal(Signal::KILL);
         running.child.wait().unwrap();
     }
+    let is_told = |running: &Running| running.said.contains("never acknowledged was cut off");
+    assert!(!is_told(&Running::start(&state, &[])));
     // As if the last write had been torn.
+    let mark = fs::read(state.join("ledger").join(mark::NAME)).unwrap();
+    let mark = Mark::parse(&mark).unwrap();
     let segment = state.join("ledger/0001.seg");
-    let mut bytes = fs::read(&segment).unwrap();
-    bytes.extend_from_slice(&[0, 0, 1, 0, 7]);
-    fs::write(&segment, &bytes).unwrap();
-    drop(Running::start(&state, &[]));
+    let file = fs::File::options().write(true).open(&segment).unwrap();
+    file.write_all_at(&[0, 0, 1, 0, 7], mark.end.offset)
+        .unwrap();
+    let running = Running::start(&state, &[]);
+    assert!(is_told(&running), "{}", running.said);
+    let place = format!("offset={}", mark.end.offset);
+    assert!(running.said.contains(&place), "{}", running.said);
+    drop(running);
+    assert!(!is_told(&Running::start(&state, &[])));
 }
 
 #[test]
@@ -197,7 +210,8 @@ fn a_damaged_ledger_is_refused_with_its_file_and_offset() {
         7,
         &format!("{} is damaged at byte 60", segment.display()),
     );
-    expect(&refused, 7, "cardea-controller repair");
+    let repair = format!("cardea-controller repair --state {}", state.display());
+    expect(&refused, 7, &repair);
     for more in [&[][..], &["--cut"]] {
         let choices = controller("repair", &state, more);
         expect(&choices, 7, "No entry is whole");
@@ -291,6 +305,8 @@ fn completions_and_man_pages_come_from_the_same_definitions() {
 /// A controller that runs; killed when dropped.
 struct Running {
     child: Child,
+    /// What it said until it listened.
+    said: String,
     _rest: BufReader<ChildStderr>,
 }
 
@@ -301,12 +317,17 @@ impl Running {
         command.arg(state).args(LOOPBACK).args(more);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut rest = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
+        let (mut said, mut line) = (String::new(), String::new());
         while !line.starts_with("listening on") {
             line.clear();
-            assert_ne!(rest.read_line(&mut line).unwrap(), 0, "it ended");
+            assert_ne!(rest.read_line(&mut line).unwrap(), 0, "it ended: {said}");
+            said.push_str(&line);
         }
-        Self { child, _rest: rest }
+        Self {
+            child,
+            said,
+            _rest: rest,
+        }
     }
 
     fn signal(&self, signal: Signal) {

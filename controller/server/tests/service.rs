@@ -31,7 +31,7 @@ use cardea_proto::{
     time::UnixMillis,
 };
 
-use support::{Node, TIME, World, enroll, enroll_over, hello, holder, knock, renew, show};
+use support::{Node, TIME, World, enroll, enroll_over, hello, holder, knock, renew, request, show};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connector_enrolls_and_its_channel_is_welcomed() {
@@ -259,6 +259,32 @@ async fn a_stranger_who_says_too_much_or_nonsense_is_cut_off_and_others_are_serv
         assert!(answer.is_err(), "{answer:?}");
     }
     assert!(enroll(world.address, &code, "front").await.is_ok());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_who_has_left_takes_nobodys_place() {
+    let world = World::start();
+    let code = world.admin().await.invite_connector().await;
+    // More than one address has places, and each says that nothing more comes before it leaves.
+    for _ in 0..300 {
+        let mut connected = knock(world.address, &code, TIME).await.unwrap();
+        let (request, _) = request(&connected, &code, "gone");
+        connected.link.sender.send(&request).unwrap();
+        connected.link.sender.finish(CloseCode::Done, "");
+        while connected
+            .link
+            .receiver
+            .receive::<EnrollAnswer>()
+            .await
+            .is_ok_and(|said| said.is_some())
+        {}
+    }
+    let answer = enroll(world.address, &code, "front").await;
+    assert!(
+        matches!(answer, Err(EnrollAnswer::Refused(_))),
+        "the code was used by the first"
+    );
     world.stop().await;
 }
 

@@ -1,8 +1,10 @@
 //! The index beside the journal: where entries stand, in sled, and the latest snapshot, in a file.
 //!
-//! Nothing in it is trusted or needed. Sled's `flush` does not reach the disk on Linux and its
+//! Nothing in it is needed. Sled's `flush` does not reach the disk on Linux and its
 //! recovery truncates silently, so whatever is missing, unreadable or disagrees with the journal is
-//! made again from the journal, and a store without its index is slower, not wrong. The snapshot of a
+//! made again from the journal, and a store without its index is slower, not wrong. A snapshot is
+//! believed when its checksum or seal holds and its last entry is the journal's: it guards against
+//! accidents, and who can write there on purpose can read the controller's keys beside it. The snapshot of a
 //! hundred thousand devices is one value of 60 MB, which sled would hold in memory for good.
 
 use std::{

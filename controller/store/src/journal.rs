@@ -6,7 +6,7 @@ use crate::{
     Head,
     disk::{Disk, DiskFile},
     error::{LoadError, TornTail},
-    mark::MarkFile,
+    mark::{self, MarkFile},
     reading::{Readable, Reading},
     scan::{Scan, Visit, failed, scan},
     seal::Framer,
@@ -131,6 +131,7 @@ impl ClosedJournal {
             if scan.torn.is_some() {
                 file.truncate(end.offset).map_err(broken("cut"))?;
             }
+            write_again(disk.as_ref(), file.as_mut(), end).map_err(broken("write"))?;
             file.sync().map_err(broken("sync"))?;
             let reserved = file.length().map_err(broken("read"))?;
             (file, end, reserved)
@@ -189,12 +190,14 @@ impl Journal {
         Ok(places)
     }
 
-    /// Appends a checkpoint of all entries before it.
+    /// Appends a checkpoint of all entries before it, and makes the mark durable up to there.
     pub(crate) fn note(&mut self, note: &str) -> Result<(), AppendError> {
         self.begin()?;
         let mut bytes = Vec::new();
         self.frame(&mut bytes, note.as_bytes())?;
-        self.write(&bytes, self.head)
+        self.write(&bytes, self.head)?;
+        let synced = self.mark.sync();
+        synced.map_err(|error| self.latch("sync the mark of", &error))
     }
 
     fn frame(&mut self, bytes: &mut Vec<u8>, payload: &[u8]) -> Result<u64, AppendError> {
@@ -351,6 +354,25 @@ fn establish(disk: &dyn Disk, end: Place, head: Head) -> Result<MarkFile, LoadEr
         revision: head.revision,
     };
     MarkFile::establish(disk, mark).map_err(failed(disk, "write", cardea_ledger::mark::NAME))
+}
+
+/// Writes once more what the last segment holds behind the mark.
+///
+/// A process whose sync failed may have left it in the system's memory alone: Linux takes such pages
+/// for written, so that the next sync succeeds without them (what PostgreSQL calls fsyncgate).
+fn write_again(disk: &dyn Disk, file: &mut dyn DiskFile, end: Place) -> io::Result<()> {
+    let synced = mark::read(disk)?.filter(|mark| mark.end.segment == end.segment);
+    let from = synced.map_or(0, |mark| mark.end.offset);
+    let length = usize::try_from(end.offset.saturating_sub(from)).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; length];
+    let mut read = 0;
+    while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, from.saturating_add(wide(read)))? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => read = read.saturating_add(more),
+        }
+    }
+    file.write_all_at(&bytes, from)
 }
 
 /// Creates (or begins again) a segment that follows `head`, durably.

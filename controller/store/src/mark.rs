@@ -36,8 +36,13 @@ impl MarkFile {
         Ok(this)
     }
 
-    /// Writes `mark`. It reaches the disk when the system finds time.
+    /// Writes `mark`. It reaches the disk when the system finds time, or with [`MarkFile::sync`].
     pub(crate) fn write(&mut self, mark: Mark) -> io::Result<()> {
         self.0.write_all_at(&mark.bytes(), 0)
+    }
+
+    /// Makes what was written last durable.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.0.sync()
     }
 }

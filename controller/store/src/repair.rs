@@ -91,7 +91,12 @@ pub fn cut(state: &Path, damage: &Damage) -> Result<PathBuf, LoadError> {
     let ledger = state.join("ledger");
     let folder = Folder::open(&ledger).map_err(broken("open", &ledger))?;
     let kept = state.join(KEPT);
-    copy(&ledger, &kept).map_err(broken("copy to", &kept))?;
+    fs::create_dir(&kept).map_err(broken("make", &kept))?;
+    if let Err(error) = copy(&ledger, &kept) {
+        // Half a copy would be in the way of the next one.
+        drop(fs::remove_dir_all(&kept));
+        return Err(broken("copy to", &kept)(error));
+    }
     let name = damage.file.file_name().and_then(|name| name.to_str());
     let damaged = name.and_then(segment::number).unwrap_or(1);
     let names = folder.names().map_err(failed(&folder, "list", ""))?;
@@ -132,16 +137,17 @@ fn broken(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Loa
     }
 }
 
-/// Copies a folder of flat files to one that must not exist, durably.
+/// Copies a folder of flat files to one that is empty, durably.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let copied = to.join(entry.file_name());
         fs::copy(entry.path(), &copied)?;
         fs::File::open(copied)?.sync_all()?;
     }
-    fs::File::open(to)?.sync_all()
+    fs::File::open(to)?.sync_all()?;
+    to.parent()
+        .map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
 }
 
 #[cfg(test)]
@@ -217,14 +223,16 @@ mod tests {
             whole: Revision(0),
         };
         assert!(cut(dir.path(), &damage).is_err());
-        assert_eq!(
-            EmbeddedStore::new(dir.path())
-                .load()
-                .unwrap()
-                .head
-                .revision
-                .0,
-            3
-        );
+        let last = || EmbeddedStore::new(dir.path()).load().unwrap().head.revision;
+        assert_eq!(last(), Revision(3));
+        // One that could not be finished is not in the way of the next.
+        fs::remove_dir(dir.path().join(KEPT)).unwrap();
+        let uncopied = dir.path().join("ledger/folder");
+        fs::create_dir(&uncopied).unwrap();
+        assert!(cut(dir.path(), &damage).is_err());
+        assert!(!dir.path().join(KEPT).exists());
+        assert_eq!(last(), Revision(3));
+        fs::remove_dir(uncopied).unwrap();
+        cut(dir.path(), &damage).unwrap();
     }
 }

@@ -25,8 +25,8 @@ use self::{
 };
 use crate::report::Report;
 
-/// Clients that enroll, renew, open and revoke at the same time.
-const CLIENTS: usize = 48;
+/// Clients that enroll, renew, open and revoke at the same time, all of them under one connector.
+const CLIENTS: usize = 50;
 
 /// Longest time until a kill at a random moment, in milliseconds.
 const LIFE_MS: u64 = 600;

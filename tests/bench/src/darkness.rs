@@ -10,26 +10,13 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use cardea_e2e::{
-    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    namespace::Namespace,
-    needs,
-    program::{now, run_ok},
-    stranger::probe,
-};
-use rustix::process::Signal;
+use anyhow::{Context as _, Result, ensure};
+use cardea_e2e::{dark::probe_a_life, namespace::Namespace, needs, program::now, stranger::probe};
 
 use crate::{process::Process, report::Report};
-
-const HOST: &str = "10.78.0.1";
-const STRANGER: &str = "10.78.0.2";
-const CHANNELS: u16 = 7_443;
-const RELAY: u16 = 7_444;
 
 /// Garbage a second while its cost is measured.
 const RATE: u32 = 50_000;
@@ -40,8 +27,8 @@ const COST_TIME: Duration = Duration::from_secs(10);
 /// Percent of a core that 10,000 packets of garbage a second may cost.
 const COST_MAX: f64 = 2.0;
 
-/// How long one phase may take to be probed.
-const PHASE_TIME: Duration = Duration::from_secs(600);
+/// Megabytes that half a million packets of garbage may leave behind.
+const GROWN_MAX: f64 = 1.0;
 
 /// Sends `probes` probes.
 ///
@@ -49,25 +36,18 @@ const PHASE_TIME: Duration = Duration::from_secs(600);
 /// When something of the deployment fails: a node must get in while strangers knock.
 pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
     ensure!(needs::root_and(&["ip", "nft"]), "darkness needs root");
-    let host = Namespace::new("dark", "host")?;
-    let stranger = Namespace::new("dark", "stranger")?;
-    host.link("outside", "10.78.0.1/24", &stranger, "wire", "10.78.0.2/24")?;
-    let mut world = Deployment::new()?;
-    // The guard is there from here on, as on every host whose controller has run before.
-    start(&mut world, &host)?;
-    world.stop_controller()?;
-    let watch = Watch::new(&host)?;
-    let flood = Flood::default();
-    let costs = std::thread::scope(|scope| {
-        let flooding = scope.spawn(|| flood.run(&stranger));
-        let lived = live(&mut world, &host, &stranger, &flood, probes);
-        flood.is_over.store(true, Ordering::Relaxed);
-        flooding.join().ok().context("the stranger panicked")??;
-        lived
+    let (probed, costs) = probe_a_life(probes, |resting| {
+        let process = Process::of(resting.world.controller()?.id());
+        costs(resting.stranger, resting.channels, &process)
     })?;
+    let answers = probed.answers;
+    report.demand(
+        answers == 0,
+        &format!("{answers} packets left for the stranger"),
+    );
     report.add_figures([
-        ("probes", count(flood.sent()), None, ""),
-        ("answers", count(watch.packets(&host)?), Some(0.0), ""),
+        ("probes", count(probed.sent), None, ""),
+        ("answers", count(answers), Some(0.0), ""),
         (
             "CPU for 10,000 of garbage a second",
             costs.percent,
@@ -77,10 +57,13 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
         (
             "memory grown under garbage",
             costs.grown_kib / 1_024.0,
-            None,
+            Some(GROWN_MAX),
             "MiB",
         ),
     ]);
+    for (phase, sent) in probed.phases {
+        report.add_figures([(&format!("probes, {phase}"), count(sent), None, "")]);
+    }
     Ok(())
 }
 
@@ -90,116 +73,8 @@ struct Costs {
     grown_kib: f64,
 }
 
-/// The host's life: nothing runs; it starts, serves, is killed, starts again, and leaves in order while
-/// nodes are connected. Each phase gets its share of the probes.
-fn live(
-    world: &mut Deployment,
-    host: &Namespace,
-    stranger: &Namespace,
-    flood: &Flood,
-    probes: u64,
-) -> Result<Costs> {
-    let mut phases = Phases {
-        flood,
-        share: probes.div_ceil(7),
-        until: 0,
-    };
-    phases.pass("before")?;
-    start(world, host)?;
-    phases.pass("start")?;
-    let _connector = world.start_connector(Some(host), "con-a", "default")?;
-    world.ctl("app add web --target 10.78.0.1:8080 --allow group:staff --allow-host-scoped")?;
-    let facts = world.write_facts("laptop", GOOD_FACTS)?;
-    let user = "alice@corp.example";
-    let _laptop = world.start_device(Some(host), "laptop", user, "staff", Some(&facts))?;
-    let (_forward, _) = world.forward(Some(host), "laptop", "web")?;
-    phases.pass("serve")?;
-    world.controller()?.signal(Signal::KILL)?;
-    world.controller()?.wait()?;
-    phases.pass("killed")?;
-    start(world, host)?;
-    let _another = world.start_connector(Some(host), "con-b", "default")?;
-    phases.pass("again")?;
-    flood.is_paused.store(true, Ordering::Relaxed);
-    let costs = costs(stranger, &Process::of(world.controller()?.id()))?;
-    flood.is_paused.store(false, Ordering::Relaxed);
-    world.stop_controller()?;
-    phases.pass("drained")?;
-    phases.pass("gone")?;
-    Ok(costs)
-}
-
-fn start(world: &mut Deployment, host: &Namespace) -> Result<()> {
-    world.start_controller(&ControllerOptions {
-        namespace: Some(host),
-        address: HOST,
-        port: CHANNELS,
-        relay_port: RELAY,
-        more: &["--allow-simulated-posture", "--guard", "nft"],
-        ..Default::default()
-    })
-}
-
-struct Phases<'a> {
-    flood: &'a Flood,
-    share: u64,
-    until: u64,
-}
-
-impl Phases<'_> {
-    /// Waits until the phase has had its share of the probes.
-    fn pass(&mut self, name: &str) -> Result<()> {
-        self.until += self.share;
-        let deadline = now() + PHASE_TIME;
-        while self.flood.sent() < self.until {
-            ensure!(now() < deadline, "phase {name}: the stranger is stuck");
-            pause(Duration::from_millis(5));
-        }
-        Ok(())
-    }
-}
-
-/// A stranger who probes without a pause.
-#[derive(Default)]
-struct Flood {
-    sent: AtomicU64,
-    is_paused: AtomicBool,
-    is_over: AtomicBool,
-}
-
-impl Flood {
-    fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    /// Sends as fast as it can: most to our ports, the others to every port there is.
-    fn run(&self, stranger: &Namespace) -> Result<()> {
-        stranger.enter()?;
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        let mut number = 0_u64;
-        while !self.is_over.load(Ordering::Relaxed) {
-            if self.is_paused.load(Ordering::Relaxed) {
-                pause(Duration::from_millis(5));
-                continue;
-            }
-            let any = u16::try_from(number / 4 % 64_512).unwrap_or(0);
-            let port = match number % 4 {
-                0 | 1 => CHANNELS,
-                2 => RELAY,
-                _ => any.saturating_add(1_024),
-            };
-            // A full queue is no answer.
-            drop(socket.send_to(&probe(number), (HOST, port)));
-            number += 1;
-            self.sent.store(number, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-}
-
 /// What the controller spends on garbage at its port, beyond what it spends anyway.
-fn costs(stranger: &Namespace, process: &Process) -> Result<Costs> {
-    let target: SocketAddr = format!("{HOST}:{CHANNELS}").parse()?;
+fn costs(stranger: &Namespace, target: SocketAddr, process: &Process) -> Result<Costs> {
     let (before, memory) = (process.cpu()?, process.resident_kib()?);
     pause(COST_TIME);
     let idle = process.cpu()? - before;
@@ -234,33 +109,6 @@ fn paced(target: SocketAddr) -> Result<()> {
             number += 1;
         }
         pause(Duration::from_millis(1));
-    }
-}
-
-/// Counts in the host's own rules what leaves for the stranger.
-struct Watch;
-
-impl Watch {
-    fn new(host: &Namespace) -> Result<Self> {
-        let rules = format!(
-            "table ip watch {{\n chain out {{\n type filter hook postrouting priority 300\n \
-             ip daddr {STRANGER} counter\n }}\n}}\n"
-        );
-        let file = tempfile::NamedTempFile::new()?;
-        std::fs::write(file.path(), rules)?;
-        run_ok(host.command("nft", ["-f".into(), file.path().as_os_str().to_owned()]))?;
-        Ok(Self)
-    }
-
-    fn packets(&self, host: &Namespace) -> Result<u64> {
-        let rules = run_ok(host.command("nft", ["list", "table", "ip", "watch"]))?;
-        let mut words = rules.split_whitespace();
-        while let Some(word) = words.next() {
-            if word == "packets" {
-                return Ok(words.next().context("no count")?.parse()?);
-            }
-        }
-        bail!("no counter in: {rules}")
     }
 }
 

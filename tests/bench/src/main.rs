@@ -83,6 +83,5 @@ fn run() -> Result<()> {
             )
         }
     }
-    report.print();
-    Ok(())
+    report.end()
 }

@@ -1,7 +1,8 @@
-//! Everybody comes back at once: how long until a controller that was restarted has them all.
+//! Everybody comes back at once: how long until a controller that was restarted has them all, and its relay
+//! has an end of each.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,20 +15,26 @@ use cardea_e2e::{
     deployment::{ControllerOptions, Deployment},
     program::{free_port, now},
 };
-use cardea_proto::ledger::Admits;
+use cardea_proto::{
+    access::Standby,
+    ledger::Admits,
+    relay::{Handle, TICKET_BYTES},
+};
 use rand_core::{OsRng, RngCore};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
+    net::UdpSocket,
     sync::{Semaphore, watch},
     task::JoinSet,
 };
 
 use crate::{
     crash::{
-        clients::{Admin, Code, Node, enroll},
+        clients::{Admin, Code, Link, Node, enroll},
         facts::Facts,
     },
     process::Process,
+    relay::bind_frame,
     report::Report,
 };
 
@@ -88,7 +95,7 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
     }
     runtime.block_on(crowd.wait_for(count))?;
     let first = usage(&mut deployment)?;
-    runtime.block_on(tokio::time::sleep(IDLE));
+    runtime.block_on(async { tokio::time::sleep(IDLE).await });
     let idle = usage(&mut deployment)?;
     let stopped = now();
     deployment.stop_controller()?;
@@ -113,7 +120,8 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
 
 /// Lets this process have a socket for each of `count` ends, and what else it needs.
 fn allow_sockets(count: usize) -> Result<()> {
-    let files = u64::try_from(count)? + 2_048;
+    // One for its channel, one for its end at the relay.
+    let files = u64::try_from(count)? * 2 + 2_048;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= files) {
         return Ok(());
@@ -134,6 +142,7 @@ fn tell(
     attempts: f64,
 ) {
     let each = f64::from(agents + connectors);
+    report.demand(listening <= BACK, "not all were back in time");
     report.add_figures([
         ("agents", f64::from(agents), None, ""),
         ("connectors", f64::from(connectors), None, ""),
@@ -225,7 +234,34 @@ async fn enroll_all(address: SocketAddr, codes: Vec<Code>) -> Result<Vec<Node>> 
     Ok(nodes)
 }
 
-/// All nodes, and how many of them have a channel.
+/// Binds an end by the ticket that came with the certificate; asks again as nodes do.
+async fn bind(standby: &Standby) -> Result<UdpSocket> {
+    let relay = standby.relay.first().context("no address")?;
+    let ticket: [u8; TICKET_BYTES] = standby.ticket.as_ref().try_into()?;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    socket.connect(relay).await?;
+    let mut answer = [0; 64];
+    for tries in 0..BINDS_MAX {
+        socket.send(&bind_frame(&ticket)).await?;
+        let patience = BIND_RETRY * 2_u32.pow(tries);
+        while let Ok(length) = tokio::time::timeout(patience, socket.recv(&mut answer)).await {
+            let answer = answer.get(..length?).unwrap_or_default();
+            if Handle::of_bound(answer).is_some() {
+                return Ok(socket);
+            }
+            if let Some((_, cookie)) = Handle::of_challenge(answer) {
+                socket.send(&cookie.proof(&ticket)).await?;
+            }
+        }
+    }
+    anyhow::bail!("the relay does not answer")
+}
+
+/// A node's pauses between two tries of a relay: 250 ms, 500 ms, … 4 s.
+const BIND_RETRY: Duration = Duration::from_millis(250);
+const BINDS_MAX: u32 = 5;
+
+/// All nodes, and how many of them are there: with a channel, and an end at the relay.
 struct Crowd {
     address: SocketAddr,
     attempts: AtomicUsize,
@@ -246,7 +282,7 @@ impl Crowd {
         let mut ceiling = PAUSE_FIRST;
         loop {
             self.attempts.fetch_add(1, Ordering::Relaxed);
-            if let Ok(mut link) = node.connect(self.address).await {
+            if let Ok((mut link, _end)) = self.come(&node).await {
                 self.connected.send_modify(|connected| *connected += 1);
                 ceiling = PAUSE_FIRST;
                 while link.hear().await.is_ok() {}
@@ -257,6 +293,14 @@ impl Crowd {
             tokio::time::sleep(pause).await;
             ceiling = (ceiling * 2).min(PAUSE_LAST);
         }
+    }
+
+    /// Opens a channel, and binds an end at the relay.
+    async fn come(&self, node: &Node) -> Result<(Link, UdpSocket)> {
+        let link = node.connect(self.address).await?;
+        let relays = &node.enrolled.certificate.relays;
+        let end = bind(relays.first().context("no relay")?).await?;
+        Ok((link, end))
     }
 
     async fn wait_for(&self, count: usize) -> Result<()> {

@@ -274,7 +274,7 @@ fn answer(
     Ok(())
 }
 
-fn bind_frame(ticket: &[u8; TICKET_BYTES]) -> [u8; BIND_BYTES] {
+pub(crate) fn bind_frame(ticket: &[u8; TICKET_BYTES]) -> [u8; BIND_BYTES] {
     let mut frame = [FrameKind::Bind.byte(); BIND_BYTES];
     for (to, from) in frame.iter_mut().skip(1).zip(ticket) {
         *to = *from;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
+
 /// One row: ours, a peer or a limit, and what must hold.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -28,6 +30,8 @@ pub(crate) struct Report {
     /// JSON lines instead of a table.
     pub(crate) json: bool,
     rows: Vec<Row>,
+    /// What may not be, whatever else was measured.
+    failures: Vec<String>,
 }
 
 impl Report {
@@ -37,6 +41,7 @@ impl Report {
             bench: bench.to_owned(),
             json: false,
             rows: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
@@ -92,8 +97,24 @@ impl Report {
         }
     }
 
+    /// Notes that something did not hold that no machine is too slow for.
+    pub(crate) fn demand(&mut self, holds: bool, what: &str) {
+        if !holds {
+            self.failures.push(what.to_owned());
+        }
+    }
+
     /// Prints everything.
-    pub(crate) fn print(&self) {
+    ///
+    /// # Errors
+    /// What was demanded and did not hold.
+    pub(crate) fn end(&self) -> Result<()> {
+        self.print();
+        ensure!(self.failures.is_empty(), "{}", self.failures.join("; "));
+        Ok(())
+    }
+
+    fn print(&self) {
         if self.json {
             self.rows
                 .iter()

@@ -187,14 +187,20 @@ impl Deployment {
         Ok(())
     }
 
-    /// Starts a relay of its own for the controller, and waits until it listens.
+    /// Starts a relay of its own for the controller, with these arguments, and waits until it listens.
     ///
     /// # Errors
     /// When it does not.
-    pub fn start_relay(&self, namespace: Option<&Namespace>, listen: &str) -> Result<Program> {
+    pub fn start_relay(
+        &self,
+        namespace: Option<&Namespace>,
+        listen: &str,
+        more: &[&str],
+    ) -> Result<Program> {
         let words = ["run", "--listen", listen, "--ticket-key"];
         let mut command = self.program(namespace, "cardea-relay", words);
         command.arg(self.path("controller").join("keys/ticket.pub"));
+        command.args(more);
         let mut relay = Program::start("cardea-relay", command)?;
         relay.wait_for("listening")?;
         Ok(relay)
@@ -419,6 +425,24 @@ impl Deployment {
         let mut forward = Program::start("cardea forward", command)?;
         let address = forward.wait_for_address()?;
         Ok((forward, address))
+    }
+
+    /// Applies the policy in force with a remark: a change as large as it.
+    ///
+    /// # Errors
+    /// When it cannot be written or asked for.
+    pub fn remark(&self, remark: &str) -> Result<Output> {
+        let policies = self.path("policies");
+        if !policies.exists() {
+            fs::create_dir(&policies)?;
+            for file in fs::read_dir(self.path("controller/policy"))? {
+                let file = file?;
+                fs::copy(file.path(), policies.join(file.file_name()))?;
+            }
+        }
+        fs::write(policies.join("remark.cedar"), format!("{remark}\n"))?;
+        let shown = policies.display().to_string();
+        self.ctl_output(["policy", "apply", &shown, "--yes"])
     }
 
     /// Writes the facts of a device and returns the file.

@@ -3,13 +3,16 @@
 //! [`program`] starts and watches processes, [`deployment`] puts a controller, a connector and a
 //! device together, [`traffic`] makes the pages and bytes that go through a tunnel, [`apps`] starts
 //! what others serve with, [`namespace`] and [`nat`] make hosts and NATs out of network namespaces,
-//! [`internet`] what lies between them, and [`capture`] sees what passes. [`needs`] leaves out what a
+//! [`internet`] what lies between them, and [`capture`] sees what passes. [`disk`] can be full, and [`dark`] is a
+//! whole host under a stranger's probes. [`needs`] leaves out what a
 //! machine cannot do.
 #![forbid(unsafe_code)]
 
 pub mod apps;
 pub mod capture;
+pub mod dark;
 pub mod deployment;
+pub mod disk;
 pub mod internet;
 pub mod namespace;
 pub mod nat;

@@ -70,11 +70,12 @@ impl UdpOf {
 /// leaves out what lies at a seam while others come and go.
 const LOOKS: u32 = 20;
 
-/// Every UDP socket of this network namespace.
+/// Every UDP socket of the network namespace in which this thread is.
 ///
 /// Source: proc_net_udp in the kernel's documentation, and `udp4_format_sock` in net/ipv4/udp.c.
 fn all() -> Result<Vec<UdpOf>> {
-    let text = fs::read_to_string("/proc/net/udp")? + &fs::read_to_string("/proc/net/udp6")?;
+    let text = fs::read_to_string("/proc/thread-self/net/udp")?
+        + &fs::read_to_string("/proc/thread-self/net/udp6")?;
     Ok(text.lines().filter_map(parse).collect())
 }
 

@@ -167,6 +167,10 @@ fn by_proxy() -> Result<()> {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(refused.status.code() == Some(5), "{said}");
     ensure!(said.contains("UDP and TLS"), "{said}");
+    ensure!(
+        said.contains("407") && said.contains("HTTPS_PROXY"),
+        "{said}"
+    );
     ensure!(!said.contains("guess"), "{said}");
     ensure!(proxy.opened() == 0 && proxy.refused() > 0, "{proxy:?}");
     let refused_before = proxy.refused();

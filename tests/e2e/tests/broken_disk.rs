@@ -8,6 +8,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    needs,
     program::{PATIENCE, free_port, now, run},
     traffic::{Volley, WebServer, fetch, tcp_echo},
 };
@@ -27,6 +28,7 @@ fn after_a_write_that_failed_nothing_is_recorded_until_a_restart_and_what_is_ope
 /// Breaks `operation` of the disk. A release has no way to do that, see the store's failpoints.
 fn broken(operation: &str) -> Result<()> {
     if !cfg!(debug_assertions) {
+        needs::leave_out("it needs a debug build, whose disk can be broken");
         return Ok(());
     }
     let mut world = Deployment::new()?;

@@ -79,7 +79,22 @@ fn told() -> Result<()> {
     let tail = world.ctl("audit tail -n 5 -o json")?;
     ensure!(tail.contains("clock_skew"), "no entry: {tail}");
     // The code is as good as before.
-    run_ok(enroll()).map(drop)
+    run_ok(enroll())?;
+    let netcheck = || world.cardea(None, "laptop", "netcheck -o json");
+    for (offset, ahead) in [("+0s", 0.0), (AHEAD, 3_700.0)] {
+        let output = run(at(offset, netcheck())?)?;
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let ms = shown.pointer("/clock_ahead_ms");
+        let ms = ms.and_then(serde_json::Value::as_f64);
+        let ms = ms.with_context(|| format!("no offset: {shown}"))?;
+        ensure!((ms / 1_000.0 - ahead).abs() < 5.0, "{offset}: {shown}");
+        let is_advised = shown.to_string().contains("clock_skew");
+        ensure!(is_advised == (offset == AHEAD), "{offset}: {shown}");
+    }
+    // Who is behind hears nothing, and is told what that may be.
+    let silent = run(at(BEHIND, netcheck())?)?;
+    expect(&silent, 5, "Look at this machine's clock first")?;
+    Ok(())
 }
 
 #[test]

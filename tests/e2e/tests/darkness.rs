@@ -2,7 +2,8 @@
 //! its last: not one packet comes back.
 #![expect(
     clippy::disallowed_types,
-    reason = "a stranger uses sockets as he likes"
+    clippy::print_stderr,
+    reason = "a stranger uses sockets as he likes, and a test tells what he sent"
 )]
 
 use std::{
@@ -14,7 +15,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
+    dark::probe_a_life,
     deployment::{ControllerOptions, Deployment},
+    needs,
     program::{PATIENCE, free_port, now},
     stranger,
 };
@@ -27,6 +30,18 @@ const BURST: u64 = 64;
 fn a_stranger_hears_nothing_from_the_first_moment_of_a_controller_to_its_last() {
     in_every_phase().unwrap();
 }
+
+#[test]
+fn nothing_on_a_host_of_ours_answers_a_stranger_in_any_phase_of_its_life() {
+    if needs::root_and(&["ip", "nft", "mount"]) {
+        let (probed, ()) = probe_a_life(PROBES, |_| Ok(())).unwrap();
+        eprintln!("{probed:?}");
+        assert_eq!(probed.answers, 0);
+    }
+}
+
+/// Probes of a whole host; by hand it is a hundred times as many.
+const PROBES: u64 = 100_000;
 
 fn in_every_phase() -> Result<()> {
     let mut world = Deployment::new()?;

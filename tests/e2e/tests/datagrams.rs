@@ -55,7 +55,7 @@ fn flood() -> Result<()> {
         ],
         ..Default::default()
     })?;
-    let relay = world.start_relay(None, &relay_address)?;
+    let relay = world.start_relay(None, &relay_address, &[])?;
     let web = WebServer::start("127.0.0.1:0", PAGE)?.address;
     let echo = udp_echo("127.0.0.1:0")?;
     for (app, target) in [("wiki", web.to_string()), ("echo", format!("{echo}/udp"))] {

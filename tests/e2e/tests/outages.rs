@@ -173,7 +173,7 @@ fn ttl_without_controller() -> Result<()> {
         &relay,
     ];
     let (mut world, _laptop, address) = laptop_and_app(&more)?;
-    let _relay = world.start_relay(None, &relay)?;
+    let _relay = world.start_relay(None, &relay, &[])?;
     let mut connector = world.start_connector(None, "con", "default")?;
     let mut open = Vec::new();
     for carrier in ["wireguard", "quic"] {

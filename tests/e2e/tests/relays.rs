@@ -105,6 +105,43 @@ fn there_and_back() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_end_pours_no_more_through_a_relay_than_its_rate() {
+    if needs::root_and(&TOOLS) {
+        pour_at_a_rate().unwrap();
+    }
+}
+
+fn pour_at_a_rate() -> Result<()> {
+    let world = World::with("rate", &["--relay-rate", "16mbit"])?;
+    for carrier in ["quic", "wireguard"] {
+        world.publish(carrier, carrier)?;
+        let (_forward, address) = world.forward(carrier)?;
+        let begun = now();
+        let (_, poured) = pour_during(&world.home, &address, || {
+            while now() < begun + RATE_TIME {
+                world.row(carrier)?;
+            }
+            Ok(())
+        })?;
+        let took = now().duration_since(begun).as_secs_f64();
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::as_conversions,
+            reason = "a few megabytes"
+        )]
+        let rate = poured.bytes as f64 / took;
+        eprintln!("{carrier}: {rate:.0} bytes/s of 2,000,000");
+        // A quarter of a second's worth passes at once.
+        let most = 2_000_000.0 * (1.0 + 0.25 / took);
+        ensure!((500_000.0..most).contains(&rate), "{carrier}: {rate:.0}");
+    }
+    Ok(())
+}
+
+/// How long it is poured at a rate.
+const RATE_TIME: Duration = Duration::from_secs(3);
+
 /// What happens to a relay.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
@@ -136,6 +173,11 @@ struct World {
 
 impl World {
     fn new(test: &'static str) -> Result<Self> {
+        Self::with(test, &[])
+    }
+
+    /// The same with these arguments of the relays.
+    fn with(test: &'static str, more: &[&str]) -> Result<Self> {
         let internet = middle(test, CONTROLLER)?;
         let edge = |name: &str, net: u8| edge_of(&internet, test, name, net);
         let (home, site) = (edge("home", 0)?, edge("site", 4)?);
@@ -164,7 +206,8 @@ impl World {
             ],
             ..ControllerOptions::default()
         })?;
-        let start = |which: usize| start_relay(&deployment, &hosts[which], which);
+        let start =
+            |which: usize| deployment.start_relay(Some(&hosts[which]), ADDRESSES[which], more);
         let relays = [Some(start(0)?), Some(start(1)?)];
         let connector = deployment.start_connector(Some(&site), "connector", "default")?;
         let facts = deployment.write_facts("device", GOOD_FACTS)?;
@@ -201,8 +244,11 @@ impl World {
     fn repair(&mut self, which: usize, damage: Damage) -> Result<()> {
         match damage {
             Damage::Killed => {
-                self.relays[which] =
-                    Some(start_relay(&self.deployment, &self.hosts[which], which)?);
+                self.relays[which] = Some(self.deployment.start_relay(
+                    Some(&self.hosts[which]),
+                    ADDRESSES[which],
+                    &[],
+                )?);
                 Ok(())
             }
             Damage::Dropped => self.internet.nft("delete table inet cut\n"),
@@ -267,8 +313,4 @@ impl World {
             ensure!(now() < deadline, "{row:?}\n{}", self.device.said());
         }
     }
-}
-
-fn start_relay(deployment: &Deployment, host: &Namespace, which: usize) -> Result<Program> {
-    deployment.start_relay(Some(host), ADDRESSES[which])
 }

@@ -255,14 +255,15 @@ fn sleep_long() -> Result<()> {
         world.wait_for(0, carrier, is_direct)?;
     }
     let Node { host, program, .. } = world.device(0)?;
+    let night = night()?;
     let [(_, first), (_, second)] = forwards.as_slice() else {
         bail!("there are two carriers");
     };
-    let [first, second] = [first, second].map(|address| (address.as_str(), NIGHT * 2));
+    let [first, second] = [first, second].map(|address| (address.as_str(), night * 2));
     let ((woke, one), other) = Volley::during_for(host, first, || {
         Volley::during_for(host, second, || {
             program.signal(Signal::STOP)?;
-            pause(NIGHT);
+            pause(night);
             program.signal(Signal::CONT)?;
             let woke = now();
             pause(GAP_MAX);
@@ -271,14 +272,19 @@ fn sleep_long() -> Result<()> {
     })?;
     for (carrier, rounds) in CARRIERS.into_iter().rev().zip([one, other]) {
         let gap = rounds.next_after(woke)?;
-        eprintln!("{carrier}: {gap:?} after {NIGHT:?}");
+        eprintln!("{carrier}: {gap:?} after {night:?}");
         ensure!(gap < GAP_MAX, "{carrier}: {gap:?}");
     }
     Ok(())
 }
 
-/// Longer than anything but a grant lasts: a NAT's mapping, a relay's binding, the keys of WireGuard.
-const NIGHT: Duration = Duration::from_secs(200);
+/// How long that is: longer than many a NAT's mapping lasts. With `CARDEA_NIGHT=300`, in seconds, it is longer
+/// than anything but a grant: a relay's binding and the keys of WireGuard as well.
+fn night() -> Result<Duration> {
+    let seconds = std::env::var("CARDEA_NIGHT").ok();
+    let seconds = seconds.map_or(Ok(45), |seconds| seconds.parse())?;
+    Ok(Duration::from_secs(seconds))
+}
 
 /// Shorter than a grant lives.
 const NAP: Duration = Duration::from_secs(4);

@@ -32,7 +32,7 @@ fn verbs() -> Result<()> {
         ],
         ..Default::default()
     })?;
-    let _relay = world.start_relay(None, &relay)?;
+    let _relay = world.start_relay(None, &relay, &[])?;
 
     let port = WebServer::start("127.0.0.1:0", PAGE)?.address.port();
     world.ctl("policy apply --recommended --yes")?;

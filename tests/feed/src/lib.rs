@@ -5,6 +5,11 @@
 //! that they left behind.
 #![forbid(unsafe_code)]
 
+mod certificates;
+mod datagrams;
+mod journal;
+mod passes;
+
 use std::{
     fmt::Debug,
     net::Ipv4Addr,
@@ -12,13 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cardea_credential::{
-    knock::Knock,
-    pem,
-    signed::{verify_answer, verify_offer},
-    ticket::{TicketKey, verify_ticket},
-    trust::Trust,
-};
+use cardea_credential::{knock::Knock, pem, ticket::TicketKey};
 use cardea_daemon::data::socks::{self, Heard, Stage};
 use cardea_host::{
     channel::{Filter, Gate},
@@ -28,23 +27,19 @@ use cardea_host::{
     resolv_conf::{self, Said},
 };
 use cardea_ledger::{
-    audit::Audit,
     checkpoint::Verifier,
-    mark::Mark,
     seal::{DataKey, Wrapped},
     segment::{self, HEADER_BYTES, Next, Reader},
     wide,
 };
 use cardea_node::names::{self, AppAddresses, Names};
 use cardea_proto::{
-    access::Signed,
     admin::{AdminAnswer, AdminHello, AdminRequest, ChangeOrder},
     app::Protocol,
-    codec::{self, Blob, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_ADMIN, MESSAGE_BYTES_MAX_STRANGER},
+    codec::{self, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_ADMIN, MESSAGE_BYTES_MAX_STRANGER},
     detour::{Aim, DATAGRAM_BYTES_MAX, FrameError, Frames},
     enroll::{EnrollAnswer, EnrollRequest},
     invite::InviteCode,
-    ledger::Entry,
     local::{LocalAnswer, LocalRequest},
     message::{FromNode, ToNode},
     path::{CANDIDATES_MAX, PathFrame},
@@ -69,9 +64,9 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("messages", messages),
     ("admin", admin),
     ("invites", invites),
-    ("journal", journal),
+    ("journal", journal::journal),
     ("checkpoints", checkpoints),
-    ("certificates", certificates),
+    ("certificates", certificates::certificates),
     ("packets", packets),
     ("fragments", fragments),
     ("bundles", bundles),
@@ -85,6 +80,8 @@ pub const TARGETS: &[(&str, Feed)] = &[
     ("sealed", sealed),
     ("snapshots", snapshots),
     ("detours", detours),
+    ("passes", passes::passes),
+    ("datagrams", datagrams::datagrams),
 ];
 
 /// Messages between nodes and controllers.
@@ -119,30 +116,6 @@ pub fn invites(bytes: &[u8]) {
     }
 }
 
-/// A ledger's files: a segment with its frames and entries, and the mark.
-pub fn journal(bytes: &[u8]) {
-    if let Some(mark) = Mark::parse(bytes) {
-        assert_eq!(mark.bytes(), bytes);
-    }
-    if let Some(header) = segment::Header::parse(bytes) {
-        assert_eq!(bytes.get(..HEADER_BYTES), Some(header.bytes().as_slice()));
-    }
-    same::<Entry>(bytes, MESSAGE_BYTES_MAX_ADMIN);
-    let verifier = Verifier::new("corp.example/ledger".to_owned(), [7; 32]);
-    let mut audit = Audit::new(verifier, None);
-    let Ok(mut reader) = Reader::at(&bytes, wide(HEADER_BYTES).min(wide(bytes.len()))) else {
-        return;
-    };
-    let mut before = 0;
-    while let Ok(Next::Frame { offset, payload }) = reader.advance() {
-        assert!(offset >= before && payload.len() <= bytes.len());
-        before = offset;
-        if audit.record(payload).is_err() {
-            break;
-        }
-    }
-}
-
 /// Signed notes and the keys that check them.
 pub fn checkpoints(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
@@ -153,24 +126,6 @@ pub fn checkpoints(bytes: &[u8]) {
     }
     let verifier = Verifier::new("corp.example/ledger".to_owned(), [7; 32]);
     assert!(verifier.verify(text).is_err(), "nobody has that key");
-}
-
-/// Certificates, signed statements and tickets, of which none was signed by anybody we trust.
-pub fn certificates(bytes: &[u8]) {
-    let at = Clock::system().now().unix;
-    if let Ok(trust) = Trust::of_root(bytes.to_vec()) {
-        assert_eq!(trust.root(), bytes);
-        let chain = [Blob(bytes.to_vec()), Blob(bytes.to_vec())];
-        assert!(trust.verify(&chain, at).is_err(), "a root is no leaf");
-        if let Ok(signed) = codec::decode::<Signed>(bytes, MESSAGE_BYTES_MAX) {
-            assert!(verify_offer(&signed, &trust, at).is_err());
-            assert!(verify_answer(&signed, &trust, at).is_err());
-        }
-    }
-    assert!(
-        verify_ticket(&[7; 32], bytes).is_none(),
-        "nobody has that key"
-    );
 }
 
 /// Inner packets: whatever passes lies within its bytes and has ports.

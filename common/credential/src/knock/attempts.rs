@@ -14,9 +14,9 @@ use super::{KNOCK_BYTES, Knock, door::Knocker};
 /// has arrived: twice as long as a handshake may take at all.
 pub const ATTEMPT_TIME: Duration = Duration::from_secs(10);
 
-/// Handshakes that are remembered, twice as many as a server has at one time; past it the oldest has
-/// to knock anew. Each took a knock to get in.
-const ATTEMPTS_MAX: usize = 8_192;
+/// Handshakes that are remembered: ten thousand nodes come back within seconds after a restart. Past it the
+/// oldest has to knock anew. Each took a knock to get in.
+const ATTEMPTS_MAX: usize = 32_768;
 
 /// Where a datagram comes from. Flow label and scope are not part of it.
 type Source = (IpAddr, u16);

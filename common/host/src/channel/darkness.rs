@@ -20,6 +20,8 @@ use cardea_proto::{
 use quinn::ConnectionId;
 use tokio::net::UdpSocket;
 
+use crate::places::Places;
+
 use super::{
     tests::{TIME, accepted, caller, client_tls, closed, connect, gate, server_tls},
     *,
@@ -91,6 +93,28 @@ async fn a_whole_handshake_that_begins_without_a_knock_is_dropped_in_silence() {
         assert_eq!(tap.answers(), 0);
     }
     assert_eq!(stage.gate.knocks().unknown, 4);
+}
+
+#[tokio::test]
+async fn whoever_knocks_rightly_and_finds_no_place_hears_nothing() {
+    let gate = gate();
+    let places = Places::new(4, 1);
+    let here = (Ipv4Addr::LOCALHOST, 0).into();
+    let server = Server::bind_with(here, server_tls(), gate.clone(), places.clone()).unwrap();
+    let held = places.take(here).unwrap();
+    let tap = Tap::new(server.local_address(), false).await;
+    let (_waits, mut waiting) = begin(tap.address, caller().knock());
+    while gate.knocks().opened == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Who comes from elsewhere is served, and by then it was the other one's turn.
+    let from = Ipv4Addr::new(127, 0, 0, 2);
+    let (_other, other) = begin_at(from, server.local_address(), caller().knock());
+    assert!(other.await.is_ok());
+    assert_eq!(tap.answers(), 0);
+    // It was not refused either: with a place it is let in.
+    drop(held);
+    assert!((&mut waiting).await.is_ok());
 }
 
 #[tokio::test]
@@ -383,11 +407,20 @@ async fn forward(
 
 /// A QUIC client as anybody has one, that begins with this id.
 fn begin(to: SocketAddr, id: ConnectionId) -> (quinn::Endpoint, quinn::Connecting) {
+    begin_at(Ipv4Addr::LOCALHOST, to, id)
+}
+
+/// The same from this address.
+fn begin_at(
+    from: Ipv4Addr,
+    to: SocketAddr,
+    id: ConnectionId,
+) -> (quinn::Endpoint, quinn::Connecting) {
     let tls = client_tls(cardea_proto::ALPN_CHANNEL);
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.initial_dst_cid_provider(Arc::new(move || id));
-    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let endpoint = quinn::Endpoint::client((from, 0).into()).unwrap();
     let connecting = endpoint.connect_with(config, to, "test").unwrap();
     (endpoint, connecting)
 }

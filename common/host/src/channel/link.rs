@@ -184,6 +184,11 @@ impl Sender {
             .close(VarInt::from_u32(code.number()), reason.as_bytes());
     }
 
+    /// Waits until the connection has ended, whoever ended it.
+    pub async fn closed(&self) {
+        self.connection.closed().await;
+    }
+
     /// What its connection has carried up to now.
     #[must_use]
     pub fn traffic(&self) -> vigil::Traffic {

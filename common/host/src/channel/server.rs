@@ -90,7 +90,18 @@ impl Server {
         tls: Arc<rustls::ServerConfig>,
         gate: Gate,
     ) -> Result<Self, ChannelError> {
-        Self::bind_all(listen, tls, gate, None).map(|(server, _)| server)
+        Self::bind_all(listen, tls, gate, None, places()).map(|(server, _)| server)
+    }
+
+    /// The same with so much room for handshakes.
+    #[cfg(test)]
+    pub(super) fn bind_with(
+        listen: SocketAddr,
+        tls: Arc<rustls::ServerConfig>,
+        gate: Gate,
+        handshakes: Places,
+    ) -> Result<Self, ChannelError> {
+        Self::bind_all(listen, tls, gate, None, handshakes).map(|(server, _)| server)
     }
 
     /// The same for nodes that come by a front as well; says where the front gives their datagrams.
@@ -103,7 +114,7 @@ impl Server {
         gate: Gate,
         detours: Detours,
     ) -> Result<(Self, Option<Inlet>), ChannelError> {
-        Self::bind_all(listen, tls, gate, Some(detours))
+        Self::bind_all(listen, tls, gate, Some(detours), places())
     }
 
     fn bind_all(
@@ -111,6 +122,7 @@ impl Server {
         tls: Arc<rustls::ServerConfig>,
         gate: Gate,
         detours: Option<Detours>,
+        handshakes: Places,
     ) -> Result<(Self, Option<Inlet>), ChannelError> {
         let crypto = QuicServerConfig::try_from(tls).map_err(|_| ChannelError::Tls)?;
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
@@ -130,7 +142,7 @@ impl Server {
         .map_err(ChannelError::Socket)?;
         let address = endpoint.local_addr().map_err(ChannelError::Socket)?;
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
-        tokio::spawn(accept(endpoint.clone(), gate, sender));
+        tokio::spawn(accept(endpoint.clone(), gate, handshakes, sender));
         let server = Self {
             endpoint,
             filter,
@@ -182,9 +194,17 @@ impl Server {
     }
 }
 
+fn places() -> Places {
+    Places::new(HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX)
+}
+
 /// Takes connections one by one; each has its handshake in a task of its own.
-async fn accept(endpoint: quinn::Endpoint, gate: Gate, arrivals: mpsc::Sender<Arrival>) {
-    let handshakes = Places::new(HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX);
+async fn accept(
+    endpoint: quinn::Endpoint,
+    gate: Gate,
+    handshakes: Places,
+    arrivals: mpsc::Sender<Arrival>,
+) {
     while let Some(incoming) = endpoint.accept().await {
         let Ok(place) = handshakes.take(incoming.remote_address()) else {
             incoming.ignore();

@@ -28,6 +28,21 @@ pub enum OpenError {
     Name(String),
 }
 
+impl OpenError {
+    /// Whether whoever stands between has said or shown this: a proxy that refuses, or one that reads along.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        match self {
+            // A firewall of this machine refuses with a number of the system's.
+            Self::Io(error) => {
+                error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
+            }
+            Self::Impostor => true,
+            Self::Name(_) => false,
+        }
+    }
+}
+
 /// Opens a detour to `front`, `HOST:PORT`, as `caller`. Its owner says how long that may take.
 ///
 /// # Errors

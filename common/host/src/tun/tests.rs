@@ -11,13 +11,14 @@ use std::{
     time::Duration,
 };
 
+use cardea_e2e::needs;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::*;
 
 #[test]
 fn what_is_routed_to_an_interface_can_be_read_and_answered() {
-    if !rustix::process::geteuid().is_root() {
+    if !needs::root_and(&[]) {
         return;
     }
     in_namespace(|| {
@@ -89,7 +90,7 @@ fn what_is_routed_to_an_interface_can_be_read_and_answered() {
 
 #[test]
 fn what_changes_about_the_network_is_heard_of_once() {
-    if !rustix::process::geteuid().is_root() {
+    if !needs::root_and(&[]) {
         return;
     }
     in_namespace(|| {

@@ -53,7 +53,8 @@ pub(super) fn run(
         None => settings.state(),
     };
     let known = Known { verifier, since };
-    check(&dir, known, what.unlock.as_ref(), settings.format, console)
+    let checked = check(&dir, known, what.unlock.as_ref(), console)?;
+    report(&checked, settings.format, console)
 }
 
 /// What a ledger is checked against.
@@ -66,34 +67,32 @@ fn check(
     dir: &Path,
     known: Known,
     unlock: Option<&Unlock>,
-    format: Format,
     console: &mut Console,
-) -> Result<(), Failure> {
+) -> Result<Checked, Failure> {
     let ledger = Copy::open(dir)?;
-    let checked = Walk {
+    Walk {
         ledger: &ledger,
         key: ledger.key(unlock)?,
         audit: Audit::new(known.verifier, known.since),
         read: 0,
         console,
     }
-    .run()?;
-    report(&checked, format, console)
+    .run()
 }
 
-/// Checks the ledger of a state folder with the key that lies beside it.
+/// Checks the ledger of a state folder with the key that lies beside it, and tells that too.
 pub(super) fn state(
     dir: &Path,
     unlock: Option<&Unlock>,
-    format: Format,
     console: &mut Console,
-) -> Result<(), Failure> {
+) -> Result<(Checked, Verifier), Failure> {
     let key = dir.join("keys/ledger.pub").display().to_string();
+    let verifier = verifier(&key)?;
     let known = Known {
-        verifier: verifier(&key)?,
+        verifier: verifier.clone(),
         since: None,
     };
-    check(dir, known, unlock, format, console)
+    Ok((check(dir, known, unlock, console)?, verifier))
 }
 
 /// A public key as text, or the file that holds it.
@@ -257,10 +256,12 @@ fn in_archive(path: &Path) -> io::Result<BTreeMap<String, (u64, u64)>> {
 }
 
 /// What a check found.
-struct Checked {
+pub(super) struct Checked {
     report: Report,
     /// Bytes at the end that were never acknowledged.
     torn: u64,
+    /// Whether it is known how far the ledger went.
+    is_marked: bool,
 }
 
 /// A check on its way.
@@ -299,7 +300,11 @@ impl Walk<'_> {
             .finish(mark.map(|mark| mark.revision))
             .map_err(|fault| bad(entries.0, &last, end.offset, fault))?;
         self.console.progress("");
-        Ok(Checked { report, torn })
+        Ok(Checked {
+            report,
+            torn,
+            is_marked: mark.is_some(),
+        })
     }
 
     /// Checks a segment; says where it ends, and how many bytes behind that were never acknowledged.
@@ -439,8 +444,24 @@ struct Row {
     unacknowledged_bytes: u64,
 }
 
-fn report(checked: &Checked, format: Format, console: &mut Console) -> Result<(), Failure> {
-    let Checked { report, torn } = checked;
+/// Prints what a check found.
+pub(super) fn report(
+    checked: &Checked,
+    format: Format,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let Checked {
+        report,
+        torn,
+        is_marked,
+    } = checked;
+    if !is_marked {
+        console.say(&format!(
+            "How far the ledger went is not in this copy ({}): whether entries are missing at its end \
+             can be told with --since alone.",
+            mark::NAME
+        ));
+    }
     let row = Row {
         entries: report.entries,
         checkpoints: report.checkpoints,
@@ -472,4 +493,4 @@ fn report(checked: &Checked, format: Format, console: &mut Console) -> Result<()
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -54,7 +54,8 @@ impl State {
     fn fold_change(&mut self, change: &Change, at: At<'_>) -> Option<Happened> {
         match change {
             Change::Founded(founded) => {
-                self.founded = Some(founded.clone());
+                // Once: whoever could found it anew would choose its admin.
+                self.founded.get_or_insert_with(|| founded.clone());
                 None
             }
             Change::InviteCreated(invite) => self.invite_created(invite, at),

@@ -267,24 +267,8 @@ pub(crate) async fn enroll_over(
     code: &Code,
     name: &str,
 ) -> Result<Node, EnrollAnswer> {
-    let key = Arc::new(SoftwareKey::generate(KeyAlgorithm::P256).unwrap());
-    let Connected {
-        exporter, mut link, ..
-    } = connected;
-    let request = EnrollRequest {
-        version: PROTOCOL_VERSION,
-        program: PROGRAM_VERSION.to_owned(),
-        invite: Secret32(code.secret),
-        role: code.role,
-        name: name.parse().unwrap(),
-        os: "linux".to_owned(),
-        public_key: key.public_key().to_vec().into(),
-        proof: key
-            .sign(&proof_message(&exporter, key.public_key()))
-            .unwrap()
-            .into(),
-        report: (code.role == Role::Device).then(|| report(exporter)),
-    };
+    let (request, key) = request(&connected, code, name);
+    let mut link = connected.link;
     link.sender.send(&request).unwrap();
     let answer = link
         .receiver
@@ -299,6 +283,31 @@ pub(crate) async fn enroll_over(
         }),
         refused @ EnrollAnswer::Refused(_) => Err(refused),
     }
+}
+
+/// What a node asks for over a connection, and its fresh key.
+pub(crate) fn request(
+    connected: &Connected,
+    code: &Code,
+    name: &str,
+) -> (EnrollRequest, Arc<SoftwareKey>) {
+    let key = Arc::new(SoftwareKey::generate(KeyAlgorithm::P256).unwrap());
+    let exporter = connected.exporter;
+    let request = EnrollRequest {
+        version: PROTOCOL_VERSION,
+        program: PROGRAM_VERSION.to_owned(),
+        invite: Secret32(code.secret),
+        role: code.role,
+        name: name.parse().unwrap(),
+        os: "linux".to_owned(),
+        public_key: key.public_key().to_vec().into(),
+        proof: key
+            .sign(&proof_message(&exporter, key.public_key()))
+            .unwrap()
+            .into(),
+        report: (code.role == Role::Device).then(|| report(exporter)),
+    };
+    (request, key)
 }
 
 /// What whoever holds a code knocks with.

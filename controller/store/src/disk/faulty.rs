@@ -41,6 +41,28 @@ struct Contents {
 struct Stored {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// Sectors that the next sync writes. One that fails forgets them, as Linux marks pages clean that it
+    /// could not write: a later sync succeeds and says nothing about them.
+    dirty: BTreeSet<usize>,
+}
+
+impl Stored {
+    fn durable(bytes: Vec<u8>) -> Self {
+        Self {
+            durable: bytes.clone(),
+            now: bytes,
+            dirty: BTreeSet::new(),
+        }
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.now.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            let from = (sector * SECTOR_BYTES).min(self.now.len());
+            let to = (from + SECTOR_BYTES).min(self.now.len());
+            self.durable[from..to].copy_from_slice(&self.now[from..to]);
+        }
+    }
 }
 
 /// What a disk writes as a whole.
@@ -121,9 +143,7 @@ impl FaultyDisk {
         let mut contents = this.contents();
         for (name, bytes) in files {
             contents.durable_names.insert(name.clone());
-            let durable = bytes.clone();
-            let now = bytes;
-            contents.files.insert(name, Stored { now, durable });
+            contents.files.insert(name, Stored::durable(bytes));
         }
         drop(contents);
         this
@@ -153,7 +173,7 @@ impl Contents {
     fn write(&mut self, name: &str, bytes: &[u8], offset: usize) -> io::Result<()> {
         let failed = self.check(Operation::Write);
         let taken: usize = self.files.values().map(|stored| stored.now.len()).sum();
-        let now = &mut self.files.get_mut(name).unwrap().now;
+        let Stored { now, dirty, .. } = self.files.get_mut(name).unwrap();
         let grown = (offset + bytes.len()).saturating_sub(now.len());
         let missing = self
             .space
@@ -167,6 +187,7 @@ impl Contents {
             now.resize(offset + written, 0);
         }
         now[offset..offset + written].copy_from_slice(&bytes[..written]);
+        dirty.extend(offset / SECTOR_BYTES..(offset + written).div_ceil(SECTOR_BYTES));
         failed?;
         if missing > 0 {
             return Err(io::ErrorKind::StorageFull.into());
@@ -250,10 +271,13 @@ impl DiskFile for FaultyFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut contents = self.0.contents();
-        contents.check(Operation::Sync)?;
+        let failed = contents.check(Operation::Sync);
         let stored = contents.files.get_mut(&self.1).unwrap();
-        stored.durable.clone_from(&stored.now);
-        Ok(())
+        match failed {
+            Ok(()) => stored.sync(),
+            Err(_) => stored.dirty.clear(),
+        }
+        failed
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {

@@ -270,6 +270,47 @@ fn after_an_error_of_the_disk_nothing_is_accepted_until_the_journal_is_opened_ag
 }
 
 #[test]
+fn what_a_failed_sync_left_in_memory_is_written_again_before_it_counts() {
+    for segments in [0, 1] {
+        let disk = FaultyDisk::default();
+        let (mut journal, _) = open(&disk).unwrap();
+        append(&mut journal, &["a"]);
+        while disk.all().len() < 2 + segments {
+            append(&mut journal, &["b"]);
+        }
+        disk.fail(Operation::Sync, 0, ErrorKind::Other);
+        let batch = encoded(journal.head(), &["c", "d"]);
+        assert!(journal.append(&batch).is_err());
+        let (mut journal, _) = open(&disk).unwrap();
+        append(&mut journal, &["e"]);
+        let head = journal.head();
+        for seed in 0..50 {
+            let (opened, _) = open(&disk.after_power_loss(seed)).unwrap();
+            assert_eq!(opened.head(), head, "{segments} {seed}");
+        }
+    }
+}
+
+#[test]
+fn damage_before_the_last_checkpoint_is_damage_although_the_power_went() {
+    let disk = FaultyDisk::default();
+    let (mut journal, _) = open(&disk).unwrap();
+    append(&mut journal, &["a", "b"]);
+    let begin = disk.bytes("0001.seg").len();
+    append(&mut journal, &["c"]);
+    journal.note("corp.example/ledger\n").unwrap();
+    let covered = journal.end.offset as usize;
+    append(&mut journal, &["d"]);
+    for seed in 0..20 {
+        let left = disk.after_power_loss(seed);
+        for at in begin..covered {
+            let flipped = left.with("0001.seg", |bytes| bytes[at] ^= 0x10);
+            assert!(damaged(open(&flipped)), "{seed} {at}");
+        }
+    }
+}
+
+#[test]
 fn a_write_that_cannot_be_undone_is_no_full_disk() {
     let disk = FaultyDisk::default();
     let (mut journal, _) = open(&disk).unwrap();

@@ -4,7 +4,7 @@ use cardea_credential::{
     admin::{admin_key_id, admin_public_key, sign_change},
     key::SoftwareKey,
 };
-use cardea_ledger::{checkpoint::LedgerKey, entry::Encoded, frame, tree::Tree};
+use cardea_ledger::{checkpoint::LedgerKey, entry::Encoded, frame, seal::Nonces, tree::Tree};
 use cardea_proto::{
     admin::{AdminChange, ChangeOrder},
     codec::Bytes,
@@ -18,12 +18,12 @@ use super::*;
 
 /// Frames' payloads of a ledger, segment by segment, as its controller writes them.
 #[derive(Clone)]
-struct Ledger {
+pub(in crate::run) struct Ledger {
     segments: Vec<Vec<Vec<u8>>>,
     acknowledged: u64,
 }
 
-fn key(seed: u8) -> LedgerKey {
+pub(in crate::run) fn key(seed: u8) -> LedgerKey {
     LedgerKey::from_seed(&"corp.example".parse().unwrap(), &[seed; 32]).unwrap()
 }
 
@@ -102,25 +102,42 @@ fn ledger(drafts: Vec<Draft>, key: &LedgerKey) -> Ledger {
     }
 }
 
-fn genuine() -> Ledger {
+pub(in crate::run) fn genuine() -> Ledger {
     ledger(drafts(), &key(1))
 }
 
 impl Ledger {
     /// Writes it as files whose headers, checksums and mark fit what is in them.
-    fn write(&self, dir: &Path) {
+    pub(in crate::run) fn write(&self, dir: &Path) {
+        self.write_sealed(dir, None);
+    }
+
+    /// The same, sealed where there is a key; tells where each header and frame begins.
+    fn write_sealed(&self, dir: &Path, key: Option<&DataKey>) -> Vec<Begin> {
+        let mut begins = Vec::new();
         let mut end = 0;
         let (mut first, mut previous) = (1, Bytes([0; 32]));
+        let mut nonces = Nonces::new([6; 8]);
         for (number, payloads) in (1..).zip(&self.segments) {
             let header = segment::Header {
-                is_sealed: false,
+                is_sealed: key.is_some(),
                 number,
                 first: Revision(first),
                 previous,
             };
             let mut bytes = header.bytes();
+            let mut begin = |segment, at, entry| begins.push(Begin { segment, at, entry });
+            begin(number, 0, first);
             for payload in payloads {
-                frame::append(&mut bytes, payload);
+                let at = bytes.len();
+                begin(number, at, first);
+                match key.map(|key| key.segment(&header).unwrap()) {
+                    None => frame::append(&mut bytes, payload),
+                    Some(key) => {
+                        let sealed = key.seal(wide(at), nonces.draw().unwrap(), payload);
+                        frame::append(&mut bytes, &sealed.unwrap());
+                    }
+                }
                 if !payload[0].is_ascii() {
                     first += 1;
                     previous = cardea_ledger::tree::leaf(payload);
@@ -137,6 +154,7 @@ impl Ledger {
             revision: Revision(self.acknowledged),
         };
         std::fs::write(dir.join(mark::NAME), mark.bytes()).unwrap();
+        begins
     }
 
     fn checked(&self) -> Result<String, String> {
@@ -144,6 +162,13 @@ impl Ledger {
         self.write(dir.path());
         verify(dir.path(), None)
     }
+}
+
+/// Where a header or a frame begins, and which entry is the first that is not before it.
+struct Begin {
+    segment: u64,
+    at: usize,
+    entry: u64,
 }
 
 fn verify(dir: &Path, since: Option<&str>) -> Result<String, String> {
@@ -212,32 +237,52 @@ fn a_genuine_ledger_holds_and_is_counted() {
 
 #[test]
 fn every_flipped_byte_is_found_and_the_first_bad_entry_named() {
+    every_flip_is_named(None);
+}
+
+#[test]
+fn every_flipped_byte_of_a_sealed_ledger_is_found_and_the_first_bad_entry_named() {
+    every_flip_is_named(Some(DataKey::new([8; 32].into())));
+}
+
+fn every_flip_is_named(seal: Option<DataKey>) {
     let dir = tempfile::tempdir().unwrap();
-    genuine().write(dir.path());
+    let begins = genuine().write_sealed(dir.path(), seal.as_ref());
+    let check = || {
+        let ledger = Copy::open(dir.path()).unwrap();
+        let mut console = nobody();
+        let walk = Walk {
+            ledger: &ledger,
+            key: seal.clone(),
+            audit: Audit::new(key(1).verifier().clone(), None),
+            read: 0,
+            console: &mut console,
+        };
+        walk.run().map(|checked| checked.report.entries)
+    };
+    assert_eq!(check().unwrap(), 8);
     for number in [1, 2] {
         let path = dir.path().join(segment::name(number));
         let genuine = std::fs::read(&path).unwrap();
-        for at in 0..genuine.len() {
-            let mut touched = genuine.clone();
-            touched[at] ^= 1;
-            std::fs::write(&path, &touched).unwrap();
-            let error = verify(dir.path(), None).expect_err("a flipped byte");
-            assert!(error.starts_with("entry "), "{error}");
-            assert!(error.contains(&segment::name(number)), "{error}");
+        let file = File::options().write(true).open(&path).unwrap();
+        for (at, byte) in genuine.iter().enumerate() {
+            let is_behind = |begin: &&Begin| begin.segment == number && begin.at <= at;
+            let begin = begins.iter().rfind(is_behind).unwrap();
+            let put = |byte| file.write_all_at(&[byte], wide(at)).unwrap();
+            put(byte ^ 1);
+            let error = check().expect_err("a flipped byte").message;
+            put(*byte);
+            let entry = format!("entry {}: ", begin.entry);
+            let place = format!("({}, byte {})", path.display(), begin.at);
+            assert!(error.starts_with(&entry), "{at}: {entry}{error}");
+            assert!(error.contains(&place), "{at}: {place}: {error}");
         }
-        std::fs::write(&path, genuine).unwrap();
     }
-    let error = {
-        let path = dir.path().join(segment::name(1));
-        let mut touched = std::fs::read(&path).unwrap();
-        touched[HEADER_BYTES + frame::HEADER_BYTES + 20] ^= 1;
-        std::fs::write(&path, touched).unwrap();
-        verify(dir.path(), None).unwrap_err()
-    };
-    assert!(
-        error.starts_with("entry 1: the checksum does not hold"),
-        "{error}"
-    );
+}
+
+fn nobody() -> Console {
+    let sink = || Box::new(io::sink());
+    Console::new(sink(), sink(), Box::new(Cursor::new("")), false)
 }
 
 #[test]
@@ -327,6 +372,105 @@ fn an_admins_entry_needs_the_admins_signature() {
         error.starts_with("entry 4: the admin's signed request"),
         "{error}"
     );
+}
+
+/// The key of a map and the one behind it change places: the same entry in other bytes.
+fn swapped(encoded: &[u8], one: &str, other: &str) -> Vec<u8> {
+    let mut entry: ciborium::Value = ciborium::from_reader(encoded).unwrap();
+    let pairs = entry.as_map_mut().unwrap();
+    let draft = pairs
+        .iter_mut()
+        .find(|(key, _)| key.as_text() == Some("draft"));
+    let draft = draft.unwrap().1.as_map_mut().unwrap();
+    let place = |name| {
+        draft
+            .iter()
+            .position(|(key, _)| key.as_text() == Some(name))
+    };
+    let (one, other) = (place(one).unwrap(), place(other).unwrap());
+    draft.swap(one, other);
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&entry, &mut bytes).unwrap();
+    assert_ne!(bytes, encoded);
+    bytes
+}
+
+#[test]
+fn an_entry_in_other_bytes_needs_the_admins_signature_all_the_same() {
+    let unsigned = |actor: Option<Actor>| {
+        let mut draft = drafts().remove(1);
+        draft.signed = None;
+        draft.actor = actor.unwrap_or(draft.actor);
+        [drafts().remove(0), draft]
+    };
+    let controller = Actor::Controller(ControllerId::from_bytes([1; 10]));
+    for (actor, expected) in [
+        (None, "carries no signature"),
+        (Some(controller), "only an admin"),
+    ] {
+        for (one, other) in [
+            ("decision", "signed"),
+            ("changes", "signed"),
+            ("at", "actor"),
+        ] {
+            let mut touched = ledger(unsigned(actor.clone()).to_vec(), &key(1));
+            let payload = touched.segments[0].pop().unwrap();
+            touched.segments[0].push(swapped(&payload, one, other));
+            touched.segments.pop();
+            let error = touched.checked().unwrap_err();
+            assert!(
+                error.starts_with("entry 2") && error.contains(expected),
+                "{one}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_domain_is_founded_once() {
+    let mut drafts = drafts();
+    drafts[2].changes = drafts[0].changes.clone();
+    let error = ledger(drafts, &key(1)).checked().unwrap_err();
+    assert!(
+        error.starts_with("entry 3") && error.contains("only an admin"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_epoch_begins_with_an_admins_acknowledgment_and_not_by_the_ledgers_key_alone() {
+    let signed_in = |epoch| {
+        let mut drafts = drafts();
+        let (signer, id, _) = admin();
+        let order = ChangeOrder {
+            domain: "corp.example".parse().unwrap(),
+            nonce: Bytes([4; 16]),
+            sequence: 100,
+            at: UnixMillis(2_600),
+            change: AdminChange::RollbackAcknowledge,
+        };
+        drafts[4] = Draft {
+            at: UnixMillis(2_600),
+            actor: Actor::Admin(id),
+            changes: vec![Change::RollbackAcknowledged],
+            decision: None,
+            signed: Some(sign_change(&order, &signer).unwrap()),
+        };
+        let mut ledger = ledger(drafts, &key(1));
+        let note = String::from_utf8(ledger.segments[1].remove(2)).unwrap();
+        let checkpoint = key(1).verifier().verify(&note).unwrap();
+        let note = key(1)
+            .sign(checkpoint.size, checkpoint.root, epoch)
+            .unwrap();
+        ledger.segments[1].insert(2, note.into_bytes());
+        ledger.checked()
+    };
+    assert!(signed_in(1).is_ok());
+    for said in [0, 2] {
+        let error = signed_in(said).unwrap_err();
+        let expected = format!("says epoch {said}, but 1 rollbacks were acknowledged");
+        assert!(error.contains(&expected), "{error}");
+    }
 }
 
 #[test]
@@ -453,4 +597,14 @@ fn a_folder_without_a_ledger_and_a_key_that_is_none_are_said() {
             .message
             .contains("not a ledger's public key")
     );
+}
+
+#[test]
+fn whoever_checks_a_copy_without_its_mark_is_told_what_cannot_be_told() {
+    let dir = tempfile::tempdir().unwrap();
+    genuine().write(dir.path());
+    let said = || verify_before(dir.path(), None, false).unwrap().1;
+    assert!(!said().contains("missing at its end"), "{}", said());
+    std::fs::remove_file(dir.path().join(mark::NAME)).unwrap();
+    assert!(said().contains("missing at its end"), "{}", said());
 }
