@@ -515,13 +515,13 @@ impl Link {
             return;
         };
         leg.answered();
-        let rtt = leg.probes.rtt();
+        let quality = leg.probes.quality();
         self.life.answered();
         match which {
             Which::Used => {
                 self.relay_size.answered(probe.size);
-                if let Some(rtt) = rtt {
-                    self.paths.compare(rtt);
+                if let Some(quality) = quality {
+                    self.paths.compare(quality);
                 }
             }
             Which::Standby(standby) => self.relays.failover.answered(standby),
@@ -689,7 +689,7 @@ impl Link {
             if is_current {
                 self.is_flowing = false;
             }
-            let pause = if is_current {
+            let pause = if is_current && !self.paths.is_lossy() {
                 COMPARE_EVERY
             } else {
                 ask_again(self.relays.used.probes.rtt())
@@ -759,7 +759,7 @@ impl Link {
         Traffic {
             size: self.sizes.largest(),
             is_flowing: self.is_flowing,
-            relay: self.relays.used.probes.rtt(),
+            relay: self.relays.used.probes.quality(),
         }
     }
 

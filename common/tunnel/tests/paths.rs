@@ -591,6 +591,87 @@ fn a_path_that_grows_long_is_left_for_the_relay_and_taken_again() {
 }
 
 #[test]
+fn a_path_that_loses_a_third_is_left_for_a_relay_that_loses_nothing_and_does_not_flap() {
+    for carrier in CARRIERS {
+        let mut pair = met(carrier, Beside::new(Kind::Open, Kind::Open));
+        let flows = pair.connect("80/tcp");
+        talk(&mut pair, flows, 100);
+        assert!(is_direct(&pair));
+        pair.beside.as_mut().unwrap().loss = 330;
+        talk(&mut pair, flows, 200);
+        let before = changes(&pair);
+        talk(&mut pair, flows, 600);
+        assert!(
+            !pair.agent.is_direct() && !pair.connector.is_direct(),
+            "{carrier:?}"
+        );
+        assert_eq!(changes(&pair), before, "{carrier:?}");
+        // Half of that is not what it was left for, and not enough to come back.
+        for (loss, comes_back) in [(150, false), (0, true)] {
+            pair.beside.as_mut().unwrap().loss = loss;
+            for _ in 0..6 {
+                pair.pass(Duration::from_secs(150));
+                extend(&mut pair);
+            }
+            talk(&mut pair, flows, 10);
+            assert_eq!(is_direct(&pair), comes_back, "{carrier:?}, {loss}");
+        }
+    }
+}
+
+#[test]
+fn of_two_ways_that_lose_a_tenth_each_the_shorter_one_stays() {
+    for carrier in CARRIERS {
+        let mut pair = met(carrier, Beside::new(Kind::Open, Kind::Open));
+        let flows = pair.connect("80/tcp");
+        assert!(pair.run(Duration::from_secs(5), is_direct));
+        pair.loss = 100;
+        talk(&mut pair, flows, 1_000);
+        let events = pair.agent.events.iter().chain(&pair.connector.events);
+        let cleaner = events.filter(|event| {
+            matches!(
+                event,
+                Event::Path {
+                    why: PathReason::Cleaner,
+                    ..
+                }
+            )
+        });
+        assert!(cleaner.count() <= 2, "{carrier:?}");
+    }
+}
+
+/// Says something there and back that many times, ten times a second.
+fn talk(pair: &mut Pair, (mine, theirs): (FlowId, FlowId), times: u32) {
+    for _ in 0..times {
+        assert!(pair.transfer(End::Agent, mine, theirs, b"hello") == b"hello");
+        assert!(pair.transfer(End::Connector, theirs, mine, b"hello") == b"hello");
+        pair.pass(Duration::from_millis(100));
+    }
+    extend(pair);
+}
+
+/// How often either end has changed its path.
+fn changes(pair: &Pair) -> usize {
+    let events = pair.agent.events.iter().chain(&pair.connector.events);
+    events
+        .filter(|event| matches!(event, Event::Path { .. }))
+        .count()
+}
+
+fn extend(pair: &mut Pair) {
+    for end in [End::Agent, End::Connector] {
+        let extend = Command::Extend {
+            grant: pair::GRANT,
+            ttl: Duration::from_secs(3_600),
+            ticket: pair::ticket(end),
+            standby: Vec::new(),
+        };
+        pair.command(end, extend);
+    }
+}
+
+#[test]
 fn an_open_tunnel_whose_other_end_hangs_is_silent_within_two_seconds() {
     for carrier in CARRIERS {
         let mut pair = Pair::new(carrier);

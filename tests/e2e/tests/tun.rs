@@ -8,6 +8,8 @@
     reason = "what a test does outside of its test function may panic as well"
 )]
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     apps,
@@ -21,6 +23,9 @@ const PAGE: &str = "served by an unmodified nginx\n";
 
 /// Bytes of a page that takes many packets.
 const LARGE_BYTES: usize = 3_000_000;
+
+/// How long such a page may take where it must be found out first that a network is narrow.
+const NARROW_MAX: Duration = Duration::from_secs(10);
 
 /// What these tests run beside our programs.
 const TOOLS: [&str; 8] = [
@@ -45,6 +50,13 @@ fn an_interface_without_the_right_to_make_one_says_what_is_missing() {
 fn a_connector_forwards_through_the_kernel_and_takes_its_rules_with_it() {
     if needs::root_and(&TOOLS) {
         forward_by_kernel().unwrap();
+    }
+}
+
+#[test]
+fn a_kernel_at_each_end_is_reached_through_a_network_of_1280_bytes() {
+    if needs::root_and(&TOOLS) {
+        meet_narrowly().unwrap();
     }
 }
 
@@ -115,6 +127,45 @@ fn forward_by_kernel() -> Result<()> {
     ensure!(!hosts.rules()?.contains("cardea"), "{}", hosts.rules()?);
     let rules = run_ok(hosts.connector.command("ip", ["rule"]))?;
     ensure!(!rules.contains("7444"), "{rules}");
+    world.deployment.controller()?.stop().map(drop)
+}
+
+/// With a kernel at both ends, of which neither hears that the network between them has grown narrow.
+fn meet_narrowly() -> Result<()> {
+    let hosts = Hosts::new("narrow")?;
+    let sysctl = ["-qw", "net.ipv6.conf.all.forwarding=1"];
+    run_ok(hosts.connector.command("sysctl", sysctl))?;
+    let mut world = hosts.deploy(true)?;
+    let wiki = world.addresses("wiki")?;
+    let load = |what: &str| {
+        for address in &wiki {
+            let began = now();
+            let large = hosts.curl(address, "/large")?;
+            let took = now().duration_since(began);
+            ensure!(large.len() == LARGE_BYTES, "{address}, {what}");
+            ensure!(took < NARROW_MAX, "{address}, {what}: {took:?}");
+        }
+        Ok(())
+    };
+    load("in a wide network")?;
+    hosts.connector.ip("link set wan mtu 1280")?;
+    hosts.controller.ip("link set site mtu 1280")?;
+    load("in one that has grown narrow")?;
+    world.laptop.stop()?;
+    let facts = world.deployment.path("laptop.facts.json");
+    let host = Some(&hosts.laptop);
+    world.laptop = world
+        .deployment
+        .run_interface(host, "laptop", &facts, &[])?;
+    ensure!(world.addresses("wiki")? == wiki, "other addresses");
+    load("in one that is narrow")?;
+    ensure!(
+        world.status("wiki")?["transport"] == "wireguard",
+        "not over WireGuard"
+    );
+    let set = "app set wiki --transport quic --yes";
+    world.deployment.ctl(set)?;
+    load("over QUIC")?;
     world.deployment.controller()?.stop().map(drop)
 }
 

@@ -28,7 +28,7 @@ pub use cardea_proto::path::Path;
 use self::{
     candidate::{Candidate, Due},
     permit::Permit,
-    probes::{Probe, is_better},
+    probes::{ALIKE, Probe, Quality},
 };
 
 /// Why a tunnel's datagrams go the way they do.
@@ -40,6 +40,8 @@ pub enum PathReason {
     Answered,
     /// It is the shorter way.
     Shorter,
+    /// It loses less.
+    Cleaner,
     /// The way before did not carry datagrams of this many bytes any more.
     Lost(usize),
     /// The local network changed.
@@ -60,6 +62,7 @@ impl fmt::Display for PathReason {
             Self::NoneAnswered => f.write_str("no direct way has answered"),
             Self::Answered => f.write_str("the other end answers there"),
             Self::Shorter => f.write_str("it is the shorter way"),
+            Self::Cleaner => f.write_str("it loses less"),
             Self::Lost(size) => {
                 write!(
                     f,
@@ -285,15 +288,24 @@ impl Paths {
         self.next_id
     }
 
-    /// The relay's way turned out to take `relay`.
-    pub(crate) fn compare(&mut self, relay: Duration) {
-        let Some(rtt) = self.rtt() else {
+    /// Whether the direct path in use loses so much that the relay should be looked at.
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.quality().is_some_and(Quality::is_lossy)
+    }
+
+    fn quality(&self) -> Option<Quality> {
+        self.current().and_then(|current| current.probes.quality())
+    }
+
+    /// The relay's way turned out to be like this.
+    pub(crate) fn compare(&mut self, relay: Quality) {
+        let Some(own) = self.quality() else {
             return;
         };
-        if !is_better(rtt, relay) {
+        if !relay.is_better_than(own) {
             self.rival.take_if(|(rival, _)| *rival == Rival::Relay);
         } else if self.is_settled(Rival::Relay) {
-            self.leave(PathReason::Shorter);
+            self.leave(why_better(relay, own));
         }
     }
 
@@ -320,7 +332,6 @@ impl Paths {
             .is_some_and(|current| current.is_overdue(now));
         let is_idle = self.current.is_none() || is_doubtful;
         let in_use = self.current.filter(|_| !is_doubtful);
-        let rtt_of = |candidate: &Candidate| candidate.probes.rtt().unwrap_or(Duration::MAX);
         let best = self
             .candidates
             .iter()
@@ -329,17 +340,20 @@ impl Paths {
             .filter(|(index, candidate)| {
                 !is_idle || (candidate.is_fresh(now) && self.current != Some(*index))
             })
-            .min_by_key(|(_, candidate)| rtt_of(candidate))
-            .map(|(index, candidate)| (index, rtt_of(candidate)));
+            .filter_map(|(index, candidate)| Some((index, candidate.probes.quality()?)))
+            .min_by_key(|(_, quality)| (quality.is_lossy(), quality.rtt));
         if is_idle {
             self.ask_again(now);
         }
-        let Some((best, rtt)) = best else {
+        let Some((best, quality)) = best else {
             return self.refresh();
         };
+        let is_relay_better = traffic
+            .relay
+            .is_some_and(|relay| relay.is_better_than(quality) || relay.loses_less(quality, ALIKE));
         let current = in_use.and_then(|index| self.candidates.get(index));
-        match current.map(rtt_of) {
-            None if traffic.relay.is_none_or(|relay| !is_better(rtt, relay)) => {
+        match current.map(|current| current.probes.quality()) {
+            None if !is_relay_better => {
                 self.take(
                     best,
                     if is_doubtful {
@@ -349,11 +363,11 @@ impl Paths {
                     },
                 );
             }
-            Some(current) if in_use != Some(best) && is_better(current, rtt) => {
+            Some(Some(current)) if in_use != Some(best) && quality.is_better_than(current) => {
                 let is_settled = self.is_settled(Rival::Candidate(best));
                 match self.candidates.get_mut(best) {
                     Some(best) if !best.is_fresh(now) => best.hasten(now, Duration::ZERO),
-                    Some(_) if is_settled => self.take(best, PathReason::Shorter),
+                    Some(_) if is_settled => self.take(best, why_better(quality, current)),
                     Some(_) | None => {}
                 }
             }
@@ -468,6 +482,15 @@ impl Paths {
     }
 }
 
+/// Why a way takes the place of another one that it is better than.
+fn why_better(way: Quality, than: Quality) -> PathReason {
+    if way.loses_less(than, ALIKE) {
+        PathReason::Cleaner
+    } else {
+        PathReason::Shorter
+    }
+}
+
 /// What a tunnel sends at the moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Traffic {
@@ -475,8 +498,8 @@ pub(crate) struct Traffic {
     pub(crate) size: usize,
     /// Whether it sends.
     pub(crate) is_flowing: bool,
-    /// Round trip through the relay, when known.
-    pub(crate) relay: Option<Duration>,
+    /// The way through the relay, when known.
+    pub(crate) relay: Option<Quality>,
 }
 
 /// Bytes of a datagram with an answer or a probe that is not padded.
@@ -581,11 +604,11 @@ mod tests {
             }
         }
 
-        const fn traffic(&self) -> Traffic {
+        fn traffic(&self) -> Traffic {
             Traffic {
                 size: 1_208,
                 is_flowing: false,
-                relay: self.relay,
+                relay: self.relay.map(|rtt| Quality { rtt, loss: None }),
             }
         }
 

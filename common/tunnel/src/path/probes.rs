@@ -12,6 +12,10 @@ pub(crate) struct Probes {
     out: VecDeque<Probe>,
     rtt: Option<Duration>,
     sampled: Option<Instant>,
+    /// How the last ones went, the latest at the lowest bit: set where there was no answer.
+    lost: u32,
+    /// How many of those there are.
+    counted: u32,
 }
 
 /// One probe.
@@ -34,7 +38,14 @@ impl Probes {
     /// The probe that an answer names. Those before it are forgotten, because it says more.
     pub(crate) fn answered(&mut self, now: Instant, id: u32) -> Option<Probe> {
         let at = self.out.iter().position(|probe| probe.id == id)?;
-        let probe = self.out.drain(..=at).next_back()?;
+        let probe = *self.out.get(at)?;
+        // Of a larger one it may have been the size.
+        let earlier = self.out.drain(..=at).take(at);
+        let lost = earlier.filter(|earlier| earlier.size <= probe.size).count();
+        for _ in 0..lost {
+            self.note(true);
+        }
+        self.note(false);
         let sample = now.saturating_duration_since(probe.at);
         let is_old = self.sampled.is_none_or(|at| now >= at + SMOOTHED_OVER);
         self.rtt = match self.rtt {
@@ -50,14 +61,67 @@ impl Probes {
         self.rtt
     }
 
+    /// Round trip and loss, when there is a round trip.
+    pub(crate) fn quality(&self) -> Option<Quality> {
+        let is_known = self.counted >= COUNTED_MIN;
+        let lost = self.lost.count_ones() * 1_000;
+        Some(Quality {
+            rtt: self.rtt?,
+            loss: is_known.then(|| lost / self.counted.max(1)),
+        })
+    }
+
+    /// Nothing that is out will be answered; `is_loss` unless that says nothing of smaller ones.
+    pub(crate) fn give_up(&mut self, is_loss: bool) {
+        let out = std::mem::take(&mut self.out).len();
+        for _ in (0..out).filter(|_| is_loss) {
+            self.note(true);
+        }
+        (self.rtt, self.sampled) = (None, None);
+    }
+
+    fn note(&mut self, is_lost: bool) {
+        self.lost = self.lost << 1 | u32::from(is_lost);
+        self.counted = (self.counted + 1).min(u32::BITS);
+    }
+
     /// The path may be another one from here on.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
 }
 
+/// What is known of a way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quality {
+    pub(crate) rtt: Duration,
+    /// Probes of a thousand without an answer; `None` while too few were sent.
+    pub(crate) loss: Option<u32>,
+}
+
+impl Quality {
+    /// Whether changing over from the other one to this is worth it.
+    pub(crate) fn is_better_than(self, other: Self) -> bool {
+        if self.loses_less(other, CLEANER_BY) {
+            return true;
+        }
+        !other.loses_less(self, ALIKE) && is_better(other.rtt, self.rtt)
+    }
+
+    /// Whether this one loses less by so much of a thousand.
+    pub(crate) fn loses_less(self, other: Self, by: u32) -> bool {
+        let both = self.loss.zip(other.loss);
+        both.is_some_and(|(loss, other)| loss + by <= other)
+    }
+
+    /// Whether it loses so much that any other way may be better.
+    pub(crate) fn is_lossy(self) -> bool {
+        self.loss.is_some_and(|loss| loss >= CLEANER_BY)
+    }
+}
+
 /// Whether one round trip is so much shorter that changing over is worth it.
-pub(crate) fn is_better(than: Duration, rtt: Duration) -> bool {
+fn is_better(than: Duration, rtt: Duration) -> bool {
     rtt + BETTER_BY <= than && rtt * 5 <= than * 4
 }
 
@@ -76,6 +140,17 @@ const OUT_MAX: usize = 16;
 
 /// What was measured longer ago says nothing of how the path is.
 const SMOOTHED_OVER: Duration = Duration::from_secs(10);
+
+/// Outcomes before they say anything.
+const COUNTED_MIN: u32 = 12;
+
+/// A path must lose less by this, of a thousand probes there and back, whatever its round trip is: TCP gains more
+/// from a path without loss than from a short one. By chance two that both lose a tenth each way are as far
+/// apart once in two hundred windows of 32.
+const CLEANER_BY: u32 = 250;
+
+/// How far apart two may be and count as alike: a path that was left for its loss is taken again below this.
+pub(crate) const ALIKE: u32 = 125;
 
 /// A path must be shorter by this and by a fifth, so that two that are alike do not take turns.
 const BETTER_BY: Duration = Duration::from_millis(5);
@@ -99,6 +174,44 @@ mod tests {
         assert!(probes.answered(at(120), 1).is_none());
         assert!(probes.answered(at(300), 3).is_some());
         assert_eq!(probes.rtt(), Some(Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn loss_counts_more_than_a_round_trip_once_it_is_known() {
+        let now = cardea_proto::time::testing::start().instant;
+        let (mut clean, mut lossy) = (Probes::default(), Probes::default());
+        for id in 0..24 {
+            for (probes, is_answered) in [(&mut clean, true), (&mut lossy, id % 2 == 1)] {
+                let (at, size) = (now, 42);
+                probes.sent(Probe { id, at, size });
+                if is_answered {
+                    let rtt = Duration::from_millis(if id % 2 == 1 { 10 } else { 80 });
+                    probes.answered(now + rtt, id);
+                }
+            }
+            let both = clean.quality().zip(lossy.quality());
+            let is_cleaner = both.is_some_and(|(clean, lossy)| clean.is_better_than(lossy));
+            assert_eq!(is_cleaner, id >= COUNTED_MIN - 1, "{id}");
+        }
+        let (clean, lossy) = clean.quality().zip(lossy.quality()).unwrap();
+        assert_eq!((clean.loss, lossy.loss), (Some(0), Some(500)));
+        assert!(!lossy.is_better_than(clean) && lossy.is_lossy());
+    }
+
+    #[test]
+    fn what_was_too_large_is_no_loss() {
+        let now = cardea_proto::time::testing::start().instant;
+        let mut probes = Probes::default();
+        for id in 0..40 {
+            let size = if id % 2 == 0 { 1_400 } else { 42 };
+            probes.sent(Probe { id, at: now, size });
+            if size == 42 {
+                assert!(probes.answered(now, id).is_some());
+            }
+        }
+        assert_eq!(probes.quality().unwrap().loss, Some(0));
+        probes.give_up(false);
+        assert!(probes.quality().is_none());
     }
 
     #[test]

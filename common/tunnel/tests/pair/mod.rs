@@ -477,7 +477,8 @@ impl Pair {
             }
             return;
         }
-        let is_cut = beside.is_cut || datagram.len() > beside.mtu;
+        let is_lost = beside.loss > 0 && self.random.next_u32() % 1_000 < beside.loss;
+        let is_cut = is_lost || beside.is_cut || datagram.len() > beside.mtu;
         let (delay, peer) = (beside.delay, other(from));
         let is_let_in = beside.nat(peer).inbound(source, to);
         self.node(from).direct.push((now, to, datagram.len()));
@@ -563,6 +564,8 @@ pub struct Beside {
     pub delay: Duration,
     pub mtu: usize,
     pub is_cut: bool,
+    /// Lost datagrams of a thousand.
+    pub loss: u32,
 }
 
 impl Beside {
@@ -578,6 +581,7 @@ impl Beside {
             delay: Duration::from_millis(5),
             mtu: 1_472,
             is_cut: false,
+            loss: 0,
         }
     }
 
