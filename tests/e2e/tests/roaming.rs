@@ -280,6 +280,10 @@ fn sleep_long() -> Result<()> {
 
 /// How long that is: longer than many a NAT's mapping lasts. With `CARDEA_NIGHT=300`, in seconds, it is longer
 /// than anything but a grant: a relay's binding and the keys of WireGuard as well.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "asked for by whoever runs the test"
+)]
 fn night() -> Result<Duration> {
     let seconds = std::env::var("CARDEA_NIGHT").ok();
     let seconds = seconds.map_or(Ok(45), |seconds| seconds.parse())?;
