@@ -87,7 +87,13 @@ impl World {
             return Vec::new();
         };
         let who = format!("device {index}");
-        let mut sizes = tunnel_sizes(&who, &running.tunnels, device.user.flows.len());
+        // What was said last in a tunnel that nobody answers waits as long as its grant lasts, and a
+        // villain keeps tunnels of grants that ended.
+        let flows = match index == self.plan.villain() {
+            true => usize::try_from(device.user.opened).unwrap_or(usize::MAX),
+            false => device.user.flows.len(),
+        };
+        let mut sizes = tunnel_sizes(&who, &running.tunnels, flows);
         let apps = running.agent.status(device.skew.show(self.now)).apps.len();
         sizes.push((format!("{who}: apps"), apps, self.plan.apps));
         if index != self.plan.villain() {

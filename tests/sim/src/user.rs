@@ -33,7 +33,7 @@ pub(crate) struct User {
     pub(crate) flows: Flows,
     /// Records that came back, by app and port.
     pub(crate) echoes: BTreeMap<(usize, Service), u64>,
-    opened: u64,
+    pub(crate) opened: u64,
     sent: u64,
 }
 
