@@ -598,7 +598,7 @@ fn a_path_that_loses_a_third_is_left_for_a_relay_that_loses_nothing_and_does_not
         talk(&mut pair, flows, 100);
         assert!(is_direct(&pair));
         pair.beside.as_mut().unwrap().loss = 330;
-        talk(&mut pair, flows, 200);
+        talk(&mut pair, flows, 400);
         let before = changes(&pair);
         talk(&mut pair, flows, 600);
         assert!(
@@ -606,8 +606,8 @@ fn a_path_that_loses_a_third_is_left_for_a_relay_that_loses_nothing_and_does_not
             "{carrier:?}"
         );
         assert_eq!(changes(&pair), before, "{carrier:?}");
-        // Half of that is not what it was left for, and not enough to come back.
-        for (loss, comes_back) in [(150, false), (0, true)] {
+        // A third of that would not make it leave, and does not let it come back.
+        for (loss, comes_back) in [(120, false), (0, true)] {
             pair.beside.as_mut().unwrap().loss = loss;
             for _ in 0..6 {
                 pair.pass(Duration::from_secs(150));
@@ -615,6 +615,25 @@ fn a_path_that_loses_a_third_is_left_for_a_relay_that_loses_nothing_and_does_not
             }
             talk(&mut pair, flows, 10);
             assert_eq!(is_direct(&pair), comes_back, "{carrier:?}, {loss}");
+        }
+    }
+}
+
+#[test]
+fn a_path_that_was_away_is_taken_again_soon() {
+    for carrier in CARRIERS {
+        let mut pair = met(carrier, Beside::new(Kind::Open, Kind::Open));
+        let flows = pair.connect("80/tcp");
+        talk(&mut pair, flows, 100);
+        for _ in 0..5 {
+            pair.beside.as_mut().unwrap().is_cut = true;
+            talk(&mut pair, flows, 100);
+            assert!(matches!(pair.agent.path(), Some((_, PathReason::Lost(_)))));
+            pair.beside.as_mut().unwrap().is_cut = false;
+            let back = pair.run(Duration::from_secs(30), is_direct);
+            assert!(back, "{carrier:?}");
+            talk(&mut pair, flows, 100);
+            assert!(is_direct(&pair), "{carrier:?}");
         }
     }
 }

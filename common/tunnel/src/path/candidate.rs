@@ -160,7 +160,6 @@ impl Candidate {
     }
 
     fn lose(&mut self, now: Instant, round: Round) -> usize {
-        self.probes.give_up(round.size <= self.carries);
         self.give_up(now);
         round.size
     }
@@ -169,7 +168,7 @@ impl Candidate {
     pub(crate) fn give_up(&mut self, now: Instant) {
         self.carries = 0;
         self.round = None;
-        self.probes.give_up(false);
+        self.probes.give_up();
         self.next = self.proven.then_some(now + self.rest);
         self.rest = (self.rest * 2).min(REST_MAX);
     }

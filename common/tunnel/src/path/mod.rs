@@ -348,12 +348,12 @@ impl Paths {
         let Some((best, quality)) = best else {
             return self.refresh();
         };
-        let is_relay_better = traffic
+        let is_worth_taking = traffic
             .relay
-            .is_some_and(|relay| relay.is_better_than(quality) || relay.loses_less(quality, ALIKE));
+            .is_none_or(|relay| quality.is_worth_taking(relay));
         let current = in_use.and_then(|index| self.candidates.get(index));
         match current.map(|current| current.probes.quality()) {
-            None if !is_relay_better => {
+            None if is_worth_taking => {
                 self.take(
                     best,
                     if is_doubtful {

@@ -42,7 +42,7 @@ impl Probes {
         // Of a larger one it may have been the size.
         let earlier = self.out.drain(..=at).take(at);
         let lost = earlier.filter(|earlier| earlier.size <= probe.size).count();
-        for _ in 0..lost {
+        for _ in 0..lost.min(IN_A_ROW_MAX) {
             self.note(true);
         }
         self.note(false);
@@ -71,12 +71,9 @@ impl Probes {
         })
     }
 
-    /// Nothing that is out will be answered; `is_loss` unless that says nothing of smaller ones.
-    pub(crate) fn give_up(&mut self, is_loss: bool) {
-        let out = std::mem::take(&mut self.out).len();
-        for _ in (0..out).filter(|_| is_loss) {
-            self.note(true);
-        }
+    /// The path carries nothing: that is no loss, and its round trip is unknown when it is back.
+    pub(crate) fn give_up(&mut self) {
+        self.out.clear();
         (self.rtt, self.sampled) = (None, None);
     }
 
@@ -106,6 +103,12 @@ impl Quality {
             return true;
         }
         !other.loses_less(self, ALIKE) && is_better(other.rtt, self.rtt)
+    }
+
+    /// Whether to go this way while the other one is in use for want of a better: it may not lose as much as
+    /// would make it be left, by far.
+    pub(crate) fn is_worth_taking(self, other: Self) -> bool {
+        !other.is_better_than(self) && !other.loses_less(self, ALIKE)
     }
 
     /// Whether this one loses less by so much of a thousand.
@@ -140,6 +143,9 @@ const OUT_MAX: usize = 16;
 
 /// What was measured longer ago says nothing of how the path is.
 const SMOOTHED_OVER: Duration = Duration::from_secs(10);
+
+/// Most losses that count in a row: more are a path that was away, which is no reason to leave it once it is back.
+const IN_A_ROW_MAX: usize = 3;
 
 /// Outcomes before they say anything.
 const COUNTED_MIN: u32 = 12;
@@ -199,6 +205,32 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_left_for_more_loss_than_it_is_taken_again_with() {
+        let quality = |loss| Quality {
+            rtt: Duration::from_millis(10),
+            loss: Some(loss),
+        };
+        let relay = Quality {
+            rtt: Duration::from_millis(20),
+            loss: Some(0),
+        };
+        // How much it loses, whether it is left for the relay, and whether it is taken.
+        for (loss, is_left, is_taken) in [
+            (0, false, true),
+            (120, false, true),
+            (125, false, false),
+            (240, false, false),
+            (250, true, false),
+        ] {
+            let is = (
+                relay.is_better_than(quality(loss)),
+                quality(loss).is_worth_taking(relay),
+            );
+            assert_eq!(is, (is_left, is_taken), "{loss}");
+        }
+    }
+
+    #[test]
     fn what_was_too_large_is_no_loss() {
         let now = cardea_proto::time::testing::start().instant;
         let mut probes = Probes::default();
@@ -210,8 +242,35 @@ mod tests {
             }
         }
         assert_eq!(probes.quality().unwrap().loss, Some(0));
-        probes.give_up(false);
+        probes.give_up();
         assert!(probes.quality().is_none());
+    }
+
+    #[test]
+    fn a_path_that_was_away_has_lost_little() {
+        let now = cardea_proto::time::testing::start().instant;
+        let mut probes = Probes::default();
+        for id in 0..40 {
+            let (at, size) = (now, 42);
+            probes.sent(Probe { id, at, size });
+            if !(20..35).contains(&id) {
+                assert!(probes.answered(now, id).is_some());
+            }
+        }
+        // Three of the last 28 that count.
+        assert_eq!(probes.quality().unwrap().loss, Some(3_000 / 28));
+        for id in 40..50 {
+            let (at, size) = (now, 42);
+            probes.sent(Probe { id, at, size });
+        }
+        probes.give_up();
+        probes.sent(Probe {
+            id: 50,
+            at: now,
+            size: 42,
+        });
+        assert!(probes.answered(now, 50).is_some());
+        assert_eq!(probes.quality().unwrap().loss, Some(3_000 / 29));
     }
 
     #[test]
