@@ -120,8 +120,8 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
 
 /// Lets this process have a socket for each of `count` ends, and what else it needs.
 fn allow_sockets(count: usize) -> Result<()> {
-    // One for its channel, one for its end at the relay.
-    let files = u64::try_from(count)? * 2 + 2_048;
+    // One for its channel, and for some at a time one for an end at the relay.
+    let files = u64::try_from(count)? + 4_096;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= files) {
         return Ok(());
@@ -235,7 +235,7 @@ async fn enroll_all(address: SocketAddr, codes: Vec<Code>) -> Result<Vec<Node>> 
 }
 
 /// Binds an end by the ticket that came with the certificate; asks again as nodes do.
-async fn bind(standby: &Standby) -> Result<UdpSocket> {
+async fn bind(standby: &Standby) -> Result<()> {
     let relay = standby.relay.first().context("no address")?;
     let ticket: [u8; TICKET_BYTES] = standby.ticket.as_ref().try_into()?;
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -247,7 +247,7 @@ async fn bind(standby: &Standby) -> Result<UdpSocket> {
         while let Ok(length) = tokio::time::timeout(patience, socket.recv(&mut answer)).await {
             let answer = answer.get(..length?).unwrap_or_default();
             if Handle::of_bound(answer).is_some() {
-                return Ok(socket);
+                return Ok(());
             }
             if let Some((_, cookie)) = Handle::of_challenge(answer) {
                 socket.send(&cookie.proof(&ticket)).await?;
@@ -265,6 +265,8 @@ const BINDS_MAX: u32 = 5;
 struct Crowd {
     address: SocketAddr,
     attempts: AtomicUsize,
+    /// Those who may bind an end at the same time.
+    binding: Semaphore,
     connected: watch::Sender<usize>,
 }
 
@@ -273,6 +275,7 @@ impl Crowd {
         Self {
             address,
             attempts: AtomicUsize::new(0),
+            binding: Semaphore::new(1_024),
             connected: watch::Sender::new(0),
         }
     }
@@ -282,7 +285,7 @@ impl Crowd {
         let mut ceiling = PAUSE_FIRST;
         loop {
             self.attempts.fetch_add(1, Ordering::Relaxed);
-            if let Ok((mut link, _end)) = self.come(&node).await {
+            if let Ok(mut link) = self.come(&node).await {
                 self.connected.send_modify(|connected| *connected += 1);
                 ceiling = PAUSE_FIRST;
                 while link.hear().await.is_ok() {}
@@ -296,11 +299,12 @@ impl Crowd {
     }
 
     /// Opens a channel, and binds an end at the relay.
-    async fn come(&self, node: &Node) -> Result<(Link, UdpSocket)> {
+    async fn come(&self, node: &Node) -> Result<Link> {
         let link = node.connect(self.address).await?;
         let relays = &node.enrolled.certificate.relays;
-        let end = bind(relays.first().context("no relay")?).await?;
-        Ok((link, end))
+        let _binding = self.binding.acquire().await?;
+        bind(relays.first().context("no relay")?).await?;
+        Ok(link)
     }
 
     async fn wait_for(&self, count: usize) -> Result<()> {
