@@ -456,6 +456,11 @@ impl Pair {
         }
     }
 
+    /// Whether both ends say what they say directly.
+    pub fn is_direct(&self) -> bool {
+        self.agent.is_direct() && self.connector.is_direct()
+    }
+
     /// Gives both ends a socket for direct paths, each behind its NAT.
     pub fn meet(&mut self, beside: Beside) {
         let hosts = (beside.agent.host, beside.connector.host);
