@@ -15,8 +15,8 @@ use crate::{
     reading::Readable,
 };
 
-/// After so many entries a snapshot is taken, so that a start folds no more than that: less than a
-/// tenth of a second.
+/// After so many entries a snapshot is taken, so that a start folds little more than that, and what came
+/// while the last one was written: less than a tenth of a second where there are few records.
 pub(crate) const ENTRIES: u64 = 16_384;
 
 /// Where there are many records, after one entry for each so many of them: a snapshot is as much
