@@ -252,10 +252,8 @@ mod tests {
     fn the_kernel_drops_what_has_no_shape_of_ours_and_nothing_else() {
         let socket = crate::udp::socket((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         sieve::attach(&socket, &shapes());
-        let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        stranger
-            .connect(socket.local_addr().unwrap().as_socket().unwrap())
-            .unwrap();
+        let stranger = crate::udp::socket((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        stranger.connect(&socket.local_addr().unwrap()).unwrap();
         let long = |first: u8, version: u32, id: u8, length: usize| {
             let mut bytes = [&[first][..], &version.to_be_bytes(), &[id]].concat();
             bytes.resize(length, 0);

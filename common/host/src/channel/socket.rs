@@ -164,11 +164,8 @@ impl Behind {
     }
 
     fn send(&self, transmit: &udp::Transmit<'_>) {
-        let size = transmit.segment_size.unwrap_or(transmit.contents.len());
-        for datagram in transmit.contents.chunks(size.max(1)) {
-            self.detours
-                .send(transmit.destination, Aim::Controller, datagram);
-        }
+        self.detours
+            .send(transmit.destination, Aim::Controller, transmit.contents);
     }
 
     /// Fills buffers with what has come, filtered like what the kernel has; half of them, so that
@@ -255,8 +252,10 @@ impl AsyncUdpSocket for FilteredSocket {
         self.io.local_addr()
     }
 
+    /// One at a time: QUIC keeps room for as many in each of its connections for good, and messages
+    /// are short.
     fn max_transmit_segments(&self) -> usize {
-        self.state.max_gso_segments()
+        1
     }
 
     fn max_receive_segments(&self) -> usize {
