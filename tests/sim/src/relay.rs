@@ -29,6 +29,8 @@ pub(crate) struct Host {
     last: Vec<u8>,
     /// Counts the ends that were bound when it crashed.
     pub(crate) forgotten: u64,
+    /// Counts the datagrams that it made a lie of.
+    pub(crate) lies: u64,
 }
 
 impl Host {
@@ -41,6 +43,7 @@ impl Host {
             lie: None,
             last: Vec::new(),
             forgotten: 0,
+            lies: 0,
         };
         host.start();
         host
@@ -67,10 +70,13 @@ impl Host {
         let Some(lie) = self.lie else {
             return vec![(honest, bytes)];
         };
+        // Most of them every other time, so that ends have something to compare them with.
+        if lie != Lie::Withholds && self.dice.chance(500) {
+            return vec![(honest, bytes)];
+        }
+        self.lies += 1;
         match lie {
             Lie::Withholds => Vec::new(),
-            // The others every other time, so that ends have something to compare them with.
-            _ if self.dice.chance(500) => vec![(honest, bytes)],
             Lie::Damages => vec![(honest, self.damaged(bytes))],
             Lie::Swaps => vec![(honest, self.swapped(bytes))],
             Lie::Repeats => {
@@ -296,3 +302,45 @@ const PAUSE_MAX_MS: u64 = 40_000;
 
 /// Longest time that it is down: longer than an end waits before it says again that it is there.
 const AWAY_MAX: Duration = Duration::from_secs(25);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a hundred datagrams that differ: the numbers of those that arrive as they were,
+    /// with the delay of each, and how many arrive otherwise.
+    fn told(lie: Lie) -> (Vec<(u8, Duration)>, usize) {
+        let mut host = Host::new(7, 0, [9; 32]);
+        host.lie = Some(lie);
+        let datagram = |number: u8| [[number; DATA_HEADER_BYTES], [number; 8]].concat();
+        let (mut whole, mut others) = (Vec::new(), 0);
+        for number in 0..100 {
+            for (later, bytes) in host.forwarded(datagram(number)) {
+                assert_eq!(bytes[0], number, "headers stay");
+                if bytes == datagram(number) {
+                    whole.push((number, later));
+                } else {
+                    others += 1;
+                }
+            }
+        }
+        (whole, others)
+    }
+
+    #[test]
+    fn each_lie_is_told_of_half_of_the_datagrams_or_of_all() {
+        assert_eq!(told(Lie::Withholds), (vec![], 0));
+        for lie in [Lie::Damages, Lie::Swaps] {
+            let (whole, others) = told(lie);
+            assert!((30..70).contains(&others), "{others} of {lie:?}");
+            assert_eq!(whole.len() + others, 100);
+            assert!(whole.iter().all(|(_, later)| later.is_zero()));
+        }
+        let (whole, others) = told(Lie::Repeats);
+        assert!(whole.len() > 150 && others == 0, "{}", whole.len());
+        let (whole, others) = told(Lie::Delays);
+        let late = whole.iter().filter(|(_, later)| !later.is_zero()).count();
+        assert!((30..70).contains(&late) && others == 0, "{late}");
+        assert_eq!(whole.len(), 100);
+    }
+}
