@@ -224,14 +224,14 @@ impl World {
             Verdict::Answer { len } => {
                 bytes.truncate(len);
                 self.misplace(&mut bytes);
-                self.from_relay(which, from, &bytes);
+                self.relay_sends(which, from, &bytes);
             }
             Verdict::Drop(_) => {}
         }
     }
 
     /// A relay sends.
-    pub(crate) fn from_relay(&mut self, which: usize, to: SocketAddr, bytes: &[u8]) {
+    pub(crate) fn relay_sends(&mut self, which: usize, to: SocketAddr, bytes: &[u8]) {
         if is_stranger(to) {
             self.fail(4, "the relay sends to a stranger".to_owned());
         }
