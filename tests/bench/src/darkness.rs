@@ -9,12 +9,18 @@
 )]
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use cardea_e2e::{dark::probe_a_life, namespace::Namespace, needs, program::now, stranger::probe};
+use cardea_e2e::{
+    dark::{Target, probe_a_life},
+    namespace::Namespace,
+    needs,
+    program::now,
+    stranger::probe,
+};
 
 use crate::{process::Process, report::Report};
 
@@ -37,8 +43,8 @@ const GROWN_MAX: f64 = 1.0;
 pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
     ensure!(needs::root_and(&["ip", "nft"]), "darkness needs root");
     let (probed, costs) = probe_a_life(probes, |resting| {
-        let process = Process::of(resting.world.controller()?.id());
-        costs(resting.stranger, resting.channels, &process)
+        let cost = |target: &Target| Ok((target.clone(), cost(resting.stranger, target)?));
+        resting.targets.iter().map(cost).collect::<Result<Vec<_>>>()
     })?;
     let answers = probed.answers;
     report.demand(
@@ -48,46 +54,49 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
     report.add_figures([
         ("probes", count(probed.sent), None, ""),
         ("answers", count(answers), Some(0.0), ""),
-        (
-            "CPU for 10,000 of garbage a second",
-            costs.percent,
-            Some(COST_MAX),
-            "% of a core",
-        ),
-        (
-            "memory grown under garbage",
-            costs.grown_kib / 1_024.0,
-            Some(GROWN_MAX),
-            "MiB",
-        ),
     ]);
+    for (target, cost) in costs {
+        let at = format!("{} at port {}", target.program, target.address.port());
+        let mib = cost.grown_kib / 1_024.0;
+        let cpu = format!("CPU for 10,000 of garbage a second, {at}");
+        report.add_figures([
+            (&*cpu, cost.percent, Some(COST_MAX), "% of a core"),
+            (
+                &*format!("memory grown under it, {at}"),
+                mib,
+                Some(GROWN_MAX),
+                "MiB",
+            ),
+        ]);
+    }
     for (phase, sent) in probed.phases {
         report.add_figures([(&format!("probes, {phase}"), count(sent), None, "")]);
     }
     Ok(())
 }
 
-/// What garbage cost the controller.
-struct Costs {
+/// What garbage cost a program.
+struct Cost {
     percent: f64,
     grown_kib: f64,
 }
 
-/// What the controller spends on garbage at its port, beyond what it spends anyway.
-fn costs(stranger: &Namespace, target: SocketAddr, process: &Process) -> Result<Costs> {
+/// What a program spends on garbage at one of its sockets, beyond what it spends anyway.
+fn cost(stranger: &Namespace, target: &Target) -> Result<Cost> {
+    let process = Process::of(target.process);
     let (before, memory) = (process.cpu()?, process.resident_kib()?);
     pause(COST_TIME);
     let idle = process.cpu()? - before;
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
             stranger.enter()?;
-            paced(target)
+            paced(target.address)
         });
         sender.join().ok().context("the sender panicked")?
     })?;
     let busy = process.cpu()? - before - idle;
     let share = busy.saturating_sub(idle).as_secs_f64() / COST_TIME.as_secs_f64();
-    Ok(Costs {
+    Ok(Cost {
         percent: share * 100.0 / (f64::from(RATE) / 10_000.0),
         grown_kib: process.resident_kib()? - memory,
     })
@@ -95,7 +104,11 @@ fn costs(stranger: &Namespace, target: SocketAddr, process: &Process) -> Result<
 
 /// Sends at [`RATE`] for [`COST_TIME`], a millisecond's worth at once.
 fn paced(target: SocketAddr) -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let any = match target.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
     let begin = now();
     let mut number = 0_u64;
     loop {
