@@ -69,6 +69,8 @@ pub struct Probed {
 pub struct Resting<'a> {
     /// The stranger's host.
     pub stranger: &'a Namespace,
+    /// The host.
+    pub host: &'a Namespace,
     /// All that hears whoever sends to it.
     pub targets: &'a [Target],
 }
@@ -266,6 +268,7 @@ impl Life<'_> {
         self.flood.is_paused.store(true, Ordering::Relaxed);
         let rested = rest(Resting {
             stranger: self.stranger,
+            host: self.host,
             targets,
         });
         self.flood.is_paused.store(false, Ordering::Relaxed);
