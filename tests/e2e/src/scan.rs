@@ -1,12 +1,12 @@
 //! A scanner, nmap, in the hands of a stranger.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     namespace::Namespace,
-    program::{Program, run_ok},
+    program::{Program, now, run_ok},
 };
 
 /// Ports, or protocols, and all that a scanner says of each: its state, and what it takes to be there.
@@ -54,7 +54,13 @@ impl Scanner<'_> {
 /// # Errors
 /// When it does not end, or has no result.
 pub fn finish(mut scan: Program) -> Result<Seen> {
-    let code = scan.wait()?;
+    let deadline = now() + SCAN_TIME;
+    let code = loop {
+        match scan.wait() {
+            Err(_) if now() < deadline && scan.is_alive()? => {}
+            ended => break ended?,
+        }
+    };
     ensure!(code == Some(0), "nmap: {code:?}: {}", scan.said());
     seen(&scan.said())
 }
@@ -97,6 +103,9 @@ pub fn write_quick_probes(file: &Path) -> Result<()> {
     }
     Ok(fs::write(file, quick)?)
 }
+
+/// How long a scan may take, which on a busy machine is many times what it takes on an idle one: 10 s.
+const SCAN_TIME: Duration = Duration::from_secs(300);
 
 /// Where nmap has what it asks services.
 pub const PROBES: &str = "/usr/share/nmap/nmap-service-probes";
