@@ -6,6 +6,7 @@ use cardea_host::{
     arguments,
     clock::Clock,
     exit::{Code, Failure, finish, io_advice},
+    guard::GuardCommand,
     process,
 };
 use cardea_proto::{
@@ -156,6 +157,13 @@ enum Verb {
     Netcheck {
         #[command(flatten)]
         output: OutputArgument,
+    },
+    /// The host guard, which `--guard` puts before this machine's ports
+    #[command(after_help = "Example: cardea guard remove")]
+    Guard {
+        /// What to do with it
+        #[command(subcommand)]
+        verb: GuardCommand,
     },
     /// Prints completions for a shell
     #[command(after_help = "Example: cardea completion bash > /etc/bash_completion.d/cardea")]
@@ -310,6 +318,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         } => doctor::restore_dns(&settings, PROGRAM.name),
         Verb::Doctor { output } => doctor::examine(&settings, PROGRAM.name, output.output),
         Verb::Netcheck { output } => netcheck::examine(PROGRAM, &settings, output.output),
+        Verb::Guard { verb } => {
+            talk::say(verb.carry_out()?.trim_end());
+            Ok(())
+        }
         Verb::Completion { shell } => {
             super::complete::<Arguments>(PROGRAM.name, shell);
             Ok(())

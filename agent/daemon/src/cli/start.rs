@@ -77,7 +77,7 @@ pub(super) fn enroll(
     let invite = code
         .read()?
         .ok_or_else(|| client::not_enrolled(program.name))?;
-    process::prepare();
+    prepare(program, settings)?;
     let dir = open(settings)?;
     if let Some(node) = load(&dir)? {
         return Err(Failure::new(
@@ -112,7 +112,7 @@ pub(super) fn up(
     device: Option<Device>,
 ) -> Result<(), Failure> {
     let invite = code.read()?;
-    process::prepare();
+    prepare(program, settings)?;
     let dir = match invite {
         Some(_) => open(settings)?,
         None => open_enrolled(program, settings)?,
@@ -156,7 +156,7 @@ pub(super) fn run(
     device: Option<Device>,
     local: &Local,
 ) -> Result<(), Failure> {
-    process::prepare();
+    prepare(program, settings)?;
     let dir = open_enrolled(program, settings)?;
     let node = load(&dir)?.ok_or_else(|| client::not_enrolled(program.name))?;
     keep_operator(&dir, device.as_ref())?;
@@ -166,6 +166,12 @@ pub(super) fn run(
         Until::Asked
     };
     serve(settings, dir, node, (device, local), until)
+}
+
+/// What comes before the first socket of all: what strangers see is the same from then on.
+fn prepare(program: Program, settings: &Settings) -> Result<(), Failure> {
+    process::prepare();
+    settings.guard.install(program.name)
 }
 
 async fn apply(
@@ -318,7 +324,7 @@ fn become_run(program: &str, settings: &Settings, device: Option<&Device>) -> Fa
         device.and_then(|device| device.posture.facts_from.as_ref()),
     );
     arguments.push("--until-removed".into());
-    arguments.extend(settings.direct_flags());
+    arguments.extend(settings.way_flags());
     arguments.extend((0..settings.verbose).map(|_| OsString::from("-v")));
     let error = match std::env::current_exe() {
         Ok(this) => {

@@ -235,7 +235,7 @@ impl Door {
             if moment.secs > at.saturating_add(window) {
                 return Err(Answer::Early);
             }
-            if moment.secs < at.saturating_sub(window).max(opened) {
+            if moment < opened || moment.secs < at.saturating_sub(window) {
                 return Err(Answer::Late);
             }
             if !record.hear(moment, now.unix) {

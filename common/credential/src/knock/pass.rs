@@ -139,7 +139,7 @@ impl PassDoor {
             return Err(Answer::Early);
         }
         let opened = since_opened(self.opened_at, now);
-        if moment.secs < at.saturating_sub(window).max(opened) {
+        if moment < opened || moment.secs < at.saturating_sub(window) {
             return Err(Answer::Late);
         }
         let record = self.record(number, now).ok_or(Answer::TooMany)?;
@@ -229,13 +229,15 @@ mod tests {
         let early = pass_label(&one, &pass_keys(&one).knock(hours, [1; 2]));
         assert_eq!(bench.refused(&early), Some(Answer::Early));
         let before = bench.label(&one);
-        bench.now = bench.now.plus(Duration::from_secs(2));
+        bench.now = bench.now.plus(Duration::from_millis(400));
         bench.door = PassDoor::new(bench.key.clone(), bench.now);
         assert_eq!(bench.refused(&before), Some(Answer::Late));
         for wrong in ["", "www", &knock.label(), &before[1..]] {
             assert_eq!(bench.refused(wrong), Some(Answer::Unknown), "{wrong}");
         }
         assert!(bench.door.records.is_empty(), "strangers take no memory");
+        let after = bench.label(&one);
+        assert_eq!(bench.refused(&after), None, "in the same second");
     }
 
     #[test]
