@@ -72,6 +72,38 @@ fn a_nat_that_maps_anew_under_a_download_costs_no_more_than_the_promised_gap() {
 }
 
 #[test]
+fn a_block_is_whole_again_soon_when_the_direct_way_goes_with_its_family_of_addresses() {
+    let mut wrong = Vec::new();
+    for carrier in CARRIERS {
+        for speaker in [End::Agent, End::Connector] {
+            for after in (0..=900).step_by(50).map(Duration::from_micros) {
+                let mut talk = Talk::new(carrier, speaker);
+                talk.pair.delay = Duration::from_micros(200);
+                let mut beside = Beside::new(Kind::Open, Kind::Open);
+                beside.delay = Duration::from_micros(100);
+                talk.pair.meet(beside);
+                assert!(talk.pair.run(Duration::from_secs(2), Pair::is_direct));
+                for _ in 0..50 {
+                    talk.block(Duration::ZERO, |_| ());
+                }
+                let took = talk.block(after, |pair| {
+                    pair.beside.as_mut().unwrap().is_cut = true;
+                    pair.unreached.insert((true, pair::RELAY.parse().unwrap()));
+                    let own = vec!["[2001:db8::7]:4000".parse().unwrap()];
+                    pair.pass(Duration::from_millis(10));
+                    pair.input(End::Agent, Input::Addresses(own));
+                    pair.input(End::Agent, Input::Roamed);
+                });
+                if took > Duration::from_millis(100) {
+                    wrong.push((carrier, speaker, after, took));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
 fn a_relay_that_loses_a_third_and_wobbles_is_asked_little_and_the_conversation_goes_on() {
     for carrier in CARRIERS {
         let mut talk = Talk::new(carrier, End::Agent);
@@ -158,6 +190,27 @@ impl Talk {
             silence.heard(&self.pair, came + returned);
         }
         silence.longest
+    }
+
+    /// How long it takes to bring 8 KiB there and back when something happens, so long after that
+    /// began.
+    fn block(&mut self, after: Duration, happens: impl FnOnce(&mut Pair)) -> Duration {
+        let block = pattern(8 * 1024);
+        let (speaker, answerer) = (self.speaker, pair::other(self.speaker));
+        let mut happening = Happening::new(&self.pair, after, happens);
+        let began = self.pair.now.instant;
+        let (mut asked, mut answered) = (0, 0);
+        self.say(speaker, &block);
+        while answered < block.len() {
+            happening.step(&mut self.pair);
+            let came = self.hear(answerer);
+            asked += came;
+            if came > 0 && asked == block.len() {
+                self.say(answerer, &block);
+            }
+            answered += self.hear(speaker);
+        }
+        self.pair.now.instant - began
     }
 
     /// How long nothing comes of a download when something happens, so long `after` it was in full

@@ -91,6 +91,7 @@ impl Service {
             controller: founded.controller,
             root: founded.root,
             addresses: reach.addresses.clone(),
+            fronts: (!settings.front_addresses.is_empty()).then(|| keys.ticket.fronts().clone()),
         };
         let relays = reach.relays.clone();
         // The controller has the one that signs tickets; this one asks.

@@ -8,7 +8,7 @@ use cardea_e2e::{
     internet::{Internet, Node, is_direct, is_relayed},
     nat::NatKind,
     needs,
-    program::now,
+    program::{PATIENCE, now},
     traffic::Volley,
 };
 use rustix::process::Signal;
@@ -232,6 +232,52 @@ fn sleep() -> Result<()> {
         let took = now().duration_since(woke);
         eprintln!("{carrier}: {took:?} after a sleep longer than its grant");
         ensure!(took < ASKED_AGAIN_MAX, "{carrier}: {took:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn who_missed_its_reports_in_its_sleep_has_access_again_soon_after_it_woke() {
+    if needs::root_and(&TOOLS) {
+        miss_reports().unwrap();
+    }
+}
+
+/// With grants that would outlive the sleep: it is the reports alone that are missed.
+fn miss_reports() -> Result<()> {
+    let mut world = Internet::with("missed", &["--posture-poll", "5s"])?;
+    world.add_connector(None)?;
+    world.add_device(None)?;
+    let mut addresses = Vec::new();
+    for carrier in CARRIERS {
+        world.publish(carrier, 0, carrier)?;
+        addresses.push(world.forward(0, carrier)?);
+        world.wait_for(0, carrier, is_direct)?;
+    }
+    let Node { host, program, .. } = world.device(0)?;
+    for (carrier, (_, address)) in CARRIERS.into_iter().zip(&addresses) {
+        program.signal(Signal::STOP)?;
+        let ended = no_grants(&world);
+        program.signal(Signal::CONT)?;
+        let woke = now();
+        ended?;
+        // What was opened before the device heard of it is reset: whoever opens it again has it.
+        while let Err(error) = host.within(|| Volley::open(address)) {
+            let took = now().duration_since(woke);
+            ensure!(took < ASKED_AGAIN_MAX, "{carrier}: {error:#}");
+        }
+        let took = now().duration_since(woke);
+        eprintln!("{carrier}: {took:?} after a sleep in which reports were missed");
+        ensure!(took < ASKED_AGAIN_MAX, "{carrier}: {took:?}");
+    }
+    Ok(())
+}
+
+/// Waits until the controller has ended every grant.
+fn no_grants(world: &Internet) -> Result<()> {
+    let deadline = now() + PATIENCE;
+    while world.deployment.ctl("grant ls -o json")?.trim() != "[]" {
+        ensure!(now() < deadline, "reports that are missed ended nothing");
     }
     Ok(())
 }
