@@ -167,8 +167,11 @@ impl Quic {
 
     /// The tunnel's datagrams go another way, because the one before carries nothing: what answers a
     /// ping tells quinn which of them are lost (RFC 9002 §6.1), long before its doubled timer would.
+    /// What it knew of the way before holds no more (RFC 9000 §9.4), the largest packet least of all: over
+    /// IPv6 it is 20 bytes shorter, and quinn would lose several before it found that out.
     pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
         if let Some((_, connection)) = &mut self.connection {
+            connection.path_changed(context.now.instant);
             connection.ping();
         }
         if let Some(inner) = &mut self.inner {
