@@ -18,9 +18,10 @@ const TOOLS: [&str; 3] = ["ip", "nft", "sysctl"];
 
 const CARRIERS: [&str; 2] = ["wireguard", "quic"];
 
-/// How long a conversation may stand still after its device can be reached again. A round trip is
-/// nothing here; the rest is for a busy machine.
-const GAP_MAX: Duration = Duration::from_millis(500);
+/// How long a conversation may stand still after its device can be reached again: the 200 ms that are promised
+/// beyond a round trip, which is nothing here, and as much again for the scheduling of debug builds on two busy
+/// cores, where 300 ms were seen. `tunnel/tests/roaming.rs` has the promise itself on a virtual clock.
+const GAP_MAX: Duration = Duration::from_millis(200 + 200);
 
 /// How long a device has no address, or no interface: every carrier's timers have backed off by then.
 const AWAY: Duration = Duration::from_secs(3);
@@ -161,7 +162,7 @@ fn rebind() -> Result<()> {
     }
     let mut wrong = Vec::new();
     let mut ports = (20_000..).step_by(1_000);
-    for (is_near, limit) in [(true, GAP_MAX), (false, REBOUND_MAX)] {
+    for is_near in [true, false] {
         if !is_near {
             world.cut("")?;
         }
@@ -173,13 +174,13 @@ fn rebind() -> Result<()> {
             let first = ports.next().context("no port is left")?;
             let ((), rounds) = Volley::during(host, &address, || {
                 nat.rebind(&format!("{first}-{}", first + 999))?;
-                pause(limit);
+                pause(GAP_MAX);
                 Ok(())
             })?;
             let gap = rounds.longest();
             let what = format!("{carrier}, direct {is_near}: {gap:?}");
             eprintln!("{what}");
-            if gap > limit {
+            if gap > GAP_MAX {
                 wrong.push(what);
             }
         }
@@ -187,10 +188,6 @@ fn rebind() -> Result<()> {
     ensure!(wrong.is_empty(), "{wrong:#?}");
     Ok(())
 }
-
-/// How long a conversation through a relay may stand still when a NAT maps anew, of which nobody is
-/// told: the end behind it binds again once it misses an answer.
-const REBOUND_MAX: Duration = Duration::from_millis(1_250);
 
 #[test]
 fn a_device_that_slept_goes_on_or_asks_again() {
