@@ -1,6 +1,7 @@
 //! A conversation through the relay, under which the agent's NAT maps anew or its addresses change:
 //! it stands still for no longer than is promised, one round trip and 200 ms.
 
+#[cfg(test)]
 mod pair;
 
 use std::time::{Duration, Instant};
