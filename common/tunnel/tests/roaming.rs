@@ -120,7 +120,6 @@ fn a_relay_that_loses_a_third_and_wobbles_is_asked_little_and_the_conversation_g
             rounds += 1;
         }
         let binds = talk.pair.binds - before;
-        eprintln!("{carrier:?}: {rounds} rounds, {binds} binds");
         assert!(rounds >= 30, "{carrier:?}: {rounds}");
         assert!(
             binds <= 60 * 2 * 3,
