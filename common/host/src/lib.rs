@@ -20,6 +20,7 @@ pub mod places;
 pub mod process;
 pub mod resolv_conf;
 pub mod resolved;
+pub mod supervisor;
 pub mod tcp;
 pub mod telemetry;
 #[expect(unsafe_code, reason = "a TUN is made by ioctl")]

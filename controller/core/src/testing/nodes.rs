@@ -276,6 +276,7 @@ impl Bench {
             kem: vec![3; KEM_KEY_BYTES].into(),
             candidates: Vec::new(),
             packets: false,
+            host: None,
         };
         sign_offer(&offer, &node.chain, &node.key).unwrap()
     }
