@@ -280,6 +280,12 @@ impl VirtualAddresses {
         Some(self.ranges.at(*number))
     }
 
+    /// Everybody's addresses.
+    pub fn all(&self) -> impl Iterator<Item = (&Name, Both)> {
+        let all = self.numbers.iter().chain(&self.hosts);
+        all.map(|(name, number)| (name, self.ranges.at(*number)))
+    }
+
     /// Addresses that nobody has for whom `is_taken` holds; others than the last ones as long as possible.
     pub fn lend(&mut self, is_taken: impl Fn(Both) -> bool) -> Option<Both> {
         let count = self.ranges.numbers();

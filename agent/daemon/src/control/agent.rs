@@ -143,6 +143,7 @@ pub(crate) async fn run(
         placed: 0,
         look_at: None,
     };
+    shell.tell_addresses();
     shell.handle(AgentInput::Timeout);
     let mut ending = std::pin::pin!(process::listen_for_end()?);
     shell.common.supervisor.ready();
@@ -354,13 +355,14 @@ impl Shell {
     }
 
     /// Tells the data half where apps and hosts are reached; it answers with the number.
+    ///
+    /// Apps that the controller does not tell of any more are among them: what is sent there is refused
+    /// with its reason, and leaves the machine by no other way.
     fn tell_addresses(&mut self) {
         let Some(addresses) = &self.addresses else {
             return;
         };
-        let apps = self.agent.apps().iter();
-        let apps = apps.filter_map(|view| Some((&view.name, addresses.of(&view.name)?)));
-        let all = apps.chain(self.hosts.all(addresses));
+        let all = addresses.all();
         let all = all.map(|(name, both)| (name.clone(), both)).collect();
         self.placed += 1;
         self.common.data.send(ToData::Addresses(all, self.placed));

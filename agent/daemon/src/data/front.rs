@@ -7,7 +7,10 @@
 //!
 //! Only the addresses of apps are routed here, by a table of our own before the main one.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use cardea_host::tun::{Network, Prefix, TunError};
 use cardea_node::is_no_way;
@@ -62,6 +65,9 @@ impl Seat {
         }
     }
 }
+
+/// Apps that are routed before those that are gone no longer are.
+const ROUTED_MAX: usize = 8_192;
 
 /// Bytes of packets that wait for tunnels at a time.
 const PARKED_BYTES_MAX: usize = 1024 * 1024;
@@ -147,14 +153,22 @@ impl Front {
         (self.stack.index, self.stack.name())
     }
 
-    /// Routes exactly these apps.
-    pub(super) fn set_apps(&mut self, apps: BTreeMap<Name, Both>) {
-        let gone: Vec<Both> = self
-            .apps
-            .iter()
-            .filter(|(app, both)| apps.get(*app) != Some(*both))
-            .map(|(_, both)| *both)
-            .collect();
+    /// Routes these apps. Who is gone stays routed, so that what programs still send there is refused
+    /// and leaves by no other interface, until somebody else has its address.
+    pub(super) fn set_apps(&mut self, mut apps: BTreeMap<Name, Both>) {
+        let taken: BTreeSet<IpAddr> = apps.values().map(|both| both.of(false)).collect();
+        let mut gone = Vec::new();
+        for (app, both) in &self.apps {
+            if apps.get(app) == Some(both) {
+                continue;
+            }
+            let is_free = !apps.contains_key(app) && !taken.contains(&both.of(false));
+            if is_free && apps.len() < ROUTED_MAX {
+                apps.insert(app.clone(), *both);
+            } else {
+                gone.push(*both);
+            }
+        }
         let Stack { network, index, .. } = &mut self.stack;
         for address in gone.iter().flat_map(|both| [both.of(false), both.of(true)]) {
             let removed = network.remove_route(*index, self.seat.table, Prefix::host(address));
