@@ -55,7 +55,8 @@ impl Supervisor {
                 .ok()
         });
         let number = |text: &Option<OsString>| text.as_deref()?.to_str()?.parse::<u64>().ok();
-        let is_other = number(&environment.watchdog_pid).is_some_and(|meant| meant != pid.into());
+        let is_other =
+            number(&environment.watchdog_pid).is_some_and(|meant| meant != u64::from(pid));
         let watchdog = number(&environment.watchdog_us)
             .filter(|us| *us > 0 && !is_other && socket.is_some())
             .map(Duration::from_micros);

@@ -188,7 +188,6 @@ impl Service {
             _state,
             ..
         } = self;
-        let supervisor = Supervisor::of_environment();
         let mut turn = tokio::spawn(turn.run(events, outcomes));
         let mut admins = tokio::spawn(admin.accept(admin_listener));
         let mut renewal = tokio::spawn(identity.keep());
@@ -203,7 +202,6 @@ impl Service {
             () = stop => None,
         };
         tracing::info!("stopping");
-        supervisor.stopping();
         admins.abort();
         renewal.abort();
         server.close("the controller is stopping").await;
@@ -294,7 +292,11 @@ pub fn run(
         let asked = process::listen_for_end().map_err(failed)?;
         let service = Service::start(state, seal, settings)?;
         ready(&service);
-        service.run(asked).await
+        let stop = async {
+            asked.await;
+            Supervisor::of_environment().stopping();
+        };
+        service.run(stop).await
     })
 }
 

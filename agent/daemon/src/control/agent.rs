@@ -80,9 +80,16 @@ struct Shell {
     /// By which names.
     resolver: Option<Resolver>,
     hosts: Hosts,
-    /// Who waits for addresses, by the number of those that are being told.
-    placing: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
-    placed: u64,
+    placing: Placing,
+}
+
+/// Addresses that the data half is being told of.
+#[derive(Default)]
+struct Placing {
+    /// The last that it was told.
+    number: u64,
+    /// Who waits for those of a number.
+    waiting: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
     /// When tunnels of hosts are looked for next.
     look_at: Option<Instant>,
 }
@@ -139,9 +146,7 @@ pub(crate) async fn run(
         addresses,
         resolver,
         hosts: Hosts::default(),
-        placing: BTreeMap::new(),
-        placed: 0,
-        look_at: None,
+        placing: Placing::default(),
     };
     shell.tell_addresses();
     shell.handle(AgentInput::Timeout);
@@ -364,8 +369,9 @@ impl Shell {
         };
         let all = addresses.all();
         let all = all.map(|(name, both)| (name.clone(), both)).collect();
-        self.placed += 1;
-        self.common.data.send(ToData::Addresses(all, self.placed));
+        self.placing.number += 1;
+        let number = self.placing.number;
+        self.common.data.send(ToData::Addresses(all, number));
     }
 
     /// Tells the stub resolver where apps and hosts are reached; says which names are apps' then.
@@ -387,13 +393,16 @@ impl Shell {
             return tracing::warn!("no room for another host of an app");
         }
         self.tell_addresses();
-        self.placing.entry(self.placed).or_default().push(given);
+        let Placing {
+            number, waiting, ..
+        } = &mut self.placing;
+        waiting.entry(*number).or_default().push(given);
     }
 
     /// Packets to the addresses of this number go to their apps.
     fn addressed(&mut self, number: u64) {
-        let later = self.placing.split_off(&(number + 1));
-        let waiting = std::mem::replace(&mut self.placing, later);
+        let later = self.placing.waiting.split_off(&(number + 1));
+        let waiting = std::mem::replace(&mut self.placing.waiting, later);
         if waiting.is_empty() {
             return;
         }
@@ -408,10 +417,10 @@ impl Shell {
     /// Notes which hosts have tunnels, once in a while.
     fn look_at_hosts(&mut self) {
         let now = self.common.clock.now().instant;
-        if self.hosts.is_empty() || self.look_at.is_some_and(|at| now < at) {
+        if self.hosts.is_empty() || self.placing.look_at.is_some_and(|at| now < at) {
             return;
         }
-        self.look_at = Some(now + LOOK_TIME);
+        self.placing.look_at = Some(now + LOOK_TIME);
         self.hosts.note_live(now, |host| self.agent.is_live(host));
     }
 
