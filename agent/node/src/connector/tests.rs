@@ -134,7 +134,7 @@ fn only_a_host_that_a_wildcard_covers_is_admitted_and_only_it_is_dialed() {
         // The agent lies, or the controller: neither is believed.
         ("api.prod.corp.example", None),
         ("a.b.dev.corp.example", None),
-        ("evil.example", None),
+        ("evil.bad.example", None),
         ("wiki", None),
     ] {
         let world = World::new();
