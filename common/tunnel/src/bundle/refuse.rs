@@ -22,19 +22,17 @@ pub enum Refused {
 impl Bundle<'_> {
     /// The packet that says so, as a TUN takes it; nothing where none would help, or could do harm.
     ///
-    /// TCP is reset, as a host does at which nobody listens, but for what may go on; all else hears of it
-    /// by ICMP. What is no question is never answered.
+    /// TCP is reset, as a host does at which nobody listens; all else hears of it by ICMP, and so does TCP
+    /// that begins while there is no way. What is no question is never answered.
     #[must_use]
     pub fn refusal(&self, why: Refused) -> Option<Vec<u8>> {
         let mut answer = vec![0; HEADER_BYTES];
         match (self.packet.body, why) {
-            (Body::Tcp { .. }, Refused::Prohibited | Refused::NoPort)
-            | (Body::Tcp { begins: true }, Refused::Unreachable) => self.reset(&mut answer)?,
+            (Body::Tcp { .. }, Refused::Prohibited | Refused::NoPort) => self.reset(&mut answer)?,
             (Body::Tcp { begins: false }, Refused::Unreachable)
-            | (Body::Echo { asks: false }, _) => {
-                return None;
-            }
-            (Body::Udp | Body::Echo { asks: true }, _) => self.error(why, &mut answer)?,
+            | (Body::Echo { asks: false }, _) => return None,
+            (Body::Tcp { begins: true }, Refused::Unreachable)
+            | (Body::Udp | Body::Echo { asks: true }, _) => self.error(why, &mut answer)?,
         }
         Some(answer)
     }
@@ -191,7 +189,12 @@ mod tests {
         assert_eq!(under_way.refusal(Refused::Unreachable), None);
         let mut begins = segment(V4, FLAG_SYN, 0);
         let begins = Bundle::read(&mut begins).unwrap();
-        assert!(begins.refusal(Refused::Unreachable).is_some());
+        let answer = begins.refusal(Refused::Unreachable).unwrap();
+        // A host is unreachable: RFC 792, over protocol 1.
+        assert_eq!(
+            (answer[HEADER_BYTES + 9], &answer[HEADER_BYTES + 20..][..2]),
+            (1, &[3, 1][..])
+        );
     }
 
     #[test]
