@@ -22,6 +22,7 @@ use cardea_host::{
     detour::Proxy,
     exit::{Code, Failure, io_advice},
     files::{self, ReadError},
+    guard::Guard,
     telemetry::{self, Level},
 };
 use cardea_proto::{
@@ -46,6 +47,9 @@ struct Place {
     direct: DirectArguments,
     #[command(flatten)]
     proxy: ProxyArguments,
+    /// What keeps this machine from telling strangers which UDP ports are closed: none or nft (as root)
+    #[arg(long, global = true, env = "CARDEA_GUARD", value_name = "GUARD")]
+    guard: Option<Guard>,
     /// Socket of an agent that runs as root, for its operator
     #[arg(long, global = true, env = "CARDEA_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -175,6 +179,7 @@ struct File {
     relay_only: bool,
     direct_port: Option<u16>,
     candidates: Vec<SocketAddr>,
+    guard: Option<Guard>,
     socket: Option<PathBuf>,
     https_proxy: Option<Hidden>,
     no_proxy: Option<String>,
@@ -200,13 +205,14 @@ struct Settings {
     verbose: u8,
     until_removed: bool,
     direct: DirectSettings,
+    guard: Guard,
     proxy: Option<Proxy>,
     file: File,
 }
 
 impl Settings {
-    /// The flags that give another process the same way to be reached.
-    fn direct_flags(&self) -> Vec<OsString> {
+    /// The flags that give another process the same way to be reached, and not to be.
+    fn way_flags(&self) -> Vec<OsString> {
         let direct = &self.direct;
         let mut flags: Vec<OsString> = Vec::new();
         if direct.relay_only {
@@ -216,6 +222,7 @@ impl Settings {
         for candidate in &direct.candidates {
             flags.extend(["--candidate".into(), candidate.to_string().into()]);
         }
+        flags.extend(["--guard".into(), self.guard.to_string().into()]);
         flags
     }
 }
@@ -257,6 +264,7 @@ impl Place {
             verbose: self.verbose,
             until_removed: self.until_removed,
             direct: self.direct.settle(&file),
+            guard: self.guard.or(file.guard).unwrap_or_default(),
             proxy: self.proxy.settle(&file)?,
             file,
         })
@@ -398,6 +406,7 @@ mod tests {
             state: None,
             config: Some(path.clone()),
             direct: nothing(),
+            guard: None,
             proxy: no_proxy(),
             socket: None,
             verbose: 0,
@@ -414,7 +423,8 @@ mod tests {
     fn a_flag_goes_before_the_file_and_reaches_the_process_that_serves() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("agent.toml");
-        let text = "state = \"/x\"\ndirect_port = 7\ncandidates = [\"192.0.2.1:7\"]\n";
+        let text = "state = \"/x\"\ndirect_port = 7\ncandidates = [\"192.0.2.1:7\"]\n\
+                    guard = \"nft\"\n";
         std::fs::write(&path, text).unwrap();
         let mut arguments = Place {
             until_removed: false,
@@ -422,24 +432,27 @@ mod tests {
             config: Some(path),
             socket: None,
             direct: nothing(),
+            guard: None,
             proxy: no_proxy(),
             verbose: 0,
         };
         let flags = |arguments: &Place| {
-            let flags = arguments.settle("cardea").unwrap().direct_flags();
+            let flags = arguments.settle("cardea").unwrap().way_flags();
             let flags: Vec<String> = flags
                 .into_iter()
                 .map(|f| f.into_string().unwrap())
                 .collect();
             flags.join(" ")
         };
-        assert_eq!(flags(&arguments), "--direct-port 7 --candidate 192.0.2.1:7");
+        let expected = "--direct-port 7 --candidate 192.0.2.1:7 --guard nft";
+        assert_eq!(flags(&arguments), expected);
         arguments.direct = DirectArguments {
             relay_only: true,
             direct_port: Some(8),
             candidate: vec!["192.0.2.2:8".parse().unwrap()],
         };
-        let expected = "--relay-only --direct-port 8 --candidate 192.0.2.2:8";
+        arguments.guard = Some(Guard::None);
+        let expected = "--relay-only --direct-port 8 --candidate 192.0.2.2:8 --guard none";
         assert_eq!(flags(&arguments), expected);
     }
 
@@ -525,6 +538,7 @@ mod tests {
                 state: Some(given.into()),
                 config: None,
                 direct: nothing(),
+                guard: None,
                 proxy: no_proxy(),
                 socket: None,
                 verbose: 0,
@@ -540,6 +554,7 @@ mod tests {
             state: Some("/x".into()),
             config: Some("/dev/zero".into()),
             direct: nothing(),
+            guard: None,
             proxy: no_proxy(),
             socket: None,
             verbose: 0,

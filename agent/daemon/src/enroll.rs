@@ -122,6 +122,7 @@ impl Applicant<'_> {
     ) -> Result<Connected, Failure> {
         let seed = invite_seed(&key::digest(&code.secret.0));
         let caller = Caller::new(&seed, &code.root, ClockOffset::default());
+        let caller = caller.with_pass(code.pass.clone());
         let mut last = None;
         let fronts: Vec<String> = detour::fronts(&code.addresses)
             .map(ToOwned::to_owned)

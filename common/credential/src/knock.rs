@@ -12,6 +12,9 @@
 //!  masked = (time | nonce) ^ HMAC(mask key, id | tag)[..6]
 //! ```
 //!
+//! The time is that of the knocker's clock in 1,024ths of a second, so that a door which has just been
+//! opened tells what was made before from what is made for it.
+//!
 //! The three keys come from a seed of 32 bytes and the digest of the trust domain's root, so that a
 //! knock opens no door of another domain. They are not bound to an address or a port, because a port
 //! that somebody forwards is reached under another one than it has.
@@ -81,11 +84,16 @@ pub(crate) type Id = [u8; ID_BYTES];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Knock(pub [u8; KNOCK_BYTES]);
 
-/// When a knock was made: seconds since 1970, and a nonce to tell those of one second apart.
+/// Bits of the nonce; those before it are the 1,024ths of the second.
+const NONCE_BITS: u32 = 6;
+
+/// When a knock was made: seconds since 1970, 1,024ths of one, and a nonce to tell those of one such
+/// moment apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment {
     pub(crate) secs: u32,
-    pub(crate) nonce: u16,
+    /// 1,024ths (10 bits) | nonce (6 bits)
+    rest: u16,
 }
 
 /// The keys of a seed in a trust domain: what makes knocks, and what opens them.
@@ -107,13 +115,11 @@ impl KnockKeys {
         }
     }
 
-    /// A knock of this moment. `nonce` is random: it tells apart what one second brings.
+    /// A knock of this moment. `nonce` is random, and its last six bits count: they tell apart what one
+    /// millisecond brings.
     #[must_use]
     pub fn knock(&self, at: UnixMillis, nonce: [u8; 2]) -> Knock {
-        let moment = Moment {
-            secs: secs_of(at),
-            nonce: u16::from_be_bytes(nonce),
-        };
+        let moment = Moment::new(at, u16::from_be_bytes(nonce));
         let id = self.id(epoch_of(moment.secs));
         let tag = self.tag(&id, moment);
         let masked = xor(moment.to_bytes(), self.mask(&id, &tag));
@@ -209,16 +215,31 @@ impl Knock {
 }
 
 impl Moment {
+    fn new(at: UnixMillis, nonce: u16) -> Self {
+        let parts = (at.0 % 1_000) * 1_024 / 1_000;
+        let parts = u16::try_from(parts).unwrap_or(0) << NONCE_BITS;
+        let nonce = nonce & ((1 << NONCE_BITS) - 1);
+        Self {
+            secs: secs_of(at),
+            rest: parts | nonce,
+        }
+    }
+
+    /// The first of what this moment brings.
+    fn first_at(at: UnixMillis) -> Self {
+        Self::new(at, 0)
+    }
+
     fn to_bytes(self) -> [u8; MOMENT_BYTES] {
         let [a, b, c, d] = self.secs.to_be_bytes();
-        let [e, f] = self.nonce.to_be_bytes();
+        let [e, f] = self.rest.to_be_bytes();
         [a, b, c, d, e, f]
     }
 
     const fn from_bytes([a, b, c, d, e, f]: [u8; MOMENT_BYTES]) -> Self {
         Self {
             secs: u32::from_be_bytes([a, b, c, d]),
-            nonce: u16::from_be_bytes([e, f]),
+            rest: u16::from_be_bytes([e, f]),
         }
     }
 }
@@ -312,12 +333,13 @@ fn xor<const N: usize>(mut left: [u8; N], right: [u8; N]) -> [u8; N] {
     left
 }
 
-/// The second in which a door was opened, as the wall clock has it by now: one that was wrong then and
-/// has been set must not keep everybody waiting.
-fn since_opened(opened_at: Instant, now: Now) -> u32 {
+/// When a door was opened, as the wall clock has it by now: one that was wrong then and has been set
+/// must not keep everybody waiting. It is never too late, and up to two milliseconds too early: within
+/// those no process ends and another one takes its place.
+fn since_opened(opened_at: Instant, now: Now) -> Moment {
     let since = now.instant.saturating_duration_since(opened_at);
-    let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-    secs_of(UnixMillis(now.unix.0.saturating_sub(since)))
+    let since = u64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    Moment::first_at(UnixMillis(now.unix.0.saturating_sub(since)))
 }
 
 /// Whole seconds; four bytes of them last until 2106.

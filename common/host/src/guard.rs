@@ -14,6 +14,7 @@ use std::{
     str::FromStr,
 };
 
+use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Code, Failure, io_advice};
@@ -56,23 +57,43 @@ impl fmt::Display for Guard {
 }
 
 impl Guard {
-    /// Puts the guard in its place; one that is there already is replaced, in one step.
+    /// Puts the guard in its place; one that is there already is replaced, in one step. Whoever finds
+    /// it reads that `program` takes it away.
     ///
     /// # Errors
-    /// What is missing: the program, or the right to change the system's rules.
-    pub fn install(self) -> Result<(), Failure> {
+    /// What is missing: the program nft, or the right to change the system's rules.
+    pub fn install(self, program: &'static str) -> Result<(), Failure> {
         match self {
             Self::None => Ok(()),
-            Self::Nft => nft(INSTALL).map(drop),
+            Self::Nft => nft(&script(program)).map(drop),
+        }
+    }
+}
+
+/// What can be done with the host guard, in every program that has one.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum GuardCommand {
+    /// Takes it away; it outlives the programs that it stands before.
+    Remove,
+}
+
+impl GuardCommand {
+    /// Does it, and says what came of it.
+    ///
+    /// # Errors
+    /// As [`Guard::install`].
+    pub fn carry_out(self) -> Result<&'static str, Failure> {
+        match self {
+            Self::Remove => Ok(match remove()? {
+                true => "The host guard is removed.\n",
+                false => "There was no host guard.\n",
+            }),
         }
     }
 }
 
 /// Takes the guard away; says whether there was one.
-///
-/// # Errors
-/// As [`Guard::install`].
-pub fn remove() -> Result<bool, Failure> {
+fn remove() -> Result<bool, Failure> {
     let tables = nft("list tables inet\n")?;
     let is_there = tables
         .lines()
@@ -99,11 +120,16 @@ fn nft(script: &str) -> Result<String, Failure> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let first = said.lines().next().unwrap_or("nft failed").to_owned();
     Err(failed(
-        &first,
+        reason(&said),
         "It needs root, or the capability CAP_NET_ADMIN",
     ))
+}
+
+/// What went wrong, of what nft says: `FILE:LINE:COLUMN-COLUMN: Error: WHY`, and the line below it.
+fn reason(said: &str) -> &str {
+    let first = said.lines().next().unwrap_or("nft failed");
+    first.split_once("Error: ").map_or(first, |(_, why)| why)
 }
 
 fn run(program: &str, script: &str) -> io::Result<Output> {
@@ -127,19 +153,23 @@ const PATHS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
 const TABLE: &str = "cardea_guard";
 
 /// Deleting needs a table that is there: made first, so that the whole is one step from any state.
-const INSTALL: &str = r#"
+fn script(program: &'static str) -> String {
+    format!(
+        r#"
 table inet cardea_guard
 delete table inet cardea_guard
-table inet cardea_guard {
-    comment "Cardea: strangers do not learn which UDP ports are closed. Away with it: cardea-controller guard remove"
-    chain output {
+table inet cardea_guard {{
+    comment "Cardea: strangers do not learn which UDP ports are closed. Away with it: {program} guard remove"
+    chain output {{
         type filter hook output priority 0; policy accept;
         oifname "lo" accept
         icmp type destination-unreachable icmp code port-unreachable counter drop
         icmpv6 type destination-unreachable icmpv6 code port-unreachable counter drop
-    }
+    }}
+}}
+"#
+    )
 }
-"#;
 
 #[cfg(test)]
 mod tests {
@@ -155,8 +185,20 @@ mod tests {
 
     #[test]
     fn the_script_is_about_our_table_alone() {
-        let tables: Vec<&str> = INSTALL.matches("table inet cardea_guard").collect();
-        assert_eq!(tables.len(), INSTALL.matches("table ").count());
+        let script = script("cardea");
+        let tables: Vec<&str> = script.matches("table inet cardea_guard").collect();
+        assert_eq!(tables.len(), script.matches("table ").count());
         assert_eq!(TABLE, "cardea_guard");
+        assert!(script.contains(": cardea guard remove\""));
+    }
+
+    #[test]
+    fn what_nft_says_is_told_without_the_place_in_a_script_that_nobody_sees() {
+        let said =
+            "/dev/stdin:2:1-24: Error: Could not process rule: Operation not permitted\ntable";
+        let why = "Could not process rule: Operation not permitted";
+        assert_eq!(reason(said), why);
+        assert_eq!(reason("netlink: no"), "netlink: no");
+        assert_eq!(reason(""), "nft failed");
     }
 }

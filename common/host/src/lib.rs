@@ -20,6 +20,8 @@ pub mod places;
 pub mod process;
 pub mod resolv_conf;
 pub mod resolved;
+#[expect(unsafe_code, reason = "two socket options have no wrapper")]
+pub mod sieve;
 pub mod supervisor;
 pub mod tcp;
 pub mod telemetry;

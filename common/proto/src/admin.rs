@@ -12,6 +12,7 @@ use crate::{
     app::{AppSpec, Transport},
     codec::{Blob, Bytes, Digest},
     decision::{Check, Decision},
+    enroll::Pass,
     id::{AdminKeyId, ConnectorId, ControllerId, DeviceId, GrantId, InviteId},
     ledger::{Admits, Entry, Link, Revision, Rollback},
     name::Name,
@@ -39,6 +40,9 @@ pub struct AdminHello {
     pub addresses: Vec<String>,
     /// Must stand in every change of this connection.
     pub nonce: Bytes<16>,
+    /// A pass for one invite code, where there are fronts that are not beside the controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<Pass>,
 }
 
 /// One request.

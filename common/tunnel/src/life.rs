@@ -116,9 +116,10 @@ impl Life {
         self.next
     }
 
-    /// Whether what asked last may have come from an address that is not ours any more.
-    pub(crate) const fn is_doubtful(&self) -> bool {
-        self.asked == 2
+    /// Whether what asked last may have come from an address that is not ours any more: at once where
+    /// nothing else is known of the way, and otherwise when the first question was not answered.
+    pub(crate) const fn is_doubtful(&self, is_relayed: bool) -> bool {
+        self.asked == 2 || (is_relayed && self.asked == 1)
     }
 
     /// Whether to probe now.
@@ -227,14 +228,15 @@ mod tests {
         life.came(now);
         assert_eq!(life.deadline(), Some(now + QUIET));
         assert!(!life.poll(now + QUIET / 2));
-        assert!(life.poll(now + QUIET) && !life.is_doubtful());
+        assert!(life.poll(now + QUIET) && !life.is_doubtful(false));
+        assert!(life.is_doubtful(true), "the relay may not know us any more");
         life.answered();
         assert_eq!(life.deadline(), None);
         for _ in 0..BURST {
             life.came(now);
         }
         assert!(life.poll(now + QUIET));
-        assert!(life.poll(now + QUIET + ASK_AGAIN) && life.is_doubtful());
+        assert!(life.poll(now + QUIET + ASK_AGAIN) && life.is_doubtful(false));
         let (_, at) = until_silent(&mut life);
         assert_eq!(at - now, QUIET + UNHEARD_MAX);
     }

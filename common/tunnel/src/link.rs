@@ -588,7 +588,8 @@ impl Link {
         if self.life.poll(now) {
             self.probe_relay(now, PROBE_DATAGRAM_BYTES, out);
             self.paths.ask(now);
-            if self.life.is_doubtful() {
+            let is_relayed = self.paths.direct().is_none();
+            if self.life.is_doubtful(is_relayed) {
                 self.relays.used.path.rebind(now);
             }
         }

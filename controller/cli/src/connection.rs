@@ -18,6 +18,7 @@ use cardea_host::{
 use cardea_proto::{
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
     codec::{Bytes, Digest, MESSAGE_BYTES_MAX_ADMIN},
+    enroll::Pass,
     id::ControllerId,
     ledger::{Entry, Revision},
     name::Name,
@@ -62,6 +63,7 @@ struct Greeting {
     root: Option<Digest>,
     addresses: Option<Vec<String>>,
     nonce: Option<Bytes<16>>,
+    pass: Option<Pass>,
 }
 
 impl Greeting {
@@ -77,6 +79,7 @@ impl Greeting {
                 root: self.root?,
                 addresses: self.addresses?,
                 nonce: self.nonce?,
+                pass: self.pass,
             })
         };
         whole().ok_or_else(unexpected)

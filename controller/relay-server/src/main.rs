@@ -18,7 +18,7 @@ use cardea_host::{
     arguments,
     detour::Detours,
     exit::{self, Code, Failure, io_advice},
-    guard::{self, Guard},
+    guard::{Guard, GuardCommand},
     process,
     supervisor::Supervisor,
     telemetry::{self, Level},
@@ -66,13 +66,6 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
-enum GuardCommand {
-    /// Takes it away; it outlives the programs that it stands before.
-    #[command(after_help = "Example:\n  cardea-relay guard remove")]
-    Remove,
-}
-
 #[derive(Debug, Args)]
 struct Run {
     /// Where to listen; by default on port 7444 of every address of both families
@@ -116,9 +109,7 @@ const EXAMPLES: &str = "Examples:
 fn main() -> ExitCode {
     exit::finish(match arguments::parse::<Cli>().command {
         Command::Run(run) => serve(*run),
-        Command::Guard {
-            command: GuardCommand::Remove,
-        } => unguard(),
+        Command::Guard { command } => command.carry_out().and_then(|said| print(said.as_bytes())),
         Command::Completion { shell } => completion(shell),
         Command::Man { out } => manual(out),
     })
@@ -149,7 +140,7 @@ fn serve(run: Run) -> Result<(), Failure> {
     });
     let key = config.key().map_err(usage)?;
     // Before the port is open: what strangers see is the same from then on.
-    config.guard.unwrap_or_default().install()?;
+    config.guard.unwrap_or_default().install("cardea-relay")?;
     let mut server = bind(&config, key)?;
     let _front = front(&config, &mut server)?;
     let failed =
@@ -257,13 +248,6 @@ fn bind(config: &Config, key: [u8; 32]) -> Result<Server, Failure> {
             why,
             next,
         )
-    })
-}
-
-fn unguard() -> Result<(), Failure> {
-    print(match guard::remove()? {
-        true => b"The host guard is removed.\n",
-        false => b"There was no host guard.\n",
     })
 }
 

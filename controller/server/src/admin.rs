@@ -11,6 +11,7 @@ use std::{
 };
 
 use cardea_core::{AdminSession, CallId, Search, State, policy::Prepared};
+use cardea_credential::knock::FrontKey;
 use cardea_host::{
     clock::Clock,
     entropy,
@@ -81,6 +82,8 @@ pub(crate) struct About {
     pub(crate) controller: ControllerId,
     pub(crate) root: Digest,
     pub(crate) addresses: Vec<String>,
+    /// What makes passes, where there are fronts that are not beside this controller.
+    pub(crate) fronts: Option<FrontKey>,
 }
 
 /// Listens at `path`, for its owner alone.
@@ -137,7 +140,12 @@ impl Admin {
             controller,
             root,
             addresses,
+            fronts,
         } = self.about.as_ref();
+        let now = Clock::system().now().unix;
+        let pass = fronts
+            .as_ref()
+            .map(|key| key.pass_of(entropy::bytes(), now));
         let hello = AdminHello {
             version: VERSION,
             domain: domain.clone(),
@@ -145,6 +153,7 @@ impl Admin {
             root: *root,
             addresses: addresses.clone(),
             nonce,
+            pass,
         };
         frame::write_within(&mut stream, &hello, WRITE_TIME).await?;
         loop {

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use cardea_host::{guard::Guard, unlock::Unlock};
+use cardea_host::{
+    guard::{Guard, GuardCommand},
+    unlock::Unlock,
+};
 use cardea_proto::name::Name;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -82,14 +85,6 @@ pub enum Command {
         /// Where to write one file for each command.
         folder: Option<PathBuf>,
     },
-}
-
-/// What can be done with the host guard.
-#[derive(Clone, Copy, Debug, Subcommand)]
-pub enum GuardCommand {
-    /// Takes it away; it outlives the programs that it stands before.
-    #[command(after_help = "Example:\n  cardea-controller guard remove")]
-    Remove,
 }
 
 /// What opens a sealed state.

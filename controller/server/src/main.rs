@@ -10,13 +10,11 @@ use std::{
 use cardea_host::{
     exit::{self, Code, Failure, io_advice},
     files::{Dir, StateDir, StateError},
-    guard, process,
+    process,
     telemetry::{self, Level},
 };
 use cardea_server::{
-    arguments::{
-        Arguments, Command, Flags, GuardCommand, RenewFlags, RepairFlags, RewrapFlags, UnlockFlag,
-    },
+    arguments::{Arguments, Command, Flags, RenewFlags, RepairFlags, RewrapFlags, UnlockFlag},
     config::{self, Config, Settings},
     folder, founding, no_state,
     seal::Seal,
@@ -54,14 +52,7 @@ fn main() -> ExitCode {
         Command::Renew(flags) => renew(flags),
         Command::Repair(flags) => repair(&flags),
         Command::Rewrap(flags) => rewrap(flags),
-        Command::Guard {
-            command: GuardCommand::Remove,
-        } => guard::remove().map(|was_there| {
-            say(match was_there {
-                true => "The host guard is removed.\n",
-                false => "There was no host guard.\n",
-            });
-        }),
+        Command::Guard { command } => command.carry_out().map(say),
         Command::Completion { shell } => completion(shell),
         Command::Man { folder } => manual(folder),
     })

@@ -83,14 +83,18 @@ impl Nodes {
         }
     }
 
-    async fn connection(self, accepted: Accepted) {
+    async fn connection(self, mut accepted: Accepted) {
         let alpn = match accepted.kind {
             Kind::Channel => ALPN_CHANNEL,
             Kind::Renewal => ALPN_RENEW,
             Kind::Enroll => ALPN_ENROLL,
         };
         let at = self.clock.now().unix;
-        match channel_peer(Some(alpn), &accepted.certificates, &self.trust, at) {
+        // They are not kept for as long as the channel lasts.
+        let certificates = std::mem::take(&mut accepted.certificates);
+        let peer = channel_peer(Some(alpn), &certificates, &self.trust, at);
+        drop(certificates);
+        match peer {
             Ok(ChannelPeer::Node(leaf)) => self.node(accepted, leaf, Purpose::Channel).await,
             Ok(ChannelPeer::Lapsed(leaf)) => self.node(accepted, leaf, Purpose::Renewal).await,
             Ok(ChannelPeer::Stranger) => self.stranger(accepted).await,

@@ -11,7 +11,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle};
 
 use cardea_core::{Controller, Keys, State};
-use cardea_credential::trust::Trust;
+use cardea_credential::{knock::FrontKey, ticket::TicketKey, trust::Trust};
 use cardea_host::{
     channel::{Gate, Server},
     entropy,
@@ -82,9 +82,7 @@ impl Service {
         let (identity, tls) = own_identity(&keys, &trust, &founded, settings)?;
         let gate = Gate::new(founded.root);
         let sockets = Sockets::bind(settings, &tls, &gate, &keys.ticket)?;
-        if !settings.front_addresses.is_empty() {
-            folder::write_front_key(&state, &keys.ticket)?;
-        }
+        let fronts = fronts_elsewhere(&state, settings, &keys.ticket)?;
         let (relay_address, front_address) = sockets.listening();
         let reach = reach(settings, &sockets)?;
         let about = About {
@@ -92,6 +90,7 @@ impl Service {
             controller: founded.controller,
             root: founded.root,
             addresses: reach.addresses.clone(),
+            fronts,
         };
         let relays = reach.relays.clone();
         // The controller has the one that signs tickets; this one asks.
@@ -311,6 +310,19 @@ fn load(state: &StateDir, seal: &Seal) -> Result<(Box<dyn Store>, Loaded), Failu
     let loaded = store.load().map_err(founding::damaged)?;
     tracing::info!(revision = loaded.head.revision.0, "ledger loaded");
     Ok((Box::new(store), loaded))
+}
+
+/// What makes passes for fronts that are not beside this controller, where there are any: they are given it as a file.
+fn fronts_elsewhere(
+    state: &StateDir,
+    settings: &Settings,
+    tickets: &TicketKey,
+) -> Result<Option<FrontKey>, Failure> {
+    if settings.front_addresses.is_empty() {
+        return Ok(None);
+    }
+    folder::write_front_key(state, tickets)?;
+    Ok(Some(tickets.fronts().clone()))
 }
 
 fn notary(

@@ -42,7 +42,7 @@ impl Sockets {
         tickets: &TicketKey,
     ) -> Result<Self, Failure> {
         // Before the first port is open: what strangers see is the same from then on.
-        settings.guard.install()?;
+        settings.guard.install("cardea-controller")?;
         let decoy = settings.decoy.as_ref().map(DecoyFiles::load).transpose();
         let decoy = decoy.map_err(|error| {
             let next = "Give PEM files that are there: --tls-decoy CERT,KEY[,PAGE]";

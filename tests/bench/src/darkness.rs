@@ -9,12 +9,19 @@
 )]
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use cardea_e2e::{dark::probe_a_life, namespace::Namespace, needs, program::now, stranger::probe};
+use cardea_e2e::{
+    dark::{Resting, Target, probe_a_life},
+    namespace::Namespace,
+    needs,
+    program::now,
+    sockets::UdpOf,
+    stranger::probe,
+};
 
 use crate::{process::Process, report::Report};
 
@@ -37,8 +44,8 @@ const GROWN_MAX: f64 = 1.0;
 pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
     ensure!(needs::root_and(&["ip", "nft"]), "darkness needs root");
     let (probed, costs) = probe_a_life(probes, |resting| {
-        let process = Process::of(resting.world.controller()?.id());
-        costs(resting.stranger, resting.channels, &process)
+        let cost = |target: &Target| Ok((target.clone(), cost(&resting, target)?));
+        resting.targets.iter().map(cost).collect::<Result<Vec<_>>>()
     })?;
     let answers = probed.answers;
     report.demand(
@@ -48,64 +55,89 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
     report.add_figures([
         ("probes", count(probed.sent), None, ""),
         ("answers", count(answers), Some(0.0), ""),
-        (
-            "CPU for 10,000 of garbage a second",
-            costs.percent,
-            Some(COST_MAX),
-            "% of a core",
-        ),
-        (
-            "memory grown under garbage",
-            costs.grown_kib / 1_024.0,
-            Some(GROWN_MAX),
-            "MiB",
-        ),
     ]);
+    for (target, cost) in costs {
+        let at = format!("{} at port {}", target.program, target.address.port());
+        let mib = cost.grown_kib / 1_024.0;
+        let cpu = format!("CPU for 10,000 of garbage a second, {at}");
+        report.add_figures([
+            (&*cpu, cost.percent, Some(COST_MAX), "% of a core"),
+            (
+                &*format!("garbage that was read, {at}"),
+                cost.read,
+                None,
+                "/s",
+            ),
+            (
+                &*format!("memory grown under it, {at}"),
+                mib,
+                Some(GROWN_MAX),
+                "MiB",
+            ),
+        ]);
+    }
     for (phase, sent) in probed.phases {
         report.add_figures([(&format!("probes, {phase}"), count(sent), None, "")]);
     }
     Ok(())
 }
 
-/// What garbage cost the controller.
-struct Costs {
+/// What garbage cost a program.
+struct Cost {
+    /// Of a core, for 10,000 a second that were read: what the kernel had no room for costs nothing.
     percent: f64,
+    /// What was read in a second.
+    read: f64,
     grown_kib: f64,
 }
 
-/// What the controller spends on garbage at its port, beyond what it spends anyway.
-fn costs(stranger: &Namespace, target: SocketAddr, process: &Process) -> Result<Costs> {
+/// What a program spends on garbage at one of its sockets, beyond what it spends anyway.
+fn cost(resting: &Resting<'_>, target: &Target) -> Result<Cost> {
+    let dropped = || dropped(resting.host, target);
+    let lost = dropped()?;
+    let process = Process::of(target.process);
     let (before, memory) = (process.cpu()?, process.resident_kib()?);
     pause(COST_TIME);
     let idle = process.cpu()? - before;
-    std::thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            stranger.enter()?;
-            paced(target)
-        });
-        sender.join().ok().context("the sender panicked")?
-    })?;
+    let sent = resting.stranger.within(|| paced(target.address))?;
+    let lost = dropped()? - lost;
+    let read = count(sent.saturating_sub(lost)) / COST_TIME.as_secs_f64();
     let busy = process.cpu()? - before - idle;
     let share = busy.saturating_sub(idle).as_secs_f64() / COST_TIME.as_secs_f64();
-    Ok(Costs {
-        percent: share * 100.0 / (f64::from(RATE) / 10_000.0),
+    Ok(Cost {
+        percent: share * 100.0 / (read / 10_000.0),
+        read,
         grown_kib: process.resident_kib()? - memory,
     })
 }
 
-/// Sends at [`RATE`] for [`COST_TIME`], a millisecond's worth at once.
-fn paced(target: SocketAddr) -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+/// Datagrams that were lost at a socket because those before were not read yet.
+fn dropped(host: &Namespace, target: &Target) -> Result<u64> {
+    let sockets = host.within(|| UdpOf::process(target.process))?;
+    let port = target.address.port();
+    let mut own = sockets.iter().filter(|socket| socket.local.port() == port);
+    let own = own.find(|socket| socket.local.is_ipv4() == target.address.is_ipv4());
+    Ok(own.context("the socket is gone")?.dropped)
+}
+
+/// Sends at [`RATE`] for [`COST_TIME`], a millisecond's worth at once; returns how many it sent.
+fn paced(target: SocketAddr) -> Result<u64> {
+    let any = match target.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
     let begin = now();
-    let mut number = 0_u64;
+    let (mut number, mut sent) = (0_u64, 0_u64);
     loop {
         let passed = now().duration_since(begin);
         if passed >= COST_TIME {
-            return Ok(());
+            return Ok(sent);
         }
         let due = u64::try_from(passed.as_millis())? * u64::from(RATE) / 1_000;
         while number < due {
-            drop(socket.send_to(&probe(number), target));
+            // A full queue takes none.
+            sent += u64::from(socket.send_to(&probe(number), target).is_ok());
             number += 1;
         }
         pause(Duration::from_millis(1));

@@ -120,8 +120,8 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
 
 /// Lets this process have a socket for each of `count` ends, and what else it needs.
 fn allow_sockets(count: usize) -> Result<()> {
-    // One for its channel, and for some at a time one for an end at the relay.
-    let files = u64::try_from(count)? + 4_096;
+    // One for its channel, and for some at a time one for an attempt or an end at the relay.
+    let files = u64::try_from(count + TRYING + BINDING)? + 256;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= files) {
         return Ok(());
@@ -261,11 +261,20 @@ async fn bind(standby: &Standby) -> Result<()> {
 const BIND_RETRY: Duration = Duration::from_millis(250);
 const BINDS_MAX: u32 = 5;
 
+/// Attempts at the same time, and nodes that bind an end at the same time: a process has only so many
+/// sockets, where each real node is a process.
+const TRYING: usize = 7_000;
+const BINDING: usize = 1_024;
+
+/// How long QUIC keeps the socket of an attempt that failed: three times its first timeout
+/// (RFC 9000 §10.2, RFC 9002 §6.2.2).
+const LINGER: Duration = Duration::from_secs(3);
+
 /// All nodes, and how many of them are there: with a channel, and an end at the relay.
 struct Crowd {
     address: SocketAddr,
     attempts: AtomicUsize,
-    /// Those who may bind an end at the same time.
+    trying: Arc<Semaphore>,
     binding: Semaphore,
     connected: watch::Sender<usize>,
 }
@@ -275,7 +284,8 @@ impl Crowd {
         Self {
             address,
             attempts: AtomicUsize::new(0),
-            binding: Semaphore::new(1_024),
+            trying: Arc::new(Semaphore::new(TRYING)),
+            binding: Semaphore::new(BINDING),
             connected: watch::Sender::new(0),
         }
     }
@@ -284,7 +294,6 @@ impl Crowd {
     async fn keep(self: Arc<Self>, node: Node) {
         let mut ceiling = PAUSE_FIRST;
         loop {
-            self.attempts.fetch_add(1, Ordering::Relaxed);
             if let Ok(mut link) = self.come(&node).await {
                 self.connected.send_modify(|connected| *connected += 1);
                 ceiling = PAUSE_FIRST;
@@ -300,7 +309,16 @@ impl Crowd {
 
     /// Opens a channel, and binds an end at the relay.
     async fn come(&self, node: &Node) -> Result<Link> {
-        let link = node.connect(self.address).await?;
+        let turn = Arc::clone(&self.trying).acquire_owned().await?;
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        let connected = node.connect(self.address).await;
+        if connected.is_err() {
+            tokio::spawn(async move {
+                tokio::time::sleep(LINGER).await;
+                drop(turn);
+            });
+        }
+        let link = connected?;
         let relays = &node.enrolled.certificate.relays;
         let _binding = self.binding.acquire().await?;
         bind(relays.first().context("no relay")?).await?;

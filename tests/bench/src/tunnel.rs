@@ -253,7 +253,7 @@ impl Ours {
             environment: &[],
             ..Default::default()
         })?;
-        let carriers = ["wireguard"];
+        let carriers = ["wireguard", "quic"];
         for carrier in carriers {
             deployment.ctl(&format!(
                 "app add {carrier} --target {SERVER}:{PORT} --target {SERVER}:{PORT}/udp \

@@ -40,7 +40,7 @@ const HOST: [&str; 2] = ["10.78.0.1", "fd78::1"];
 const STRANGER: [&str; 2] = ["10.78.0.2", "fd78::2"];
 
 /// Where the controller listens for channels.
-pub const CHANNELS: u16 = 7_443;
+const CHANNELS: u16 = 7_443;
 const RELAY: u16 = 7_444;
 const OTHER_RELAY: &str = "[::]:7445";
 const FRONT: &str = "[::]:443";
@@ -67,12 +67,23 @@ pub struct Probed {
 /// What [`probe_a_life`] lets its caller look at while the host serves and the stranger rests.
 #[derive(Debug)]
 pub struct Resting<'a> {
-    /// What runs there.
-    pub world: &'a mut Deployment,
     /// The stranger's host.
     pub stranger: &'a Namespace,
-    /// The channels' port on the host.
-    pub channels: SocketAddr,
+    /// The host.
+    pub host: &'a Namespace,
+    /// All that hears whoever sends to it.
+    pub targets: &'a [Target],
+}
+
+/// A UDP socket of ours, as the stranger sees it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Which program's it is.
+    pub program: &'static str,
+    /// The program's process.
+    pub process: u32,
+    /// Where it is.
+    pub address: SocketAddr,
 }
 
 /// Sends at least so many probes through the life of a host: nothing runs; it starts, serves, has a full
@@ -152,6 +163,26 @@ fn answers(host: &Namespace) -> Result<u64> {
     Ok(words.next().context("no counter")?.parse()?)
 }
 
+/// The sockets of some processes on the host that hear more than one other.
+fn targets(host: &Namespace, processes: [(&'static str, u32); 4]) -> Result<Vec<Target>> {
+    let mut targets = Vec::new();
+    for (program, process) in processes {
+        let sockets = host.within(|| UdpOf::process(process))?;
+        let before = targets.len();
+        for local in sockets.iter().filter(|socket| socket.peer.is_none()) {
+            let [v4, v6] = HOST;
+            let reached = if local.local.is_ipv4() { v4 } else { v6 };
+            targets.push(Target {
+                program,
+                process,
+                address: SocketAddr::new(reached.parse()?, local.local.port()),
+            });
+        }
+        ensure!(targets.len() > before, "{program} has no socket");
+    }
+    Ok(targets)
+}
+
 struct Life<'a> {
     host: &'a Namespace,
     stranger: &'a Namespace,
@@ -185,14 +216,20 @@ impl Life<'_> {
         let page = host.within(|| fetch(&address))?;
         ensure!(page == PAGE, "another page: {page}");
         let controller = world.controller()?.id();
-        let processes = [controller, relay.id(), connector.id(), laptop.id()];
-        self.flood.aim_at(host, &processes)?;
+        let processes = [
+            ("controller", controller),
+            ("relay", relay.id()),
+            ("connector", connector.id()),
+            ("agent", laptop.id()),
+        ];
+        let targets = targets(host, processes)?;
+        self.flood.aim_at(&targets);
         self.phase("serve", || Ok(()))?;
         self.phase("disk full", || {
             disk.fill_by(|_| world.remark(&format!("// {}", "x".repeat(REMARK_BYTES))))
         })?;
         disk.empty()?;
-        let rested = self.rest(world, rest)?;
+        let rested = self.rest(&targets, rest)?;
         self.phase("killed", || {
             world.controller()?.signal(Signal::KILL)?;
             world.controller()?.wait().map(drop)
@@ -225,14 +262,14 @@ impl Life<'_> {
 
     fn rest<T>(
         &self,
-        world: &mut Deployment,
+        targets: &[Target],
         rest: impl FnOnce(Resting<'_>) -> Result<T>,
     ) -> Result<T> {
         self.flood.is_paused.store(true, Ordering::Relaxed);
         let rested = rest(Resting {
-            world,
             stranger: self.stranger,
-            channels: SocketAddr::new(HOST[0].parse()?, CHANNELS),
+            host: self.host,
+            targets,
         });
         self.flood.is_paused.store(false, Ordering::Relaxed);
         rested
@@ -254,16 +291,10 @@ impl Flood {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// From here on these processes' ports are probed more than others.
-    fn aim_at(&self, host: &Namespace, processes: &[u32]) -> Result<()> {
-        let mut ports = Vec::new();
-        for process in processes {
-            let sockets = host.within(|| UdpOf::process(*process))?;
-            ensure!(!sockets.is_empty(), "process {process} has no socket");
-            ports.extend(sockets.iter().map(|socket| socket.local.port()));
-        }
-        *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = ports;
-        Ok(())
+    /// From here on these ports are probed more than others.
+    fn aim_at(&self, targets: &[Target]) {
+        let ports = targets.iter().map(|target| target.address.port());
+        *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = ports.collect();
     }
 
     /// Sends as fast as it can: three of four to what is known to be there, the others to every port there

@@ -304,15 +304,23 @@ impl Deployment {
     /// # Errors
     /// When it does not get there.
     pub fn run_kernel(&self, namespace: Option<&Namespace>, name: &str) -> Result<Program> {
-        let state = self.path(name).into_os_string();
-        let words = [
-            "run".into(),
-            "--mode".into(),
-            "kernel".into(),
-            "--state".into(),
-            state,
-        ];
-        let command = self.program::<OsString>(namespace, "cardea-connector", words);
+        let more = ["--mode", "kernel"].map(OsString::from);
+        self.run_node(namespace, "cardea-connector", name, &more)
+    }
+
+    /// Starts an enrolled node's program with these arguments, and waits until it is connected.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn run_node(
+        &self,
+        namespace: Option<&Namespace>,
+        program: &str,
+        name: &str,
+        more: &[OsString],
+    ) -> Result<Program> {
+        let mut command = self.program(namespace, program, ["run", "--state"]);
+        command.arg(self.path(name)).args(more);
         self.start_node(name, command)
     }
 

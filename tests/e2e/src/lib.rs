@@ -3,9 +3,9 @@
 //! [`program`] starts and watches processes, [`deployment`] puts a controller, a connector and a
 //! device together, [`traffic`] makes the pages and bytes that go through a tunnel, [`apps`] starts
 //! what others serve with, [`namespace`] and [`nat`] make hosts and NATs out of network namespaces,
-//! [`internet`] what lies between them, and [`capture`] sees what passes. [`disk`] can be full, and [`dark`] is a
-//! whole host under a stranger's probes. [`needs`] leaves out what a
-//! machine cannot do.
+//! [`internet`] what lies between them, and [`capture`] sees what passes. [`disk`] can be full, [`dark`] is a
+//! whole host under a stranger's probes, and [`scan`] what a scanner makes of one. [`needs`] leaves out
+//! what a machine cannot do.
 #![forbid(unsafe_code)]
 
 pub mod apps;
@@ -19,6 +19,7 @@ pub mod nat;
 pub mod needs;
 pub mod program;
 pub mod proxy;
+pub mod scan;
 pub mod sockets;
 pub mod stranger;
 pub mod traffic;

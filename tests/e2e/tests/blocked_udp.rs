@@ -150,6 +150,84 @@ fn relay_elsewhere() -> Result<()> {
 }
 
 #[test]
+fn a_code_leads_to_its_controller_by_the_front_of_a_relay_elsewhere() {
+    if needs::root_and(&TOOLS) {
+        enroll_elsewhere().unwrap();
+    }
+}
+
+fn enroll_elsewhere() -> Result<()> {
+    let more = ["--tls-address", RELAY, "--relay-address", RELAY];
+    let mut world = World::with("codeway", &more)?;
+    let _relay = world.start_relay()?;
+    // Nothing but the relay's TLS is there, from the first moment of a device that nobody knows.
+    world.wall("meta l4proto != tcp drop")?;
+    world.wall_off(CONTROLLER)?;
+    let begun = now();
+    world.start_device()?;
+    eprintln!(
+        "enrolled and connected in {:?}",
+        now().duration_since(begun)
+    );
+    world.wait_for_controller(&format!("tls://{RELAY}:443"))?;
+    world.publish("quic")?;
+    let (_forward, address) = world.forward("quic")?;
+    world.home.within(|| Volley::open(&address)).map(drop)
+}
+
+#[test]
+fn the_front_of_the_relay_that_stands_by_takes_over_where_udp_is_dropped() {
+    if needs::root_and(&TOOLS) {
+        lose_front().unwrap();
+    }
+}
+
+fn lose_front() -> Result<()> {
+    let own = format!("{CONTROLLER}:443");
+    let standby = format!("{RELAY}:7444");
+    let mut world = World::with(
+        "fronts",
+        &[
+            ["--listen-tls", &own, "--tls-address", CONTROLLER],
+            ["--tls-address", RELAY, "--standby-relay", &standby],
+        ]
+        .concat(),
+    )?;
+    let _relay = world.start_relay()?;
+    world.wall("meta l4proto udp drop")?;
+    world.start_device()?;
+    for carrier in ["quic", "wireguard"] {
+        world.publish(carrier)?;
+        let (_forward, address) = world.forward(carrier)?;
+        let standby = serde_json::json!([format!("{RELAY}:7444")]);
+        world.wait_for(carrier, |row| by_tls(row) && row["standby"] == standby)?;
+        let gap = world.while_playing(&address, || {
+            // Without a word: no reset tells of it.
+            world.wall_off(CONTROLLER)?;
+            let by_other = format!("relay-tls {RELAY}:7444");
+            world
+                .wait_for(carrier, |row| row["path"] == by_other)
+                .map(drop)
+        })?;
+        eprintln!("{carrier}: {gap:?} without an answer when the front in use went");
+        let why = world.wait_for(carrier, |row| row["state"] == "open")?;
+        let left = format!("{CONTROLLER}:7444");
+        let told = why["path_why"].as_str().unwrap_or_default();
+        ensure!(told.contains("UDP") || told.contains(&left), "{why}");
+        ensure!(gap <= FRONT_LOST_MAX, "{carrier}: {gap:?}");
+        world.wait_for_controller(&format!("tls://{RELAY}:443"))?;
+        world.wall_falls()?;
+        world.wall("meta l4proto udp drop")?;
+        world.stop_device()?;
+        world.run_device()?;
+    }
+    Ok(())
+}
+
+/// Within which the relay that stands by carries on, as where a relay dies that is reached by UDP.
+const FRONT_LOST_MAX: Duration = Duration::from_secs(1);
+
+#[test]
 fn a_device_behind_a_proxy_with_a_password_enrolls_and_opens_an_app() {
     if needs::root_and(&TOOLS) {
         by_proxy().unwrap();

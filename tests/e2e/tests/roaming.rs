@@ -8,7 +8,7 @@ use cardea_e2e::{
     internet::{Internet, Node, is_direct, is_relayed},
     nat::NatKind,
     needs,
-    program::now,
+    program::{PATIENCE, now},
     traffic::Volley,
 };
 use rustix::process::Signal;
@@ -18,9 +18,10 @@ const TOOLS: [&str; 3] = ["ip", "nft", "sysctl"];
 
 const CARRIERS: [&str; 2] = ["wireguard", "quic"];
 
-/// How long a conversation may stand still after its device can be reached again. A round trip is
-/// nothing here; the rest is for a busy machine.
-const GAP_MAX: Duration = Duration::from_millis(500);
+/// How long a conversation may stand still after its device can be reached again: the 200 ms that are promised
+/// beyond a round trip, which is nothing here, and 300 ms for the scheduling of debug builds on two busy cores,
+/// where 358 ms were seen once. `tunnel/tests/roaming.rs` has the promise itself on a virtual clock.
+const GAP_MAX: Duration = Duration::from_millis(200 + 300);
 
 /// How long a device has no address, or no interface: every carrier's timers have backed off by then.
 const AWAY: Duration = Duration::from_secs(3);
@@ -161,7 +162,7 @@ fn rebind() -> Result<()> {
     }
     let mut wrong = Vec::new();
     let mut ports = (20_000..).step_by(1_000);
-    for (is_near, limit) in [(true, GAP_MAX), (false, REBOUND_MAX)] {
+    for is_near in [true, false] {
         if !is_near {
             world.cut("")?;
         }
@@ -173,13 +174,13 @@ fn rebind() -> Result<()> {
             let first = ports.next().context("no port is left")?;
             let ((), rounds) = Volley::during(host, &address, || {
                 nat.rebind(&format!("{first}-{}", first + 999))?;
-                pause(limit);
+                pause(GAP_MAX);
                 Ok(())
             })?;
             let gap = rounds.longest();
             let what = format!("{carrier}, direct {is_near}: {gap:?}");
             eprintln!("{what}");
-            if gap > limit {
+            if gap > GAP_MAX {
                 wrong.push(what);
             }
         }
@@ -187,10 +188,6 @@ fn rebind() -> Result<()> {
     ensure!(wrong.is_empty(), "{wrong:#?}");
     Ok(())
 }
-
-/// How long a conversation through a relay may stand still when a NAT maps anew, of which nobody is
-/// told: the end behind it binds again once it misses an answer.
-const REBOUND_MAX: Duration = Duration::from_millis(1_250);
 
 #[test]
 fn a_device_that_slept_goes_on_or_asks_again() {
@@ -232,6 +229,52 @@ fn sleep() -> Result<()> {
         let took = now().duration_since(woke);
         eprintln!("{carrier}: {took:?} after a sleep longer than its grant");
         ensure!(took < ASKED_AGAIN_MAX, "{carrier}: {took:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn who_missed_its_reports_in_its_sleep_has_access_again_soon_after_it_woke() {
+    if needs::root_and(&TOOLS) {
+        miss_reports().unwrap();
+    }
+}
+
+/// With grants that would outlive the sleep: it is the reports alone that are missed.
+fn miss_reports() -> Result<()> {
+    let mut world = Internet::with("missed", &["--posture-poll", "5s"])?;
+    world.add_connector(None)?;
+    world.add_device(None)?;
+    let mut addresses = Vec::new();
+    for carrier in CARRIERS {
+        world.publish(carrier, 0, carrier)?;
+        addresses.push(world.forward(0, carrier)?);
+        world.wait_for(0, carrier, is_direct)?;
+    }
+    let Node { host, program, .. } = world.device(0)?;
+    for (carrier, (_, address)) in CARRIERS.into_iter().zip(&addresses) {
+        program.signal(Signal::STOP)?;
+        let ended = no_grants(&world);
+        program.signal(Signal::CONT)?;
+        let woke = now();
+        ended?;
+        // What was opened before the device heard of it is reset: whoever opens it again has it.
+        while let Err(error) = host.within(|| Volley::open(address)) {
+            let took = now().duration_since(woke);
+            ensure!(took < ASKED_AGAIN_MAX, "{carrier}: {error:#}");
+        }
+        let took = now().duration_since(woke);
+        eprintln!("{carrier}: {took:?} after a sleep in which reports were missed");
+        ensure!(took < ASKED_AGAIN_MAX, "{carrier}: {took:?}");
+    }
+    Ok(())
+}
+
+/// Waits until the controller has ended every grant.
+fn no_grants(world: &Internet) -> Result<()> {
+    let deadline = now() + PATIENCE;
+    while world.deployment.ctl("grant ls -o json")?.trim() != "[]" {
+        ensure!(now() < deadline, "reports that are missed ended nothing");
     }
     Ok(())
 }

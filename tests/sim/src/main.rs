@@ -70,12 +70,13 @@ fn run_all(seeds: Range<u64>, until_failure: bool) -> u32 {
         for (seed, result) in ended {
             match result {
                 Ok(summary) => println!(
-                    "seed {seed}: ok, {} grants, {} records delivered, {} datagrams past the relay, {} ends lost with relays, {} turned to another, {} entries, {} s, trace {:016x}",
+                    "seed {seed}: ok, {} grants, {} records delivered, {} datagrams past the relay, {} ends lost with relays, {} turned to another, {} lies of relays, {} entries, {} s, trace {:016x}",
                     summary.grants,
                     summary.delivered,
                     summary.beside,
                     summary.forgotten,
                     summary.turned,
+                    summary.lies,
                     summary.entries,
                     summary.time.as_secs(),
                     summary.digest

@@ -104,6 +104,12 @@ pub(crate) enum Event {
     Room,
     /// A relay fails.
     RelayFails { which: usize, fault: RelayFault },
+    /// It sends something.
+    FromRelay {
+        which: usize,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
     /// It serves again.
     RelayServes { which: usize },
 }

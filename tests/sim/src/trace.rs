@@ -55,6 +55,7 @@ impl Trace {
             | Event::Mended { .. }
             | Event::Heard { .. }
             | Event::Room
+            | Event::FromRelay { .. }
             | Event::RelayServes { .. } => {}
             Event::RelayFails { which, fault } => format!("{which} {fault:?}").hash(&mut self.0),
         }

@@ -23,6 +23,8 @@ pub struct Summary {
     pub forgotten: u64,
     /// Ends that went on with another relay.
     pub turned: u64,
+    /// Datagrams that lying relays did not forward as they came.
+    pub lies: u64,
     /// Grants that were ever offered.
     pub grants: usize,
     /// Entries of the ledger.
@@ -93,6 +95,7 @@ fn live(seed: u64, mut world: World) -> Result<Summary, Box<Failure>> {
             beside: log.beside,
             forgotten: world.relays.iter().map(|relay| relay.forgotten).sum(),
             turned: log.turned,
+            lies: world.relays.iter().map(|relay| relay.lies).sum(),
             grants: model.grants_seen(),
             entries: model.entries_seen(),
             time: world.now.instant - world.begun,

@@ -317,6 +317,7 @@ impl World {
             Event::Heard { who } => self.network.deafen(who, BTreeSet::new()),
             Event::Room => self.control.is_full = false,
             Event::RelayFails { which, fault } => self.relay_fails(which, fault),
+            Event::FromRelay { which, to, bytes } => self.relay_sends(which, to, &bytes),
             Event::RelayServes { which } => self.relay_serves(which),
         }
     }

@@ -6,7 +6,9 @@ use cardea_host::{
     arguments,
     clock::Clock,
     exit::{Code, Failure, finish, io_advice},
-    files, process,
+    files,
+    guard::GuardCommand,
+    process,
 };
 use cardea_proto::{
     admin::Warning,
@@ -159,6 +161,13 @@ enum Verb {
         #[command(flatten)]
         output: OutputArgument,
     },
+    /// The host guard, which `--guard` puts before this machine's ports
+    #[command(after_help = "Example: cardea guard remove")]
+    Guard {
+        /// What to do with it
+        #[command(subcommand)]
+        verb: GuardCommand,
+    },
     /// Prints completions for a shell
     #[command(after_help = "Example: cardea completion bash > /etc/bash_completion.d/cardea")]
     Completion {
@@ -272,21 +281,13 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             way,
             facts,
             operator,
-        } => {
-            let device = device(&settings, facts, operator)?;
-            let usual = usual_mode(&settings);
-            start::up(PROGRAM, &settings, &code, (Some(device), &way.local(usual)))
-        }
+        } => become_daemon(&settings, &code, way, (facts, operator)),
         Verb::Down => done(&ask(&settings, &LocalRequest::Down)?),
         Verb::Run {
             way,
             facts,
             operator,
-        } => {
-            let device = device(&settings, facts, operator)?;
-            let local = way.local(Mode::Userspace);
-            start::run(PROGRAM, &settings, Some(device), &local)
-        }
+        } => serve(&settings, way, (facts, operator)),
         Verb::Status { output } => show_status(&settings, output.output),
         Verb::Apps { output } => show_apps(&settings, output.output),
         Verb::Explain { app, output } => explain(&settings, app, output.output),
@@ -315,12 +316,38 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         } => doctor::restore_dns(&settings, PROGRAM.name),
         Verb::Doctor { output } => doctor::examine(&settings, PROGRAM.name, output.output),
         Verb::Netcheck { output } => netcheck::examine(PROGRAM, &settings, output.output),
+        Verb::Guard { verb } => {
+            talk::say(verb.carry_out()?.trim_end());
+            Ok(())
+        }
         Verb::Completion { shell } => {
             super::complete::<Arguments>(PROGRAM.name, shell);
             Ok(())
         }
         Verb::Man { directory } => super::manual::<Arguments>(&directory),
     }
+}
+
+/// Enrolls when new, and serves.
+fn become_daemon(
+    settings: &Settings,
+    code: &CodeArgument,
+    way: Way,
+    (facts, operator): (Facts, OperatorArgument),
+) -> Result<(), Failure> {
+    let device = device(settings, facts, operator)?;
+    let local = way.local(usual_mode(settings));
+    start::up(PROGRAM, settings, code, (Some(device), &local))
+}
+
+fn serve(
+    settings: &Settings,
+    way: Way,
+    (facts, operator): (Facts, OperatorArgument),
+) -> Result<(), Failure> {
+    let device = device(settings, facts, operator)?;
+    let local = way.local(Mode::Userspace);
+    start::run(PROGRAM, settings, Some(device), &local)
 }
 
 /// What `up` does where nothing is said: who is root and means this machine's own agent wants apps for

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use cardea_host::{
     arguments,
     exit::{Failure, finish},
+    guard::GuardCommand,
 };
 use cardea_proto::{
     identity::Role,
@@ -18,6 +19,7 @@ use super::{
     CodeArgument, Output, Place, client, netcheck, show,
     start::{self, Local, Program},
 };
+use crate::talk;
 
 const PROGRAM: Program = Program {
     name: "cardea-connector",
@@ -85,6 +87,13 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+    /// The host guard, which `--guard` puts before this machine's ports
+    #[command(after_help = "Example: cardea-connector guard remove")]
+    Guard {
+        /// What to do with it
+        #[command(subcommand)]
+        verb: GuardCommand,
+    },
     /// Prints completions for a shell
     #[command(after_help = "Example: cardea-connector completion zsh > _cardea-connector")]
     Completion {
@@ -145,6 +154,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 network,
             };
             show::show(output, &status, WithNetwork::table)
+        }
+        Verb::Guard { verb } => {
+            talk::say(verb.carry_out()?.trim_end());
+            Ok(())
         }
         Verb::Completion { shell } => {
             super::complete::<Arguments>(PROGRAM.name, shell);

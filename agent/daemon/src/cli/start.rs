@@ -95,7 +95,7 @@ pub(super) fn enroll(
     let invite = code
         .read()?
         .ok_or_else(|| client::not_enrolled(program.name))?;
-    process::prepare();
+    prepare(program, settings)?;
     let dir = open(settings)?;
     if let Some(node) = load(&dir)? {
         return Err(Failure::new(
@@ -130,7 +130,7 @@ pub(super) fn up(
     (device, local): (Option<Device>, &Local),
 ) -> Result<(), Failure> {
     let invite = code.read()?;
-    process::prepare();
+    prepare(program, settings)?;
     let dir = match invite {
         Some(_) => open(settings)?,
         None => open_enrolled(program, settings)?,
@@ -168,7 +168,7 @@ pub(super) fn run(
     device: Option<Device>,
     local: &Local,
 ) -> Result<(), Failure> {
-    process::prepare();
+    prepare(program, settings)?;
     let dir = open_enrolled(program, settings)?;
     let node = load(&dir)?.ok_or_else(|| client::not_enrolled(program.name))?;
     keep_operator(&dir, device.as_ref())?;
@@ -178,6 +178,12 @@ pub(super) fn run(
         Until::Asked
     };
     serve(settings, dir, node, (device, local), until)
+}
+
+/// What comes before the first socket of all: what strangers see is the same from then on.
+fn prepare(program: Program, settings: &Settings) -> Result<(), Failure> {
+    process::prepare();
+    settings.guard.install(program.name)
 }
 
 async fn apply(
@@ -335,7 +341,7 @@ fn become_run(
     );
     arguments.push("--until-removed".into());
     arguments.extend(local.flags().into_iter().map(OsString::from));
-    arguments.extend(settings.direct_flags());
+    arguments.extend(settings.way_flags());
     arguments.extend((0..settings.verbose).map(|_| OsString::from("-v")));
     let error = match std::env::current_exe() {
         Ok(this) => {

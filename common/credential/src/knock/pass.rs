@@ -2,11 +2,12 @@
 //!
 //! A controller's door knows every node by its ledger. A relay elsewhere has no ledger, and is told no
 //! seeds: from one key that the controller shares with it, it derives the seed of whatever pass it is
-//! shown. A pass is a number of eight bytes and a seed, which a node is given with its certificate:
+//! shown. A pass is a number of eight bytes and a seed, which a node is given with its certificate, and before
+//! that with its code:
 //!
 //! ```text
 //!  label = number (8) | knock (20)
-//!  number = period (2) | HMAC(key, node | period)[..6]     says nothing about its node
+//!  number = period (2) | HMAC(key, node | period)[..6]     says nothing about its node; random in a code
 //!  seed   = HMAC(key, number)                              makes the knock
 //! ```
 //!
@@ -20,6 +21,7 @@ use std::{
 };
 
 use cardea_proto::{
+    admin::Knocks,
     codec::{Bytes, Digest, Secret32},
     enroll::{PASS_NUMBER_BYTES, Pass},
     id::NodeId,
@@ -66,10 +68,15 @@ impl FrontKey {
     /// The pass of a node at this moment.
     #[must_use]
     pub fn pass(&self, node: NodeId, at: UnixMillis) -> Pass {
-        // Enough for a hundred thousand years of periods that begin anew.
-        let [.., a, b] = period_of(at).to_be_bytes();
-        let tag = mac(&self.0, &[node.to_string().as_bytes(), b"|", &[a, b]]);
-        let [c, d, e, f, g, h] = first(&tag);
+        let period = period_bytes(at);
+        let tag = mac(&self.0, &[node.to_string().as_bytes(), b"|", &period]);
+        self.pass_of(first(&tag), at)
+    }
+
+    /// A pass of nobody's yet, for a code: `own` must be random.
+    #[must_use]
+    pub fn pass_of(&self, own: [u8; 6], at: UnixMillis) -> Pass {
+        let ([a, b], [c, d, e, f, g, h]) = (period_bytes(at), own);
         let number = [a, b, c, d, e, f, g, h];
         Pass {
             number: Bytes(number),
@@ -108,16 +115,18 @@ pub struct PassDoor {
     opened_at: Instant,
     /// Only passes whose knocks were theirs.
     records: BTreeMap<[u8; PASS_NUMBER_BYTES], Record>,
+    knocks: Knocks,
 }
 
 impl PassDoor {
     /// The door of whoever has a pass under this key.
     #[must_use]
-    pub const fn new(key: FrontKey, now: Now) -> Self {
+    pub fn new(key: FrontKey, now: Now) -> Self {
         Self {
             key,
             opened_at: now.instant,
             records: BTreeMap::new(),
+            knocks: Knocks::default(),
         }
     }
 
@@ -126,6 +135,19 @@ impl PassDoor {
     /// # Errors
     /// What else it comes to.
     pub fn knock_once(&mut self, label: &str, now: Now) -> Result<KnockKeys, Answer> {
+        let answer = self.answer(label, now);
+        let given = answer.as_ref().err().copied().unwrap_or(Answer::Open);
+        given.count(&mut self.knocks);
+        answer
+    }
+
+    /// How often each answer was given.
+    #[must_use]
+    pub const fn knocks(&self) -> Knocks {
+        self.knocks
+    }
+
+    fn answer(&mut self, label: &str, now: Now) -> Result<KnockKeys, Answer> {
         let (number, knock) = parse(label).ok_or(Answer::Unknown)?;
         let [a, b, ..] = number;
         let period = u16::from_be_bytes([a, b]);
@@ -139,7 +161,7 @@ impl PassDoor {
             return Err(Answer::Early);
         }
         let opened = since_opened(self.opened_at, now);
-        if moment.secs < at.saturating_sub(window).max(opened) {
+        if moment < opened || moment.secs < at.saturating_sub(window) {
             return Err(Answer::Late);
         }
         let record = self.record(number, now).ok_or(Answer::TooMany)?;
@@ -170,11 +192,16 @@ impl PassDoor {
     }
 }
 
+/// Enough for a hundred thousand years of periods that begin anew.
+fn period_bytes(at: UnixMillis) -> [u8; 2] {
+    let [.., a, b] = period_of(at).to_be_bytes();
+    [a, b]
+}
+
 /// The periods of which a pass may be: this one, the one before, and the next, where the clock of
 /// whoever gave it was ahead.
 fn periods(at: UnixMillis) -> [u16; 3] {
-    let [.., a, b] = period_of(at).to_be_bytes();
-    let period = u16::from_be_bytes([a, b]);
+    let period = u16::from_be_bytes(period_bytes(at));
     [period, period.wrapping_sub(1), period.wrapping_add(1)]
 }
 
@@ -210,6 +237,9 @@ mod tests {
         bench.now = bench.now.plus(31 * DAY);
         let late = bench.label(&pass);
         assert_eq!(bench.refused(&late), Some(Answer::Unknown));
+        let knocks = bench.door.knocks();
+        let counted = (knocks.opened, knocks.replayed, knocks.unknown);
+        assert_eq!(counted, (2, 2, 1));
     }
 
     #[test]
@@ -229,13 +259,15 @@ mod tests {
         let early = pass_label(&one, &pass_keys(&one).knock(hours, [1; 2]));
         assert_eq!(bench.refused(&early), Some(Answer::Early));
         let before = bench.label(&one);
-        bench.now = bench.now.plus(Duration::from_secs(2));
+        bench.now = bench.now.plus(Duration::from_millis(400));
         bench.door = PassDoor::new(bench.key.clone(), bench.now);
         assert_eq!(bench.refused(&before), Some(Answer::Late));
         for wrong in ["", "www", &knock.label(), &before[1..]] {
             assert_eq!(bench.refused(wrong), Some(Answer::Unknown), "{wrong}");
         }
         assert!(bench.door.records.is_empty(), "strangers take no memory");
+        let after = bench.label(&one);
+        assert_eq!(bench.refused(&after), None, "in the same second");
     }
 
     #[test]

@@ -27,12 +27,12 @@ use std::{
     time::Duration,
 };
 
-use cardea_credential::knock::{CONNECTION_ID_BYTES, ConnectionIds, Knock};
+use cardea_credential::knock::{CONNECTION_ID_BYTES, ConnectionIds, KNOCK_BYTES, Knock};
 use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig, udp::RecvMeta};
 use quinn_proto::InvalidCid;
 
 use super::Gate;
-use crate::entropy;
+use crate::{entropy, sieve::Step};
 
 /// The one version of QUIC that is spoken. Source: RFC 9000 §15.
 const VERSION: u32 = 1;
@@ -48,6 +48,30 @@ const LONG_KIND: u8 = 0x30;
 
 /// Smallest datagram with which a connection begins. Source: RFC 9000 §14.1.
 const FIRST_BYTES_MIN: usize = 1_200;
+
+/// The same by shape alone, for the kernel: no more than it can see without a key.
+pub(super) fn shapes() -> [Step; 15] {
+    let number = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    [
+        Step::Byte(0),
+        Step::AnyBit(FIXED_BIT.into(), 0, 12),
+        Step::AnyBit(LONG_HEADER.into(), 0, 8),
+        // Of what is left of the kinds, data before the handshake and Retry have this bit.
+        Step::AnyBit(0x10, 10, 0),
+        Step::Word(1),
+        Step::Equal(VERSION, 0, 8),
+        Step::Byte(5),
+        Step::Equal(number(CONNECTION_ID_BYTES), 5, 0),
+        Step::Equal(number(KNOCK_BYTES), 0, 5),
+        Step::Length,
+        Step::AtLeast(number(FIRST_BYTES_MIN), 2, 3),
+        // A short header.
+        Step::Length,
+        Step::AtLeast(number(1 + CONNECTION_ID_BYTES), 0, 1),
+        Step::Pass,
+        Step::Drop,
+    ]
+}
 
 /// Lets through what belongs to one endpoint.
 #[derive(Debug)]
@@ -214,10 +238,61 @@ impl ConnectionIdGenerator for Ids {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use cardea_proto::codec::Bytes;
 
     use super::*;
-    use crate::channel::tests::{caller, gate};
+    use crate::{
+        channel::tests::{caller, gate},
+        sieve,
+    };
+
+    #[test]
+    fn the_kernel_drops_what_has_no_shape_of_ours_and_nothing_else() {
+        let socket = crate::udp::socket((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        sieve::attach(&socket, &shapes());
+        let stranger = crate::udp::socket((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        stranger.connect(&socket.local_addr().unwrap()).unwrap();
+        let long = |first: u8, version: u32, id: u8, length: usize| {
+            let mut bytes = [&[first][..], &version.to_be_bytes(), &[id]].concat();
+            bytes.resize(length, 0);
+            bytes
+        };
+        let mut dropped = 0;
+        for (datagram, arrives) in [
+            (vec![FIXED_BIT; 17], true),
+            (vec![0x7f; 1_400], true),
+            (vec![FIXED_BIT; 16], false),
+            (vec![0x3f; 100], false),
+            (vec![], false),
+            (long(0xc0, 1, 20, 1_200), true),
+            (long(0xcf, 1, 20, 1_452), true),
+            (long(0xc0, 1, 20, 1_199), false),
+            (long(0xc0, 1, 16, 40), true),
+            (long(0xe0, 1, 16, 40), true),
+            (long(0x80, 1, 16, 40), false),
+            (long(0xd0, 1, 16, 40), false),
+            (long(0xf0, 1, 20, 1_200), false),
+            (long(0xc0, 0, 20, 1_200), false),
+            (long(0xc0, 0x6b33_43cf, 20, 1_200), false),
+            (long(0xc0, 1, 8, 1_200), false),
+            (long(0xc0, 1, 16, 5), false),
+            // STUN, DTLS, and the first message of WireGuard.
+            (vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42], false),
+            (vec![0x16, 0xfe, 0xfd, 0, 0], false),
+            ([&[1, 0, 0, 0][..], &[9; 144]].concat(), false),
+        ] {
+            stranger.send(&datagram).unwrap();
+            assert_eq!(
+                (&socket).read(&mut [0; 2_048]).is_ok(),
+                arrives,
+                "{datagram:x?}"
+            );
+            dropped += u32::from(!arrives);
+            assert_eq!(sieve::dropped(&socket).unwrap(), dropped, "{datagram:x?}");
+        }
+    }
 
     #[test]
     fn what_is_kept_of_a_coalesced_buffer_is_closed_up() {

@@ -36,7 +36,12 @@ impl Gate {
         }
     }
 
-    /// What has been knocked so far.
+    /// Counts what a front beside this gate answered to a pass.
+    pub fn count(&self, answer: Answer) {
+        self.door().count(answer);
+    }
+
+    /// What has been knocked so far, also at the front beside it.
     #[must_use]
     pub fn knocks(&self) -> Knocks {
         self.door().knocks()

@@ -38,6 +38,7 @@ const TLS_ALERTS: RangeInclusive<u64> = 0x0100..=0x01ff;
 pub struct Server {
     endpoint: quinn::Endpoint,
     filter: Arc<Filter>,
+    socket: Arc<FilteredSocket>,
     arrivals: mpsc::Receiver<Arrival>,
     address: SocketAddr,
 }
@@ -136,7 +137,7 @@ impl Server {
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             filter.endpoint(),
             Some(config),
-            socket,
+            Arc::<FilteredSocket>::clone(&socket),
             Arc::new(quinn::TokioRuntime),
         )
         .map_err(ChannelError::Socket)?;
@@ -146,6 +147,7 @@ impl Server {
         let server = Self {
             endpoint,
             filter,
+            socket,
             arrivals,
             address,
         };
@@ -161,7 +163,7 @@ impl Server {
     /// How many datagrams were dropped unanswered, among them each whose knock did not open.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.filter.dropped()
+        self.filter.dropped() + self.socket.dropped()
     }
 
     /// Where it listens.

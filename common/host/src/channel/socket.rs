@@ -16,8 +16,11 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
-use super::{filter::Filter, ways::received};
-use crate::detour::Detours;
+use super::{
+    filter::{Filter, shapes},
+    ways::received,
+};
+use crate::{detour::Detours, sieve};
 
 /// Datagrams of all detours that wait for a server before the next one is lost.
 const BEHIND_MAX: usize = 1_024;
@@ -33,6 +36,8 @@ pub(super) struct FilteredSocket {
     state: udp::UdpSocketState,
     filter: Arc<Filter>,
     refused: Arc<Notify>,
+    /// Datagrams for which one receive must have room.
+    receive_segments: usize,
     /// What comes and goes by a front, at a server that has one.
     behind: Option<Behind>,
 }
@@ -66,7 +71,7 @@ impl FilteredSocket {
     ) -> io::Result<(Arc<Self>, Option<Inlet>)> {
         let (behind, inlet) = detours.map(Behind::new).unzip();
         let socket = crate::udp::socket(listen)?;
-        Ok((Self::open(socket, filter, behind)?, inlet))
+        Ok((Arc::new(Self::open(socket, filter, behind)?), inlet))
     }
 
     /// A client's socket, and what tells that nobody listens at its server.
@@ -81,24 +86,36 @@ impl FilteredSocket {
         };
         let socket = crate::udp::socket(any)?;
         socket.connect(&server.into())?;
-        let socket = Self::open(socket, filter, None)?;
+        let mut socket = Self::open(socket, filter, None)?;
+        // One server's few messages come one by one: QUIC would set three megabytes aside for bursts.
+        if sieve::take_apart(&socket.io).is_ok() {
+            socket.receive_segments = 1;
+        }
         let refused = Arc::clone(&socket.refused);
-        Ok((socket, refused))
+        Ok((Arc::new(socket), refused))
+    }
+
+    /// How many datagrams the kernel dropped, by their shape or for want of room.
+    pub(super) fn dropped(&self) -> u64 {
+        sieve::dropped(&self.io).map_or(0, u64::from)
     }
 
     fn open(
         socket: socket2::Socket,
         filter: &Arc<Filter>,
         behind: Option<Behind>,
-    ) -> io::Result<Arc<Self>> {
+    ) -> io::Result<Self> {
+        sieve::attach(&socket, &shapes());
         let io = UdpSocket::from_std(socket.into())?;
-        Ok(Arc::new(Self {
-            state: udp::UdpSocketState::new((&io).into())?,
+        let state = udp::UdpSocketState::new((&io).into())?;
+        Ok(Self {
+            receive_segments: state.gro_segments(),
+            state,
             io,
             filter: Arc::clone(filter),
             refused: Arc::default(),
             behind,
-        }))
+        })
     }
 
     /// What the kernel has, filtered.
@@ -147,11 +164,8 @@ impl Behind {
     }
 
     fn send(&self, transmit: &udp::Transmit<'_>) {
-        let size = transmit.segment_size.unwrap_or(transmit.contents.len());
-        for datagram in transmit.contents.chunks(size.max(1)) {
-            self.detours
-                .send(transmit.destination, Aim::Controller, datagram);
-        }
+        self.detours
+            .send(transmit.destination, Aim::Controller, transmit.contents);
     }
 
     /// Fills buffers with what has come, filtered like what the kernel has; half of them, so that
@@ -238,12 +252,14 @@ impl AsyncUdpSocket for FilteredSocket {
         self.io.local_addr()
     }
 
+    /// One at a time: QUIC keeps room for as many in each of its connections for good, and messages
+    /// are short.
     fn max_transmit_segments(&self) -> usize {
-        self.state.max_gso_segments()
+        1
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.state.gro_segments()
+        self.receive_segments
     }
 
     fn may_fragment(&self) -> bool {

@@ -260,12 +260,9 @@ impl AsyncUdpSocket for Ways {
         let Some(outgoing) = &detour.outgoing else {
             return Ok(());
         };
-        let size = transmit.segment_size.unwrap_or(transmit.contents.len());
-        for datagram in transmit.contents.chunks(size.max(1)) {
-            let frame = Frame::new(Aim::Controller, datagram);
-            if outgoing.try_send(frame).is_err() {
-                tracing::trace!("a detour lost a datagram");
-            }
+        let frame = Frame::new(Aim::Controller, transmit.contents);
+        if outgoing.try_send(frame).is_err() {
+            tracing::trace!("a detour lost a datagram");
         }
         Ok(())
     }
@@ -293,8 +290,7 @@ impl AsyncUdpSocket for Ways {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        let udp = self.udp.as_ref();
-        udp.map_or(1, |udp| udp.max_transmit_segments())
+        1
     }
 
     fn max_receive_segments(&self) -> usize {

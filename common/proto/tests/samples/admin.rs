@@ -7,7 +7,8 @@ use cardea_proto::{
         SignedChange, SiteRow, StatusView, TunnelRow, UserRow, WhoRow,
     },
     app::{Carrier, Principal, Transport},
-    codec::Bytes,
+    codec::{Bytes, Secret32},
+    enroll::Pass,
     identity::Role,
     ledger::{Admits, Revision},
     policy::{PolicyEffect, PolicyProblem, PolicyTestResult},
@@ -99,6 +100,17 @@ pub(super) fn hello() -> AdminHello {
         root: Bytes([16; 32]),
         addresses: vec!["ztna.corp.example:7443".to_owned()],
         nonce: Bytes([9; 16]),
+        pass: None,
+    }
+}
+
+pub(super) fn hello_with_pass() -> AdminHello {
+    AdminHello {
+        pass: Some(Pass {
+            number: Bytes([7; 8]),
+            seed: Secret32([8; 32]),
+        }),
+        ..hello()
     }
 }
 

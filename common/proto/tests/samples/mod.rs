@@ -95,6 +95,7 @@ pub(crate) fn all() -> Vec<Sample> {
             &parts::decision_of_a_failed_appraisal(),
         ),
         one::<AdminHello>("admin_hello", &admin::hello()),
+        one::<AdminHello>("admin_hello_with_pass", &admin::hello_with_pass()),
         variants::<AdminRequest>("admin_request", &admin::requests()),
         one::<ChangeOrder>("change_order", &admin::order()),
         variants::<AdminQuery>("admin_query", &admin::queries()),

@@ -31,9 +31,11 @@ pub(crate) struct Recovery {
     acknowledged: Option<u32>,
     /// The end of what we have of the peer.
     received: u32,
-    /// The peer's window as it stands in its headers, and as smoltcp last saw it.
+    /// The peer's window as it stands in its headers.
     window: u16,
-    window_seen: u16,
+    /// The one in the last plea. smoltcp may have seen no other since: it passes over the header of a
+    /// segment that it has already.
+    window_pleaded: u16,
     duplicates: u8,
     /// While holes before this are to be filled.
     until: Option<u32>,
@@ -132,7 +134,6 @@ impl Recovery {
         }
         let is_update = segment.window != self.window;
         self.window = segment.window;
-        self.window_seen = segment.window;
         match self.acknowledged {
             Some(before) if is_after(acknowledgment, before) => self.progress(now, acknowledgment),
             Some(before) if acknowledgment == before && segment.len == 0 && !is_update => {
@@ -210,15 +211,14 @@ impl Recovery {
     /// makes it repeat its oldest segment.
     pub(crate) fn plea(&mut self, own: (IpAddr, u16), peer: (IpAddr, u16)) -> Vec<u8> {
         // The first of them must differ from what the socket saw last, so that it counts from zero.
-        self.window_seen = if self.window_seen == self.window {
-            self.window.saturating_sub(1)
-        } else {
-            self.window
+        self.window_pleaded = match self.window.saturating_sub(1) {
+            less if less == self.window_pleaded => self.window.saturating_sub(2).max(1),
+            less => less,
         };
         let ([s0, s1], [d0, d1]) = (peer.1.to_be_bytes(), own.1.to_be_bytes());
         let [q0, q1, q2, q3] = self.received.to_be_bytes();
         let [a0, a1, a2, a3] = self.acknowledged.unwrap_or_default().to_be_bytes();
-        let [w0, w1] = self.window_seen.to_be_bytes();
+        let [w0, w1] = self.window_pleaded.to_be_bytes();
         let tcp = [
             s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, 0x50, FLAG_ACK, w0, w1, 0, 0, 0, 0,
         ];
@@ -408,6 +408,27 @@ mod tests {
         assert_eq!(recovery.deadline(), Some(now + TIMEOUT_FIRST));
         assert!(recovery.repeat_due(now + TIMEOUT_FIRST));
         assert_eq!(recovery.deadline(), Some(now + TIMEOUT_FIRST * 3));
+    }
+
+    #[test]
+    fn each_plea_differs_from_whatever_the_socket_saw_last() {
+        let now = cardea_proto::time::testing::start().instant;
+        let mut recovery = Recovery::default();
+        let end = (IpAddr::from([192, 0, 2, 1]), 80);
+        let window_of_plea =
+            |recovery: &mut Recovery| parse(&recovery.plea(end, end)).unwrap().window;
+        recovery.came(now, &segment(0, 100, FLAG_ACK, 0));
+        let mut before = parse(&segment(0, 100, FLAG_ACK, 0)).unwrap().window;
+        let came = before;
+        for is_heard_between in [false, true, false, false, true] {
+            if is_heard_between {
+                // A segment once more, of which the socket may or may not read the window.
+                recovery.came(now, &segment(0, 100, FLAG_ACK, 10));
+            }
+            let window = window_of_plea(&mut recovery);
+            assert!(window != before && window != came);
+            before = window;
+        }
     }
 
     fn segment(sequence: u32, acknowledgment: u32, flags: u8, len: usize) -> Vec<u8> {

@@ -70,6 +70,8 @@ pub struct Pair {
     /// Whether nothing passes through the relay.
     pub is_cut: bool,
     pub carried: u64,
+    /// Tickets that were shown to relays.
+    pub binds: u64,
     /// The way that leads past the relay, when the ends have sockets for it.
     pub beside: Option<Beside>,
     /// Whether a damaged copy, and the same again, follow each datagram.
@@ -144,6 +146,7 @@ impl Pair {
             mtu: 1_472,
             is_cut: false,
             carried: 0,
+            binds: 0,
             beside: None,
             damage: false,
             unreached: BTreeSet::new(),
@@ -292,7 +295,7 @@ impl Pair {
     }
 
     /// Goes to the next thing that happens, unless it is after `limit`.
-    fn step_until(&mut self, limit: Instant) -> bool {
+    pub fn step_until(&mut self, limit: Instant) -> bool {
         let awake = [End::Agent, End::Connector].map(|end| Some(end) != self.asleep);
         let deadlines = [
             self.agent.tunnels.deadline().filter(|_| awake[0]),
@@ -413,6 +416,7 @@ impl Pair {
         }
         match datagram.first().copied().and_then(FrameKind::of) {
             Some(FrameKind::Bind) => {
+                self.binds += 1;
                 let ticket = ticket_of(&datagram[1..]);
                 let answer = if self.bound.get(&ticket.handle) == Some(&at) {
                     ticket.handle.bound().to_vec()

@@ -45,6 +45,7 @@ fn create(admits: Admits, life: Duration, session: &mut Session<'_>) -> Result<(
         role: admits.role(),
         secret: Secret32(entropy::seed()),
         root: hello.root,
+        pass: hello.pass.clone(),
         addresses: hello
             .addresses
             .iter()

@@ -2,18 +2,26 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use cardea_credential::knock::{FrontKey, Knock, KnockKeys, PassDoor};
+use cardea_credential::knock::{Answer, FrontKey, Knock, KnockKeys, PassDoor};
 use cardea_host::{channel::Gate, clock::Clock};
+use cardea_proto::admin::Knocks;
 
 /// Knows whom the controller's door knows, where that is in this process, and whoever has a pass.
 #[derive(Clone)]
 pub struct Keeper {
     gate: Option<Gate>,
-    passes: Arc<Mutex<PassDoor>>,
+    passes: Arc<Mutex<Passes>>,
     clock: Clock,
+}
+
+/// The door of passes, and what was told of it and when.
+struct Passes {
+    door: PassDoor,
+    told: (Knocks, Option<Instant>),
 }
 
 impl Keeper {
@@ -23,9 +31,25 @@ impl Keeper {
         let clock = Clock::system();
         Self {
             gate,
-            passes: Arc::new(Mutex::new(PassDoor::new(key, clock.now()))),
+            passes: Arc::new(Mutex::new(Passes {
+                door: PassDoor::new(key, clock.now()),
+                told: (Knocks::default(), None),
+            })),
             clock,
         }
+    }
+
+    /// What was knocked so far: all that the controller's status counts, or what came here alone.
+    #[must_use]
+    pub fn knocks(&self) -> Knocks {
+        match &self.gate {
+            Some(gate) => gate.knocks(),
+            None => self.passes().door.knocks(),
+        }
+    }
+
+    fn passes(&self) -> MutexGuard<'_, Passes> {
+        self.passes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The keys of whoever made a label that opens, which it does once.
@@ -33,13 +57,43 @@ impl Keeper {
         if let Some(knock) = Knock::from_label(label) {
             return self.gate.as_ref()?.opens_once(&knock);
         }
-        let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = passes.knock_once(label, self.clock.now());
+        let now = self.clock.now();
+        let mut passes = self.passes();
+        let answer = passes.door.knock_once(label, now);
+        match &self.gate {
+            Some(gate) => gate.count(answer.as_ref().err().copied().unwrap_or(Answer::Open)),
+            None => passes.tell(now.instant),
+        }
         answer
             .inspect_err(|answer| tracing::trace!(?answer, "a pass did not open"))
             .ok()
     }
 }
+
+impl Passes {
+    /// Tells how often each answer was given, where no controller's status does.
+    fn tell(&mut self, now: Instant) {
+        let (told, at) = self.told;
+        let knocks = self.door.knocks();
+        if knocks == told || at.is_some_and(|at| now < at + TOLD_EVERY) {
+            return;
+        }
+        self.told = (knocks, Some(now));
+        tracing::debug!(
+            knock.opened = knocks.opened,
+            knock.unknown = knocks.unknown,
+            knock.forged = knocks.forged,
+            knock.early = knocks.early,
+            knock.late = knocks.late,
+            knock.replayed = knocks.replayed,
+            knock.too_many = knocks.too_many,
+            "knocks"
+        );
+    }
+}
+
+/// How often that is, at most: strangers must not fill a log.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 impl fmt::Debug for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

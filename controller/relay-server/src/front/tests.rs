@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use cardea_credential::{
-    knock::{DoorChange, FrontKey, KnockKeys, Knocker, Stay},
+    knock::{DoorChange, FrontKey, KnockKeys, Knocker, Stay, pass_keys, pass_label},
     ticket::TicketKey,
 };
 use cardea_host::{
@@ -104,6 +104,29 @@ async fn a_first_flight_that_is_sent_again_is_not_answered_and_the_first_is() {
 }
 
 #[tokio::test]
+async fn a_pass_that_is_sent_again_is_not_answered_and_counted_where_all_knocks_are() {
+    let node = NodeId::Device(DeviceId::from_bytes([1; 10]));
+    for is_beside in [true, false] {
+        let stage = match is_beside {
+            true => Stage::new(None),
+            false => Stage::elsewhere(),
+        };
+        let pass = front_key().pass(node, stage.now());
+        let knock = pass_keys(&pass).knock(stage.now(), entropy::bytes());
+        let first = hello(&format!("{}.corp.example", pass_label(&pass, &knock)));
+        let mut one = stage.connect().await;
+        one.write_all(&first).await.unwrap();
+        assert_eq!(one.read_u8().await.unwrap(), 0x16, "a handshake goes on");
+        for _ in 0..2 {
+            assert_eq!(stage.says_and_ends(&first).await, []);
+        }
+        let knocks = stage.keeper.knocks();
+        assert_eq!((knocks.opened, knocks.replayed), (1, 2), "{is_beside}");
+        assert_eq!(stage.gate.knocks().replayed, if is_beside { 2 } else { 0 });
+    }
+}
+
+#[tokio::test]
 async fn half_a_hello_and_a_slow_one_hear_nothing_and_end_in_time() {
     let stage = Stage::new(None);
     let whole = hello(&format!("{}.corp.example", stage.label()));
@@ -118,7 +141,8 @@ async fn half_a_hello_and_a_slow_one_hear_nothing_and_end_in_time() {
         for byte in &whole {
             drops.tick().await;
             if writing.write_all(&[*byte]).await.is_err() {
-                return;
+                // It is over; who reads says what came of it.
+                std::future::pending::<()>().await;
             }
         }
     };
@@ -272,6 +296,7 @@ async fn a_decoy_shows_strangers_its_page_and_friends_the_way() {
 struct Stage {
     front: SocketAddr,
     gate: Gate,
+    keeper: Keeper,
     detours: Detours,
     tickets: TicketKey,
     _front: RunningFront,
@@ -285,6 +310,15 @@ impl Stage {
 
     /// A front that leads to a controller elsewhere.
     fn before(controller: Option<String>, decoy: Option<Decoy>) -> Self {
+        Self::kept(true, controller, decoy)
+    }
+
+    /// A front with no controller's door beside it.
+    fn elsewhere() -> Self {
+        Self::kept(false, None, None)
+    }
+
+    fn kept(has_gate: bool, controller: Option<String>, decoy: Option<Decoy>) -> Self {
         let tickets = TicketKey::from_seed(&[7; 32]).unwrap();
         let local = (Ipv4Addr::LOCALHOST, 0).into();
         let mut relay = Server::bind(local, tickets.public(), Settings::default()).unwrap();
@@ -295,11 +329,12 @@ impl Stage {
         };
         let gate = Gate::new(ROOT);
         gate.change([admit(SEED)]);
-        let keeper = Keeper::new(front_key(), Some(gate.clone()));
-        let front = Front::bind(local, keeper, decoy, (detours.clone(), targets)).unwrap();
+        let keeper = Keeper::new(front_key(), has_gate.then(|| gate.clone()));
+        let front = Front::bind(local, keeper.clone(), decoy, (detours.clone(), targets)).unwrap();
         Self {
             front: front.local_address(),
             gate,
+            keeper,
             detours,
             tickets,
             _front: front.spawn(()).unwrap(),

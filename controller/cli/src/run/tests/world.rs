@@ -104,6 +104,7 @@ pub(super) fn serve(
             root: Bytes([2; 32]),
             addresses: vec!["ztna.corp.example:7443".to_owned()],
             nonce: NONCE,
+            pass: None,
         };
         frame::write_sync(&mut stream, &hello).unwrap();
         let mut sequence = 0;
