@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cardea_host::{channel::Caller, clock::Clock, detour::Proxy, files::StateDir};
+use cardea_host::{
+    channel::Caller, clock::Clock, detour::Proxy, files::StateDir, supervisor::Supervisor,
+};
 use cardea_node::NodeOutbox;
 use cardea_proto::{
     local::{ControllerState, ControllerView, LocalAnswer},
@@ -76,6 +78,7 @@ struct Common {
     /// One look at the network at a time: each takes of what this node may knock.
     looks: Arc<Semaphore>,
     shown: Option<ControllerState>,
+    supervisor: Supervisor,
 }
 
 impl Common {
@@ -95,6 +98,7 @@ impl Common {
             offset: ClockOffset::default(),
             looks: Arc::new(Semaphore::new(1)),
             shown: None,
+            supervisor: Supervisor::of_environment(),
         }
     }
 
@@ -137,6 +141,19 @@ impl Common {
             })));
             self.line.connect(connect);
         }
+    }
+
+    /// Has the data half show that it works, when whoever watches this program is to be told that it does.
+    fn show_life(&mut self) {
+        if self.supervisor.is_due(self.clock.now().instant) {
+            self.data.send(ToData::Pulse);
+        }
+    }
+
+    /// The first of a deadline and the moment when [`Common::show_life`] is due.
+    fn next(&self, deadline: Option<Instant>) -> Option<Instant> {
+        let deadlines = [deadline, self.supervisor.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Looks at the network, beside everything else.

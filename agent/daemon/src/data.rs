@@ -105,8 +105,9 @@ pub enum ToData {
     Unlisten(ListenerId),
     /// The apps that this device may know of, for SOCKS.
     Apps(Vec<AppView>),
-    /// The addresses of apps at the network interface, all of them.
-    Addresses(BTreeMap<Name, Both>),
+    /// The addresses of apps and hosts at the network interface, all of them; then
+    /// [`FromData::Addressed`] with this number.
+    Addresses(BTreeMap<Name, Both>, u64),
     /// An app is open: whoever waits for it goes ahead.
     Opened {
         /// The app.
@@ -124,6 +125,8 @@ pub enum ToData {
     /// Finds out which tunnels carry anything, tells the figures of all, then
     /// [`FromData::Figures`] with this number.
     Figures(u64),
+    /// [`FromData::Pulse`], to show that it works.
+    Pulse,
     /// The program ends.
     Stop,
 }
@@ -139,6 +142,10 @@ pub enum FromData {
     Moved,
     /// Somebody connected to a listener, and the app has no tunnel.
     Wanted(Name),
+    /// The data half works.
+    Pulse,
+    /// Packets to the addresses of this number go to their apps.
+    Addressed(u64),
     /// The figures that were asked for with this number have all been told.
     Figures(u64),
     /// Somebody connected to a listener, and nothing came of it.

@@ -14,6 +14,7 @@ pub mod talk;
 pub mod virtual_addresses;
 
 mod control;
+mod hosts;
 mod line;
 mod local;
 mod names;

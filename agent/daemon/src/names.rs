@@ -39,6 +39,7 @@ pub(crate) use self::{
 };
 use self::{stub::Stub, system::System};
 use crate::{
+    hosts::Hosts,
     state,
     virtual_addresses::{Both, VirtualAddresses},
 };
@@ -83,6 +84,18 @@ pub(crate) struct Resolver {
     task: JoinHandle<()>,
 }
 
+/// Somebody asked for a host of an app, and waits until it has addresses, or gets none.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// The host.
+    pub(crate) host: Name,
+    /// Is dropped when it has, and can have, no addresses.
+    pub(crate) given: oneshot::Sender<()>,
+}
+
+/// Hosts that are asked for at a time; more are told that it failed.
+const ASKED_MAX: usize = 256;
+
 /// Where it stands.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
@@ -100,7 +113,11 @@ pub(crate) struct Place<'a> {
 
 impl Resolver {
     /// Starts to answer and tells the system so. Must be called within a tokio runtime.
-    pub(crate) fn start(settings: Settings, place: &Place<'_>, clock: Clock) -> Self {
+    pub(crate) fn start(
+        settings: Settings,
+        place: &Place<'_>,
+        clock: Clock,
+    ) -> (Self, mpsc::Receiver<Asked>) {
         let own = place.addresses.own();
         let has_v6 = addresses::own().contains(&own.of(true));
         let names = first_names(&settings, place);
@@ -110,39 +127,50 @@ impl Resolver {
         });
         let (tell, told) = watch::channel(Told::default());
         let (orders, waiting) = mpsc::channel(1);
+        let (ask, asked) = mpsc::channel(ASKED_MAX);
         let dir = Dir::open(place.dir.path());
         let system = System::new(settings.mode, place.interface.0, stubs(own, has_v6), dir);
         let keeper = Keeper {
             known: known.clone(),
             watched,
             tell,
+            ask,
             system,
             stub: None,
             at: stubs(own, has_v6),
             interface: place.interface.1.to_owned(),
             clock,
         };
-        Self {
+        let resolver = Self {
             domain: place.domain.clone(),
             has_v6,
             known,
             told,
             orders,
             task: tokio::spawn(keeper.run(waiting)),
-        }
+        };
+        (resolver, asked)
     }
 
-    /// Takes the apps that there are; says which names are apps' then.
-    pub(crate) fn set_apps(&self, apps: &[AppView], addresses: &VirtualAddresses) -> Vec<String> {
+    /// Takes the apps that there are, and the hosts that were asked for; says which names are apps' then.
+    pub(crate) fn set_apps(
+        &self,
+        apps: &[AppView],
+        hosts: &Hosts,
+        addresses: &VirtualAddresses,
+    ) -> Vec<String> {
+        let as_told = |both: Both| AppAddresses {
+            v4: both.v4,
+            v6: self.has_v6.then_some(both.v6),
+        };
         let found = apps.iter().filter_map(|view| {
             let both = addresses.of(&view.name)?;
-            let addresses = AppAddresses {
-                v4: both.v4,
-                v6: self.has_v6.then_some(both.v6),
-            };
-            Some((&view.name, &view.names[..], addresses))
+            Some((&view.name, &view.names[..], as_told(both)))
         });
-        self.known.send_modify(|known| known.names.set_apps(found));
+        let hosts = hosts.all(addresses);
+        let hosts = hosts.map(|(host, both)| (host, as_told(both)));
+        self.known
+            .send_modify(|known| known.names.set_apps(found, hosts));
         self.known.borrow().names.apps().collect()
     }
 
@@ -186,6 +214,7 @@ struct Keeper {
     known: watch::Sender<Known>,
     watched: watch::Receiver<Known>,
     tell: watch::Sender<Told>,
+    ask: mpsc::Sender<Asked>,
     system: System,
     stub: Option<Stub>,
     at: Vec<IpAddr>,
@@ -259,7 +288,7 @@ impl Keeper {
         let stub = Stub::start(
             (&self.at, &self.interface),
             self.system.takes_any_port(),
-            &self.watched,
+            (&self.watched, &self.ask),
         );
         self.stub = Some(stub.map_err(|error| cannot_listen(&self.at, &error))?);
         Ok(())

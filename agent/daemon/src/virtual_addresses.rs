@@ -67,6 +67,23 @@ impl Ranges {
         }
     }
 
+    /// The same on another seat of the machine: what is as usual is what no other seat has.
+    #[must_use]
+    pub fn on_seat(self, domain: &Name, number: usize) -> Self {
+        let usual = Self::usual(domain);
+        let mut ranges = self;
+        if number > 0 && ranges.v4 == usual.v4 {
+            ranges.v4 = SEATS_V4.get(number).copied().unwrap_or(usual.v4);
+        }
+        if number > 0 && ranges.v6 == usual.v6 {
+            let text = format!("virtual {domain} {number}");
+            let [a, b, c, d, e, ..] = key::digest(text.as_bytes()).0;
+            let v6 = [0xfd, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            ranges.v6 = (Ipv6Addr::from(v6), 48);
+        }
+        ranges
+    }
+
     /// Those of a connector, which lends them to devices on this host alone: what is set aside for
     /// benchmarks (RFC 2544), and another ULA.
     #[must_use]
@@ -142,6 +159,8 @@ pub struct VirtualAddresses {
     networks: Vec<Prefix>,
     own: u32,
     numbers: BTreeMap<Name, u32>,
+    /// Of hosts, which have one as long as they are used.
+    hosts: BTreeMap<Name, u32>,
     /// Where the search for an address to lend begins.
     next: u32,
 }
@@ -184,6 +203,7 @@ impl VirtualAddresses {
             own: 0,
             next: 1,
             numbers: BTreeMap::new(),
+            hosts: BTreeMap::new(),
         };
         addresses.own = addresses.free_from(1, &BTreeSet::new()).unwrap_or(1);
         let mut taken = BTreeSet::from([addresses.own]);
@@ -210,17 +230,13 @@ impl VirtualAddresses {
 
     /// Gives every app a number that has none; says whether there was one.
     pub fn assign<'a>(&mut self, apps: impl IntoIterator<Item = &'a Name>) -> bool {
-        let mut taken: BTreeSet<u32> = self.numbers.values().copied().collect();
-        taken.insert(self.own);
+        let mut taken = self.taken();
         let mut is_changed = false;
         for app in apps {
             if self.numbers.contains_key(app) {
                 continue;
             }
-            let [a, b, c, d, ..] = key::digest(app.as_str().as_bytes()).0;
-            let hash = u32::from_be_bytes([a, b, c, d]);
-            let start = hash.checked_rem(self.ranges.numbers()).unwrap_or(1).max(1);
-            if let Some(number) = self.free_from(start, &taken) {
+            if let Some(number) = self.number_for(app, &taken) {
                 taken.insert(number);
                 self.numbers.insert(app.clone(), number);
                 is_changed = true;
@@ -229,10 +245,45 @@ impl VirtualAddresses {
         is_changed
     }
 
-    /// The addresses of an app.
+    /// Gives a host of an app addresses of its own, which nobody else has until they are taken back.
+    pub fn give(&mut self, host: &Name) -> Option<Both> {
+        if !self.hosts.contains_key(host) {
+            let number = self.number_for(host, &self.taken())?;
+            self.hosts.insert(host.clone(), number);
+        }
+        self.of(host)
+    }
+
+    /// The addresses of a host are free again.
+    pub fn take_back(&mut self, host: &Name) {
+        self.hosts.remove(host);
+    }
+
+    /// Every number that somebody has.
+    fn taken(&self) -> BTreeSet<u32> {
+        let all = self.numbers.values().chain(self.hosts.values()).copied();
+        all.chain([self.own]).collect()
+    }
+
+    /// A free number that follows from a name as far as it can, so that it is mostly the same again.
+    fn number_for(&self, name: &Name, taken: &BTreeSet<u32>) -> Option<u32> {
+        let [a, b, c, d, ..] = key::digest(name.as_str().as_bytes()).0;
+        let hash = u32::from_be_bytes([a, b, c, d]);
+        let start = hash.checked_rem(self.ranges.numbers()).unwrap_or(1).max(1);
+        self.free_from(start, taken)
+    }
+
+    /// The addresses of an app, or of a host.
     #[must_use]
-    pub fn of(&self, app: &Name) -> Option<Both> {
-        self.numbers.get(app).map(|number| self.ranges.at(*number))
+    pub fn of(&self, name: &Name) -> Option<Both> {
+        let number = self.numbers.get(name).or_else(|| self.hosts.get(name))?;
+        Some(self.ranges.at(*number))
+    }
+
+    /// Everybody's addresses.
+    pub fn all(&self) -> impl Iterator<Item = (&Name, Both)> {
+        let all = self.numbers.iter().chain(&self.hosts);
+        all.map(|(name, number)| (name, self.ranges.at(*number)))
     }
 
     /// Addresses that nobody has for whom `is_taken` holds; others than the last ones as long as possible.
@@ -284,6 +335,16 @@ fn mask_v6(bits: u8) -> Ipv6Addr {
 
 /// Shared address space that no site uses itself. Source: RFC 6598 §7.
 const USUAL_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
+
+/// Agents of one machine that have interfaces.
+pub(crate) const SEATS_MAX: usize = 3;
+
+/// What each seat has, from the least used first; none may meet another's.
+const SEATS_V4: [(Ipv4Addr, u8); SEATS_MAX] = [
+    (USUAL_V4, 10),
+    (Ipv4Addr::new(10, 203, 0, 0), 16),
+    (Ipv4Addr::new(172, 29, 0, 0), 16),
+];
 
 /// For a machine that is in such a network: what is set aside for benchmarks (RFC 2544), then corners of
 /// private space that few use.
@@ -381,6 +442,21 @@ mod tests {
         all.sort_by_key(|both| both.v4);
         all.dedup();
         assert_eq!(all.len(), 4);
+    }
+
+    #[test]
+    fn no_two_seats_have_an_address_in_common_even_of_one_organisation() {
+        let domain = name("corp.example");
+        let seats: Vec<[Prefix; 2]> = (0..SEATS_MAX)
+            .map(|number| usual().on_seat(&domain, number).prefixes())
+            .collect();
+        for (place, one) in seats.iter().enumerate() {
+            for other in &seats[..place] {
+                assert!(!one[0].meets(&other[0]) && !one[1].meets(&other[1]));
+            }
+        }
+        let meant = usual().with("10.7.0.0/16").unwrap();
+        assert_eq!(meant.on_seat(&domain, 1).v4, meant.v4);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use cardea_proto::{
     local::LocalAnswer,
     message::{AppView, FromNode, ToNode, Welcome},
     name::Name,
+    pattern::{self, Meant},
     posture::PostureVerdict,
     refusal::{Refusal, RefusalCode},
     time::Now,
@@ -156,18 +157,16 @@ impl Agent {
         self.apps.views()
     }
 
-    /// The app of this name or DNS name.
+    /// The app of this name or DNS name, and which of its hosts is meant.
     #[must_use]
-    pub fn find_app(&self, name: &str) -> Option<&AppView> {
-        let views = self.apps.views();
-        let by_name = views.iter().find(|view| view.name.as_str() == name);
-        by_name.or_else(|| {
-            views.iter().find(|view| {
-                view.names
-                    .iter()
-                    .any(|dns| dns.as_str().eq_ignore_ascii_case(name))
-            })
-        })
+    pub fn find_app(&self, name: &str) -> Option<Meant<'_>> {
+        pattern::meant(self.apps.views(), name)
+    }
+
+    /// Whether a tunnel to this app or host is there or on its way.
+    #[must_use]
+    pub fn is_live(&self, name: &Name) -> bool {
+        self.apps.entry(name).is_some_and(Entry::is_live)
     }
 
     /// The device.
@@ -190,7 +189,8 @@ impl Agent {
             _ if self.channel.is_renewing() => debug!("a message beside the renewal is ignored"),
             ToNode::Checkpoint(shown) => self.channel.checkpoint(now, &shown, &mut out.node),
             ToNode::Apps(views) => {
-                for app in self.apps.replace_views(views) {
+                self.apps.replace_views(views);
+                for app in self.apps.allowed() {
                     self.step(now, &app, Step::Cleared, None, out);
                 }
             }
@@ -253,14 +253,16 @@ impl Agent {
     }
 
     fn granted(&mut self, now: Now, granted: &Granted, out: &mut AgentOutbox) {
-        let Some(offer) = self.apps.take_offer(&granted.app, granted.request) else {
+        let asked = self.apps.asked(granted.request);
+        let taken = asked.and_then(|app| Some((self.apps.take_offer(&app, granted)?, app)));
+        let Some((offer, app)) = taken else {
             let grant = granted.grant;
             if self.apps.holder(grant).is_none() {
                 out.node.messages.push_back(FromNode::Closed { grant });
             }
             return;
         };
-        match offer.accept(now, granted, &self.addresses, &self.channel) {
+        match offer.accept(now, (granted, &app), &self.addresses, &self.channel) {
             Ok(install) => {
                 let held = Held {
                     grant: granted.grant,
@@ -269,14 +271,14 @@ impl Agent {
                     until: now.instant + install.ttl,
                 };
                 let install = Command::Install(Box::new(install));
-                self.step(now, &granted.app, Step::Granted(held), Some(install), out);
+                self.step(now, &app, Step::Granted(held), Some(install), out);
             }
             Err(error) => {
                 warn!(grant.id = %granted.grant, connector.id = %granted.connector, reason = %error, "answer refused");
                 let grant = granted.grant;
                 out.node.messages.push_back(FromNode::Closed { grant });
-                let refusal = self.answer_refusal(&granted.app, &error);
-                self.step(now, &granted.app, Step::Denied(refusal), None, out);
+                let refusal = self.answer_refusal(&app, &error);
+                self.step(now, &app, Step::Denied(refusal), None, out);
             }
         }
     }
@@ -543,9 +545,13 @@ impl Agent {
 
     fn ask(&mut self, now: Now, app: &Name, request: u64, out: &mut AgentOutbox) {
         self.requests = request;
+        let meant = self.find_app(app.as_str());
+        let host = meant.as_ref().and_then(|meant| meant.host.clone());
+        let of_host = host.as_ref().and(meant.as_ref());
         let what = offer::Wish {
             device: self.device,
-            app,
+            app: &of_host.map_or_else(|| app.clone(), |meant| meant.view.name.clone()),
+            host: host.as_ref(),
             candidates: &self.addresses,
             packets: self.packets,
         };

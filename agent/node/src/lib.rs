@@ -28,4 +28,5 @@ pub use self::{
     connector::{Connector, ConnectorInput, ConnectorOutbox, ConnectorSettings, GRANTS_MAX},
     limits::TTL_MAX,
     outbox::{Connect, NodeOutbox},
+    reasons::is_no_way,
 };

@@ -3,6 +3,7 @@
 //! ```text
 //! a controller's own name                  passed on: the agent itself must find it
 //! a name of an app                         A, AAAA; no data for every other type
+//! covered by a wildcard name of an app     the same, once the name has been given addresses
 //! below a name of an app                   no such name
 //! outside, as this device was told         passed on
 //! below the trust domain                   no such name
@@ -19,7 +20,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use cardea_proto::name::Name;
+use cardea_proto::{name::Name, pattern::Pattern};
 use domain::base::{Name as DnsName, ToName, name::ToLabelIter};
 
 pub use self::answer::{Verdict, found, id, is_answer, is_failure, query, with_id};
@@ -43,6 +44,10 @@ pub struct Names {
     domain: Option<Dns>,
     /// `None` for a name that was an app's when this device last heard of its apps.
     apps: BTreeMap<Dns, Option<AppAddresses>>,
+    /// Below which each label is a host of an app's; whether it is known that it still is.
+    wildcards: BTreeMap<Dns, bool>,
+    /// Those hosts that were asked for.
+    hosts: BTreeMap<Dns, AppAddresses>,
     reverse: BTreeMap<IpAddr, Dns>,
     ranges: Vec<(IpAddr, u8)>,
     controllers: Vec<Dns>,
@@ -52,10 +57,12 @@ pub struct Names {
 }
 
 /// Whose a name is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Owner<'a> {
     /// An app's.
     App(AppAddresses),
+    /// A host's of an app, which has no addresses yet.
+    Host(Name),
     /// The address of an app.
     Address(&'a Dns),
     /// Ours, and there are names below it alone.
@@ -77,6 +84,8 @@ impl Names {
         Self {
             domain: parse(domain.as_str()),
             apps: BTreeMap::new(),
+            wildcards: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             reverse: BTreeMap::new(),
             ranges: ranges.into_iter().collect(),
             controllers: Vec::new(),
@@ -105,25 +114,48 @@ impl Names {
     /// Names that were apps' before this process began: they are kept from others until the apps are
     /// known.
     pub fn expect<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
-        let names = names.into_iter().filter_map(parse);
-        self.apps.extend(names.map(|name| (name, None)));
+        for name in names {
+            match name.strip_prefix(WILDCARD) {
+                Some(parent) => self
+                    .wildcards
+                    .extend(parse(parent).map(|parent| (parent, false))),
+                None => self.apps.extend(parse(name).map(|name| (name, None))),
+            }
+        }
     }
 
     /// Takes the apps that there are, each with its name, its DNS names and its addresses.
     ///
     /// An app has the name `APP.DOMAIN` beside its own DNS names. Of two apps that claim one name the
-    /// one that lists it has it, then the first; names that DNS cannot have are left out.
+    /// one that lists it has it, then the first; names that DNS cannot have are left out. Hosts below
+    /// wildcard names have the addresses that they were given, if any.
     pub fn set_apps<'a>(
         &mut self,
-        apps: impl IntoIterator<Item = (&'a Name, &'a [Name], AppAddresses)>,
+        apps: impl IntoIterator<Item = (&'a Name, &'a [Pattern], AppAddresses)>,
+        hosts: impl IntoIterator<Item = (&'a Name, AppAddresses)>,
     ) {
         let apps: Vec<_> = apps.into_iter().collect();
         self.is_known = true;
         self.apps.clear();
+        self.wildcards.clear();
+        self.hosts.clear();
         self.reverse.clear();
         for (_, names, addresses) in &apps {
-            for name in names.iter().filter_map(|name| parse(name.as_str())) {
-                self.claim(name, *addresses);
+            for name in names.iter() {
+                match name.parent() {
+                    Some(parent) => self
+                        .wildcards
+                        .extend(parse(parent).map(|parent| (parent, true))),
+                    None => parse(name.as_str())
+                        .into_iter()
+                        .for_each(|name| self.claim(name, *addresses)),
+                }
+            }
+        }
+        for (host, addresses) in hosts {
+            if let Some(host) = parse(host.as_str()) {
+                self.note_reverse(&host, addresses);
+                self.hosts.insert(host, addresses);
             }
         }
         for (app, _, addresses) in &apps {
@@ -140,22 +172,29 @@ impl Names {
     fn claim(&mut self, name: Dns, addresses: AppAddresses) {
         let held = self.apps.entry(name.clone()).or_insert(Some(addresses));
         if *held == Some(addresses) {
-            let v6 = addresses.v6.map(IpAddr::V6);
-            for address in std::iter::once(IpAddr::V4(addresses.v4)).chain(v6) {
-                self.reverse.entry(address).or_insert_with(|| name.clone());
-            }
+            self.note_reverse(&name, addresses);
         }
     }
 
-    /// Every name of an app.
+    fn note_reverse(&mut self, name: &Dns, addresses: AppAddresses) {
+        let v6 = addresses.v6.map(IpAddr::V6);
+        for address in std::iter::once(IpAddr::V4(addresses.v4)).chain(v6) {
+            self.reverse.entry(address).or_insert_with(|| name.clone());
+        }
+    }
+
+    /// Every name of an app, wildcards among them.
     pub fn apps(&self) -> impl Iterator<Item = String> {
-        self.apps.keys().map(ToString::to_string)
+        let exact = self.apps.keys().map(ToString::to_string);
+        let wildcards = self.wildcards.keys();
+        exact.chain(wildcards.map(|parent| format!("{WILDCARD}{parent}")))
     }
 
     /// The fewest names below which all of ours lie: what a system must ask us for that can ask
     /// others for the rest.
     pub fn routed(&self) -> impl Iterator<Item = String> {
-        let elsewhere = self.apps.keys().filter(|name| !self.is_below_domain(name));
+        let all = self.apps.keys().chain(self.wildcards.keys());
+        let elsewhere = all.filter(|name| !self.is_below_domain(name));
         self.domain.iter().chain(elsewhere).map(ToString::to_string)
     }
 
@@ -173,8 +212,15 @@ impl Names {
         if let Some(held) = self.apps.get(&name) {
             return held.map_or(Owner::Unknown, Owner::App);
         }
+        if let Some(owner) = self.host(&name) {
+            return owner;
+        }
         let mut next = self.apps.range::<Dns, _>(&name..).map(|(name, _)| name);
-        let is_above = next.next().is_some_and(|next| is_below(next, &name));
+        let mut wildcard = self.wildcards.range::<Dns, _>(&name..);
+        let is_above = next.next().is_some_and(|next| is_below(next, &name))
+            || wildcard
+                .next()
+                .is_some_and(|(parent, _)| parent.ends_with(&name));
         if self.is_below_app(&name) {
             return Owner::Nobody;
         }
@@ -198,12 +244,30 @@ impl Names {
         }
     }
 
+    /// Whose a name is that lies one label below a wildcard's.
+    fn host(&self, name: &Dns) -> Option<Owner<'_>> {
+        if let Some(addresses) = self.hosts.get(name) {
+            return Some(Owner::App(*addresses));
+        }
+        let parent: Dns = name.iter_suffixes().nth(1)?.to_name();
+        let is_known = *self.wildcards.get(&parent)?;
+        if !is_known {
+            return Some(Owner::Unknown);
+        }
+        let text = name.to_string().to_ascii_lowercase();
+        let wildcard: Option<Pattern> = format!("{WILDCARD}{parent}").parse().ok();
+        let is_covered = wildcard.is_some_and(|wildcard| wildcard.label(&text).is_some());
+        let host = text.parse().ok().filter(|_| is_covered);
+        Some(host.map_or(Owner::Nobody, Owner::Host))
+    }
+
     /// Whether a parent of the name is an app's.
     fn is_below_app(&self, name: &Dns) -> bool {
         let parents = name.iter_suffixes().skip(1);
         parents
             .filter(|parent| !parent.is_root())
-            .any(|parent| self.apps.contains_key(&parent.to_name::<Vec<u8>>()))
+            .map(|parent| parent.to_name::<Vec<u8>>())
+            .any(|parent| self.apps.contains_key(&parent) || self.wildcards.contains_key(&parent))
     }
 
     fn is_virtual(&self, address: IpAddr) -> bool {
@@ -257,6 +321,8 @@ fn address(name: &Dns) -> Option<IpAddr> {
     let number = digits.iter().fold(0, |number, digit| number << 4 | digit);
     Some(Ipv6Addr::from(number).into())
 }
+
+const WILDCARD: &str = "*.";
 
 /// Hexadecimal digits of an IPv6 address.
 const V6_DIGITS: usize = 32;

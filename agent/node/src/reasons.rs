@@ -127,7 +127,8 @@ pub(crate) const fn is_about_posture(code: RefusalCode) -> bool {
 }
 
 /// Whether a refusal says that there is no way at the moment, not that somebody decided so.
-pub(crate) const fn is_no_way(code: RefusalCode) -> bool {
+#[must_use]
+pub const fn is_no_way(code: RefusalCode) -> bool {
     match code {
         RefusalCode::NoConnector
         | RefusalCode::Unreachable

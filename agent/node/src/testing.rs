@@ -176,6 +176,7 @@ impl World {
             device_key: key::digest(self.device.signer.public_key()),
             offer,
             targets: vec!["10.9.0.10:80".parse().unwrap()],
+            patterns: Vec::new(),
             host_scoped: false,
             never: Vec::new(),
             inner: inner(),
@@ -244,7 +245,12 @@ impl World {
 
     /// Asks for the app; the request's number and the signed offer.
     pub(crate) fn ask(&self, agent: &mut Agent) -> (u64, Signed) {
-        let out = self.turn(agent, AgentInput::Wanted { app: name("wiki") });
+        self.ask_for(agent, "wiki")
+    }
+
+    /// Asks for an app or a host; the request's number and the signed offer.
+    pub(crate) fn ask_for(&self, agent: &mut Agent, app: &str) -> (u64, Signed) {
+        let out = self.turn(agent, AgentInput::Wanted { app: name(app) });
         match out.node.messages.front() {
             Some(FromNode::Request { request, offer, .. }) => (*request, offer.clone()),
             other => panic!("no request but {other:?}"),
@@ -284,7 +290,7 @@ pub(crate) fn inner() -> InnerAddresses {
 pub(crate) fn view(app: &str, allowed: bool) -> AppView {
     AppView {
         name: name(app),
-        names: vec![name("wiki.corp.example")],
+        names: vec![name("wiki.corp.example").into()],
         services: vec![http()],
         transport: cardea_proto::app::Transport::Auto,
         allowed,

@@ -22,6 +22,7 @@ pub mod resolv_conf;
 pub mod resolved;
 #[expect(unsafe_code, reason = "two socket options have no wrapper")]
 pub mod sieve;
+pub mod supervisor;
 pub mod tcp;
 pub mod telemetry;
 #[expect(unsafe_code, reason = "a TUN is made by ioctl")]

@@ -67,11 +67,22 @@ pub fn host_name() -> String {
 /// # Errors
 /// When the signals cannot be listened to.
 pub async fn asked_to_end() -> io::Result<()> {
+    listen_for_end()?.await;
+    Ok(())
+}
+
+/// What comes when somebody asks this process to end; who was told that it is ready may do so at once,
+/// so it is listened for when this returns. Must be called within a tokio runtime.
+///
+/// # Errors
+/// When the signals cannot be listened to.
+pub fn listen_for_end() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }

@@ -9,6 +9,7 @@ use crate::{
     codec::{Blob, Bytes, Digest},
     id::{ConnectorId, DeviceId, GrantId},
     name::Name,
+    pattern::Pattern,
 };
 
 /// Context that an offer's signature also covers.
@@ -57,6 +58,9 @@ pub struct Offer {
     /// Whether the agent has packets of a network stack to send, and not flows alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub packets: bool,
+    /// Which of the app's hosts, where a wildcard name covers it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
 }
 
 /// What a connector answers.
@@ -160,8 +164,11 @@ pub struct Admit {
     pub device_key: Digest,
     /// The agent's signed [`Offer`].
     pub offer: Signed,
-    /// Where flows may go, and nowhere else.
+    /// Where flows may go, and nowhere else; with a wildcard, once the offer's host has taken its place.
     pub targets: Vec<Target>,
+    /// The wildcard names that the offer's host must be one of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patterns: Vec<Pattern>,
     /// Whether loopback, link-local and metadata targets are meant.
     pub host_scoped: bool,
     /// Addresses that are never dialed: controllers and relays.

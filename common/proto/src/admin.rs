@@ -16,6 +16,7 @@ use crate::{
     id::{AdminKeyId, ConnectorId, ControllerId, DeviceId, GrantId, InviteId},
     ledger::{Admits, Entry, Link, Revision, Rollback},
     name::Name,
+    pattern::Pattern,
     policy::{PolicyEffect, PolicyFile, PolicyProblem, PolicyTestResult},
     refusal::Refusal,
     time::UnixMillis,
@@ -150,7 +151,7 @@ pub struct AppPatch {
     /// All targets.
     pub targets: Option<Vec<crate::app::Target>>,
     /// All DNS names.
-    pub names: Option<Vec<Name>>,
+    pub names: Option<Vec<Pattern>>,
     /// The carrier.
     pub transport: Option<Transport>,
     /// All labels.

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::Name;
+use crate::{
+    name::Name,
+    pattern::{self, Pattern},
+};
 
 /// Transport protocol of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,6 +44,9 @@ impl fmt::Display for Service {
 }
 
 /// The exact place that a connector may reach for an app: `HOST:PORT[/tcp|udp]`.
+///
+/// With `*.NAME` as its host it is a place for each host of a wildcard name, whose first label takes the
+/// place of the star.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
     /// An address or a name that the connector resolves, without brackets.
@@ -60,6 +66,27 @@ impl Target {
     pub fn address(&self) -> Option<std::net::IpAddr> {
         self.host.parse().ok()
     }
+
+    /// Of a target for many hosts, the name below which they are.
+    #[must_use]
+    pub fn parent(&self) -> Option<&str> {
+        pattern::parent(&self.host)
+    }
+
+    /// The exact target for a host of this first label; `None` when it would be no name.
+    #[must_use]
+    pub fn at(&self, label: &str) -> Option<Self> {
+        let Some(parent) = self.parent() else {
+            return Some(self.clone());
+        };
+        let host: Name = format!("{}.{parent}", label.to_ascii_lowercase())
+            .parse()
+            .ok()?;
+        pattern::is_label(label).then(|| Self {
+            host: host.to_string(),
+            service: self.service,
+        })
+    }
 }
 
 impl FromStr for Target {
@@ -78,7 +105,7 @@ impl FromStr for Target {
             let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
                 Some(inner) => inner?.parse::<std::net::Ipv6Addr>().ok()?.to_string(),
                 None => host.parse::<std::net::Ipv4Addr>().map_or_else(
-                    |_| host.parse::<Name>().ok().map(|name| name.to_string()),
+                    |_| host.parse::<Pattern>().ok().map(|name| name.to_string()),
                     |address| Some(address.to_string()),
                 )?,
             };
@@ -149,8 +176,8 @@ pub struct AppSpec {
     pub site: Name,
     /// The exact targets that its connectors may reach; at least one.
     pub targets: Vec<Target>,
-    /// DNS names under which users know it.
-    pub names: Vec<Name>,
+    /// DNS names under which users know it, and wildcards for many.
+    pub names: Vec<Pattern>,
     /// Which carrier.
     pub transport: Transport,
     /// Labels that policies may look at.
@@ -160,6 +187,19 @@ pub struct AppSpec {
 }
 
 impl AppSpec {
+    /// Its wildcard names.
+    pub fn wildcards(&self) -> impl Iterator<Item = &Pattern> {
+        self.names.iter().filter(|name| name.parent().is_some())
+    }
+
+    /// The exact targets for one of its hosts, or for none.
+    ///
+    /// # Errors
+    /// [`pattern::HostError`].
+    pub fn targets_for(&self, host: Option<&Name>) -> Result<Vec<Target>, pattern::HostError> {
+        pattern::targets(&self.names, &self.targets, host)
+    }
+
     /// The ports that flows in this app's tunnels may ask for, without duplicates.
     #[must_use]
     pub fn services(&self) -> Vec<Service> {
@@ -268,6 +308,7 @@ mod tests {
             "10.9.0.10:80/tcp",
             "[2001:db8::1]:53/udp",
             "db.corp.example:5432/tcp",
+            "*.dev.corp.example:80/tcp",
         ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
@@ -289,6 +330,9 @@ mod tests {
             "[::1:80",
             "a b:80",
             "h:80-90",
+            "*:80",
+            "*.example:80",
+            "a.*.example:80",
         ] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }

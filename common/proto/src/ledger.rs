@@ -291,6 +291,9 @@ pub struct Grant {
     pub user: Name,
     /// The app.
     pub app: Name,
+    /// Which of its hosts, where it has a wildcard name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
     /// The connector that serves it.
     pub connector: ConnectorId,
     /// The carrier.

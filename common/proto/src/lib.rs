@@ -20,6 +20,7 @@ pub mod message;
 pub mod name;
 pub mod netcheck;
 pub mod path;
+pub mod pattern;
 pub mod policy;
 pub mod posture;
 pub mod refusal;

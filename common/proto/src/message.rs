@@ -12,6 +12,7 @@ use crate::{
     ledger::EndReason,
     name::Name,
     path::Path,
+    pattern::Pattern,
     posture::{PostureVerdict, Report},
     refusal::Refusal,
     time::UnixMillis,
@@ -187,7 +188,7 @@ pub struct AppView {
     /// Its name.
     pub name: Name,
     /// DNS names.
-    pub names: Vec<Name>,
+    pub names: Vec<Pattern>,
     /// Its ports.
     pub services: Vec<Service>,
     /// Which carrier it asks for.

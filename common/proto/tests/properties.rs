@@ -166,7 +166,7 @@ fn app() -> impl Strategy<Value = AppSpec> {
                 name,
                 site,
                 targets,
-                names,
+                names: names.into_iter().map(Into::into).collect(),
                 transport,
                 labels,
                 host_scoped,

@@ -27,6 +27,7 @@ use cardea_host::{
     clock::Clock,
     detour::Detours,
     entropy,
+    supervisor::Supervisor,
     udp::{Received, UdpSocket},
 };
 use cardea_proto::time::Now;
@@ -142,21 +143,36 @@ impl Server {
     ///
     /// # Errors
     /// When the system no longer lets it wait or receive. No datagram ends it.
-    pub fn serve(mut self) -> io::Result<()> {
+    pub fn serve(self) -> io::Result<()> {
+        self.serve_for(Supervisor::default())
+    }
+
+    /// The same for whoever watches this program.
+    ///
+    /// # Errors
+    /// As [`Server::serve`].
+    pub fn serve_for(mut self, mut supervisor: Supervisor) -> io::Result<()> {
         tracing::info!(listen = %self.local_address(), "relay is listening");
         let clock = Clock::system();
         let mut events = Events::with_capacity(8);
         let mut batch = Received::default();
         let mut publish_at = clock.now().instant;
         let mut more = false;
+        supervisor.ready();
         loop {
+            if supervisor.is_due(clock.now().instant) {
+                supervisor.alive();
+            }
             let timeout = if more {
                 Some(Duration::ZERO)
             } else {
-                self.relay.deadline().map(|at| clock.until(at))
+                let deadlines = [self.relay.deadline(), supervisor.deadline()];
+                let next = deadlines.into_iter().flatten().min();
+                next.map(|at| clock.until(at))
             };
             wait(&mut self.poll, &mut events, timeout)?;
             if self.control.stop.load(Ordering::Relaxed) {
+                supervisor.stopping();
                 self.publish();
                 return Ok(());
             }

@@ -6,6 +6,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -16,6 +20,7 @@ use cardea_host::{
     exit::{self, Code, Failure, io_advice},
     guard::{Guard, GuardCommand},
     process,
+    supervisor::Supervisor,
     telemetry::{self, Level},
 };
 use cardea_relay_server::{
@@ -138,13 +143,40 @@ fn serve(run: Run) -> Result<(), Failure> {
     config.guard.unwrap_or_default().install("cardea-relay")?;
     let mut server = bind(&config, key)?;
     let _front = front(&config, &mut server)?;
+    let failed =
+        |error: io::Error| Failure::of(Code::Failed, "cardea-relay", &error, io_advice(&error));
+    let is_asked = stop_when_asked(server.control()).map_err(failed)?;
     server
-        .serve()
-        .map_err(|error| Failure::of(Code::Failed, "cardea-relay", &error, io_advice(&error)))?;
+        .serve_for(Supervisor::of_environment())
+        .map_err(failed)?;
+    if is_asked.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     // Nothing else stops it. A relay without its front looks healthy and is not.
     let next = "Look at its log, then start it again";
     let why = "the front ended by itself";
     Err(Failure::of(Code::Failed, "cardea-relay", why, next))
+}
+
+/// Has the relay stop when somebody asks this process to end; says later whether that was why.
+fn stop_when_asked(control: Control) -> io::Result<Arc<AtomicBool>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let asked = {
+        let _within = runtime.enter();
+        process::listen_for_end()?
+    };
+    let is_asked = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_asked);
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(asked);
+            told.store(true, Ordering::Relaxed);
+            control.stop();
+        })?;
+    Ok(is_asked)
 }
 
 /// Stops the relay when this is dropped.

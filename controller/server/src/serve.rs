@@ -8,7 +8,7 @@
 //! front thread (TLS; its detours lead to the two above)
 //! ```
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, task::Poll, thread::JoinHandle};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle};
 
 use cardea_core::{Controller, Keys, State};
 use cardea_credential::{knock::FrontKey, ticket::TicketKey, trust::Trust};
@@ -18,6 +18,7 @@ use cardea_host::{
     exit::{Code, Failure, io_advice},
     files::StateDir,
     process,
+    supervisor::Supervisor,
     unix::UnixListener,
 };
 use cardea_proto::ledger::Founded;
@@ -286,15 +287,15 @@ pub fn run(
         .build()
         .map_err(failed)?;
     runtime.block_on(async {
-        let mut asked = std::pin::pin!(process::asked_to_end());
-        // Polled once, it listens: whoever was told that we are ready may stop us at once.
-        let listens = std::future::poll_fn(|context| Poll::Ready(asked.as_mut().poll(context)));
-        if let Poll::Ready(ended) = listens.await {
-            return ended.map_err(failed);
-        }
+        // Whoever was told that we are ready may stop us at once.
+        let asked = process::listen_for_end().map_err(failed)?;
         let service = Service::start(state, seal, settings)?;
         ready(&service);
-        service.run(async { drop(asked.await) }).await
+        let stop = async {
+            asked.await;
+            Supervisor::of_environment().stopping();
+        };
+        service.run(stop).await
     })
 }
 

@@ -12,6 +12,7 @@ use cardea_core::{
 use cardea_host::{
     channel::{CloseCode, Gate, Sender, Unproven},
     clock::Clock,
+    supervisor::Supervisor,
 };
 use cardea_proto::{
     admin::{AdminAnswer, AdminRequest, Knocks},
@@ -90,6 +91,7 @@ pub(crate) struct Turn {
     calls: BTreeMap<CallId, oneshot::Sender<AdminAnswer>>,
     head: watch::Sender<Revision>,
     gate: Gate,
+    supervisor: Supervisor,
     /// What had been knocked when it was last told, and when.
     knocked: (Knocks, Option<Instant>),
 }
@@ -118,6 +120,7 @@ impl Turn {
             calls: BTreeMap::new(),
             head,
             gate,
+            supervisor: Supervisor::of_environment(),
             knocked: (Knocks::default(), None),
         };
         this.handle(Input::Timeout);
@@ -134,7 +137,11 @@ impl Turn {
         let mut brought = Vec::with_capacity(TURN_MAX);
         let mut committed = Vec::with_capacity(TURN_MAX);
         self.flush()?;
+        self.supervisor.ready();
         loop {
+            if self.supervisor.is_due(self.clock.now().instant) {
+                self.supervisor.alive();
+            }
             let sleep = self.sleep();
             // What was committed comes first: effects are what people wait for.
             tokio::select! {
@@ -168,7 +175,8 @@ impl Turn {
     }
 
     fn sleep(&self) -> Duration {
-        let deadline = self.controller.deadline();
+        let deadlines = [self.controller.deadline(), self.supervisor.deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
         deadline.map_or(SLEEP_MAX, |deadline| {
             self.clock.until(deadline).min(SLEEP_MAX)
         })

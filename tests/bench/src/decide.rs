@@ -236,6 +236,7 @@ impl Bench {
                     kem: vec![3; KEM_KEY_BYTES].into(),
                     candidates: Vec::new(),
                     packets: false,
+                    host: None,
                 };
                 let offer = sign_offer(&offer, &member.chain, member.key.as_ref())?;
                 let message = FromNode::Request {

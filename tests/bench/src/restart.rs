@@ -308,6 +308,7 @@ fn granted(number: u64, device: DeviceId, user: Name) -> Result<Vec<Change>> {
         device,
         user,
         app: format!("app-{}", number % 50).parse()?,
+        host: None,
         connector: ConnectorId::from_bytes([7; 10]),
         carrier: Carrier::Quic,
         ttl_ms: 300_000,

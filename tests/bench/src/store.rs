@@ -312,6 +312,7 @@ fn draft(number: usize) -> Draft {
         device,
         user,
         app,
+        host: None,
         connector: ConnectorId::from_bytes([7; 10]),
         carrier: Carrier::Quic,
         ttl_ms: 300_000,

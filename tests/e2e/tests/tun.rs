@@ -304,8 +304,23 @@ fn say_what_is_missing() -> Result<()> {
         ensure!(!output.status.success(), "it started");
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     };
+    // So many have room beside each other.
+    let mut beside = Vec::new();
+    for (name, link) in [("second", "cardea2"), ("third", "cardea3")] {
+        copy(
+            &world.deployment.path("laptop"),
+            &world.deployment.path(name),
+        )?;
+        let line = "run --mode tun --dns off";
+        let command = world.deployment.cardea(Some(&hosts.laptop), name, line);
+        beside.push(Program::start(name, command)?);
+        let deadline = now() + PATIENCE;
+        while !run_ok(hosts.laptop.command("ip", ["-o", "link"]))?.contains(link) {
+            ensure!(now() < deadline, "no {link}");
+        }
+    }
     let said = start(&hosts.laptop, &[])?;
-    ensure!(said.contains("cardea0 exists and is in use"), "{said}");
+    ensure!(said.contains("cardea3 exists and is in use"), "{said}");
     let less = [
         "setpriv",
         "--bounding-set=-net_admin",

@@ -267,15 +267,18 @@ pub fn local(bytes: &[u8]) {
 pub fn names(bytes: &[u8]) {
     let domain = "corp.example".parse();
     let app = "wiki".parse();
-    let (Ok(domain), Ok(app)) = (domain, app) else {
+    let wildcard = "*.dev.corp.example".parse();
+    let (Ok(domain), Ok(app), Ok(wildcard)) = (domain, app, wildcard) else {
         return;
     };
     let v4 = Ipv4Addr::new(100, 64, 0, 7);
     let mut known = Names::new(&domain, [(v4.into(), 10)]);
     known.pass_on(true);
-    known.set_apps([(&app, &[][..], AppAddresses { v4, v6: None })]);
+    known.set_apps([(&app, &[wildcard][..], AppAddresses { v4, v6: None })], []);
     match known.judge(bytes) {
-        names::Verdict::Answer(answer) | names::Verdict::PassOn { failed: answer } => {
+        names::Verdict::Answer(answer)
+        | names::Verdict::PassOn { failed: answer }
+        | names::Verdict::Give { failed: answer, .. } => {
             assert!(answer.len() <= 512, "an answer may be cut short");
             assert_eq!(names::id(&answer), names::id(bytes));
             assert_eq!(

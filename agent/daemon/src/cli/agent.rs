@@ -6,6 +6,7 @@ use cardea_host::{
     arguments,
     clock::Clock,
     exit::{Code, Failure, finish, io_advice},
+    files,
     guard::GuardCommand,
     process,
 };
@@ -73,6 +74,8 @@ enum Verb {
     Up {
         #[command(flatten)]
         code: CodeArgument,
+        #[command(flatten)]
+        way: Way,
         #[command(flatten)]
         facts: Facts,
         #[command(flatten)]
@@ -197,9 +200,9 @@ struct Facts {
 /// How apps are reached.
 #[derive(clap::Args, Clone, Debug)]
 struct Way {
-    /// How apps are reached
-    #[arg(long, value_enum, default_value_t, env = "CARDEA_MODE")]
-    mode: Mode,
+    /// How apps are reached; by default in userspace, but for `up` as the machine's own agent
+    #[arg(long, value_enum, env = "CARDEA_MODE")]
+    mode: Option<Mode>,
     /// Where apps have their addresses with --mode tun: one range for IPv4, one for IPv6
     #[arg(
         long,
@@ -242,10 +245,9 @@ struct OutputArgument {
 }
 
 /// How apps are reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
     /// Through local listeners, without root.
-    #[default]
     Userspace,
     /// Through a network interface, as root.
     Tun,
@@ -272,24 +274,20 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             code,
             facts,
             operator,
+            ..
         } if client::is_running(&settings) => connect(&settings, &code, &facts, &operator),
         Verb::Up {
             code,
+            way,
             facts,
             operator,
-        } => {
-            let device = device(&settings, facts, operator)?;
-            start::up(PROGRAM, &settings, &code, Some(device))
-        }
+        } => become_daemon(&settings, &code, way, (facts, operator)),
         Verb::Down => done(&ask(&settings, &LocalRequest::Down)?),
         Verb::Run {
             way,
             facts,
             operator,
-        } => {
-            let device = device(&settings, facts, operator)?;
-            start::run(PROGRAM, &settings, Some(device), &way.local())
-        }
+        } => serve(&settings, way, (facts, operator)),
         Verb::Status { output } => show_status(&settings, output.output),
         Verb::Apps { output } => show_apps(&settings, output.output),
         Verb::Explain { app, output } => explain(&settings, app, output.output),
@@ -330,9 +328,43 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
+/// Enrolls when new, and serves.
+fn become_daemon(
+    settings: &Settings,
+    code: &CodeArgument,
+    way: Way,
+    (facts, operator): (Facts, OperatorArgument),
+) -> Result<(), Failure> {
+    let device = device(settings, facts, operator)?;
+    let local = way.local(usual_mode(settings));
+    start::up(PROGRAM, settings, code, (Some(device), &local))
+}
+
+fn serve(
+    settings: &Settings,
+    way: Way,
+    (facts, operator): (Facts, OperatorArgument),
+) -> Result<(), Failure> {
+    let device = device(settings, facts, operator)?;
+    let local = way.local(Mode::Userspace);
+    start::run(PROGRAM, settings, Some(device), &local)
+}
+
+/// What `up` does where nothing is said: who is root and means this machine's own agent wants apps for
+/// every program of it.
+fn usual_mode(settings: &Settings) -> Mode {
+    let is_root = process::effective_user() == 0;
+    let machine = files::default_state(PROGRAM.name);
+    if is_root && machine.is_some_and(|state| state == settings.state) {
+        Mode::Tun
+    } else {
+        Mode::Userspace
+    }
+}
+
 impl Way {
-    fn local(self) -> Local {
-        match self.mode {
+    fn local(self, usual: Mode) -> Local {
+        match self.mode.unwrap_or(usual) {
             Mode::Userspace => Local::Sockets,
             Mode::Tun => Local::Interface {
                 ranges: self.range,

@@ -127,7 +127,7 @@ pub fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     let settings = arguments.place.settle(PROGRAM.name)?;
     match arguments.verb {
-        Verb::Up { code } => start::up(PROGRAM, &settings, &code, None),
+        Verb::Up { code } => start::up(PROGRAM, &settings, &code, (None, &Local::Sockets)),
         Verb::Enroll { code } => start::enroll(PROGRAM, &settings, &code, None),
         Verb::Run { mode, range } => {
             let local = match mode {

@@ -48,6 +48,24 @@ pub(super) enum Local {
 }
 
 impl Local {
+    /// As somebody would have said it to a device's `run`.
+    fn flags(&self) -> Vec<String> {
+        let Self::Interface {
+            ranges,
+            names: Some(names),
+        } = self
+        else {
+            return Vec::new();
+        };
+        let mut flags = vec!["--mode".to_owned(), "tun".to_owned()];
+        let mut flag = |name: &str, value: &str| flags.extend([name.to_owned(), value.to_owned()]);
+        flag("--dns", names.mode.as_str());
+        ranges.iter().for_each(|range| flag("--range", range));
+        let outside = names.outside.iter();
+        outside.for_each(|name| flag("--dns-outside", name));
+        flags
+    }
+
     fn names(&self) -> Option<names::Settings> {
         match self {
             Self::Sockets => None,
@@ -109,7 +127,7 @@ pub(super) fn up(
     program: Program,
     settings: &Settings,
     code: &CodeArgument,
-    device: Option<Device>,
+    (device, local): (Option<Device>, &Local),
 ) -> Result<(), Failure> {
     let invite = code.read()?;
     prepare(program, settings)?;
@@ -138,15 +156,9 @@ pub(super) fn up(
     if code.is_on_the_command_line() {
         // A long-running program does not show a code to whoever lists processes.
         drop(dir);
-        return Err(become_run(program.name, settings, device.as_ref()));
+        return Err(become_run(program.name, settings, (device.as_ref(), local)));
     }
-    serve(
-        settings,
-        dir,
-        node,
-        (device, &Local::Sockets),
-        Until::Removed,
-    )
+    serve(settings, dir, node, (device, local), Until::Removed)
 }
 
 /// Serves as the node that is enrolled here.
@@ -308,7 +320,11 @@ fn wrong_program(program: &str) -> Failure {
 }
 
 /// Replaces this process by `run` with the same settings; only a failure comes back.
-fn become_run(program: &str, settings: &Settings, device: Option<&Device>) -> Failure {
+fn become_run(
+    program: &str,
+    settings: &Settings,
+    (device, local): (Option<&Device>, &Local),
+) -> Failure {
     let mut arguments: Vec<OsString> = vec!["run".into()];
     let mut flag = |name: &str, value: Option<&PathBuf>| {
         if let Some(value) = value {
@@ -324,6 +340,7 @@ fn become_run(program: &str, settings: &Settings, device: Option<&Device>) -> Fa
         device.and_then(|device| device.posture.facts_from.as_ref()),
     );
     arguments.push("--until-removed".into());
+    arguments.extend(local.flags().into_iter().map(OsString::from));
     arguments.extend(settings.way_flags());
     arguments.extend((0..settings.verbose).map(|_| OsString::from("-v")));
     let error = match std::env::current_exe() {

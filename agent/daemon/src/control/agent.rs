@@ -1,6 +1,11 @@
 //! An agent's loop.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use cardea_device::{
     collector::{Collector, Delivery, POLL},
@@ -18,6 +23,7 @@ use cardea_proto::{
     local::{ControllerState, LocalAnswer, LocalRequest},
     message::ToNode,
     name::Name,
+    pattern,
     refusal::{Refusal, RefusalCode},
 };
 use cardea_tunnel::End;
@@ -30,9 +36,10 @@ use super::{
 };
 use crate::{
     data::{Data, FromData, Serves, ToData, front::Front, stack::Interface},
+    hosts::Hosts,
     line::LineEvent,
     local::{self, Call, Reply},
-    names::{self, Resolver},
+    names::{self, Asked, Resolver},
     operator::Operator,
     state::{self, Node},
     virtual_addresses::{Ranges, VirtualAddresses},
@@ -72,7 +79,23 @@ struct Shell {
     addresses: Option<VirtualAddresses>,
     /// By which names.
     resolver: Option<Resolver>,
+    hosts: Hosts,
+    placing: Placing,
 }
+
+/// Addresses that the data half is being told of.
+#[derive(Default)]
+struct Placing {
+    /// The last that it was told.
+    number: u64,
+    /// Who waits for those of a number.
+    waiting: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+    /// When tunnels of hosts are looked for next.
+    look_at: Option<Instant>,
+}
+
+/// How often tunnels of hosts are looked for.
+const LOOK_TIME: Duration = Duration::from_secs(10);
 
 /// Serves as the device `id` until the program is asked to end, or until what ends it earlier: why is
 /// returned.
@@ -96,7 +119,10 @@ pub(crate) async fn run(
     names::recover(&dir);
     let opened = interface.map(|interface| open_interface(&dir, &node, interface, clock));
     let (local, front) = opened.transpose()?.unzip();
-    let (addresses, resolver) = local.unzip();
+    let (addresses, names) = local.unzip();
+    let (resolver, asked) = names.unzip();
+    // Without an interface nobody asks.
+    let mut asked = asked.unwrap_or_else(|| mpsc::channel(1).1);
     let (data, mut told) = Data::start_with((End::Agent, front), clock, entropy::seed(), direct)?;
     let mut calls = local::serve(dir.path(), operator.as_ref())?;
     let (deliver, mut collected) = mpsc::channel::<Delivery>(FACTS_MAX);
@@ -119,14 +145,19 @@ pub(crate) async fn run(
         forwards,
         addresses,
         resolver,
+        hosts: Hosts::default(),
+        placing: Placing::default(),
     };
+    shell.tell_addresses();
     shell.handle(AgentInput::Timeout);
-    let mut ending = std::pin::pin!(process::asked_to_end());
+    let mut ending = std::pin::pin!(process::listen_for_end()?);
+    shell.common.supervisor.ready();
     let ended = loop {
         if let Some(ended) = until.has_come(shell.agent.ended()) {
             break Some(ended);
         }
-        let deadline = shell.agent.deadline();
+        shell.common.show_life();
+        let deadline = shell.common.next(shell.agent.deadline());
         tokio::select! {
             biased;
             event = shell.common.line.event() => shell.line(event),
@@ -139,18 +170,18 @@ pub(crate) async fn run(
                 shell.handle(AgentInput::Facts { facts, number });
             }
             Some(call) = calls.recv() => shell.call(call),
+            Some(asked) = asked.recv() => shell.asked(asked),
             Some(listener) = ends.recv() => shell.forwards.ended(listener, &shell.common.data),
             () = nap(clock, deadline) => {
                 shell.handle(AgentInput::Timeout);
+                shell.look_at_hosts();
                 // An attempt that nobody answers ends by the clock alone.
                 shell.show();
             }
-            result = &mut ending => {
-                result?;
-                break None;
-            }
+            () = &mut ending => break None,
         }
     };
+    shell.common.supervisor.stopping();
     shell.leave().await;
     Ok(ended)
 }
@@ -174,16 +205,22 @@ fn settings(node: &Node, id: DeviceId, packets: bool, dir: &StateDir) -> AgentSe
     }
 }
 
+/// What an agent with a network interface has: addresses, and names with whoever asks for one.
+type Local = (VirtualAddresses, (Resolver, mpsc::Receiver<Asked>));
+
 /// A network interface, the addresses that apps have there, and their names.
 fn open_interface(
     dir: &StateDir,
     node: &Node,
     (ranges, settings): (Ranges, names::Settings),
     clock: Clock,
-) -> io::Result<((VirtualAddresses, Resolver), Interface)> {
+) -> io::Result<(Local, Interface)> {
     let kept = state::load_numbers(dir).map_err(io::Error::other)?;
+    let (seat, stack) = Front::take_seat().map_err(io::Error::other)?;
+    let ranges = ranges.on_seat(&node.domain, seat.number);
     let addresses = VirtualAddresses::new(ranges, networks(), kept);
-    let front = Front::open(*addresses.ranges(), addresses.own()).map_err(io::Error::other)?;
+    let front = Front::open((seat, stack), *addresses.ranges(), addresses.own())
+        .map_err(io::Error::other)?;
     let place = names::Place {
         dir: dir.dir(),
         domain: &node.domain,
@@ -239,7 +276,7 @@ impl Shell {
                 let services: Vec<Service> = self
                     .agent
                     .find_app(app.as_str())
-                    .map(|view| view.services.clone())
+                    .map(|meant| meant.view.services.clone())
                     .unwrap_or_default();
                 self.forwards.opened(&app, &services, &self.common.data);
                 self.common.data.send(ToData::Opened { app, grant });
@@ -301,23 +338,90 @@ impl Shell {
     fn tell_apps(&mut self) {
         let apps = self.agent.apps().to_vec();
         if let Some(addresses) = &mut self.addresses {
+            let is_host = |host: &Name| {
+                let meant = pattern::meant(&apps, host.as_str());
+                meant.is_some_and(|meant| meant.host.is_some())
+            };
+            self.hosts.retain(addresses, is_host);
             if addresses.assign(apps.iter().map(|view| &view.name))
                 && let Err(error) = state::save_numbers(&self.common.dir, addresses.numbers())
             {
                 tracing::error!(%error, "the apps' addresses are not on disk: they may be others next time");
             }
-            let both = apps
-                .iter()
-                .filter_map(|view| Some((view.name.clone(), addresses.of(&view.name)?)));
-            self.common.data.send(ToData::Addresses(both.collect()));
         }
-        if let (Some(addresses), Some(resolver)) = (&self.addresses, &self.resolver) {
-            let names = resolver.set_apps(&apps, addresses);
-            if let Err(error) = state::save_names(&self.common.dir, &names) {
-                tracing::error!(%error, "the apps' names are not on disk");
-            }
+        self.tell_addresses();
+        let names = self.tell_names();
+        if let Some(names) = names
+            && let Err(error) = state::save_names(&self.common.dir, &names)
+        {
+            tracing::error!(%error, "the apps' names are not on disk");
         }
         self.common.data.send(ToData::Apps(apps));
+    }
+
+    /// Tells the data half where apps and hosts are reached; it answers with the number.
+    ///
+    /// Apps that the controller does not tell of any more are among them: what is sent there is refused
+    /// with its reason, and leaves the machine by no other way.
+    fn tell_addresses(&mut self) {
+        let Some(addresses) = &self.addresses else {
+            return;
+        };
+        let all = addresses.all();
+        let all = all.map(|(name, both)| (name.clone(), both)).collect();
+        self.placing.number += 1;
+        let number = self.placing.number;
+        self.common.data.send(ToData::Addresses(all, number));
+    }
+
+    /// Tells the stub resolver where apps and hosts are reached; says which names are apps' then.
+    fn tell_names(&self) -> Option<Vec<String>> {
+        let (addresses, resolver) = self.addresses.as_ref().zip(self.resolver.as_ref())?;
+        Some(resolver.set_apps(self.agent.apps(), &self.hosts, addresses))
+    }
+
+    /// A program asked for a host of an app. It is answered once packets to it go there.
+    fn asked(&mut self, Asked { host, given }: Asked) {
+        let now = self.common.clock.now().instant;
+        let meant = self.agent.find_app(host.as_str());
+        let is_host = meant.is_some_and(|meant| meant.host.as_ref() == Some(&host));
+        let Some(addresses) = self.addresses.as_mut().filter(|_| is_host) else {
+            return;
+        };
+        self.hosts.note_live(now, |host| self.agent.is_live(host));
+        if self.hosts.ask(now, &host, addresses).is_none() {
+            return tracing::warn!("no room for another host of an app");
+        }
+        self.tell_addresses();
+        let Placing {
+            number, waiting, ..
+        } = &mut self.placing;
+        waiting.entry(*number).or_default().push(given);
+    }
+
+    /// Packets to the addresses of this number go to their apps.
+    fn addressed(&mut self, number: u64) {
+        let later = self.placing.waiting.split_off(&(number + 1));
+        let waiting = std::mem::replace(&mut self.placing.waiting, later);
+        if waiting.is_empty() {
+            return;
+        }
+        self.tell_names();
+        for given in waiting.into_values().flatten() {
+            if given.send(()).is_err() {
+                tracing::debug!("nobody waited for the addresses of a host");
+            }
+        }
+    }
+
+    /// Notes which hosts have tunnels, once in a while.
+    fn look_at_hosts(&mut self) {
+        let now = self.common.clock.now().instant;
+        if self.hosts.is_empty() || self.placing.look_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.placing.look_at = Some(now + LOOK_TIME);
+        self.hosts.note_live(now, |host| self.agent.is_live(host));
     }
 
     /// Adds what only this shell knows: the addresses of apps, and how their names are found.
@@ -353,6 +457,8 @@ impl Shell {
             FromData::Moved => self.handle(AgentInput::Moved),
             FromData::Wanted(app) => self.handle(AgentInput::Wanted { app }),
             FromData::Refused { listener, refusal } => self.forwards.refused(listener, refusal),
+            FromData::Pulse => self.common.supervisor.alive(),
+            FromData::Addressed(number) => self.addressed(number),
             FromData::Figures(call) => {
                 if let Some(request) = self.asked.remove(&call) {
                     self.handle(AgentInput::Local { call, request });
@@ -436,7 +542,7 @@ impl Shell {
     ) {
         // A DNS name of an app is as good as its name.
         let known = self.agent.find_app(app.as_str());
-        let app = known.map_or_else(|| app.clone(), |view| view.name.clone());
+        let app = known.map_or_else(|| app.clone(), |meant| meant.name());
         let waiting = Waiting { service, at, reply };
         self.forwards.wait(app.clone(), waiting);
         self.handle(AgentInput::Wanted { app });

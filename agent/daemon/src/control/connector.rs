@@ -68,12 +68,14 @@ pub(crate) async fn run(
         out: ConnectorOutbox::default(),
     };
     shell.handle(ConnectorInput::Timeout);
-    let mut ending = std::pin::pin!(process::asked_to_end());
+    let mut ending = std::pin::pin!(process::listen_for_end()?);
+    shell.common.supervisor.ready();
     let ended = loop {
         if let Some(ended) = until.has_come(shell.connector.ended()) {
             break Some(ended);
         }
-        let deadline = shell.connector.deadline();
+        shell.common.show_life();
+        let deadline = shell.common.next(shell.connector.deadline());
         tokio::select! {
             biased;
             event = shell.common.line.event() => shell.line(event),
@@ -82,20 +84,22 @@ pub(crate) async fn run(
                 Some(FromData::Addresses(addresses)) => {
                     shell.handle(ConnectorInput::Addresses(addresses));
                 }
+                Some(FromData::Pulse) => shell.common.supervisor.alive(),
                 Some(FromData::Moved) => shell.handle(ConnectorInput::Moved),
                 Some(
-                    FromData::Wanted(_) | FromData::Refused { .. } | FromData::Figures(_),
+                    FromData::Wanted(_)
+                    | FromData::Refused { .. }
+                    | FromData::Figures(_)
+                    | FromData::Addressed(_),
                 ) => {}
                 None => return Err(std::io::Error::other("the data half ended")),
             },
             Some(call) = calls.recv() => shell.call(call),
             () = nap(clock, deadline) => shell.handle(ConnectorInput::Timeout),
-            result = &mut ending => {
-                result?;
-                break None;
-            }
+            () = &mut ending => break None,
         }
     };
+    shell.common.supervisor.stopping();
     shell.common.line.disconnect();
     tokio::time::sleep(FAREWELL_TIME).await;
     Ok(ended)

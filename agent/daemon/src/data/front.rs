@@ -7,16 +7,25 @@
 //!
 //! Only the addresses of apps are routed here, by a table of our own before the main one.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use cardea_host::tun::{Network, Prefix, TunError};
+use cardea_node::is_no_way;
 use cardea_proto::{
     access::InnerAddresses,
     app::{Protocol, Service},
     id::GrantId,
     name::Name,
+    refusal::RefusalCode,
 };
-use cardea_tunnel::{Bundle, DropReason, Input, Packets, bundle, packet::Packet};
+use cardea_tunnel::{
+    Bundle, DropReason, Input, Packets,
+    bundle::{self, Refused},
+    packet::Packet,
+};
 
 use super::{
     ListenerId,
@@ -26,14 +35,39 @@ use super::{
     routes::Routes,
     stack::{Interface, Stack},
 };
-use crate::virtual_addresses::{Both, Ranges};
+use crate::virtual_addresses::{Both, Ranges, SEATS_MAX};
 
-/// Name of the interface.
-const NAME: &str = "cardea0";
+/// What an agent has of the machine, so that those of several organisations stand side by side: an
+/// interface, a routing table, and the place of its rules, before the main table's (32,766).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    /// Which one: the first free.
+    pub(crate) number: usize,
+    name: &'static str,
+    table: u32,
+    priority: u32,
+}
 
-/// Number of our routing table, and place of its rules: before the main table's (32,766).
-const TABLE: u32 = 7_443;
-const PRIORITY: u32 = 5_210;
+/// All seats; a connector has the interface, the table and the place that are left out.
+const SEATS: [Seat; SEATS_MAX] = [
+    Seat::new(0, "cardea0", 0),
+    Seat::new(1, "cardea2", 2),
+    Seat::new(2, "cardea3", 3),
+];
+
+impl Seat {
+    const fn new(number: usize, name: &'static str, place: u32) -> Self {
+        Self {
+            number,
+            name,
+            table: 7_443 + place,
+            priority: 5_210 + place,
+        }
+    }
+}
+
+/// Apps that are routed before those that are gone no longer are.
+const ROUTED_MAX: usize = 8_192;
 
 /// Bytes of packets that wait for tunnels at a time.
 const PARKED_BYTES_MAX: usize = 1024 * 1024;
@@ -59,6 +93,7 @@ pub(super) fn unless_off(v6: bool, made: Result<(), TunError>) -> Result<(), Tun
 #[derive(Debug)]
 pub(crate) struct Front {
     pub(super) stack: Stack,
+    seat: Seat,
     ranges: Ranges,
     own: Both,
     apps: BTreeMap<Name, Both>,
@@ -67,17 +102,35 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// Makes the interface with this device's own addresses.
+    /// Makes an interface on the first seat that is free.
     ///
     /// # Errors
-    /// [`TunError`], which says what is missing.
-    pub(crate) fn open(ranges: Ranges, own: Both) -> Result<Self, TunError> {
-        let mut stack = Stack::open(NAME)?;
+    /// [`TunError`], which says what is missing, or that every seat is taken.
+    pub(crate) fn take_seat() -> Result<(Seat, Stack), TunError> {
+        let mut last = None;
+        for seat in SEATS {
+            match Stack::open(seat.name) {
+                Err(TunError::Busy(name)) => last = Some(TunError::Busy(name)),
+                stack => return Ok((seat, stack?)),
+            }
+        }
+        Err(last.unwrap_or(TunError::NoDevice))
+    }
+
+    /// Gives an interface this device's own addresses.
+    ///
+    /// # Errors
+    /// [`TunError`].
+    pub(crate) fn open(
+        (seat, mut stack): (Seat, Stack),
+        ranges: Ranges,
+        own: Both,
+    ) -> Result<Self, TunError> {
         let Stack { network, index, .. } = &mut stack;
         for (range, v6) in ranges.prefixes().into_iter().zip([false, true]) {
             let made = network
                 .add_address(*index, own.of(v6))
-                .and_then(|()| network.add_rule(range, TABLE, PRIORITY));
+                .and_then(|()| network.add_rule(range, seat.table, seat.priority));
             unless_off(v6, made)?;
         }
         tracing::info!(
@@ -86,6 +139,7 @@ impl Front {
         );
         Ok(Self {
             stack,
+            seat,
             ranges,
             own,
             apps: BTreeMap::new(),
@@ -99,17 +153,25 @@ impl Front {
         (self.stack.index, self.stack.name())
     }
 
-    /// Routes exactly these apps.
-    pub(super) fn set_apps(&mut self, apps: BTreeMap<Name, Both>) {
-        let gone: Vec<Both> = self
-            .apps
-            .iter()
-            .filter(|(app, both)| apps.get(*app) != Some(*both))
-            .map(|(_, both)| *both)
-            .collect();
+    /// Routes these apps. Who is gone stays routed, so that what programs still send there is refused
+    /// and leaves by no other interface, until somebody else has its address.
+    pub(super) fn set_apps(&mut self, mut apps: BTreeMap<Name, Both>) {
+        let taken: BTreeSet<IpAddr> = apps.values().map(|both| both.of(false)).collect();
+        let mut gone = Vec::new();
+        for (app, both) in &self.apps {
+            if apps.get(app) == Some(both) {
+                continue;
+            }
+            let is_free = !apps.contains_key(app) && !taken.contains(&both.of(false));
+            if is_free && apps.len() < ROUTED_MAX {
+                apps.insert(app.clone(), *both);
+            } else {
+                gone.push(*both);
+            }
+        }
         let Stack { network, index, .. } = &mut self.stack;
         for address in gone.iter().flat_map(|both| [both.of(false), both.of(true)]) {
-            let removed = network.remove_route(*index, TABLE, Prefix::host(address));
+            let removed = network.remove_route(*index, self.seat.table, Prefix::host(address));
             if let Err(error) = removed {
                 tracing::warn!(%error, "an app's route stays");
             }
@@ -121,7 +183,8 @@ impl Front {
             }
             for v6 in [false, true] {
                 let (to, from) = (both.of(v6), self.own.of(v6));
-                if let Err(error) = network.add_route((*index, TABLE), Prefix::host(to), Some(from))
+                if let Err(error) =
+                    network.add_route((*index, self.seat.table), Prefix::host(to), Some(from))
                 {
                     tracing::warn!(%error, app.name = %app, "an app has no route");
                 }
@@ -151,6 +214,13 @@ impl Front {
         self.stack.write(packets);
     }
 
+    /// Tells the program that sent a packet that it goes nowhere.
+    fn refuse(&self, bundle: &Bundle<'_>, why: Refused) {
+        if let Some(answer) = bundle.refusal(why) {
+            self.stack.answer(&answer);
+        }
+    }
+
     /// The app that a packet is for.
     fn find(&self, source: IpAddr, destination: IpAddr) -> Result<&Name, DropReason> {
         if source != self.own.of(source.is_ipv6()) {
@@ -166,8 +236,9 @@ impl Drop for Front {
     fn drop(&mut self) {
         // Routes and addresses go with the interface; rules would stay.
         for range in self.ranges.prefixes() {
-            let removed =
-                Network::open().and_then(|mut network| network.remove_rule(range, TABLE, PRIORITY));
+            let removed = Network::open().and_then(|mut network| {
+                network.remove_rule(range, self.seat.table, self.seat.priority)
+            });
             if let Err(error) = removed {
                 tracing::warn!(%error, "a routing rule stays");
             }
@@ -225,6 +296,11 @@ impl Plane {
             Err(reason) => return self.carry.tunnels.note_drop(reason),
         };
         let open = self.routes.open(app);
+        let service = service(packet);
+        if self.routes.is_missing(app, open, service) {
+            self.carry.tunnels.note_drop(DropReason::WrongService);
+            return front.refuse(&bundle, Refused::NoPort);
+        }
         match open.and_then(|grant| Some((grant, self.routes.inner(grant)?))) {
             Some((grant, inner)) => self.carry.stacked_input(grant, inner, bundle),
             None if front.parked_bytes + bytes_of(&bundle) > PARKED_BYTES_MAX => {
@@ -234,20 +310,33 @@ impl Plane {
                 let app = app.clone();
                 let parked = bundle.unread();
                 front.parked_bytes += parked.len();
-                let service = service(bundle.packet());
                 let waiting = self.waiting(NOBODY, service, Who::Packet(parked));
                 self.want(&app, waiting);
             }
         }
     }
 
-    /// A packet that waited for its tunnel goes on, or is forgotten.
-    pub(super) fn unpark(&mut self, mut packet: Vec<u8>, goes_on: bool) {
+    /// A packet that waited for its tunnel goes on.
+    pub(super) fn unpark(&mut self, mut packet: Vec<u8>) {
         if let Some(Interface::Front(front)) = &mut self.interface {
             front.parked_bytes = front.parked_bytes.saturating_sub(packet.len());
         }
-        if goes_on {
-            self.take_stacked(&mut packet);
+        self.take_stacked(&mut packet);
+    }
+
+    /// A packet waited for a tunnel that there will not be: its program hears of that.
+    pub(super) fn refuse_packet(&mut self, mut packet: Vec<u8>, code: RefusalCode) {
+        let Some(Interface::Front(front)) = &mut self.interface else {
+            return;
+        };
+        front.parked_bytes = front.parked_bytes.saturating_sub(packet.len());
+        let why = if is_no_way(code) {
+            Refused::Unreachable
+        } else {
+            Refused::Prohibited
+        };
+        if let Ok(bundle) = Bundle::read(&mut packet) {
+            front.refuse(&bundle, why);
         }
     }
 }

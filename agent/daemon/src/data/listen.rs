@@ -328,7 +328,7 @@ impl Plane {
                     }
                 }
             }
-            Who::Packet(packet) => self.unpark(packet, true),
+            Who::Packet(packet) => self.unpark(packet),
             Who::Datagram { client, bytes } => self.begin_udp(flow, open, from, client, bytes),
             Who::Associated {
                 association,
@@ -406,7 +406,7 @@ impl Plane {
                 socks: Some(_),
             }) => say(&mut stream, &socks::Reply::NotAllowed.bytes()),
             Who::Stream(caller) => tcp::abort(caller.stream),
-            Who::Packet(packet) => return self.unpark(packet, false),
+            Who::Packet(packet) => return self.refuse_packet(packet, why.code),
             Who::Datagram { .. } | Who::Associated { .. } => {}
         }
         self.told.push(FromData::Refused {

@@ -248,11 +248,13 @@ impl Plane {
                 }
                 Ok(ToData::Unlisten(listener)) => self.unlisten(listener),
                 Ok(ToData::Apps(apps)) => self.routes.set_apps(apps),
-                Ok(ToData::Addresses(apps)) => {
+                Ok(ToData::Addresses(apps, number)) => {
                     if let Some(Interface::Front(front)) = &mut self.interface {
                         front.set_apps(apps);
                     }
+                    self.told.push(FromData::Addressed(number));
                 }
+                Ok(ToData::Pulse) => self.told.push(FromData::Pulse),
                 Ok(ToData::Opened { app, grant }) => self.opened(&app, grant),
                 Ok(ToData::Denied { app, refusal }) => self.denied(&app, &refusal),
                 Ok(ToData::Figures(number)) => {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use cardea_proto::{
-    access::InnerAddresses, app::Service, id::GrantId, message::AppView, name::Name,
+    access::InnerAddresses, app::Service, id::GrantId, message::AppView, name::Name, pattern,
 };
 use cardea_tunnel::{Command, Egress, Event};
 
@@ -28,6 +28,7 @@ struct Installed {
     /// When somebody began a flow in it last.
     begun: Option<Instant>,
     inner: InnerAddresses,
+    services: Vec<Service>,
     egress: Option<Egress>,
 }
 
@@ -58,6 +59,7 @@ impl<W> Routes<W> {
                     is_deserted: false,
                     begun: None,
                     inner: install.inner,
+                    services: install.services.clone(),
                     egress: install.egress.clone(),
                 };
                 self.installed.insert(install.grant, installed);
@@ -176,15 +178,23 @@ impl<W> Routes<W> {
     /// controller's to refuse, with its reason.
     pub(super) fn find(&self, host: &str, service: Service) -> Option<Name> {
         let host = host.trim_end_matches('.');
-        let known = self.apps.iter().find(|view| {
-            let names = std::iter::once(&view.name).chain(&view.names);
-            names
-                .into_iter()
-                .any(|name| name.as_str().eq_ignore_ascii_case(host))
-        });
-        match known {
-            Some(view) => view.services.contains(&service).then(|| view.name.clone()),
+        match pattern::meant(&self.apps, host) {
+            Some(meant) => {
+                let has_it = meant.view.services.contains(&service);
+                has_it.then(|| meant.name())
+            }
             None => host.parse().ok(),
+        }
+    }
+
+    /// Whether it is known that an app has no such service: by its open tunnel, else as the controller
+    /// said. An echo belongs to none.
+    pub(super) fn is_missing(&self, name: &Name, open: Option<GrantId>, service: Service) -> bool {
+        let lacks = |services: &[Service]| service.port != 0 && !services.contains(&service);
+        match open.and_then(|grant| self.installed.get(&grant)) {
+            Some(installed) => lacks(&installed.services),
+            None => pattern::meant(&self.apps, name.as_str())
+                .is_some_and(|meant| lacks(&meant.view.services)),
         }
     }
 
@@ -213,7 +223,9 @@ mod tests {
         let mut routes: Routes<()> = Routes::new();
         routes.set_apps(vec![AppView {
             name: "wiki".parse().unwrap(),
-            names: vec!["wiki.corp.example".parse().unwrap()],
+            names: ["wiki.corp.example", "*.dev.corp.example"]
+                .map(|name| name.parse().unwrap())
+                .to_vec(),
             services: vec![WEB],
             transport: Transport::Auto,
             allowed: true,
@@ -223,7 +235,10 @@ mod tests {
         for host in ["wiki", "WIKI", "wiki.corp.example", "Wiki.Corp.Example."] {
             assert_eq!(routes.find(host, WEB), Some(wiki.clone()), "{host}");
         }
+        let api = "api.dev.corp.example".parse().unwrap();
+        assert_eq!(routes.find("API.dev.corp.example", WEB), Some(api));
         let other = Service { port: 81, ..WEB };
+        assert_eq!(routes.find("api.dev.corp.example", other), None);
         assert_eq!(routes.find("wiki", other), None);
         assert_eq!(routes.find("a b", WEB), None);
     }

@@ -64,7 +64,7 @@ pub(super) const BUFFER_BYTES: usize = 65_536 + bundle::HEADER_BYTES;
 
 /// An interface that is up.
 #[derive(Debug)]
-pub(super) struct Stack {
+pub(crate) struct Stack {
     tun: Tun,
     token: Option<Token>,
     pub(super) network: Network,
@@ -113,6 +113,13 @@ impl Stack {
                 self.readable = false;
                 None
             }
+        }
+    }
+
+    /// Gives one packet of ours to the kernel, with its virtio header.
+    pub(super) fn answer(&self, bytes: &[u8]) {
+        if let Err(error) = self.tun.write(&[IoSlice::new(bytes)]) {
+            tracing::trace!(%error, "the kernel did not take an answer");
         }
     }
 

@@ -9,19 +9,23 @@ use std::{
 
 use cardea_host::{local_port, resolv_conf::PORT};
 use cardea_node::names::Verdict;
+use cardea_proto::name::Name;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
 use super::{
-    Known,
+    Asked, Known,
     upstream::{self, Carried, MESSAGE_BYTES_MAX},
 };
 
 /// Queries that are passed on at a time; more are told that it failed.
 const PASSED_MAX: usize = 512;
+
+/// How long a host may take to get addresses; who asks asks again after a few seconds.
+const GIVE_TIME: Duration = Duration::from_secs(2);
 
 /// Connections at a time.
 const STREAMS_MAX: usize = 64;
@@ -42,7 +46,7 @@ impl Stub {
     pub(super) fn start(
         (addresses, interface): (&[IpAddr], &str),
         any_port: bool,
-        known: &watch::Receiver<Known>,
+        (known, ask): (&watch::Receiver<Known>, &mpsc::Sender<Asked>),
     ) -> io::Result<Self> {
         let mut stub = Self {
             at: Vec::new(),
@@ -68,6 +72,7 @@ impl Stub {
             let answerer = Answerer {
                 own: *address,
                 known: known.clone(),
+                ask: ask.clone(),
                 room: Arc::clone(&room),
             };
             stub.tasks.spawn(datagrams(udp, answerer.clone()));
@@ -99,6 +104,7 @@ struct Answerer {
     /// Where it answers.
     own: IpAddr,
     known: watch::Receiver<Known>,
+    ask: mpsc::Sender<Asked>,
     room: Arc<Semaphore>,
 }
 
@@ -117,14 +123,23 @@ impl Answerer {
 
     fn take(&self, query: &[u8], carried: Carried) -> Next {
         let known = self.known.borrow();
-        let failed = match known.names.judge(query) {
+        let (failed, host) = match known.names.judge(query) {
             Verdict::Answer(answer) => return Next::Answer(answer),
             Verdict::Ignore => return Next::Nothing,
-            Verdict::PassOn { failed } => failed,
+            Verdict::PassOn { failed } => (failed, None),
+            Verdict::Give { host, failed } => (failed, Some(host)),
         };
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
             return Next::Answer(failed);
         };
+        if let Some(host) = host {
+            let (query, answerer) = (query.to_vec(), self.clone());
+            return Next::Later(tokio::spawn(async move {
+                let answer = answerer.give(host, &query).await;
+                drop(permit);
+                answer.unwrap_or(failed)
+            }));
+        }
         let servers = Arc::clone(&known.servers);
         let query = query.to_vec();
         Next::Later(tokio::spawn(async move {
@@ -132,6 +147,19 @@ impl Answerer {
             drop(permit);
             answer.unwrap_or(failed)
         }))
+    }
+}
+
+impl Answerer {
+    /// Waits until a host has addresses, and answers with them.
+    async fn give(&self, host: Name, query: &[u8]) -> Option<Vec<u8>> {
+        let (given, told) = oneshot::channel();
+        self.ask.try_send(Asked { host, given }).ok()?;
+        tokio::time::timeout(GIVE_TIME, told).await.ok()?.ok()?;
+        match self.known.borrow().names.judge(query) {
+            Verdict::Answer(answer) => Some(answer),
+            Verdict::Ignore | Verdict::PassOn { .. } | Verdict::Give { .. } => None,
+        }
     }
 }
 

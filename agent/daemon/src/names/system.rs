@@ -28,6 +28,18 @@ pub(crate) enum Mode {
     Off,
 }
 
+impl Mode {
+    /// As somebody says it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Resolved => "resolved",
+            Self::ResolvConf => "resolv-conf",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// The way that is used.
 #[derive(Debug)]
 enum Way {

@@ -7,10 +7,11 @@ use std::{
 };
 
 use cardea_proto::{
-    access::STANDBY_MAX,
+    access::{Granted, STANDBY_MAX},
     id::GrantId,
     message::{AppView, Usage},
     name::Name,
+    pattern,
     time::{Now, UnixMillis},
 };
 use cardea_tunnel::{DialError, Path, PathReason};
@@ -105,6 +106,11 @@ impl Apps {
         self.entries.get(app)
     }
 
+    /// The app that a name of an entry is for.
+    pub(super) fn view(&self, name: &Name) -> Option<&AppView> {
+        pattern::meant(&self.views, name.as_str()).map(|meant| meant.view)
+    }
+
     /// Whether the controller told of an app of this name.
     pub(super) fn is_known(&self, app: &Name) -> bool {
         self.views.iter().any(|view| view.name == *app)
@@ -119,11 +125,15 @@ impl Apps {
             .map(|(app, _)| app)
     }
 
-    /// Takes the controller's snapshot; the names of apps that may be opened come back.
-    pub(super) fn replace_views(&mut self, views: Vec<AppView>) -> Vec<Name> {
+    /// Takes the controller's snapshot.
+    pub(super) fn replace_views(&mut self, views: Vec<AppView>) {
         self.views = views;
-        let allowed = self.views.iter().filter(|view| view.allowed);
-        allowed.map(|view| view.name.clone()).collect()
+    }
+
+    /// What was asked for and may be opened, as the controller last said.
+    pub(super) fn allowed(&self) -> Vec<Name> {
+        let is_allowed = |name: &&Name| self.view(name).is_some_and(|view| view.allowed);
+        self.entries.keys().filter(is_allowed).cloned().collect()
     }
 
     /// Makes room for an app; false when too many were asked for.
@@ -169,12 +179,12 @@ impl Apps {
         }
     }
 
-    /// Takes the offer that an answer to `request` is for; any other request finds none.
-    pub(super) fn take_offer(&mut self, app: &Name, request: u64) -> Option<PendingOffer> {
-        let entry = self.entries.get_mut(app)?;
-        let is_asked =
-            matches!(entry.access, Access::Asking { request: Some(asked), .. } if asked == request);
-        if is_asked { entry.offer.take() } else { None }
+    /// Takes the offer that a grant is for; any other finds none.
+    pub(super) fn take_offer(&mut self, name: &Name, granted: &Granted) -> Option<PendingOffer> {
+        let entry = self.entries.get_mut(name)?;
+        let is_asked = matches!(entry.access, Access::Asking { request: Some(asked), .. } if asked == granted.request);
+        let is_its = |offer: &mut PendingOffer| is_asked && *offer.app() == granted.app;
+        entry.offer.take_if(is_its)
     }
 
     /// The app that was asked for with this request.
@@ -285,6 +295,14 @@ impl Entry {
             Access::Idle { .. } => true,
             Access::Denied { at, .. } | Access::Unreachable { at, .. } => now >= at + REFUSAL_SHOWN,
             Access::Asking { .. } | Access::Opening { .. } | Access::Open { .. } => false,
+        }
+    }
+
+    /// Whether there is a tunnel, or one is on its way.
+    pub(super) const fn is_live(&self) -> bool {
+        match self.access {
+            Access::Asking { .. } | Access::Opening { .. } | Access::Open { .. } => true,
+            Access::Idle { .. } | Access::Denied { .. } | Access::Unreachable { .. } => false,
         }
     }
 

@@ -88,6 +88,8 @@ impl Agent {
         self.requests += 1;
         let request = self.requests;
         self.calls.explain(now.instant, request, call);
+        // The rules are about the app, whichever host of it somebody means.
+        let app = self.apps.view(&app).map_or(app, |view| view.name.clone());
         out.node
             .messages
             .push_back(FromNode::Explain { request, app });

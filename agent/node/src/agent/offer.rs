@@ -31,6 +31,7 @@ use crate::{channel::Channel, entropy::seed, limits};
 /// It lives until its answer comes or nobody waits for it, and its keys with it.
 #[derive(Debug)]
 pub(super) struct PendingOffer {
+    app: Name,
     digest: Digest,
     wireguard: WireGuardKey,
     kem: KemKey,
@@ -41,6 +42,8 @@ pub(super) struct PendingOffer {
 pub(super) struct Wish<'a> {
     pub(super) device: DeviceId,
     pub(super) app: &'a Name,
+    /// Which of the app's hosts.
+    pub(super) host: Option<&'a Name>,
     pub(super) candidates: &'a [SocketAddr],
     /// Whether there are packets to send, and not flows alone.
     pub(super) packets: bool,
@@ -86,9 +89,11 @@ impl PendingOffer {
             kem: kem.public(),
             candidates: limits::candidates(wish.candidates),
             packets: wish.packets,
+            host: wish.host.cloned(),
         };
         let signed = sign_offer(&offer, channel.chain(), channel.settings().signer.as_ref())?;
         let pending = Self {
+            app: wish.app.clone(),
             digest: offer_digest(&signed),
             wireguard,
             kem,
@@ -101,11 +106,17 @@ impl PendingOffer {
         Ok((pending, message))
     }
 
-    /// Checks the connector's answer and makes the tunnel of it.
+    /// The app that it is for.
+    pub(super) const fn app(&self) -> &Name {
+        &self.app
+    }
+
+    /// Checks the connector's answer and makes the tunnel of it, under the name that this agent has for
+    /// its other side.
     pub(super) fn accept(
         self,
         now: Now,
-        granted: &Granted,
+        (granted, name): (&Granted, &Name),
         own: &[SocketAddr],
         channel: &Channel,
     ) -> Result<Install, AnswerError> {
@@ -133,7 +144,7 @@ impl PendingOffer {
         };
         Ok(Install {
             grant: granted.grant,
-            app: granted.app.clone(),
+            app: name.clone(),
             keys,
             ttl: limits::ttl(granted.ttl_ms),
             relay: limits::relay(&granted.rendezvous.relay, own).ok_or(AnswerError::NoRelay)?,

@@ -59,7 +59,7 @@ impl Agent {
         let others = self
             .apps
             .others(now.instant)
-            .map(|app| self.app_status(now, app, None));
+            .map(|app| self.app_status(now, app, self.apps.view(app)));
         let mut statuses: Vec<AppStatus> = known.chain(others).collect();
         statuses.sort_by(|a, b| a.name.cmp(&b.name));
         statuses

@@ -80,6 +80,53 @@ fn facts(world: &World, encrypted: bool, number: u64) -> AgentInput {
 }
 
 #[test]
+fn two_hosts_of_one_app_have_a_tunnel_each_and_are_called_by_their_names() {
+    let world = World::new();
+    let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+    let mut told = view("wiki", true);
+    told.names = vec!["*.dev.corp.example".parse().unwrap()];
+    world.turn(&mut agent, AgentInput::Message(ToNode::Apps(vec![told])));
+    let hosts = ["api.dev.corp.example", "web.dev.corp.example"];
+    let mut asked = Vec::new();
+    for (number, host) in (1..).zip(hosts) {
+        let (request, offer) = world.ask_for(&mut agent, host);
+        let mut admit = world.admit(Carrier::WireGuard, offer);
+        admit.grant = GrantId::from_bytes([number; 10]);
+        admit.patterns = vec!["*.dev.corp.example".parse().unwrap()];
+        asked.push((request, host, admit));
+    }
+    for (request, host, admit) in asked {
+        let grant = admit.grant;
+        let admit = crate::ConnectorInput::Message(ToNode::Admit(Box::new(admit)));
+        let answered = world.serve(&mut connector, admit);
+        let Some(FromNode::Admitted { answer, .. }) = answered.messages.back() else {
+            panic!("not admitted: {:?}", answered.messages);
+        };
+        let mut granted = world.granted(Carrier::WireGuard, request, answer.clone());
+        granted.grant = grant;
+        let granted = AgentInput::Message(ToNode::Granted(Box::new(granted)));
+        let out = world.turn(&mut agent, granted);
+        assert!(
+            matches!(out.node.commands.front(), Some(Command::Install(install)) if install.app == name(host)),
+            "{host}"
+        );
+        let out = world.turn(&mut agent, AgentInput::Tunnel(Event::Opened { grant }));
+        assert_eq!(out.opened, [(name(host), Ok(grant))]);
+        assert!(agent.is_live(&name(host)));
+    }
+    let status = agent.status(world.now);
+    let open = status.apps.iter().filter(|app| app.state == AppState::Open);
+    let open: Vec<&str> = open.map(|app| app.name.as_str()).collect();
+    assert_eq!(open, hosts);
+    let withdraw = ToNode::Withdraw {
+        grant: GrantId::from_bytes([1; 10]),
+        reason: EndReason::Revoked,
+    };
+    world.turn(&mut agent, AgentInput::Message(withdraw));
+    assert!(!agent.is_live(&name(hosts[0])) && agent.is_live(&name(hosts[1])));
+}
+
+#[test]
 fn an_app_is_open_only_between_opened_and_the_end_of_its_tunnel() {
     for carrier in [Carrier::WireGuard, Carrier::Quic] {
         let world = World::new();

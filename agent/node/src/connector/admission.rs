@@ -12,6 +12,7 @@ use cardea_proto::{
     codec::{Blob, Secret32},
     id::ConnectorId,
     identity::Holder,
+    pattern,
     refusal::{Refusal, RefusalCode},
     time::Now,
 };
@@ -42,7 +43,7 @@ pub(super) fn admit(
     rng: &mut ChaCha20Rng,
 ) -> Result<(Install, Signed), Refusal> {
     let offer = verified(now, admit, channel)?;
-    let egress = egress(admit)?;
+    let egress = egress(admit, &offer)?;
     let relay = limits::relay(&admit.rendezvous.relay, own.candidates)
         .ok_or_else(|| invalid("the grant names no relay"))?;
     if admit.ttl_ms == 0 {
@@ -132,12 +133,15 @@ fn quic_keys(now: Now, admit: &Admit, channel: &Channel) -> CarrierKeys {
     ))
 }
 
-fn egress(admit: &Admit) -> Result<Egress, Refusal> {
+/// Where flows may go: to the host that the device has signed, if the app has such a one.
+fn egress(admit: &Admit, offer: &Offer) -> Result<Egress, Refusal> {
     if admit.targets.is_empty() {
         return Err(invalid("the app has no target"));
     }
+    let targets = pattern::targets(&admit.patterns, &admit.targets, offer.host.as_ref())
+        .map_err(|error| invalid(&error.to_string()))?;
     Ok(Egress {
-        targets: admit.targets.clone(),
+        targets,
         host_scoped: admit.host_scoped,
         never: admit.never.clone(),
     })

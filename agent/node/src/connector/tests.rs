@@ -6,7 +6,7 @@ use cardea_proto::{app::Carrier, message::Purpose};
 use cardea_tunnel::{CarrierKeys, CloseReason, Install};
 
 use super::*;
-use crate::testing::{GRANT, TTL, World, name};
+use crate::testing::{GRANT, TTL, World, name, view};
 
 fn install(out: &NodeOutbox) -> Option<&Install> {
     match out.commands.front() {
@@ -121,6 +121,49 @@ fn an_offer_that_does_not_hold_is_not_admitted() {
         };
         assert_eq!((*grant, refusal.code), (GRANT, code), "{label}");
         assert!(connector.grants().is_empty(), "{label}");
+    }
+}
+
+#[test]
+fn only_a_host_that_a_wildcard_covers_is_admitted_and_only_it_is_dialed() {
+    for (host, dialed) in [
+        (
+            "api.dev.corp.example",
+            Some("api.dev.internal.example:80/tcp"),
+        ),
+        // The agent lies, or the controller: neither is believed.
+        ("api.prod.corp.example", None),
+        ("a.b.dev.corp.example", None),
+        ("evil.bad.example", None),
+        ("wiki", None),
+    ] {
+        let world = World::new();
+        let (mut agent, mut connector) = (world.ready_agent(), world.ready_connector());
+        let parent = host
+            .split_once('.')
+            .map_or("corp.example", |(_, parent)| parent);
+        let mut told = view("wiki", true);
+        if host != "wiki" {
+            told.names = vec![format!("*.{parent}").parse().unwrap()];
+        }
+        world.turn(
+            &mut agent,
+            crate::AgentInput::Message(ToNode::Apps(vec![told])),
+        );
+        let (_, offer) = world.ask_for(&mut agent, host);
+        let mut admitted = world.admit(Carrier::WireGuard, offer);
+        admitted.targets = vec!["*.dev.internal.example:80".parse().unwrap()];
+        admitted.patterns = vec!["*.dev.corp.example".parse().unwrap()];
+        let out = admit(&world, &mut connector, admitted);
+        let egress = install(&out).and_then(|install| install.egress.clone());
+        let targets = egress.map(|egress| egress.targets);
+        let dialed = dialed.map(|dialed| vec![dialed.parse().unwrap()]);
+        assert_eq!(targets, dialed, "{host}");
+        let refused = matches!(
+            out.messages.front(),
+            Some(FromNode::NotAdmitted { refusal, .. }) if refusal.code == RefusalCode::Invalid
+        );
+        assert_eq!(refused, dialed.is_none(), "{host}");
     }
 }
 

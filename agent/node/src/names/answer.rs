@@ -13,6 +13,8 @@ use domain::{
     rdata::{A, Aaaa, Ptr, Soa},
 };
 
+use cardea_proto::name::Name;
+
 use super::{AppAddresses, Dns, Names, Owner};
 
 /// What becomes of a query.
@@ -23,6 +25,13 @@ pub enum Verdict {
     /// It is not ours: whoever is asked otherwise answers it.
     PassOn {
         /// The answer when nobody does.
+        failed: Vec<u8>,
+    },
+    /// It is about a host of an app that has no addresses yet: it is judged again when it has some.
+    Give {
+        /// The host, in small letters.
+        host: Name,
+        /// The answer when it gets none.
         failed: Vec<u8>,
     },
     /// It is no query.
@@ -68,7 +77,13 @@ impl Names {
         if question.qclass() != Class::IN || is_transfer {
             return reply.refuse(Rcode::REFUSED, ExtendedErrorCode::NOT_SUPPORTED);
         }
+        let is_for_addresses = matches!(question.qtype(), Rtype::A | Rtype::AAAA | Rtype::ANY);
         let bytes = match owner {
+            Owner::Host(host) if is_for_addresses => {
+                let failed = reply.failed(ExtendedErrorCode::NOT_READY)?;
+                return Ok(Verdict::Give { host, failed });
+            }
+            Owner::Host(_) => self.nothing(&reply, Rcode::NOERROR, &question)?,
             Owner::App(addresses) => self.found(&reply, &question, addresses)?,
             Owner::Address(app) => self.found_app(&reply, &question, app)?,
             Owner::Above => self.nothing(&reply, Rcode::NOERROR, &question)?,

@@ -21,19 +21,18 @@ const DB: AppAddresses = AppAddresses {
 #[test]
 fn every_name_has_one_owner() {
     let names = names();
-    let nobody = Owner::Nobody;
     for (name, expected) in [
         ("wiki.corp.example", Owner::App(WIKI)),
         ("WiKi.CORP.example.", Owner::App(WIKI)),
         ("docs.elsewhere.example", Owner::App(WIKI)),
         ("db.eu.corp.example", Owner::App(DB)),
         ("eu.corp.example", Owner::Above),
-        ("us.corp.example", nobody),
-        ("a.wiki.corp.example", nobody),
-        ("_443._https.docs.elsewhere.example", nobody),
-        ("payroll.corp.example", nobody),
+        ("us.corp.example", Owner::Nobody),
+        ("a.wiki.corp.example", Owner::Nobody),
+        ("_443._https.docs.elsewhere.example", Owner::Nobody),
+        ("payroll.corp.example", Owner::Nobody),
         ("ztna.corp.example", Owner::Others),
-        ("a.ztna.corp.example", nobody),
+        ("a.ztna.corp.example", Owner::Nobody),
         ("www.corp.example", Owner::Others),
         ("a.www.corp.example", Owner::Others),
         ("corp.example", Owner::Others),
@@ -41,7 +40,7 @@ fn every_name_has_one_owner() {
         ("elsewhere.example", Owner::Others),
         ("example", Owner::Others),
         ("wiki", Owner::Others),
-        ("8.0.64.100.in-addr.arpa", nobody),
+        ("8.0.64.100.in-addr.arpa", Owner::Nobody),
         ("1.0.0.127.in-addr.arpa", Owner::Others),
         ("64.100.in-addr.arpa", Owner::Others),
     ] {
@@ -54,7 +53,7 @@ fn every_name_has_one_owner() {
         assert_eq!(names.owner(&reverse), Owner::Address(&wiki), "{reverse}");
     }
     let other = Dns::reverse_from_addr("fd12::8".parse().unwrap()).unwrap();
-    assert_eq!(names.owner(&other), nobody);
+    assert_eq!(names.owner(&other), Owner::Nobody);
     let other = Dns::reverse_from_addr("fd13::8".parse().unwrap()).unwrap();
     assert_eq!(names.owner(&other), Owner::Others);
 }
@@ -193,7 +192,7 @@ fn what_is_malformed_is_said_to_be_so_and_an_answer_is_no_query() {
                 Some(rcode(&answer))
             }
             Verdict::Ignore => None,
-            Verdict::PassOn { .. } => panic!("passed on"),
+            Verdict::PassOn { .. } | Verdict::Give { .. } => panic!("passed on"),
         }
     };
     assert_eq!(code(&|bytes| bytes.truncate(11)), None);
@@ -273,6 +272,62 @@ fn a_system_that_can_split_asks_for_the_domain_and_for_names_elsewhere() {
     assert_eq!(odd.routed().count(), 0);
 }
 
+#[test]
+fn a_host_below_a_wildcard_is_given_addresses_once_and_nothing_else_is() {
+    let parsed = |name: &str| parse(name).unwrap();
+    let host = |name: &str| Owner::Host(name.parse().unwrap());
+    let app: Name = "dev".parse().unwrap();
+    let patterns =
+        ["*.dev.corp.example", "*.lab.elsewhere.example"].map(|name| name.parse().unwrap());
+    let mut names = names();
+    names.set_apps([(&app, &patterns[..], DB)], []);
+    for (name, expected) in [
+        ("api.dev.corp.example", host("api.dev.corp.example")),
+        ("API.dev.Corp.example.", host("api.dev.corp.example")),
+        ("x.lab.elsewhere.example", host("x.lab.elsewhere.example")),
+        ("dev.corp.example", Owner::App(DB)),
+        ("lab.elsewhere.example", Owner::Others),
+        ("a.api.dev.corp.example", Owner::Nobody),
+        ("a.b.lab.elsewhere.example", Owner::Nobody),
+        ("-a.dev.corp.example", Owner::Nobody),
+        ("api.prod.corp.example", Owner::Nobody),
+    ] {
+        assert_eq!(names.owner(&parsed(name)), expected, "{name}");
+    }
+    let question = query("api.dev.corp.example", Rtype::A, false);
+    let Verdict::Give { host, failed } = names.judge(&question) else {
+        panic!("it has no addresses yet");
+    };
+    assert!(host.as_str() == "api.dev.corp.example" && is_failure(&failed));
+    // Nobody gets addresses for such a question.
+    let nothing = ask(&names, "api.dev.corp.example", Rtype::HTTPS);
+    assert_eq!(rcode(&nothing), Rcode::NOERROR);
+    let routed: Vec<String> = names.routed().collect();
+    assert_eq!(routed, ["corp.example", "lab.elsewhere.example"]);
+
+    names.set_apps([(&app, &patterns[..], DB)], [(&host, WIKI)]);
+    let api = parsed("api.dev.corp.example");
+    assert_eq!(names.owner(&api), Owner::App(WIKI));
+    let reverse = Dns::reverse_from_addr(IpAddr::V4(WIKI.v4)).unwrap();
+    assert_eq!(names.owner(&reverse), Owner::Address(&api));
+
+    // A wildcard's parent exists, or resolvers deny what lies below (RFC 8020).
+    names.set_apps([(&"x".parse().unwrap(), &patterns[..1], DB)], []);
+    assert_eq!(names.owner(&parsed("dev.corp.example")), Owner::Above);
+}
+
+#[test]
+fn hosts_of_a_wildcard_fail_until_the_apps_are_known() {
+    let patterns = ["*.lab.elsewhere.example".parse().unwrap()];
+    let mut before = names();
+    before.set_apps([(&"dev".parse().unwrap(), &patterns[..], DB)], []);
+    let known: Vec<String> = before.apps().collect();
+    let mut names = Names::new(&"corp.example".parse().unwrap(), []);
+    names.expect(known.iter().map(String::as_str));
+    let host = parse("api.lab.elsewhere.example").unwrap();
+    assert_eq!(names.owner(&host), Owner::Unknown);
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_judged_and_an_answer_is_whole(bytes: Vec<u8>) {
@@ -305,7 +360,7 @@ proptest! {
     fn the_longest_names_fit(app in "[a-z]{60}\\.[a-z]{60}\\.[a-z]{60}\\.[a-z]{50}") {
         let mut names = names();
         let app: Name = app.parse().unwrap();
-        names.set_apps([(&app, &[][..], WIKI)]);
+        names.set_apps([(&app, &[][..], WIKI)], []);
         let answer = ask(&names, &format!("{app}.corp.example"), Rtype::ANY);
         let message = Message::from_octets(&answer).unwrap();
         prop_assert_eq!(message.header_counts().ancount(), 2);
@@ -316,7 +371,9 @@ proptest! {
 /// What holds of every verdict.
 fn check(names: &Names, bytes: &[u8]) {
     match names.judge(bytes) {
-        Verdict::Answer(answer) | Verdict::PassOn { failed: answer } => {
+        Verdict::Answer(answer)
+        | Verdict::PassOn { failed: answer }
+        | Verdict::Give { failed: answer, .. } => {
             assert!(answer.len() <= 512);
             assert_eq!(id(&answer), id(bytes));
             let message = Message::from_octets(&answer).unwrap();
@@ -337,8 +394,9 @@ fn names() -> Names {
     names.set_outside(["www.corp.example"]);
     let name = |text: &str| text.parse::<Name>().unwrap();
     let (wiki, db) = (name("wiki"), name("db.eu"));
-    let elsewhere = [name("docs.elsewhere.example"), name("wiki.corp.example")];
-    names.set_apps([(&wiki, &elsewhere[..], WIKI), (&db, &[], DB)]);
+    let elsewhere =
+        ["docs.elsewhere.example", "wiki.corp.example"].map(|name| name.parse().unwrap());
+    names.set_apps([(&wiki, &elsewhere[..], WIKI), (&db, &[], DB)], []);
     names
 }
 
@@ -364,7 +422,9 @@ fn query(name: &str, kind: Rtype, edns: bool) -> Vec<u8> {
 fn ask(names: &Names, name: &str, kind: Rtype) -> Vec<u8> {
     match names.judge(&query(name, kind, false)) {
         Verdict::Answer(answer) => answer,
-        other @ (Verdict::PassOn { .. } | Verdict::Ignore) => panic!("{name}: {other:?}"),
+        other @ (Verdict::PassOn { .. } | Verdict::Give { .. } | Verdict::Ignore) => {
+            panic!("{name}: {other:?}")
+        }
     }
 }
 

@@ -162,6 +162,7 @@ impl Scene {
             kem: vec![3; KEM_KEY_BYTES].into(),
             candidates: Vec::new(),
             packets: false,
+            host: None,
         }
     }
 

@@ -125,7 +125,7 @@ pub(super) fn to_node() -> Vec<ToNode> {
         ToNode::Posture(parts::verdict()),
         ToNode::Apps(vec![AppView {
             name: parts::name("wiki"),
-            names: vec![parts::name("wiki.corp.example")],
+            names: vec![parts::name("wiki.corp.example").into()],
             services: vec![parts::service()],
             transport: Transport::Auto,
             allowed: false,

@@ -130,15 +130,7 @@ fn changes_of_access() -> Vec<Change> {
         Change::PolicySet(parts::files()),
         Change::Allowed(parts::link()),
         Change::Disallowed(parts::link()),
-        Change::GrantOffered(Grant {
-            id: parts::grant(),
-            device: parts::device(),
-            user: parts::name("alice@corp.example"),
-            app: parts::name("wiki"),
-            connector: parts::connector(),
-            carrier: Carrier::WireGuard,
-            ttl_ms: 300_000,
-        }),
+        Change::GrantOffered(grant()),
         Change::GrantAdmitted(parts::grant()),
         Change::RollbackNoticed(parts::rollback()),
         Change::RollbackAcknowledged,
@@ -152,6 +144,26 @@ fn changes_of_access() -> Vec<Change> {
             subject: "inv_x".to_owned(),
         }),
     ]
+}
+
+fn grant() -> Grant {
+    Grant {
+        id: parts::grant(),
+        device: parts::device(),
+        user: parts::name("alice@corp.example"),
+        app: parts::name("wiki"),
+        host: None,
+        connector: parts::connector(),
+        carrier: Carrier::WireGuard,
+        ttl_ms: 300_000,
+    }
+}
+
+pub(super) fn grant_of_host() -> Grant {
+    Grant {
+        host: Some(parts::name("api.dev.corp.example")),
+        ..grant()
+    }
 }
 
 pub(super) fn entry() -> Entry {

@@ -7,12 +7,13 @@
 #![allow(dead_code, reason = "shared by several test binaries")]
 
 use cardea_proto::{
-    access::{Answer, Extend, Offer, Rendezvous},
+    access::{Admit, Answer, Extend, Offer, Rendezvous},
     admin::{AdminAnswer, AdminChange, AdminHello, AdminQuery, AdminRequest, ChangeOrder},
+    app::AppSpec,
     codec,
     decision::Decision,
     enroll::{Certificate, EnrollAnswer, EnrollRequest},
-    ledger::{Actor, Change, Entry, RecordKey},
+    ledger::{Actor, Change, Entry, Grant, RecordKey},
     local::{LocalAnswer, LocalRequest},
     message::{FromNode, ToNode},
     posture::PostureVerdict,
@@ -73,6 +74,10 @@ pub(crate) fn all() -> Vec<Sample> {
         one::<Offer>("offer", &parts::offer()),
         one::<Answer>("answer", &parts::answer()),
         one::<Offer>("offer_with_candidates", &parts::offer_with_candidates()),
+        one::<Offer>("offer_of_host", &parts::offer_of_host()),
+        one::<Admit>("admit_of_host", &parts::admit_of_host()),
+        one::<AppSpec>("app_of_hosts", &parts::app_of_hosts()),
+        one::<Grant>("grant_of_host", &ledger::grant_of_host()),
         one::<Answer>("answer_with_candidates", &parts::answer_with_candidates()),
         one::<Rendezvous>("rendezvous_with_standby", &parts::rendezvous_with_standby()),
         one::<Extend>("extend_with_standby", &parts::extend_with_standby()),

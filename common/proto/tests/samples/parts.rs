@@ -253,6 +253,14 @@ pub(crate) fn offer() -> Offer {
         kem: blob(b"encapsulation key"),
         candidates: Vec::new(),
         packets: false,
+        host: None,
+    }
+}
+
+pub(crate) fn offer_of_host() -> Offer {
+    Offer {
+        host: Some(name("api.dev.corp.example")),
+        ..offer()
     }
 }
 
@@ -333,10 +341,27 @@ pub(crate) fn admit() -> Admit {
         device_key: Bytes([15; 32]),
         offer: signed(),
         targets: vec!["10.9.0.10:80/tcp".parse().unwrap()],
+        patterns: Vec::new(),
         host_scoped: false,
         never: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         inner: inner(),
         rendezvous: rendezvous(),
+    }
+}
+
+pub(crate) fn admit_of_host() -> Admit {
+    Admit {
+        targets: vec!["*.dev.corp.example:80/tcp".parse().unwrap()],
+        patterns: vec!["*.dev.corp.example".parse().unwrap()],
+        ..admit()
+    }
+}
+
+pub(crate) fn app_of_hosts() -> AppSpec {
+    AppSpec {
+        targets: admit_of_host().targets,
+        names: admit_of_host().patterns,
+        ..app()
     }
 }
 
@@ -348,7 +373,7 @@ pub(crate) fn app() -> AppSpec {
             "10.9.0.10:80/tcp".parse().unwrap(),
             "dns.corp.example:53/udp".parse().unwrap(),
         ],
-        names: vec![name("wiki.corp.example")],
+        names: vec![name("wiki.corp.example").into()],
         transport: Transport::WireGuard,
         labels: [("env".to_owned(), "prod".to_owned())].into(),
         host_scoped: false,

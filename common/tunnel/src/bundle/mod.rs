@@ -10,11 +10,13 @@
 
 mod address;
 mod join;
+mod refuse;
 mod virtio;
 
 pub(crate) use address::answer_echo;
 pub use address::readdress;
 pub use join::{FRONT_BYTES_MAX, Front, JOINED_MAX, join};
+pub use refuse::Refused;
 pub use virtio::HEADER_BYTES;
 
 use virtio::{Header, Parts, Sum};

@@ -381,8 +381,8 @@ pub(crate) const HEADER_FRAGMENT: u8 = 44;
 /// More-fragments and offset. Source: RFC 791 §3.1.
 const FRAGMENT_BITS: u16 = 0x3fff;
 pub(crate) const FLAG_FIN: u8 = 0x01;
-const FLAG_SYN: u8 = 0x02;
-const FLAG_RST: u8 = 0x04;
+pub(crate) const FLAG_SYN: u8 = 0x02;
+pub(crate) const FLAG_RST: u8 = 0x04;
 pub(crate) const FLAG_ACK: u8 = 0x10;
 pub(crate) const UDP_HEADER_BYTES: usize = 8;
 

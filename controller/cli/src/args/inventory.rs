@@ -5,6 +5,7 @@ use cardea_proto::{
     id::InviteId,
     invite::INVITE_DAYS_MAX,
     name::Name,
+    pattern::Pattern,
 };
 use clap::{Args, Subcommand};
 
@@ -236,12 +237,14 @@ pub struct AppAdd {
     /// Where it is
     #[arg(long, default_value = "default")]
     pub site: Name,
-    /// What connectors may reach for it: HOST:PORT, /tcp or /udp behind it; may be repeated
+    /// What connectors may reach for it: HOST:PORT, /tcp or /udp behind it; may be repeated. A HOST
+    /// `*.NAME` is a host for each that a wildcard DNS name covers
     #[arg(long = "target", value_name = "TARGET", required = true)]
     pub targets: Vec<Target>,
-    /// A DNS name under which users know it; may be repeated
+    /// A DNS name under which users know it, or `*.NAME` for all that have one label before NAME; may be
+    /// repeated
     #[arg(long = "name", value_name = "DNSNAME")]
-    pub names: Vec<Name>,
+    pub names: Vec<Pattern>,
     /// Who may open it: user:NAME, group:NAME or everyone; may be repeated
     #[arg(long = "allow", value_name = "PRINCIPAL")]
     pub allow: Vec<Principal>,
@@ -275,7 +278,7 @@ pub struct AppFields {
     pub targets: Vec<Target>,
     /// All DNS names; may be repeated
     #[arg(long = "name", value_name = "DNSNAME")]
-    pub names: Vec<Name>,
+    pub names: Vec<Pattern>,
     /// No DNS names
     #[arg(long, conflicts_with = "names")]
     pub no_names: bool,

@@ -8,6 +8,7 @@ use cardea_proto::{
     id::GrantId,
     ledger::{Change, EndReason, Link, RecordKey},
     name::Name,
+    pattern::Pattern,
     refusal::{Refusal, RefusalCode},
     time::Now,
 };
@@ -186,7 +187,7 @@ impl Controller {
 /// A DNS name leads to one app. Names are compared as DNS compares them (RFC 4343), with or without
 /// the dot of the root.
 fn names_are_free(state: &State, spec: &AppSpec) -> Result<(), Refusal> {
-    let same = |a: &Name, b: &Name| {
+    let same = |a: &Pattern, b: &Pattern| {
         let (a, b) = (a.as_str(), b.as_str());
         a.trim_end_matches('.')
             .eq_ignore_ascii_case(b.trim_end_matches('.'))

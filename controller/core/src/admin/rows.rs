@@ -256,7 +256,10 @@ impl Controller {
         let grant = &record.grant;
         GrantRow {
             id: grant.id,
-            name: format!("{} for {}", grant.app, grant.user),
+            name: {
+                let place = grant.host.as_ref().unwrap_or(&grant.app);
+                format!("{place} for {}", grant.user)
+            },
             user: grant.user.clone(),
             device: self.device_name(grant.device),
             app: grant.app.clone(),

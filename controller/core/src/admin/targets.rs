@@ -48,6 +48,7 @@ pub(super) fn check(spec: &AppSpec) -> Result<(), Refusal> {
         ))
         .with_next("Give fewer or shorter ones: --label KEY=VALUE"));
     }
+    check_wildcards(spec)?;
     for (place, target) in targets.iter().enumerate() {
         if targets.iter().take(place).any(|before| before == target) {
             return Err(
@@ -72,6 +73,31 @@ pub(super) fn check(spec: &AppSpec) -> Result<(), Refusal> {
             ))
             .with_next(next));
         }
+    }
+    Ok(())
+}
+
+/// A target for many hosts is one for those that a wildcard name covers, and for nobody else.
+fn check_wildcards(spec: &AppSpec) -> Result<(), Refusal> {
+    let name = &spec.name;
+    let wild = spec
+        .targets
+        .iter()
+        .filter(|target| target.parent().is_some());
+    let Some(target) = wild.clone().next() else {
+        return Ok(());
+    };
+    if wild.count() < spec.targets.len() {
+        return Err(invalid(format!(
+            "app {name}: target {target} is for many hosts, and others are not"
+        ))
+        .with_next("Make two apps of it"));
+    }
+    if spec.names.is_empty() || spec.wildcards().count() < spec.names.len() {
+        return Err(invalid(format!(
+            "app {name}: target {target} is for many hosts, so each of its DNS names must be for many, too"
+        ))
+        .with_next("Give a wildcard name, and no other: --name '*.NAME'"));
     }
     Ok(())
 }
@@ -158,6 +184,41 @@ mod tests {
             "192.0.2.1:53/udp",
         ] {
             check_target(target, false, true);
+        }
+    }
+
+    #[test]
+    fn a_target_for_many_hosts_goes_with_names_of_many_and_nothing_else() {
+        let wild = "*.dev.internal.example:80";
+        for (target, more, names, accepted) in [
+            (wild, None, &["*.dev.corp.example"][..], true),
+            (
+                wild,
+                Some("*.dev.internal.example:81"),
+                &["*.dev.corp.example"],
+                true,
+            ),
+            (wild, None, &[], false),
+            (wild, None, &["api.dev.corp.example"], false),
+            (
+                wild,
+                None,
+                &["*.dev.corp.example", "dev.corp.example"],
+                false,
+            ),
+            (wild, Some("10.9.0.10:80"), &["*.dev.corp.example"], false),
+            (
+                "10.9.0.10:80",
+                None,
+                &["*.dev.corp.example", "dev.corp.example"],
+                true,
+            ),
+            ("*.dev.localhost:80", None, &["*.dev.corp.example"], false),
+        ] {
+            let mut app = app(target, false);
+            app.targets.extend(more.map(|more| more.parse().unwrap()));
+            app.names = names.iter().map(|name| name.parse().unwrap()).collect();
+            assert_eq!(check(&app).is_ok(), accepted, "{target} {more:?} {names:?}");
         }
     }
 

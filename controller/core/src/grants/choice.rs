@@ -6,6 +6,7 @@ use cardea_proto::{
     app::{AppSpec, Carrier, Transport},
     id::ConnectorId,
     name::Name,
+    pattern::HostError,
     refusal::{Refusal, RefusalCode},
 };
 
@@ -43,4 +44,13 @@ pub(super) fn no_connector(app: &Name, site: &Name, asked: bool) -> Refusal {
     };
     Refusal::new(RefusalCode::NoConnector, why)
         .with_next("An admin can look at: cardeactl connector ls")
+}
+
+/// The refusal of a host that the app does not have.
+pub(super) fn no_host(app: &Name, host: Option<&Name>, error: HostError) -> Refusal {
+    let why = match host {
+        Some(host) => format!("{app}: {error}: {host}"),
+        None => format!("{app}: {error}"),
+    };
+    Refusal::new(RefusalCode::NotFound, why).with_next("See its names: cardea apps")
 }

@@ -54,7 +54,7 @@ use crate::{
 pub(crate) struct Live {
     tunnels: BTreeMap<GrantId, Tunnel>,
     endings: BTreeMap<GrantId, Ending>,
-    deciding: BTreeSet<(DeviceId, Name)>,
+    deciding: BTreeSet<(DeviceId, Name, Option<Name>)>,
     promised: BTreeMap<ConnectorId, usize>,
 }
 

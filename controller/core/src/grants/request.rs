@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use cardea_proto::{
-    access::{Admit, Signed},
+    access::{Admit, Offer, Signed},
     codec::Digest,
     decision::Decision,
     id::{ConnectorId, DeviceId, GrantId, NodeId},
@@ -17,7 +17,7 @@ use cardea_proto::{
 
 use super::{
     Stage,
-    choice::{carrier, no_connector},
+    choice::{carrier, no_connector, no_host},
     decided::{Decided, Subject},
 };
 use crate::{
@@ -48,6 +48,8 @@ pub(crate) struct Offering {
     device_key: Digest,
     /// Whether the device has packets to send, and not flows alone.
     packets: bool,
+    /// Which of the app's hosts it is for.
+    pub(super) host: Option<Name>,
     /// Connectors that did not answer.
     tried: BTreeSet<ConnectorId>,
     /// The grant that the last of those did not admit.
@@ -86,24 +88,26 @@ impl Controller {
         (request, app, offer): (u64, Name, Signed),
         statement: Statement,
     ) {
-        let (device_key, packets) = match self.check_offer(device, &app, statement) {
-            Ok(checked) => checked,
-            Err(refusal) => {
-                self.note_refusal(
-                    turn,
-                    &Refused {
-                        actor: Actor::Node(NodeId::Device(device)),
-                        attempt: "connect",
-                        code: refusal.code,
-                        subject: app.to_string(),
-                        decision: None,
-                    },
-                );
-                turn.send(channel, denied(request, refusal, None));
-                return;
-            }
-        };
-        if self.live.deciding.contains(&(device, app.clone())) || !self.proposals.has_room() {
+        let (device_key, Offer { packets, host, .. }) =
+            match self.check_offer(device, &app, statement) {
+                Ok(checked) => checked,
+                Err(refusal) => {
+                    self.note_refusal(
+                        turn,
+                        &Refused {
+                            actor: Actor::Node(NodeId::Device(device)),
+                            attempt: "connect",
+                            code: refusal.code,
+                            subject: app.to_string(),
+                            decision: None,
+                        },
+                    );
+                    turn.send(channel, denied(request, refusal, None));
+                    return;
+                }
+            };
+        let deciding = (device, app.clone(), host.clone());
+        if self.live.deciding.contains(&deciding) || !self.proposals.has_room() {
             let busy = Refusal::new(
                 RefusalCode::Busy,
                 format!("{app}: another request is being decided"),
@@ -119,6 +123,7 @@ impl Controller {
             offer,
             device_key,
             packets,
+            host,
             tried: BTreeSet::new(),
             replaces: None,
             planned: None,
@@ -165,6 +170,11 @@ impl Controller {
         let Some(spec) = self.world.state.app(&offering.app) else {
             return;
         };
+        if let Err(error) = spec.spec.targets_for(offering.host.as_ref()) {
+            let refusal = no_host(&offering.app, offering.host.as_ref(), error);
+            self.deny(turn, *offering, refusal, None);
+            return;
+        }
         let (site, carrier) = (
             spec.spec.site.clone(),
             carrier(&spec.spec, offering.packets),
@@ -181,6 +191,7 @@ impl Controller {
             device: offering.device,
             user,
             app: offering.app.clone(),
+            host: offering.host.clone(),
             connector,
             carrier,
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
@@ -202,7 +213,13 @@ impl Controller {
             .as_ref()
             .map(|decided| decided.allowed().decision().clone());
         draft.changes.extend(self.unrecorded_pass(grant.device));
-        for before in self.world.state.grants_between(grant.device, &grant.app) {
+        let state = &self.world.state;
+        let is_same = |id: &GrantId| {
+            let before = state.grant(id);
+            before.is_some_and(|before| before.grant.host == grant.host)
+        };
+        let between = state.grants_between(grant.device, &grant.app);
+        for before in between.filter(is_same) {
             let reason = if offering.replaces == Some(before) {
                 EndReason::ConnectorGone
             } else {
@@ -218,7 +235,8 @@ impl Controller {
             .and(RecordKey::Node(NodeId::Connector(grant.connector)))
             .and(RecordKey::Grant(grant.id))
             .and(RecordKey::Rollback);
-        self.live.deciding.insert((grant.device, grant.app.clone()));
+        let deciding = (grant.device, grant.app.clone(), grant.host.clone());
+        self.live.deciding.insert(deciding);
         self.live.promise(grant.connector);
         offering.planned = Some(grant);
         let intent = Intent::Offer(offering);
@@ -384,6 +402,7 @@ impl Controller {
             device_key: offering.device_key,
             offer: offering.offer.clone(),
             targets: app.spec.targets.clone(),
+            patterns: app.spec.wildcards().cloned().collect(),
             host_scoped: app.spec.host_scoped,
             never,
             inner: tickets::inner_addresses(self.world.domain(), device.number, app.number),
@@ -400,7 +419,8 @@ impl Controller {
     fn offer_settled(&mut self, offering: &mut Offering) {
         if let Some(grant) = offering.planned.take() {
             self.live.release(grant.connector);
-            self.live.deciding.remove(&(grant.device, grant.app));
+            let decided = (grant.device, grant.app, grant.host);
+            self.live.deciding.remove(&decided);
         }
     }
 }

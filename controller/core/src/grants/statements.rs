@@ -2,6 +2,7 @@
 
 use cardea_credential::{signed::StatementError, trust::ChainError};
 use cardea_proto::{
+    access::Offer,
     codec::Digest,
     id::{ConnectorId, DeviceId, GrantId, NodeId},
     identity::Holder,
@@ -12,14 +13,13 @@ use cardea_proto::{
 use crate::{controller::Controller, heard::Statement};
 
 impl Controller {
-    /// Checks a device's offer for an app; the digest of the key that signed it, and whether the device
-    /// has packets to send.
+    /// Checks a device's offer for an app; the digest of the key that signed it, and the offer.
     pub(super) fn check_offer(
         &self,
         device: DeviceId,
         app: &Name,
         statement: Statement,
-    ) -> Result<(Digest, bool), Refusal> {
+    ) -> Result<(Digest, Offer), Refusal> {
         let not_proven = |why: &str| {
             Refusal::new(
                 RefusalCode::NotProven,
@@ -48,7 +48,7 @@ impl Controller {
         } else if offer.app != *app {
             Err(not_proven("it is for another app"))
         } else {
-            Ok((leaf.key, offer.packets))
+            Ok((leaf.key, offer))
         }
     }
 

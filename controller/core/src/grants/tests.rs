@@ -1,6 +1,7 @@
 mod broken;
 mod denials;
 mod group;
+mod hosts;
 mod lives;
 mod relays;
 mod silence;

@@ -216,5 +216,6 @@ impl AppRecord {
             || old.targets != new.targets
             || old.transport != new.transport
             || old.host_scoped != new.host_scoped
+            || !old.wildcards().eq(new.wildcards())
     }
 }

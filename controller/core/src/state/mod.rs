@@ -226,7 +226,7 @@ impl State {
         self.grants.of_device(device)
     }
 
-    /// The live grants of one device on one app: one, but for a moment between two controllers.
+    /// The live grants of one device on one app: one for each host, but for a moment between two controllers.
     pub fn grants_between(&self, device: DeviceId, app: &Name) -> impl Iterator<Item = GrantId> {
         self.grants.between(device, app)
     }

@@ -268,6 +268,11 @@ impl Bench {
     }
 
     pub(crate) fn offer(&self, node: &TestNode, app: &str) -> Signed {
+        self.offer_for(node, app, None)
+    }
+
+    /// The same for a host of the app.
+    pub(crate) fn offer_for(&self, node: &TestNode, app: &str, host: Option<&str>) -> Signed {
         let offer = Offer {
             device: node.device(),
             app: name(app),
@@ -276,6 +281,7 @@ impl Bench {
             kem: vec![3; KEM_KEY_BYTES].into(),
             candidates: Vec::new(),
             packets: false,
+            host: host.map(name),
         };
         sign_offer(&offer, &node.chain, &node.key).unwrap()
     }

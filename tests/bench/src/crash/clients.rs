@@ -369,6 +369,7 @@ impl Link {
             kem: vec![3; KEM_KEY_BYTES].into(),
             candidates: Vec::new(),
             packets: false,
+            host: None,
         };
         let chain = &node.enrolled.certificate.chain;
         let offer = sign_offer(&offer, chain, node.key.as_ref())?;

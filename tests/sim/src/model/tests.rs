@@ -143,6 +143,7 @@ fn grant() -> Grant {
         device: DEVICE,
         user: user(1),
         app: app_name(1),
+        host: None,
         connector: CONNECTOR,
         carrier: Carrier::Quic,
         ttl_ms: 30_000,
