@@ -16,10 +16,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use cardea_e2e::{
     dark::{Resting, Target, probe_a_life},
-    namespace::Namespace,
     needs,
     program::now,
-    sockets::UdpOf,
     stranger::probe,
 };
 
@@ -59,12 +57,17 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
     for (target, cost) in costs {
         let at = format!("{} at port {}", target.program, target.address.port());
         let mib = cost.grown_kib / 1_024.0;
+        report.demand(
+            cost.percent <= COST_MAX,
+            &format!("garbage is dear at the {at}"),
+        );
+        report.demand(mib <= GROWN_MAX, &format!("memory grows at the {at}"));
         let cpu = format!("CPU for 10,000 of garbage a second, {at}");
         report.add_figures([
             (&*cpu, cost.percent, Some(COST_MAX), "% of a core"),
             (
-                &*format!("garbage that was read, {at}"),
-                cost.read,
+                &*format!("garbage that was judged, {at}"),
+                cost.judged,
                 None,
                 "/s",
             ),
@@ -84,40 +87,53 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
 
 /// What garbage cost a program.
 struct Cost {
-    /// Of a core, for 10,000 a second that were read: what the kernel had no room for costs nothing.
+    /// Of a core, for 10,000 a second that were judged: what there was no room for costs nothing. It is the
+    /// program's own time; what the network stack takes of any datagram is not in it.
     percent: f64,
-    /// What was read in a second.
-    read: f64,
+    /// What was judged in a second, by the program or by the kernel for it.
+    judged: f64,
     grown_kib: f64,
 }
 
 /// What a program spends on garbage at one of its sockets, beyond what it spends anyway.
 fn cost(resting: &Resting<'_>, target: &Target) -> Result<Cost> {
-    let dropped = || dropped(resting.host, target);
-    let lost = dropped()?;
+    let lost = lost(target)?;
     let process = Process::of(target.process);
     let (before, memory) = (process.cpu()?, process.resident_kib()?);
     pause(COST_TIME);
     let idle = process.cpu()? - before;
     let sent = resting.stranger.within(|| paced(target.address))?;
-    let lost = dropped()? - lost;
-    let read = count(sent.saturating_sub(lost)) / COST_TIME.as_secs_f64();
+    let lost = self::lost(target)? - lost;
+    let judged = count(sent.saturating_sub(lost)) / COST_TIME.as_secs_f64();
     let busy = process.cpu()? - before - idle;
     let share = busy.saturating_sub(idle).as_secs_f64() / COST_TIME.as_secs_f64();
     Ok(Cost {
-        percent: share * 100.0 / (read / 10_000.0),
-        read,
+        percent: share * 100.0 / (judged / 10_000.0),
+        judged,
         grown_kib: process.resident_kib()? - memory,
     })
 }
 
-/// Datagrams that were lost at a socket because those before were not read yet.
-fn dropped(host: &Namespace, target: &Target) -> Result<u64> {
-    let sockets = host.within(|| UdpOf::process(target.process))?;
-    let port = target.address.port();
-    let mut own = sockets.iter().filter(|socket| socket.local.port() == port);
-    let own = own.find(|socket| socket.local.is_ipv4() == target.address.is_ipv4());
-    Ok(own.context("the socket is gone")?.dropped)
+/// Datagrams that the target's host lost because those before were not read yet, of both families.
+fn lost(target: &Target) -> Result<u64> {
+    let counters =
+        |file: &str| std::fs::read_to_string(format!("/proc/{}/net/{file}", target.process));
+    let (v4, v6) = (counters("snmp")?, counters("snmp6")?);
+    let mut lines = v4.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = lines
+        .next()
+        .zip(lines.next())
+        .context("no counters of UDP")?;
+    let of_v4 = names
+        .split(' ')
+        .zip(values.split(' '))
+        .find(|(name, _)| *name == "RcvbufErrors");
+    let of_v6 = v6
+        .lines()
+        .find_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+    let (_, of_v4) = of_v4.context("no counter of IPv4")?;
+    let of_v6 = of_v6.context("no counter of IPv6")?;
+    Ok(of_v4.parse::<u64>()? + of_v6.trim().parse::<u64>()?)
 }
 
 /// Sends at [`RATE`] for [`COST_TIME`], a millisecond's worth at once; returns how many it sent.

@@ -73,6 +73,10 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
         let rates = (0..rounds)
             .map(|_| forwarded(case))
             .collect::<Result<Vec<f64>>>()?;
+        report.demand(
+            case == ALONE || median(&rates) >= FLOOR,
+            "too few datagrams are forwarded",
+        );
         report.add(Row {
             case: case.0.to_owned(),
             ours: median(&rates),
@@ -84,6 +88,7 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
         });
     }
     let bytes = idle()?;
+    report.demand(bytes <= 1_024.0, "an idle tunnel takes too much memory");
     report.add_figures([("memory of an idle tunnel", bytes, Some(1_024.0), "B")]);
     Ok(())
 }

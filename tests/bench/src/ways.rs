@@ -90,6 +90,10 @@ fn tell(report: &mut Report, contestant: &Contestant, direct: Option<&Contestant
     let speed = speeds(contestant);
     let direct = direct.filter(|_| *way != "direct");
     let target = (*way == "relay").then_some(RELAYED);
+    if let (Some((floor, _)), Some(direct)) = (target, direct) {
+        let ratio = median(&speed) / median(&speeds(direct));
+        report.demand(ratio >= floor, "too little goes through the relay");
+    }
     report.add(Row {
         case: format!("{carrier} {way}"),
         ours: median(&speed),

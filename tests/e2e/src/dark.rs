@@ -103,9 +103,6 @@ pub fn probe_a_life<T>(
     stranger.ip(&format!("addr add {}/64 dev wire nodad", STRANGER[1]))?;
     let mut world = Deployment::new()?;
     let disk = Disk::mount(&world.path("controller"))?;
-    // The guard is there from here on, as on every host whose controller has run before.
-    start(&mut world, &host)?;
-    world.stop_controller()?;
     let rules = format!(
         "table inet watch {{\n counter answers {{ }}\n chain out {{\n\
          type filter hook postrouting priority 300\n\
@@ -114,6 +111,10 @@ pub fn probe_a_life<T>(
         STRANGER[0], STRANGER[1]
     );
     host.nft(&rules)?;
+    answers_count(&host, &stranger)?;
+    // The guard is there from here on, as on every host whose controller has run before.
+    start(&mut world, &host)?;
+    world.stop_controller()?;
     let flood = Flood::default();
     let (phases, rested) = thread::scope(|scope| {
         let flooding = scope.spawn(|| flood.run(&stranger));
@@ -153,6 +154,26 @@ fn start(world: &mut Deployment, host: &Namespace) -> Result<()> {
         ],
         ..Default::default()
     })
+}
+
+/// Shows that an answer counts: without a guard, a port that is closed answers in each family.
+fn answers_count(host: &Namespace, stranger: &Namespace) -> Result<()> {
+    stranger.within(|| {
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+        let [v4, v6] = HOST;
+        for host in [&format!("::ffff:{v4}"), v6] {
+            socket.send_to(b"who is there?", (host, CHANNELS))?;
+        }
+        anyhow::Ok(())
+    })?;
+    let deadline = now() + PHASE_TIME;
+    while answers(host)? < 2 {
+        ensure!(now() < deadline, "answers of closed ports are not counted");
+        thread::yield_now();
+    }
+    run_ok(host.command("nft", ["reset", "counter", "inet", "watch", "answers"]))?;
+    ensure!(answers(host)? == 0, "it counts more than answers");
+    Ok(())
 }
 
 /// How many packets have left for the stranger.
@@ -330,19 +351,70 @@ impl Flood {
     }
 }
 
-/// Where a probe goes.
+/// Where a probe goes: half to what is always there, a quarter to what is known, a quarter to any port.
+///
+/// The number chooses the probe as well, by its remainder; here its multiple by the golden ratio decides, so that
+/// each kind of probe comes to each port (Knuth, The Art of Computer Programming, §6.4).
 fn port(number: u64, known: &[u16]) -> Result<u16> {
-    let turn = number / 4;
-    Ok(match number % 4 {
+    let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let place = (mixed >> 30) & u64::from(u32::MAX);
+    Ok(match mixed >> 62 {
         0 => CHANNELS,
         1 => RELAY,
         2 if !known.is_empty() => {
-            let place = usize::try_from(turn)? % known.len();
+            let place = usize::try_from(place)? % known.len();
             known.get(place).copied().unwrap_or(RELAY)
         }
-        _ => u16::try_from(turn % 64_512)?.saturating_add(1_024),
+        _ => u16::try_from(place % u64::from(u16::MAX))? + 1,
     })
 }
 
 /// Probes between two looks at what has changed.
 const BURST: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    #[test]
+    fn each_kind_of_probe_comes_to_each_port() {
+        let known = [CHANNELS, RELAY, 40_001, 40_002, 40_003, 40_004, 40_005];
+        let mut kinds: BTreeMap<u16, BTreeSet<u64>> = BTreeMap::new();
+        // Of ten million probes a tenth in one phase, and half of them in one family.
+        for number in 0..500_000 {
+            let port = port(number, &known).unwrap();
+            kinds.entry(port).or_default().insert(number % 16);
+        }
+        for port in known {
+            assert_eq!(kinds[&port].len(), 16, "{port}");
+        }
+        for count in [1, 2, 4, 8, 16] {
+            let known: Vec<u16> = (50_000..).take(count).collect();
+            let mut kinds = BTreeSet::new();
+            for number in 0..100_000 {
+                let port = port(number, &known).unwrap();
+                kinds.insert((known.iter().position(|other| *other == port), number % 16));
+            }
+            assert!(kinds.len() >= count * 16, "{} of {count}", kinds.len());
+        }
+        let all: usize = (1..=u16::MAX)
+            .filter(|port| kinds.contains_key(port))
+            .count();
+        assert!(all > 55_000, "{all} ports");
+    }
+
+    #[test]
+    fn in_ten_million_probes_a_port_sees_many_kinds() {
+        let mut kinds: BTreeMap<u16, BTreeSet<u64>> = BTreeMap::new();
+        for number in 0..5_000_000 {
+            let port = port(number, &[40_001]).unwrap();
+            kinds.entry(port).or_default().insert(number % 16);
+        }
+        let least = (1..=u16::MAX)
+            .map(|port| kinds.get(&port).map_or(0, BTreeSet::len))
+            .min();
+        assert!(least >= Some(8), "{least:?}");
+    }
+}

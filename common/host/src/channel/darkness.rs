@@ -291,6 +291,7 @@ impl Stage {
         let gate = gate();
         let server =
             Server::bind((Ipv4Addr::LOCALHOST, 0).into(), server_tls(), gate.clone()).unwrap();
+        server.without_sieve().unwrap();
         let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         stranger.connect(server.local_address()).await.unwrap();
         Self {

@@ -160,6 +160,12 @@ impl Server {
         self.endpoint.wait_idle().await;
     }
 
+    /// Leaves everything to the filter, as where the kernel has no sieve.
+    #[cfg(test)]
+    pub(super) fn without_sieve(&self) -> std::io::Result<()> {
+        self.socket.without_sieve()
+    }
+
     /// How many datagrams were dropped unanswered, among them each whose knock did not open.
     #[must_use]
     pub fn dropped(&self) -> u64 {

@@ -100,6 +100,12 @@ impl FilteredSocket {
         sieve::dropped(&self.io).map_or(0, u64::from)
     }
 
+    /// Leaves everything to the filter, as where the kernel has no sieve.
+    #[cfg(test)]
+    pub(super) fn without_sieve(&self) -> io::Result<()> {
+        socket2::SockRef::from(&self.io).detach_filter()
+    }
+
     fn open(
         socket: socket2::Socket,
         filter: &Arc<Filter>,
