@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Each is scanned over IPv4 and IPv6 while it serves, after it was killed, and while it leaves in order
-//! after it has come again. UDP: not one packet leaves for the stranger, as what passes through the host
+//! after it has come again; connector and agent with sockets at first, and then with network interfaces. UDP: not one packet leaves for the stranger, as what passes through the host
 //! shows. TCP and other protocols: what the kernel says, which is what it says without us, but that a
 //! front's port is open; and nothing is ever said on it.
 
@@ -373,7 +373,8 @@ impl Site {
         })
     }
 
-    /// Starts everything, for the first time or again, each with this guard.
+    /// Starts everything, for the first time or again, each with this guard: the nodes first with sockets, and
+    /// later with network interfaces.
     fn start(&mut self, guard: &str) -> Result<()> {
         let [controller, relay, connector, agent] = &self.hosts[..] else {
             bail!("another number of hosts");
@@ -383,11 +384,9 @@ impl Site {
         let facts = self.world.write_facts("laptop", GOOD_FACTS)?;
         let (connector_host, host) = (Some(&connector.namespace), Some(&agent.namespace));
         let nodes = if self.world.path("laptop").exists() {
-            let facts = ["--facts-from".into(), facts.into_os_string()];
             [
-                self.world
-                    .run_node(connector_host, connector.program, "con", &[])?,
-                self.world.run_node(host, agent.program, "laptop", &facts)?,
+                self.world.run_kernel(connector_host, "con")?,
+                self.world.run_interface(host, "laptop", &facts, &[])?,
             ]
         } else {
             let connector = self
