@@ -78,7 +78,7 @@ impl Carrier {
     }
 
     /// The tunnel's datagrams go another way, because the one before carries nothing.
-    pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
+    pub(crate) fn rerouted(&mut self, context: &mut Context<'_>) {
         each!(self, carrier => carrier.rerouted(context));
     }
 

@@ -84,6 +84,8 @@ pub(crate) struct Link {
     followed: u32,
     /// Whether what was sent lately went nowhere, and the carrier has not heard of it.
     is_lost: bool,
+    /// Whether that was so because a relay was left for another.
+    has_turned: bool,
     /// Whether the local network changed and no way from here has been shown since.
     is_stranded: bool,
     /// Of everything but the relay's path.
@@ -127,6 +129,7 @@ impl Link {
             compared: None,
             followed: 0,
             is_lost: false,
+            has_turned: false,
             is_stranded: false,
             due: None,
         })
@@ -189,6 +192,12 @@ impl Link {
             );
         let is_lost = std::mem::take(&mut self.is_lost) | self.life.take_returned();
         std::mem::take(&mut self.is_detour_new) || is_lost || is_left
+    }
+
+    /// Whether what [`Link::is_rerouted`] told of was a relay left for another: of the way to the other end all
+    /// but that is as it was.
+    pub(crate) fn take_turned(&mut self) -> bool {
+        std::mem::take(&mut self.has_turned)
     }
 
     /// Counts changes of [`Link::path`].
@@ -531,7 +540,8 @@ impl Link {
     /// The other end goes on with a relay: so does this one, unless it has just found out by itself
     /// that another one works, which it then says. Of two that did so at once the agent is followed.
     fn told_turned(&mut self, now: Instant, which: Option<Which>, out: &mut Outbox) {
-        self.is_lost |= self.paths.direct().is_none();
+        self.has_turned = self.paths.direct().is_none();
+        self.is_lost |= self.has_turned;
         let Some(Which::Standby(standby)) = which else {
             return;
         };
@@ -548,7 +558,8 @@ impl Link {
         }
         self.turned_after = self.paths.changes();
         self.relay_size.begin(now);
-        self.is_lost |= self.paths.direct().is_none();
+        self.has_turned = self.paths.direct().is_none();
+        self.is_lost |= self.has_turned;
         if self.own.is_some() && self.seen.is_none() {
             self.asks.begin(now);
         }

@@ -175,10 +175,15 @@ impl Quic {
     /// The tunnel's datagrams go another way, because the one before carries nothing: what answers a
     /// ping tells quinn which of them are lost (RFC 9002 §6.1), long before its doubled timer would.
     /// What it knew of the way before holds no more (RFC 9000 §9.4), the largest packet least of all: over
-    /// IPv6 it is 20 bytes shorter, and quinn would lose several before it found that out.
-    pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
+    /// IPv6 it is 20 bytes shorter, and quinn would lose several before it found that out. But by another
+    /// relay it is the same way in all that counts, and a round trip that is unknown again would make the
+    /// doubled timer a matter of seconds where so much is on its way that no ping may be sent.
+    pub(crate) fn rerouted(&mut self, context: &mut Context<'_>) {
+        let has_turned = context.link.take_turned();
         if let Some((_, connection)) = &mut self.connection {
-            connection.path_changed(context.now.instant);
+            if !has_turned {
+                connection.path_changed(context.now.instant);
+            }
             connection.ping();
             self.ping = Some((context.now.instant + PING_AGAIN, PING_AGAIN * 2));
         }

@@ -164,7 +164,7 @@ impl WireGuard {
     }
 
     /// The tunnel's datagrams go another way, because the one before carries nothing.
-    pub(crate) fn rerouted(&mut self, context: &Context<'_>) {
+    pub(crate) fn rerouted(&mut self, context: &mut Context<'_>) {
         self.session.hurry(context.now.instant);
         self.inner.rerouted(context.now.instant);
     }
