@@ -56,10 +56,10 @@ fn supervise() -> Result<()> {
     let words = format!("run --listen 127.0.0.1:0 --ticket-key {}", key.display());
     supervisor.stop(&mut controller)?;
     let mut relay = supervisor.start(&world, "cardea-relay", &words)?;
-    ensure!(
-        relay.said().contains("listening"),
-        "ready, and does not serve"
-    );
+    // What it wrote and what it told the supervisor come by two ways.
+    relay
+        .wait_for("listening")
+        .context("ready, and does not serve")?;
     supervisor.hear_life()?;
     supervisor.stop(&mut relay)?;
 
