@@ -14,6 +14,7 @@ pub mod files;
 pub mod frame;
 pub mod guard;
 mod keyboard;
+pub mod knock_log;
 pub mod local_port;
 pub mod nat;
 pub mod places;

@@ -10,6 +10,7 @@ use crate::{
     context::Context,
     filter::Permitted,
     input::{DialError, FlowId, Read},
+    link::Rerouted,
     outbox::CloseReason,
     quic::Quic,
     wireguard::WireGuard,
@@ -78,8 +79,8 @@ impl Carrier {
     }
 
     /// The tunnel's datagrams go another way, because the one before carries nothing.
-    pub(crate) fn rerouted(&mut self, context: &mut Context<'_>) {
-        each!(self, carrier => carrier.rerouted(context));
+    pub(crate) fn rerouted(&mut self, context: &Context<'_>, how: Rerouted) {
+        each!(self, carrier => carrier.rerouted(context, how));
     }
 
     pub(crate) fn timeout(&mut self, context: &mut Context<'_>) {

@@ -11,6 +11,7 @@
 //! datagram goes is one comparison; probes, lists of addresses and signs of life are sent beside.
 
 mod asks;
+mod rerouted;
 mod sizes;
 
 use std::{
@@ -25,6 +26,7 @@ use cardea_proto::{
     relay::{Cookie, DATA_HEADER_BYTES, Handle},
 };
 
+pub(crate) use self::rerouted::Rerouted;
 use self::{
     asks::Asks,
     sizes::{Measure, Sizes, Step as SizeStep},
@@ -82,10 +84,8 @@ pub(crate) struct Link {
     compared: Option<Instant>,
     /// How many changes of the path the carrier has heard of.
     followed: u32,
-    /// Whether what was sent lately went nowhere, and the carrier has not heard of it.
-    is_lost: bool,
-    /// Whether that was so because a relay was left for another.
-    has_turned: bool,
+    /// Why what was sent lately went nowhere, while the carrier has not heard of it.
+    lost: Option<Rerouted>,
     /// Whether the local network changed and no way from here has been shown since.
     is_stranded: bool,
     /// Of everything but the relay's path.
@@ -128,8 +128,7 @@ impl Link {
             is_flowing: false,
             compared: None,
             followed: 0,
-            is_lost: false,
-            has_turned: false,
+            lost: None,
             is_stranded: false,
             due: None,
         })
@@ -181,8 +180,8 @@ impl Link {
         self.turned_after == self.paths.changes()
     }
 
-    /// Whether what was sent lately went a way that carries nothing; says so once.
-    pub(crate) fn is_rerouted(&mut self) -> bool {
+    /// Why what was sent lately went a way that carries nothing, when it did; says so once.
+    pub(crate) fn rerouted(&mut self) -> Option<Rerouted> {
         let is_new = self.paths.changes() != self.followed;
         self.followed = self.paths.changes();
         let is_left = is_new
@@ -190,14 +189,10 @@ impl Link {
                 self.paths.why(),
                 PathReason::Lost(_) | PathReason::PeerRoamed
             );
-        let is_lost = std::mem::take(&mut self.is_lost) | self.life.take_returned();
-        std::mem::take(&mut self.is_detour_new) || is_lost || is_left
-    }
-
-    /// Whether what [`Link::is_rerouted`] told of was a relay left for another: of the way to the other end all
-    /// but that is as it was.
-    pub(crate) fn take_turned(&mut self) -> bool {
-        std::mem::take(&mut self.has_turned)
+        let is_returned = self.life.take_returned();
+        let is_other = std::mem::take(&mut self.is_detour_new) || is_returned || is_left;
+        let lost = self.lost.take();
+        lost.or_else(|| is_other.then_some(Rerouted::ByAnotherWay))
     }
 
     /// Counts changes of [`Link::path`].
@@ -284,7 +279,7 @@ impl Link {
     pub(crate) fn woke(&mut self, now: Instant) {
         self.life.woke();
         self.roamed(now);
-        self.is_lost = true;
+        self.lost = Some(Rerouted::ByAnotherWay);
     }
 
     /// A detour leads to a relay from now on, or UDP again: it must learn where we are, and what was
@@ -336,7 +331,7 @@ impl Link {
     fn returned(&mut self, out: &mut Outbox) {
         self.is_stranded = false;
         if self.is_peer_there {
-            self.is_lost = true;
+            self.lost = Some(Rerouted::ByAnotherWay);
             let lost = PathFrame::Lost { size: 0 };
             match self.paths.direct() {
                 Some(direct) => self.say_to(direct.to, &lost, 0, out),
@@ -493,7 +488,7 @@ impl Link {
                     let size = usize::try_from(size).unwrap_or(usize::MAX);
                     self.paths.told_lost(now, size);
                 }
-                self.is_lost = true;
+                self.lost = Some(Rerouted::ByAnotherWay);
             }
             (PathFrame::Turned, Via::Relay | Via::Direct) => self.told_turned(now, which, out),
             (
@@ -540,8 +535,9 @@ impl Link {
     /// The other end goes on with a relay: so does this one, unless it has just found out by itself
     /// that another one works, which it then says. Of two that did so at once the agent is followed.
     fn told_turned(&mut self, now: Instant, which: Option<Which>, out: &mut Outbox) {
-        self.has_turned = self.paths.direct().is_none();
-        self.is_lost |= self.has_turned;
+        if self.paths.direct().is_none() {
+            self.lost = Some(Rerouted::ByAnotherRelay);
+        }
         let Some(Which::Standby(standby)) = which else {
             return;
         };
@@ -558,8 +554,9 @@ impl Link {
         }
         self.turned_after = self.paths.changes();
         self.relay_size.begin(now);
-        self.has_turned = self.paths.direct().is_none();
-        self.is_lost |= self.has_turned;
+        if self.paths.direct().is_none() {
+            self.lost = Some(Rerouted::ByAnotherRelay);
+        }
         if self.own.is_some() && self.seen.is_none() {
             self.asks.begin(now);
         }
@@ -622,7 +619,7 @@ impl Link {
         let is_silent = self.life.is_silent();
         match self.relay_size.poll(now, pause, is_silent) {
             Some(SizeStep::Ask) => self.probe_relay(now, self.relay_size.size, out),
-            Some(SizeStep::Lost) => self.is_lost = true,
+            Some(SizeStep::Lost) => self.lost = Some(Rerouted::ByAnotherWay),
             None => {}
         }
     }

@@ -210,9 +210,9 @@ impl Tunnel {
 
     /// Lets the carrier send again what a path lost that is given up.
     fn follow_path(&mut self, now: Now, shared: &mut Shared, out: &mut Outbox) {
-        if self.link.is_rerouted() {
+        if let Some(how) = self.link.rerouted() {
             self.with(now, shared, out, |carrier, context| {
-                carrier.rerouted(context);
+                carrier.rerouted(context, how);
             });
         }
     }

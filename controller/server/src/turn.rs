@@ -1,9 +1,6 @@
 //! The one loop that owns the controller: collect what is ready, handle it, do what must follow.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use cardea_core::{
     AdminSession, CallId, ChannelId, CommitError, Controller, Heard, Input, Outbox, Peer,
@@ -12,10 +9,11 @@ use cardea_core::{
 use cardea_host::{
     channel::{CloseCode, Gate, Sender, Unproven},
     clock::Clock,
+    knock_log::KnockLog,
     supervisor::Supervisor,
 };
 use cardea_proto::{
-    admin::{AdminAnswer, AdminRequest, Knocks},
+    admin::{AdminAnswer, AdminRequest},
     enroll::EnrollRequest,
     ledger::Revision,
     message::ToNode,
@@ -35,9 +33,6 @@ const PROPOSALS_MAX: usize = 65_536;
 
 /// Longest sleep: timers do not count suspended time, deadlines do.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
-
-/// How often the log says what was knocked.
-const KNOCKS_TOLD: Duration = Duration::from_secs(60);
 
 /// Something that a connection brings.
 #[derive(Debug)]
@@ -92,8 +87,7 @@ pub(crate) struct Turn {
     head: watch::Sender<Revision>,
     gate: Gate,
     supervisor: Supervisor,
-    /// What had been knocked when it was last told, and when.
-    knocked: (Knocks, Option<Instant>),
+    knock_log: KnockLog,
 }
 
 /// Why the loop ended without being asked to.
@@ -121,7 +115,7 @@ impl Turn {
             head,
             gate,
             supervisor: Supervisor::of_environment(),
-            knocked: (Knocks::default(), None),
+            knock_log: KnockLog::default(),
         };
         this.handle(Input::Timeout);
         this.gate.change(this.outbox.door.drain(..));
@@ -170,7 +164,8 @@ impl Turn {
                 self.handle(Input::Timeout);
             }
             self.flush()?;
-            self.tell_knocks();
+            let now = self.clock.now().instant;
+            self.knock_log.tell(now, || self.gate.knocks());
         }
     }
 
@@ -321,30 +316,6 @@ impl Turn {
             }
         }
         Ok(())
-    }
-
-    /// Says what was knocked since the last time, at most once in a while: each of them may be a
-    /// stranger's doing.
-    fn tell_knocks(&mut self) {
-        let now = self.clock.now().instant;
-        let (told, at) = self.knocked;
-        if at.is_some_and(|at| now < at + KNOCKS_TOLD) {
-            return;
-        }
-        let knocks = self.gate.knocks();
-        self.knocked = (knocks, Some(now));
-        if knocks != told {
-            tracing::debug!(
-                knock.opened = knocks.opened,
-                knock.unknown = knocks.unknown,
-                knock.forged = knocks.forged,
-                knock.early = knocks.early,
-                knock.late = knocks.late,
-                knock.replayed = knocks.replayed,
-                knock.too_many = knocks.too_many,
-                "knocks"
-            );
-        }
     }
 
     fn refuse(&mut self, proposal: ProposalId) {

@@ -50,6 +50,21 @@ pub struct ControllerOptions<'a> {
     pub environment: &'a [(&'a str, &'a str)],
 }
 
+impl<'a> ControllerOptions<'a> {
+    /// On a host of its own at this address, with the usual ports, and with facts from files.
+    #[must_use]
+    pub fn on(namespace: &'a Namespace, address: &'a str) -> Self {
+        Self {
+            namespace: Some(namespace),
+            address,
+            port: 7443,
+            relay_port: 7444,
+            more: &["--allow-simulated-posture"],
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for ControllerOptions<'_> {
     fn default() -> Self {
         Self {

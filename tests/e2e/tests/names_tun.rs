@@ -318,15 +318,7 @@ impl World {
     fn new(test: &str) -> Result<Self> {
         let hosts = Hosts::new(test)?;
         let mut deployment = Deployment::new()?;
-        deployment.start_controller(&ControllerOptions {
-            namespace: Some(&hosts.controller),
-            address: "192.168.1.1",
-            port: 7443,
-            relay_port: 7444,
-            more: &["--allow-simulated-posture"],
-            environment: &[],
-            ..Default::default()
-        })?;
+        deployment.start_controller(&ControllerOptions::on(&hosts.controller, "192.168.1.1"))?;
         for (app, port) in [("wiki", 80), ("db", 5432), ("shell", 22)] {
             let target = format!("--target 10.9.1.10:{port} --target [fd00:9:1::10]:{port}");
             deployment.ctl(&format!("app add {app} {target} --allow group:staff"))?;

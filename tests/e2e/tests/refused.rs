@@ -65,14 +65,7 @@ impl World {
         let mut deployment = Deployment::new()?;
         let page = [("index.html", "page\n")];
         let nginx = apps::nginx(&site, &deployment.path("nginx"), &["192.168.1.1:80"], &page)?;
-        deployment.start_controller(&ControllerOptions {
-            namespace: Some(&site),
-            address: "192.168.1.1",
-            port: 7443,
-            relay_port: 7444,
-            more: &["--allow-simulated-posture"],
-            ..Default::default()
-        })?;
+        deployment.start_controller(&ControllerOptions::on(&site, "192.168.1.1"))?;
         let target = "--target 192.168.1.1:80 --target 192.168.1.1:53/udp --allow-host-scoped";
         for app in ["wiki", "spare"] {
             deployment.ctl(&format!("app add {app} {target} --allow group:staff"))?;

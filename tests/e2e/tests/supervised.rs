@@ -101,14 +101,7 @@ fn do_with_little() -> Result<()> {
     let site = Namespace::new("little", "site")?;
     laptop.link("lan", "192.168.1.2/24", &site, "lan", "192.168.1.1/24")?;
     let mut world = Deployment::new()?;
-    world.start_controller(&ControllerOptions {
-        namespace: Some(&site),
-        address: "192.168.1.1",
-        port: 7443,
-        relay_port: 7444,
-        more: &["--allow-simulated-posture"],
-        ..Default::default()
-    })?;
+    world.start_controller(&ControllerOptions::on(&site, "192.168.1.1"))?;
     let facts = world.write_facts("laptop", GOOD_FACTS)?;
     let code = world.ctl("invite device --user alice@corp.example --group staff")?;
     let mut words = world.node_arguments("enroll", "laptop", &code)?;

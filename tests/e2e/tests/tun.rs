@@ -388,15 +388,7 @@ impl Hosts {
 
     fn deploy(&self, kernel: bool) -> Result<World> {
         let mut deployment = Deployment::new()?;
-        deployment.start_controller(&ControllerOptions {
-            namespace: Some(&self.controller),
-            address: "192.168.1.1",
-            port: 7443,
-            relay_port: 7444,
-            more: &["--allow-simulated-posture"],
-            environment: &[],
-            ..Default::default()
-        })?;
+        deployment.start_controller(&ControllerOptions::on(&self.controller, "192.168.1.1"))?;
         let dual = "--target 10.9.1.10:80 --target [fd00:9:1::10]:80";
         for (app, targets) in [("wiki", dual), ("dns", "--target 10.9.1.10:53/udp")] {
             deployment.ctl(&format!(

@@ -99,14 +99,7 @@ impl World {
         ];
         let said = format!("--addn-hosts={}", answers.display());
         let names = apps::dnsmasq(&hosts.apps, "10.9.1.10", &said)?;
-        deployment.start_controller(&ControllerOptions {
-            namespace: Some(&hosts.controller),
-            address: "192.168.1.1",
-            port: 7443,
-            relay_port: 7444,
-            more: &["--allow-simulated-posture"],
-            ..Default::default()
-        })?;
+        deployment.start_controller(&ControllerOptions::on(&hosts.controller, "192.168.1.1"))?;
         let places = "--target *.internal.example:80 --name *.dev.corp.example";
         deployment.ctl(&format!("app add dev {places} --allow group:staff"))?;
         let site = Some(&hosts.connector);

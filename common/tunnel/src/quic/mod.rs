@@ -38,6 +38,7 @@ use crate::{
     filter::Permitted,
     inner::{self, Inner, Sink as _},
     input::{DialError, FlowId, Read},
+    link::Rerouted,
     outbox::{CloseReason, Room, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX},
     udp::UdpFlows,
 };
@@ -178,10 +179,9 @@ impl Quic {
     /// IPv6 it is 20 bytes shorter, and quinn would lose several before it found that out. But by another
     /// relay it is the same way in all that counts, and a round trip that is unknown again would make the
     /// doubled timer a matter of seconds where so much is on its way that no ping may be sent.
-    pub(crate) fn rerouted(&mut self, context: &mut Context<'_>) {
-        let has_turned = context.link.take_turned();
+    pub(crate) fn rerouted(&mut self, context: &Context<'_>, how: Rerouted) {
         if let Some((_, connection)) = &mut self.connection {
-            if !has_turned {
+            if how == Rerouted::ByAnotherWay {
                 connection.path_changed(context.now.instant);
             }
             connection.ping();

@@ -31,6 +31,7 @@ use crate::{
         packet::{Body, Packet},
     },
     input::{DialError, FlowId, Read},
+    link::Rerouted,
     outbox::CloseReason,
 };
 
@@ -164,7 +165,7 @@ impl WireGuard {
     }
 
     /// The tunnel's datagrams go another way, because the one before carries nothing.
-    pub(crate) fn rerouted(&mut self, context: &mut Context<'_>) {
+    pub(crate) fn rerouted(&mut self, context: &Context<'_>, _: Rerouted) {
         self.session.hurry(context.now.instant);
         self.inner.rerouted(context.now.instant);
     }

@@ -3,11 +3,10 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 use cardea_credential::knock::{Answer, FrontKey, Knock, KnockKeys, PassDoor};
-use cardea_host::{channel::Gate, clock::Clock};
+use cardea_host::{channel::Gate, clock::Clock, knock_log::KnockLog};
 use cardea_proto::admin::Knocks;
 
 /// Knows whom the controller's door knows, where that is in this process, and whoever has a pass.
@@ -18,10 +17,10 @@ pub struct Keeper {
     clock: Clock,
 }
 
-/// The door of passes, and what was told of it and when.
+/// The door of passes, and what is told of it where no controller's status tells it.
 struct Passes {
     door: PassDoor,
-    told: (Knocks, Option<Instant>),
+    log: KnockLog,
 }
 
 impl Keeper {
@@ -33,7 +32,7 @@ impl Keeper {
             gate,
             passes: Arc::new(Mutex::new(Passes {
                 door: PassDoor::new(key, clock.now()),
-                told: (Knocks::default(), None),
+                log: KnockLog::default(),
             })),
             clock,
         }
@@ -62,38 +61,16 @@ impl Keeper {
         let answer = passes.door.knock_once(label, now);
         match &self.gate {
             Some(gate) => gate.count(answer.as_ref().err().copied().unwrap_or(Answer::Open)),
-            None => passes.tell(now.instant),
+            None => {
+                let Passes { door, log } = &mut *passes;
+                log.tell(now.instant, || door.knocks());
+            }
         }
         answer
             .inspect_err(|answer| tracing::trace!(?answer, "a pass did not open"))
             .ok()
     }
 }
-
-impl Passes {
-    /// Tells how often each answer was given, where no controller's status does.
-    fn tell(&mut self, now: Instant) {
-        let (told, at) = self.told;
-        let knocks = self.door.knocks();
-        if knocks == told || at.is_some_and(|at| now < at + TOLD_EVERY) {
-            return;
-        }
-        self.told = (knocks, Some(now));
-        tracing::debug!(
-            knock.opened = knocks.opened,
-            knock.unknown = knocks.unknown,
-            knock.forged = knocks.forged,
-            knock.early = knocks.early,
-            knock.late = knocks.late,
-            knock.replayed = knocks.replayed,
-            knock.too_many = knocks.too_many,
-            "knocks"
-        );
-    }
-}
-
-/// How often that is, at most: strangers must not fill a log.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 impl fmt::Debug for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
