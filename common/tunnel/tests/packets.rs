@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use cardea_proto::app::{Carrier, Target};
 use cardea_tunnel::{
-    Command, DropReason, Edge, End, Install, bundle::HEADER_BYTES, packet::Packet,
+    Bundle, Command, DropReason, Edge, End, Input, Install, bundle::HEADER_BYTES, packet::Packet,
 };
 use pair::{
     CARRIERS, GRANT, Pair,
@@ -47,6 +47,36 @@ fn carry_both_ways(carrier: Carrier) {
     assert_eq!(pair.connector.tunnels.drops().total(), 0);
     let stats = pair.agent.tunnels.stats(GRANT).unwrap();
     assert_eq!((stats.bytes_out, stats.bytes_in), (60_000, 60_000));
+}
+
+/// What one turn may bring of a network stack that sends as fast as it can.
+const TURN_BUNDLES: usize = 64;
+
+#[test]
+fn nothing_is_lost_of_what_a_network_stack_has_at_hand_in_one_turn() {
+    for carrier in CARRIERS {
+        let mut pair = stacked(carrier);
+        let now = pair.now;
+        let mut bytes = 0;
+        let mut packet = tcp(DEVICE[0], APP[0], (40_000, 80), 60_000);
+        for _ in 0..TURN_BUNDLES {
+            let bundle = Bundle::read(&mut packet).unwrap();
+            let grant = GRANT;
+            let pair::Node { tunnels, out, .. } = pair.node(End::Agent);
+            tunnels.handle(now, Input::Bundle { grant, bundle }, out);
+            // As the shell does between two of them: its sockets take all that there is.
+            bytes += out
+                .transmits
+                .drain(..)
+                .map(|sent| sent.bytes.len())
+                .sum::<usize>();
+        }
+        assert_eq!(pair.agent.tunnels.drops().total(), 0, "{carrier:?}");
+        assert!(
+            bytes > (TURN_BUNDLES - 2) * 60_000,
+            "{carrier:?}: {bytes} bytes"
+        );
+    }
 }
 
 #[test]

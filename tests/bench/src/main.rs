@@ -6,6 +6,7 @@
     reason = "a benchmark prints its figures"
 )]
 
+mod agent;
 mod crash;
 mod darkness;
 mod decide;
@@ -19,12 +20,13 @@ mod relay;
 mod report;
 mod restart;
 mod revoke;
+mod scale;
 mod store;
 mod tunnel;
 mod userspace;
 mod ways;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
@@ -53,6 +55,7 @@ fn run() -> Result<()> {
     let mut report = Report::new(&name);
     let mut rounds = None;
     let mut only = None;
+    let mut picture = None;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => report.json = true,
@@ -61,6 +64,7 @@ fn run() -> Result<()> {
                 rounds = Some(number.parse().context("a count is a number")?);
             }
             "--only" => only = arguments.next(),
+            "--picture" => picture = arguments.next().map(PathBuf::from),
             other => bail!("unknown argument {other:?}"),
         }
     }
@@ -74,12 +78,16 @@ fn run() -> Result<()> {
         "relay" => relay::run(&mut report, rounds.unwrap_or(5))?,
         "reconnect" => reconnect::run(&mut report, rounds.unwrap_or(10_000))?,
         "restart" => restart::run(&mut report, rounds.unwrap_or(3))?,
+        "scale" => scale::run(&mut report, rounds.unwrap_or(10_000))?,
         "store" => store::run(&mut report, rounds.unwrap_or(5))?,
-        "tunnel" => tunnel::run(&mut report, rounds.unwrap_or(5), only.as_deref())?,
+        "tunnel" => {
+            let rounds = rounds.unwrap_or(5);
+            tunnel::run(&mut report, rounds, only.as_deref(), picture.as_deref())?
+        }
         "ways" => ways::run(&mut report, rounds.unwrap_or(5))?,
         other => {
             bail!(
-                "no benchmark {other:?}; there are revoke, open, userspace, ways, tunnel, policy, store, decide, restart, reconnect, relay, crash, darkness"
+                "no benchmark {other:?}; there are revoke, open, userspace, ways, tunnel, policy, store, decide, restart, reconnect, scale, relay, crash, darkness"
             )
         }
     }

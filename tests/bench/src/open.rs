@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Result, anyhow};
 use cardea_e2e::{
-    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
-    program::{PATIENCE, Program, now, run as run_program},
+    deployment::{ControllerOptions, Deployment},
+    program::{PATIENCE, now, run as run_program},
 };
 
 use crate::{
+    agent::Agent,
     load::{first_byte_through_proxy, source},
     report::{Report, Row},
 };
@@ -161,24 +162,4 @@ fn why_not(deployment: &Deployment, agent: usize, app: &str) -> Result<String> {
     let row = rows.find(|row| row.get("name").is_some_and(|name| name == app));
     let why = row.and_then(|row| row.get("why"));
     Ok(why.map(ToString::to_string).unwrap_or_default())
-}
-
-/// An enrolled agent with a SOCKS5 proxy.
-struct Agent {
-    proxy: String,
-    _processes: [Program; 2],
-}
-
-impl Agent {
-    fn start(deployment: &Deployment, name: &str) -> Result<Self> {
-        let facts = deployment.write_facts(name, GOOD_FACTS)?;
-        let user = format!("{name}@corp.example");
-        let daemon = deployment.start_device(None, name, &user, "staff", Some(&facts))?;
-        let command = deployment.cardea(None, name, "proxy --socks5 127.0.0.1:0");
-        let mut proxy = Program::start("cardea proxy", command)?;
-        Ok(Self {
-            proxy: proxy.wait_for_address()?,
-            _processes: [daemon, proxy],
-        })
-    }
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
     deployment::{ControllerOptions, Deployment},
     program::{free_port, now},
+    traffic::WebServer,
 };
 use cardea_proto::{
     access::Standby,
@@ -36,6 +37,7 @@ use crate::{
     process::Process,
     relay::bind_frame,
     report::Report,
+    revoke::revoke,
 };
 
 /// Agents for each connector.
@@ -97,6 +99,7 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
     let first = usage(&mut deployment)?;
     runtime.block_on(async { tokio::time::sleep(IDLE).await });
     let idle = usage(&mut deployment)?;
+    revoke_beside(report, &deployment, agents)?;
     let stopped = now();
     deployment.stop_controller()?;
     runtime.block_on(crowd.wait_for(0))?;
@@ -117,6 +120,33 @@ pub(crate) fn run(report: &mut Report, agents: u32) -> Result<()> {
     );
     Ok(())
 }
+
+/// Revokes what a real agent uses while all the others are connected: row 10 of the targets.
+fn revoke_beside(report: &mut Report, deployment: &Deployment, agents: u32) -> Result<()> {
+    let web = WebServer::start("127.0.0.1:0", "page\n")?;
+    let target = web.address;
+    // The others are at a site of their own: they speak the protocol, and serve no app.
+    deployment.ctl("site add real")?;
+    deployment.ctl(&format!(
+        "app add timed --target {target} --site real --allow-host-scoped --allow group:staff"
+    ))?;
+    let _connector = deployment.start_connector(None, "connector", "real")?;
+    let user = "alice@corp.example";
+    let _laptop = deployment.start_device(None, "laptop", user, "staff", None)?;
+    let (_forward, address) = deployment.forward(None, "laptop", "timed")?;
+    let times = (0..REVOKED).map(|_| revoke(deployment, "timed", &address));
+    let times = times.collect::<Result<Vec<_>>>()?;
+    report.add_times(
+        &format!("revoke beside {agents} agents"),
+        &times,
+        (20.0, 100.0),
+        (5.0, 20.0),
+    );
+    Ok(())
+}
+
+/// How often.
+const REVOKED: u32 = 100;
 
 /// Lets this process have a socket for each of `count` ends, and what else it needs.
 fn allow_sockets(count: usize) -> Result<()> {

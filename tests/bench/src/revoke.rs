@@ -73,7 +73,11 @@ pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
     Ok(())
 }
 
-fn revoke(deployment: &Deployment, app: &str, address: &str) -> Result<Duration> {
+/// How long a bulk flow through `address` lives after the grant on `app`, which nobody else has, was revoked.
+///
+/// # Errors
+/// When it is not cut.
+pub(crate) fn revoke(deployment: &Deployment, app: &str, address: &str) -> Result<Duration> {
     let reader = open(address)?;
     let id = grant_of(deployment, app)?;
     cut(deployment, reader, &id, || {

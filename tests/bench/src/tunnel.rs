@@ -6,6 +6,9 @@
 
 mod load;
 mod peers;
+mod picture;
+
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use cardea_e2e::{
@@ -17,6 +20,7 @@ use cardea_e2e::{
 use self::{
     load::{Figures, Measured},
     peers::Peer,
+    picture::{Bar, Group},
 };
 use crate::report::{Report, Row, median, percentile};
 
@@ -81,6 +85,17 @@ const TARGETS: [(&str, &str, &str, f64, f64); 14] = [
     ("ping p50", "wireguard", "wireguard-go", 0.6, 0.55),
 ];
 
+/// Those of the picture.
+const DRAWN: [&str; 4] = [
+    "TCP, 1 stream",
+    "TCP, 1 stream, CPU",
+    "UDP, 64 B, received",
+    "ping p50",
+];
+
+/// No tunnel at all.
+const BARE: &str = "veth";
+
 /// One way between the two hosts, with everything measured on it.
 struct Contestant {
     name: String,
@@ -88,11 +103,17 @@ struct Contestant {
     rounds: Vec<Measured>,
 }
 
-/// Measures `rounds` rounds, each contestant once in every round; `only` leaves others out.
+/// Measures `rounds` rounds, each contestant once in every round; `only` leaves others out, and
+/// `picture` is a file for what is most asked about.
 ///
 /// # Errors
 /// When a contestant cannot be started or fails under load.
-pub(crate) fn run(report: &mut Report, rounds: u32, only: Option<&str>) -> Result<()> {
+pub(crate) fn run(
+    report: &mut Report,
+    rounds: u32,
+    only: Option<&str>,
+    picture: Option<&Path>,
+) -> Result<()> {
     let hosts = Hosts::new()?;
     let wants = |name: &str| only.is_none_or(|only| only.split(',').any(|one| name == one));
     let _server = hosts.server()?;
@@ -104,7 +125,7 @@ pub(crate) fn run(report: &mut Report, rounds: u32, only: Option<&str>) -> Resul
         }
     }
     let mut contestants = vec![Contestant {
-        name: "veth".to_owned(),
+        name: BARE.to_owned(),
         address: SERVER.to_owned(),
         rounds: Vec::new(),
     }];
@@ -130,7 +151,31 @@ pub(crate) fn run(report: &mut Report, rounds: u32, only: Option<&str>) -> Resul
     for contestant in &contestants {
         tell(report, contestant, &contestants);
     }
+    if let Some(file) = picture {
+        fs::write(file, picture::draw(&groups(&contestants)))?;
+    }
     Ok(())
+}
+
+/// The figures of the picture; without the bare pair, beside which all else would be short.
+fn groups(contestants: &[Contestant]) -> Vec<Group> {
+    let tunnels = || contestants.iter().filter(|one| one.name != BARE);
+    let drawn = FIGURES.iter().filter(|(figure, ..)| DRAWN.contains(figure));
+    let group = |(title, take, unit): &Taken| Group {
+        title,
+        unit,
+        bars: tunnels().map(|one| bar(one, *take)).collect(),
+    };
+    drawn.map(group).collect()
+}
+
+fn bar(of: &Contestant, take: fn(&Measured) -> f64) -> Bar {
+    let values: Vec<f64> = of.rounds.iter().map(take).collect();
+    Bar {
+        name: of.name.clone(),
+        median: median(&values),
+        range: (percentile(&values, 0.0), percentile(&values, 1.0)),
+    }
 }
 
 fn tell(report: &mut Report, contestant: &Contestant, all: &[Contestant]) {
@@ -167,6 +212,13 @@ fn tell(report: &mut Report, contestant: &Contestant, all: &[Contestant]) {
         if !told {
             report.add(row(None, None, None));
         }
+    }
+    if contestant.name.starts_with("cardea") {
+        let lost = |round: &Measured| round.tcp1.retransmits + round.tcp4.retransmits;
+        report.demand(
+            contestant.rounds.iter().all(|round| lost(round) == 0.0),
+            &format!("{} made TCP repeat itself", contestant.name),
+        );
     }
     let one: Vec<f64> = values(contestant, |round| round.tcp4.gbit_s / round.tcp1.gbit_s);
     report.add(Row {

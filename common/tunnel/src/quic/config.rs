@@ -8,17 +8,18 @@ use quinn_proto::{
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 
+use super::congestion::Packets;
 use crate::link::Link;
 
 /// An endpoint for one tunnel, and how to connect with it.
 pub(super) fn client(
     config: Arc<rustls::ClientConfig>,
-    link: &Link,
+    (link, packets): (&Link, &Packets),
     seed: [u8; 32],
 ) -> Option<(Endpoint, ClientConfig)> {
     let crypto = QuicClientConfig::try_from(config).ok()?;
     let mut client = ClientConfig::new(Arc::new(crypto));
-    client.transport_config(Arc::new(transport(0, link)));
+    client.transport_config(Arc::new(transport(0, link, packets)));
     Some((
         Endpoint::new(Arc::new(endpoint(seed)?), None, true, None),
         client,
@@ -28,13 +29,13 @@ pub(super) fn client(
 /// An endpoint for one tunnel that waits for its peer.
 pub(super) fn server(
     config: Arc<rustls::ServerConfig>,
-    link: &Link,
+    (link, packets): (&Link, &Packets),
     seed: [u8; 32],
 ) -> Option<Endpoint> {
     let crypto = QuicServerConfig::try_from(config).ok()?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
     server
-        .transport_config(Arc::new(transport(STREAMS_MIN, link)))
+        .transport_config(Arc::new(transport(STREAMS_MIN, link, packets)))
         .migration(false)
         .max_incoming(1)
         .incoming_buffer_size(u64::from(INCOMING_BYTES_MAX))
@@ -52,7 +53,7 @@ fn endpoint(seed: [u8; 32]) -> Option<EndpointConfig> {
     Some(endpoint)
 }
 
-fn transport(streams: u32, link: &Link) -> TransportConfig {
+fn transport(streams: u32, link: &Link, packets: &Packets) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     let (upper, step) = if link.is_local() {
         (MTU_MAX, MTU_STEP_LOCAL)
@@ -74,6 +75,7 @@ fn transport(streams: u32, link: &Link) -> TransportConfig {
         .initial_rtt(INITIAL_RTT)
         .packet_threshold(REORDERED_PACKETS)
         .time_threshold(REORDERED_TIME)
+        .congestion_controller_factory(Arc::new(packets.clone()))
         .mtu_discovery_config(Some(discovery));
     transport
 }

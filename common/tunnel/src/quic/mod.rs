@@ -1,6 +1,7 @@
 //! The QUIC carrier: TCP flows in streams, UDP payloads and whole packets in DATAGRAM frames.
 
 mod config;
+mod congestion;
 mod datagrams;
 mod flow;
 mod flows;
@@ -24,6 +25,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use self::{
+    congestion::Packets,
     datagrams::Datagrams,
     flows::Flows,
     parts::Parts,
@@ -56,6 +58,7 @@ pub(crate) struct Quic {
     /// Connector: flows of an agent that sends packets, from the first of them on.
     inner: Option<Box<Inner>>,
     parts: Parts,
+    packets_travel: Packets,
     next_udp: u32,
     next_datagram: u16,
     entropy: ChaCha20Rng,
@@ -71,10 +74,16 @@ impl Quic {
         seed: [u8; 32],
     ) -> Option<Self> {
         let (seed, entropy) = divide(seed);
-        let (mut endpoint, config) = config::client(config, context.link, seed)?;
+        let packets = Packets::default();
+        let (mut endpoint, config) = config::client(config, (context.link, &packets), seed)?;
         let now = context.now.instant;
         let connection = endpoint.connect(now, config, PEER, SERVER_NAME).ok()?;
-        Some(Self::with(now, endpoint, Some(connection), entropy))
+        Some(Self::with(
+            now,
+            endpoint,
+            Some(connection),
+            (packets, entropy),
+        ))
     }
 
     /// Connector: waits for the handshake.
@@ -84,15 +93,17 @@ impl Quic {
         seed: [u8; 32],
     ) -> Option<Self> {
         let (seed, entropy) = divide(seed);
-        let endpoint = config::server(config, context.link, seed)?;
-        Some(Self::with(context.now.instant, endpoint, None, entropy))
+        let packets = Packets::default();
+        let endpoint = config::server(config, (context.link, &packets), seed)?;
+        let now = context.now.instant;
+        Some(Self::with(now, endpoint, None, (packets, entropy)))
     }
 
     fn with(
         now: Instant,
         endpoint: Endpoint,
         connection: Option<(ConnectionHandle, Connection)>,
-        entropy: ChaCha20Rng,
+        (packets_travel, entropy): (Packets, ChaCha20Rng),
     ) -> Self {
         Self {
             phase: Phase::Opening,
@@ -104,6 +115,7 @@ impl Quic {
             udp: UdpFlows::default(),
             inner: None,
             parts: Parts::default(),
+            packets_travel,
             next_udp: 0,
             next_datagram: 0,
             entropy,
@@ -291,6 +303,11 @@ impl Quic {
             context.drop(reason);
         }
         context.shared.built = built;
+        // The local network stack has more at hand in one turn than may wait here.
+        while self.datagrams().is_some_and(|mut way| way.is_full(context))
+            && !context.is_full()
+            && self.transmit(context)
+        {}
     }
 
     fn queue_bundle(
@@ -303,6 +320,7 @@ impl Quic {
             return Err(DropReason::NotOpen);
         }
         inner::check_bundle(context.filter, bundle)?;
+        self.packets_travel.travel();
         let mut datagrams = self.datagrams().ok_or(DropReason::NotOpen)?;
         if bundle.longest() > datagrams::MTU.narrow {
             // What is longer goes in two parts, of which a path loses one as easily as the other.
@@ -311,7 +329,7 @@ impl Quic {
         for index in 0..bundle.count() {
             let len = bundle.write_part(index, built);
             let packet = len.and_then(|len| built.get(..len));
-            // When the queue is full, the network stack beyond notices, and sends more slowly.
+            // When the queue is full, nothing leaves: the network stack beyond notices, and sends more slowly.
             datagrams.queue(PACKETS, packet.ok_or(DropReason::Malformed)?)?;
         }
         let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
@@ -581,6 +599,7 @@ impl Quic {
         bytes: &[u8],
     ) -> Result<(), DropReason> {
         let (packet, to) = inner::check(context.filter, bytes)?;
+        self.packets_travel.travel();
         if context.filter.is_stacked(packet.source.is_ipv6()) {
             let room = context.out.packets.room().get_mut(..bytes.len());
             room.ok_or(DropReason::QueueFull)?.copy_from_slice(bytes);
