@@ -1,4 +1,8 @@
 //! Both ways against each other, against aws-lc-rs, and against the RFC.
+#![expect(
+    clippy::as_conversions,
+    reason = "lengths and counts of a test are small"
+)]
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use proptest::prelude::*;

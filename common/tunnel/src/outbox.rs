@@ -91,10 +91,10 @@ impl Outbox {
 
     /// The bytes of pieces, which stand in the order in which they were appended; `None` when one of them
     /// is not there.
-    pub(crate) fn pieces<'a>(
-        &'a mut self,
+    pub(crate) fn pieces(
+        &mut self,
         pieces: impl Iterator<Item = Option<Piece>>,
-    ) -> Option<Vec<&'a mut [u8]>> {
+    ) -> Option<Vec<&mut [u8]>> {
         let mut pieces = pieces.peekable();
         let first = pieces.peek().copied().flatten();
         let first = first.map_or(0, |piece| piece.transmit);

@@ -1,4 +1,8 @@
 //! The two halves alone: ChaCha20 with the RFC's blocks, Poly1305 with a slow one of another kind.
+#![expect(
+    clippy::as_conversions,
+    reason = "lengths and counts of a test are small"
+)]
 
 use proptest::prelude::*;
 
