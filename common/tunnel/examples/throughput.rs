@@ -120,13 +120,8 @@ impl Pair {
             wire,
             ..
         } = self;
-        let there = carry(
-            agent,
-            connector,
-            End::Connector,
-            wire.get_mut(..*mtu).unwrap(),
-        );
-        let back = carry(connector, agent, End::Agent, wire.get_mut(..*mtu).unwrap());
+        let there = carry(agent, connector, End::Connector, (wire, *mtu));
+        let back = carry(connector, agent, End::Agent, (wire, *mtu));
         there || back
     }
 
@@ -264,16 +259,16 @@ impl Node {
 }
 
 /// Brings everything that `from` sends to `to`, as a relay would.
-fn carry(from: &mut Node, to: &mut Node, end: End, wire: &mut [u8]) -> bool {
+fn carry(from: &mut Node, to: &mut Node, end: End, (wire, mtu): (&mut [u8], usize)) -> bool {
     let at = now();
     if from.tunnels.deadline().is_some_and(|due| due <= at.instant) {
         from.tunnels.handle(at, Input::Timeout, &mut from.out);
     }
     from.tunnels.flush(at, &mut from.out);
     let moved = !from.out.transmits.is_empty();
-    let mtu = wire.len();
     let header = handle(end).data_header();
     while let Some(transmit) = from.out.transmits.pop_front() {
+        let (mut len, stride) = (0, transmit.segment.unwrap_or(transmit.bytes.len()));
         for datagram in transmit
             .datagrams()
             .filter(|datagram| datagram.len() <= mtu)
@@ -281,13 +276,17 @@ fn carry(from: &mut Node, to: &mut Node, end: End, wire: &mut [u8]) -> bool {
             if datagram.first() != Some(&FrameKind::Data.byte()) {
                 continue;
             }
-            let room = wire.get_mut(..datagram.len()).unwrap();
+            let room = wire.get_mut(len..len + datagram.len()).unwrap();
             room.copy_from_slice(datagram);
             room.get_mut(..8).unwrap().copy_from_slice(&header);
-            let input = Input::Datagram {
+            len += datagram.len();
+        }
+        if len > 0 {
+            let input = Input::Datagrams {
                 from: relay(mtu),
                 via: Via::Relay,
-                bytes: room,
+                stride,
+                bytes: wire.get(..len).unwrap(),
             };
             to.tunnels.handle(at, input, &mut to.out);
         }

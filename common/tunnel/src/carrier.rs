@@ -1,6 +1,9 @@
 //! Either carrier behind one face.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -9,9 +12,9 @@ use crate::{
     command::{CarrierKeys, End},
     context::Context,
     filter::Permitted,
-    input::{DialError, FlowId, Read},
+    input::{Datagrams, DialError, FlowId, Read},
     link::Rerouted,
-    outbox::CloseReason,
+    outbox::{CloseReason, Via},
     quic::Quic,
     wireguard::WireGuard,
 };
@@ -76,6 +79,25 @@ impl Carrier {
     /// Opens one sealed datagram; says whether it was authentic.
     pub(crate) fn datagram(&mut self, context: &mut Context<'_>, sealed: &[u8]) -> bool {
         each!(self, carrier => carrier.datagram(context, sealed))
+    }
+
+    /// Opens datagrams that came from `from` in one piece, in order.
+    pub(crate) fn datagrams(
+        &mut self,
+        context: &mut Context<'_>,
+        from: (SocketAddr, Via),
+        datagrams: Datagrams<'_>,
+    ) {
+        match self {
+            Self::WireGuard(carrier) => carrier.datagrams(context, from, datagrams),
+            Self::Quic(carrier) => {
+                for sealed in datagrams.iter() {
+                    if carrier.datagram(context, sealed) {
+                        context.link.came(context.now.instant, from);
+                    }
+                }
+            }
+        }
     }
 
     /// The tunnel's datagrams go another way, because the one before carries nothing.

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use cardea_proto::{app::Service, id::GrantId};
+use cardea_proto::{app::Service, id::GrantId, relay::DATA_HEADER_BYTES};
 
-use crate::{bundle::Bundle, command::Command, outbox::Via};
+use crate::{bundle::Bundle, command::Command, outbox::Via, wireguard::session_front};
 
 /// Names one conversation within a [`crate::Tunnels`].
 ///
@@ -25,6 +25,18 @@ pub enum Input<'a> {
         /// Through which socket it came.
         via: Via,
         /// Its payload.
+        bytes: &'a [u8],
+    },
+    /// Datagrams from the network that one receive call brought from one sender: the same as each of
+    /// them in turn, and less work.
+    Datagrams {
+        /// Who sent them.
+        from: SocketAddr,
+        /// Through which socket they came.
+        via: Via,
+        /// Bytes of each but the last, which may be shorter.
+        stride: usize,
+        /// Their payloads, back to back.
         bytes: &'a [u8],
     },
     /// [`crate::Tunnels::deadline`] has come.
@@ -84,6 +96,59 @@ pub enum Input<'a> {
         /// The payload.
         bytes: Bytes,
     },
+}
+
+/// Sealed datagrams of one tunnel, each behind the relay's header, back to back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Datagrams<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+}
+
+impl<'a> Datagrams<'a> {
+    /// Those that stand in `bytes`, `stride` bytes each, but for the last.
+    pub(crate) fn new(bytes: &'a [u8], stride: usize) -> Self {
+        let stride = stride.max(1);
+        Self { bytes, stride }
+    }
+
+    /// Each of them, without the relay's header.
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'a [u8]> + Clone {
+        let all = self.bytes.chunks(self.stride);
+        all.map(|datagram| datagram.get(DATA_HEADER_BYTES..).unwrap_or_default())
+    }
+
+    /// Takes those at the front that begin alike, with the front that they have; only the first, and no
+    /// front, where that is not a packet of a session.
+    pub(crate) fn next_run(&mut self) -> Option<(Self, Option<&'a [u8]>)> {
+        let first = self.bytes.chunks(self.stride).next()?;
+        let front = session_front(first);
+        let len = match front {
+            Some(front) => {
+                let all = self.bytes.chunks(self.stride);
+                let alike = all.take_while(|datagram| datagram.starts_with(front));
+                alike.map(<[u8]>::len).sum()
+            }
+            None => first.len(),
+        };
+        let (run, rest) = self.bytes.split_at_checked(len)?;
+        self.bytes = rest;
+        Some((Self::new(run, self.stride), front))
+    }
+
+    /// Whether there is no more than one.
+    pub(crate) const fn is_one(self) -> bool {
+        self.bytes.len() <= self.stride
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// All that they are, with their headers.
+    pub(crate) const fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
 }
 
 /// Why an app's target could not be reached.

@@ -78,6 +78,42 @@ impl Outbox {
             && self.packets.is_empty()
     }
 
+    /// Where the last `len` bytes are that were appended.
+    pub(crate) fn last(&self, len: usize) -> Option<Piece> {
+        let transmit = self.transmits.len().checked_sub(1)?;
+        let start = self.transmits.back()?.bytes.len().checked_sub(len)?;
+        Some(Piece {
+            transmit,
+            start,
+            len,
+        })
+    }
+
+    /// The bytes of pieces, which stand in the order in which they were appended; `None` when one of them
+    /// is not there.
+    pub(crate) fn pieces(
+        &mut self,
+        pieces: impl Iterator<Item = Option<Piece>>,
+    ) -> Option<Vec<&mut [u8]>> {
+        let mut pieces = pieces.peekable();
+        let first = pieces.peek().copied().flatten();
+        let first = first.map_or(0, |piece| piece.transmit);
+        let mut found = Vec::with_capacity(TRANSMIT_SEGMENTS_MAX);
+        for (index, transmit) in self.transmits.iter_mut().enumerate().skip(first) {
+            let (mut rest, mut at) = (transmit.bytes.as_mut_slice(), 0);
+            let is_here = |piece: &Option<Piece>| piece.is_none_or(|piece| piece.transmit == index);
+            while let Some(piece) = pieces.next_if(is_here) {
+                let piece = piece?;
+                let gap = piece.start.checked_sub(at)?;
+                let (_, behind) = rest.split_at_mut_checked(gap)?;
+                let (bytes, behind) = behind.split_at_mut_checked(piece.len)?;
+                found.push(bytes);
+                (rest, at) = (behind, piece.start + piece.len);
+            }
+        }
+        pieces.next().is_none().then_some(found)
+    }
+
     /// Appends one datagram that `write` puts into the slice it is given.
     ///
     /// It joins the transmit before it when the kernel could send both with one call (UDP GSO):
@@ -127,6 +163,14 @@ impl Outbox {
             }
         }
     }
+}
+
+/// A part of a transmit that waits in the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    transmit: usize,
+    start: usize,
+    len: usize,
 }
 
 /// How long a datagram will be.

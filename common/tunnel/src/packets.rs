@@ -15,7 +15,10 @@ pub struct Packets {
     /// None until there is a packet.
     bytes: Vec<u8>,
     taken: Vec<Taken>,
+    /// Where the room begins.
     tail: usize,
+    /// Behind the last packet that was kept.
+    end: usize,
 }
 
 struct Taken {
@@ -58,6 +61,7 @@ impl Packets {
     pub fn clear(&mut self) {
         self.taken.clear();
         self.tail = 0;
+        self.end = 0;
     }
 
     /// Forgets those of one grant.
@@ -73,11 +77,21 @@ impl Packets {
         self.bytes.get_mut(self.tail..).unwrap_or_default()
     }
 
-    /// Keeps the packet of `len` bytes at the front of the room.
-    pub(crate) fn keep(&mut self, grant: GrantId, packet: Packet, len: usize) {
-        let at = self.tail..self.tail + len;
-        self.tail += len;
+    /// What stands at `at` in the room.
+    pub(crate) fn opened(&self, at: Range<usize>) -> Option<&[u8]> {
+        self.bytes.get(self.tail + at.start..self.tail + at.end)
+    }
+
+    /// Keeps the packet at `at` in the room, which stays where it is until [`Packets::close_room`].
+    pub(crate) fn keep(&mut self, grant: GrantId, packet: Packet, at: Range<usize>) {
+        let at = self.tail + at.start..self.tail + at.end;
+        self.end = self.end.max(at.end);
         self.taken.push(Taken { grant, packet, at });
+    }
+
+    /// Begins the room behind what was kept.
+    pub(crate) const fn close_room(&mut self) {
+        self.tail = self.end;
     }
 }
 
@@ -94,8 +108,9 @@ impl fmt::Debug for Packets {
 /// As long as those that flows are made into on a real path: see the carrier.
 pub const PACKET_BYTES_MAX: usize = crate::wireguard::INNER_MTU;
 
-/// Four receive calls' worth.
-const ROOM_BYTES: usize = 256 * 1024;
+/// Three buffers of a receive call, and what may have to be there for one more.
+const ROOM_BYTES: usize = 512 * 1024;
 
-/// The most that one buffer of a receive call brings.
-const NEARLY_FULL_BYTES: usize = 64 * 1024;
+/// The most that one buffer of a receive call brings, and as much for each packet that waits for
+/// its last fragment.
+const NEARLY_FULL_BYTES: usize = (1 + crate::wireguard::fragments::WAITING_MAX) * 64 * 1024;

@@ -16,6 +16,7 @@ use crate::{
     context::{Context, Shared, Traffic},
     drops::DropReason,
     filter::{Filter, Permitted},
+    input::Datagrams,
     link::Link,
     outbox::{CloseReason, Event, Outbox, Silence, USED_INTERVAL, Via},
 };
@@ -194,6 +195,20 @@ impl Tunnel {
         }) {
             self.link.came(now.instant, from);
         }
+    }
+
+    /// Opens sealed datagrams of the carrier that came in one piece.
+    pub(crate) fn datagrams(
+        &mut self,
+        now: Now,
+        from: (SocketAddr, Via),
+        datagrams: Datagrams<'_>,
+        shared: &mut Shared,
+        out: &mut Outbox,
+    ) {
+        self.with(now, shared, out, |carrier, context| {
+            carrier.datagrams(context, from, datagrams);
+        });
     }
 
     /// The relay has something to say that is not sealed.

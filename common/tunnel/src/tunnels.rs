@@ -23,7 +23,7 @@ use crate::{
     command::{Command, Edge, End, Family, Install},
     context::{Context, FlowTable, Shared, TRANSMITS_MAX},
     drops::{DropReason, Drops},
-    input::{FlowId, Input, Read},
+    input::{Datagrams, FlowId, Input, Read},
     outbox::{CloseReason, Event, FlowEvent, Outbox, ResetReason, Via},
     path::relay::NUDGE,
     schedule::Schedule,
@@ -114,7 +114,7 @@ impl Tunnels {
 
     /// Takes one input and puts everything that must follow from it into `out`, in order.
     ///
-    /// After `Datagram`, `Packet` and `Bundle` the shell calls [`Tunnels::flush`] when it has handed over all
+    /// After `Datagram`, `Datagrams`, `Packet` and `Bundle` the shell calls [`Tunnels::flush`] when it has handed over all
     /// that was ready; every other input flushes by itself.
     pub fn handle(&mut self, now: Now, input: Input<'_>, out: &mut Outbox) {
         self.enter(now, out);
@@ -122,6 +122,12 @@ impl Tunnels {
             Input::Datagram { from, via, bytes } => {
                 return self.datagram(now, (from, via), bytes, out);
             }
+            Input::Datagrams {
+                from,
+                via,
+                stride,
+                bytes,
+            } => return self.datagrams(now, (from, via), Datagrams::new(bytes, stride), out),
             Input::Packet { flow, bytes } => {
                 self.with_flow(now, flow, out, |carrier, context| {
                     carrier.packet(context, flow, &bytes);
@@ -288,29 +294,14 @@ impl Tunnels {
         let Some((handle, frame)) = Frame::of(bytes) else {
             return self.shared.drops.note(DropReason::NotAFrame);
         };
-        let handles = match (&frame, via) {
-            (Frame::Data(_), Via::Direct) => &self.direct,
-            _ => &self.handles,
-        };
         let is_data = matches!(frame, Frame::Data(_));
-        let known = match self.last {
-            Some((last, way, grant)) if is_data && last == handle && way == via => Some(grant),
-            Some(_) | None => handles.get(&handle).copied(),
+        let grant = match self.route(handle, is_data, (from, via)) {
+            Ok(grant) => grant,
+            Err(reason) => return self.shared.drops.note(reason),
         };
-        let Some(grant) = known else {
-            return self.shared.drops.note(DropReason::UnknownTunnel);
-        };
-        if is_data {
-            self.last = Some((handle, via, grant));
-        }
         let Some(tunnel) = self.tunnels.get_mut(&grant) else {
-            return self.shared.drops.note(DropReason::UnknownTunnel);
+            return;
         };
-        let relay = tunnel.link().relay_with(handle);
-        let is_relay = relay.is_some_and(|relay| is_same(relay, from));
-        if !is_relay && !matches!((&frame, via), (Frame::Data(_), Via::Direct)) {
-            return self.shared.drops.note(DropReason::NotFromRelay);
-        }
         if tunnel.over(now).is_none() {
             let at = now.instant;
             match (frame, via) {
@@ -338,6 +329,76 @@ impl Tunnels {
         }
         // The flush settles it, once for all datagrams of a turn.
         self.queue(grant);
+    }
+
+    fn datagrams(
+        &mut self,
+        now: Now,
+        (from, via): (SocketAddr, Via),
+        mut rest: Datagrams<'_>,
+        out: &mut Outbox,
+    ) {
+        if rest.is_empty() {
+            return self.datagram(now, (from, via), &[], out);
+        }
+        while let Some((run, front)) = rest.next_run() {
+            let handle = front.and_then(Handle::split_data).map(|(handle, _)| handle);
+            match handle {
+                Some(handle) if !run.is_one() => self.run(now, (from, via), handle, run, out),
+                Some(_) | None => self.datagram(now, (from, via), run.bytes(), out),
+            }
+        }
+    }
+
+    /// Takes sealed datagrams that begin alike, so that all of them are of one tunnel.
+    fn run(
+        &mut self,
+        now: Now,
+        (from, via): (SocketAddr, Via),
+        handle: Handle,
+        run: Datagrams<'_>,
+        out: &mut Outbox,
+    ) {
+        let grant = match self.route(handle, true, (from, via)) {
+            Ok(grant) => grant,
+            Err(reason) => return run.iter().for_each(|_| self.shared.drops.note(reason)),
+        };
+        if let Some(tunnel) = self.tunnels.get_mut(&grant)
+            && tunnel.over(now).is_none()
+        {
+            let from = (unmapped(from), via);
+            tunnel.datagrams(now, from, run, &mut self.shared, out);
+        }
+        self.queue(grant);
+    }
+
+    /// The tunnel that a datagram with `handle` is for, if whoever sent it may.
+    fn route(
+        &mut self,
+        handle: Handle,
+        is_data: bool,
+        (from, via): (SocketAddr, Via),
+    ) -> Result<GrantId, DropReason> {
+        let handles = match via {
+            Via::Direct if is_data => &self.direct,
+            Via::Direct | Via::Relay => &self.handles,
+        };
+        let known = match self.last {
+            Some((last, way, grant)) if is_data && last == handle && way == via => Some(grant),
+            Some(_) | None => handles.get(&handle).copied(),
+        };
+        let grant = known.ok_or(DropReason::UnknownTunnel)?;
+        if is_data {
+            self.last = Some((handle, via, grant));
+        }
+        let tunnel = self.tunnels.get(&grant).ok_or(DropReason::UnknownTunnel)?;
+        let relay = tunnel.link().relay_with(handle);
+        let is_relay = relay.is_some_and(|relay| is_same(relay, from));
+        if is_relay || (is_data && via == Via::Direct) {
+            Ok(grant)
+        } else {
+            Err(DropReason::NotFromRelay)
+        }
     }
 
     fn bundle(&mut self, now: Now, grant: GrantId, bundle: &mut Bundle<'_>, out: &mut Outbox) {

@@ -603,7 +603,11 @@ impl Quic {
         if context.filter.is_stacked(packet.source.is_ipv6()) {
             let room = context.out.packets.room().get_mut(..bytes.len());
             room.ok_or(DropReason::QueueFull)?.copy_from_slice(bytes);
-            context.out.packets.keep(context.grant, packet, bytes.len());
+            context
+                .out
+                .packets
+                .keep(context.grant, packet, 0..bytes.len());
+            context.out.packets.close_room();
             inner::note_read(context, &packet, bytes);
             return Ok(());
         }

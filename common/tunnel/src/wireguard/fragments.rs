@@ -283,7 +283,7 @@ fn seal_v4(head: &mut [u8], len: usize) -> Option<()> {
 }
 
 /// Packets of one tunnel that wait for fragments: 256 KiB at most, of what a peer with a grant sent.
-const WAITING_MAX: usize = 4;
+pub(crate) const WAITING_MAX: usize = 4;
 
 /// How long a packet waits for its fragments, which are sent at once.
 const WAIT_MAX: Duration = Duration::from_secs(2);

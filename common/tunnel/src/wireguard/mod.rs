@@ -5,10 +5,17 @@ mod noise;
 mod sealer;
 mod session;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use cardea_proto::codec::{Bytes as Array, Secret32};
+use cardea_proto::{
+    codec::{Bytes as Array, Secret32},
+    relay::{DATA_HEADER_BYTES, Handle},
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -30,9 +37,10 @@ use crate::{
         self, Inner, Pair, Sink as _,
         packet::{Body, Packet},
     },
-    input::{DialError, FlowId, Read},
+    input::{Datagrams, DialError, FlowId, Read},
     link::Rerouted,
-    outbox::CloseReason,
+    outbox::{CloseReason, Via},
+    packets::Packets,
 };
 
 /// One WireGuard tunnel.
@@ -90,7 +98,7 @@ impl WireGuard {
         }
         let mut packets = std::mem::take(&mut context.out.packets);
         let opened = self.noise.open(context.now, sealed, packets.room());
-        let (mut kept, mut whole) = (None, None);
+        let mut packet = None;
         let authentic = opened != Opened::Nothing;
         match opened {
             Opened::Nothing => context.drop(DropReason::NotAuthentic),
@@ -105,30 +113,72 @@ impl WireGuard {
                 self.opened(context);
                 self.repeat_unsealed(now);
             }
-            Opened::Packet(packet) => {
-                self.heard(context);
-                self.session.heard_packet(now);
-                match Fragment::parse(packet) {
-                    Some(fragment) => whole = self.join(context, &fragment),
-                    None => kept = self.take(context, packet),
-                }
-            }
+            Opened::Packet(opened) => packet = Some(0..opened.len()),
         }
-        if let Some(whole) = whole {
-            kept = self.take(context, &whole).and_then(|(head, len)| {
-                let room = packets.room().get_mut(..len);
-                if room.is_none() {
-                    context.drop(DropReason::QueueFull);
-                }
-                room?.copy_from_slice(&whole);
-                Some((head, len))
-            });
-        }
-        if let Some((head, len)) = kept {
-            packets.keep(context.grant, head, len);
+        if let Some(at) = packet {
+            let mut end = at.end;
+            self.packet_at(context, &mut packets, at, &mut end);
+            packets.close_room();
         }
         context.out.packets = packets;
         authentic
+    }
+
+    /// Opens datagrams of one session, all of them together; then each is had as if it had come alone.
+    pub(crate) fn datagrams(
+        &mut self,
+        context: &mut Context<'_>,
+        from: (SocketAddr, Via),
+        datagrams: Datagrams<'_>,
+    ) {
+        let now = context.now.instant;
+        let mut packets = std::mem::take(&mut context.out.packets);
+        let opened = self.noise.open_all(now, datagrams.iter(), packets.room());
+        let mut end = opened.iter().flatten().map(|at| at.end).max().unwrap_or(0);
+        for at in opened {
+            match at {
+                None => {
+                    context.drop(DropReason::NotAuthentic);
+                    continue;
+                }
+                Some(at) if at.is_empty() => self.heard(context),
+                Some(at) => self.packet_at(context, &mut packets, at, &mut end),
+            }
+            context.link.came(now, from);
+        }
+        packets.close_room();
+        context.out.packets = packets;
+    }
+
+    /// Has the packet that stands at `at` in the room; one that it makes whole goes to `end`.
+    fn packet_at(
+        &mut self,
+        context: &mut Context<'_>,
+        packets: &mut Packets,
+        at: Range<usize>,
+        end: &mut usize,
+    ) {
+        self.heard(context);
+        self.session.heard_packet(context.now.instant);
+        let packet = packets.opened(at.clone()).unwrap_or_default();
+        let Some(fragment) = Fragment::parse(packet) else {
+            if let Some(head) = self.take(context, packet) {
+                packets.keep(context.grant, head, at);
+            }
+            return;
+        };
+        let Some(whole) = self.join(context, &fragment) else {
+            return;
+        };
+        if let Some(head) = self.take(context, &whole) {
+            let at = *end..*end + whole.len();
+            let Some(room) = packets.room().get_mut(at.clone()) else {
+                return context.drop(DropReason::QueueFull);
+            };
+            room.copy_from_slice(&whole);
+            *end = at.end;
+            packets.keep(context.grant, head, at);
+        }
     }
 
     /// Counts a first message that is the peer's, before it costs more; one that is not costs it no
@@ -218,12 +268,7 @@ impl WireGuard {
                 return self.bundle_in_fragments(context, bundle);
             }
         }
-        let mut sealer = self.sealer(context);
-        for index in 0..bundle.count() {
-            sealer.send_written(bundle.part_len(index), |room| {
-                bundle.write_part(index, room)
-            });
-        }
+        self.sealer(context).send_bundle(bundle);
         let len = u64::try_from(bundle.payload_len()).unwrap_or(u64::MAX);
         context.traffic.written = context.traffic.written.saturating_add(len);
     }
@@ -302,10 +347,10 @@ impl WireGuard {
     }
 
     /// Has a whole packet received; gives what the local network stack should have of it.
-    fn take(&mut self, context: &mut Context<'_>, packet: &[u8]) -> Option<(Packet, usize)> {
+    fn take(&mut self, context: &mut Context<'_>, packet: &[u8]) -> Option<Packet> {
         match self.receive(context, packet) {
             Ok(To::Us) => None,
-            Ok(To::Stack(head)) => Some((head, packet.len())),
+            Ok(To::Stack(head)) => Some(head),
             Err(reason) => {
                 context.drop(reason);
                 None
@@ -375,6 +420,14 @@ impl WireGuard {
             context,
         }
     }
+}
+
+/// What datagrams begin with, relay's header and all, that [`WireGuard::datagrams`] takes together; `None`
+/// where one is nothing that it takes.
+pub(crate) fn session_front(datagram: &[u8]) -> Option<&[u8]> {
+    let (_, sealed) = Handle::split_data(datagram)?;
+    Noise::session_of(sealed)?;
+    datagram.get(..DATA_HEADER_BYTES + noise::SESSION_BYTES)
 }
 
 /// Whom a packet is for that has passed.

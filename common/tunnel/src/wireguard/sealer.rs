@@ -1,10 +1,13 @@
 //! From an inner packet to a sealed datagram in the outbox.
 
+use cardea_aead::Sealing;
+
 use crate::{
+    bundle::Bundle,
     context::Context,
     inner::{Mtu, Sink},
     link::Link,
-    outbox::Room,
+    outbox::{Piece, Room},
     wireguard::{
         fragments::Fragments,
         noise::{self, Noise},
@@ -117,6 +120,54 @@ impl Sealer<'_, '_> {
             let len = write(room.get_mut(noise::HEADER_BYTES..)?)?;
             noise.seal(now, len, room)
         });
+    }
+
+    /// Seals the packets that a bundle stands for, all of them together where they go out at once.
+    pub(crate) fn send_bundle(&mut self, bundle: &Bundle<'_>) {
+        let count = bundle.count();
+        // What a relay does not take yet is kept elsewhere, in whole datagrams.
+        if count == 1 || !self.context.link.is_ready() {
+            for index in 0..count {
+                self.send_written(bundle.part_len(index), |room| {
+                    bundle.write_part(index, room)
+                });
+            }
+            return;
+        }
+        let before = self.context.out.transmits.len();
+        let mut unsealed = Vec::with_capacity(count);
+        for index in 0..count {
+            let mut numbered = None;
+            let now = self.context.now.instant;
+            self.session.sent_packet(now);
+            self.send_with(noise::room_for(bundle.part_len(index)), |noise, room| {
+                let len = bundle.write_part(index, room.get_mut(noise::HEADER_BYTES..)?)?;
+                let (number, total) = noise.number(now, len, room)?;
+                numbered = Some((number, total - noise::HEADER_BYTES));
+                Some(total)
+            });
+            let Some((number, len)) = numbered else {
+                continue;
+            };
+            unsealed.push((number, self.context.out.last(len)));
+        }
+        if !unsealed.is_empty() && self.seal_all(&unsealed).is_none() {
+            // Nothing may leave as it is, not even if all of this is wrong: with what it had joined.
+            let transmits = &mut self.context.out.transmits;
+            transmits.truncate(before.saturating_sub(1));
+        }
+    }
+
+    /// Seals what stands in the outbox; `None` when any of it is not there, or there is no key.
+    fn seal_all(&mut self, unsealed: &[(u64, Option<Piece>)]) -> Option<()> {
+        let pieces = unsealed.iter().map(|(_, piece)| *piece);
+        let pieces = self.context.out.pieces(pieces)?;
+        let numbers = unsealed.iter().map(|(number, _)| *number);
+        let jobs = pieces.into_iter().zip(numbers);
+        let mut jobs: Vec<_> = jobs
+            .map(|(bytes, number)| Sealing::new(number, bytes))
+            .collect::<Option<_>>()?;
+        self.noise.seal_all(&mut jobs).then_some(())
     }
 
     /// Sends a datagram that carries no packet.

@@ -315,14 +315,10 @@ impl Pair {
             if entry.key().0 > at {
                 break;
             }
-            let Flying {
-                to: end,
-                from,
-                via,
-                datagram,
-            } = entry.remove();
-            if self.asleep != Some(end) {
-                self.deliver_from(end, from, via, &datagram);
+            let flying = entry.remove();
+            let together = self.take_like(&flying, at);
+            if self.asleep != Some(flying.to) {
+                self.deliver_together(&flying, &together);
             }
         }
         for end in [End::Agent, End::Connector] {
@@ -341,6 +337,39 @@ impl Pair {
             }
         }
         next.is_some()
+    }
+
+    /// Takes what a kernel would hand over with `first` (UDP GRO): from the same sender what is as long,
+    /// and one that is shorter.
+    fn take_like(&mut self, first: &Flying, at: Instant) -> Vec<u8> {
+        let mut bytes = first.datagram.clone();
+        let stride = bytes.len();
+        while let Some(entry) = self.queue.first_entry() {
+            let next = entry.get();
+            let is_like = (next.to, next.from, next.via) == (first.to, first.from, first.via);
+            let fits = (1..=stride).contains(&next.datagram.len())
+                && bytes.len() + next.datagram.len() <= 65_507;
+            if entry.key().0 > at || !is_like || !fits {
+                break;
+            }
+            bytes.extend_from_slice(&entry.remove().datagram);
+            if bytes.len() % stride != 0 {
+                break;
+            }
+        }
+        bytes
+    }
+
+    fn deliver_together(&mut self, first: &Flying, bytes: &[u8]) {
+        let now = self.now;
+        let node = self.node(first.to);
+        let input = Input::Datagrams {
+            from: first.from,
+            via: first.via,
+            stride: first.datagram.len(),
+            bytes,
+        };
+        node.tunnels.handle(now, input, &mut node.out);
     }
 
     /// Hands a datagram from the relay to `end`, without a flush.

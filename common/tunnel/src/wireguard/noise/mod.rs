@@ -13,8 +13,9 @@
 mod handshake;
 mod session;
 
-use std::{fmt, time::Instant};
+use std::{fmt, ops::Range, time::Instant};
 
+use cardea_aead::Sealing;
 use cardea_proto::{
     codec::{Bytes, Secret32},
     time::Now,
@@ -138,6 +139,64 @@ impl Noise {
         sealed
     }
 
+    /// Prepares the packet of `len` bytes that stands [`HEADER_BYTES`] into `room`, for
+    /// [`Noise::seal_all`] to seal before anything else happens; says under which number, and how long
+    /// the datagram is.
+    pub(crate) fn number(
+        &mut self,
+        now: Instant,
+        len: usize,
+        room: &mut [u8],
+    ) -> Option<(u64, usize)> {
+        let current = self.current.as_mut();
+        let numbered = current.and_then(|keys| keys.number(now, len, room));
+        self.is_mute |= numbered.is_none();
+        numbered
+    }
+
+    /// Seals packets that [`Noise::number`] has prepared; says whether there were keys.
+    pub(crate) fn seal_all(&self, jobs: &mut [Sealing<'_>]) -> bool {
+        let keys = self.current.as_ref();
+        keys.map(|keys| keys.seal_all(jobs)).is_some()
+    }
+
+    /// The front of a datagram that those have in common which [`Noise::open_all`] opens together;
+    /// `None` where it holds no packet.
+    pub(crate) fn session_of(sealed: &[u8]) -> Option<[u8; SESSION_BYTES]> {
+        let front = sealed.first_chunk::<SESSION_BYTES>()?;
+        matches!(front, [KIND_DATA, 0, 0, 0, ..]).then_some(*front)
+    }
+
+    /// Opens datagrams of one session into `room`, each where the one before ends; says where it stands,
+    /// `None` for those that are not from the peer, or not new.
+    ///
+    /// What is opened and taken is what [`Noise::open`] would take, called for one after the other.
+    pub(crate) fn open_all<'a>(
+        &mut self,
+        now: Instant,
+        datagrams: impl Iterator<Item = &'a [u8]> + Clone,
+        room: &mut [u8],
+    ) -> Vec<Option<Range<usize>>> {
+        let session = datagrams.clone().next().and_then(Self::session_of);
+        let index = session.map(|[_, _, _, _, index @ ..]| u32::from_le_bytes(index));
+        let Some((keys, is_next)) = index.and_then(|index| self.keys_of(index)) else {
+            return vec![None; datagrams.count()];
+        };
+        let parts = datagrams.map(|sealed| {
+            let rest = sealed.get(SESSION_BYTES..).unwrap_or_default();
+            let parts = rest.split_first_chunk::<8>();
+            // What has no number is no longer than nothing sealed, and opens as little.
+            parts.map_or((0, rest), |(number, sealed)| {
+                (u64::from_le_bytes(*number), sealed)
+            })
+        });
+        let places = keys.open_all(now, parts, room);
+        if is_next && places.iter().any(Option::is_some) {
+            self.turn();
+        }
+        places
+    }
+
     /// Whether something could not be sealed since it was asked last, for which there are keys again.
     pub(crate) const fn take_mute(&mut self) -> bool {
         std::mem::replace(&mut self.is_mute, false)
@@ -171,6 +230,20 @@ impl Noise {
         let (index, rest) = rest.split_first_chunk::<4>()?;
         let (number, sealed) = rest.split_first_chunk::<8>()?;
         let (index, number) = (u32::from_le_bytes(*index), u64::from_le_bytes(*number));
+        let (keys, is_next) = self.keys_of(index)?;
+        let packet = keys.open(now, number, sealed, room)?;
+        if is_next {
+            self.turn();
+        }
+        Some(if packet.is_empty() {
+            Opened::KeepAlive
+        } else {
+            Opened::Packet(packet)
+        })
+    }
+
+    /// The keys that the peer calls by `index`, and whether they are not proven yet.
+    fn keys_of(&mut self, index: u32) -> Option<(&mut Keys, bool)> {
         let has = |keys: &Option<Keys>| keys.as_ref().is_some_and(|keys| keys.own_index == index);
         let is_next = has(&self.next);
         let keys = if has(&self.current) {
@@ -182,16 +255,13 @@ impl Noise {
         } else {
             return None;
         };
-        let packet = keys.as_mut()?.open(now, number, sealed, room)?;
-        if is_next {
-            self.previous = self.current.take();
-            self.current = self.next.take();
-        }
-        Some(if packet.is_empty() {
-            Opened::KeepAlive
-        } else {
-            Opened::Packet(packet)
-        })
+        Some((keys.as_mut()?, is_next))
+    }
+
+    /// The next keys are proven.
+    fn turn(&mut self) {
+        self.previous = self.current.take();
+        self.current = self.next.take();
     }
 
     /// Answers the peer's first message, unless it is older than one that was answered.
@@ -289,6 +359,9 @@ const TAI64_BASE: u64 = 0x4000_0000_0000_000a;
 
 /// What sealing adds. Source: the WireGuard paper, §5.4.6.
 pub(crate) const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
+
+/// Kind and receiver's index. Source: the same.
+pub(crate) const SESSION_BYTES: usize = 8;
 
 /// The longest handshake message. Source: the WireGuard paper, §5.4.2.
 pub(crate) const ROOM_MIN: usize = 148;

@@ -1,17 +1,20 @@
 //! The keys of one session: what seals and opens packets.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
-use aws_lc_rs::aead::{Aad, LessSafeKey};
+use cardea_aead::{Key, Opening, Sealing, TAG_BYTES};
 
-use super::handshake::{Key, TAG_BYTES, cipher, nonce};
+use super::handshake;
 
 /// A pair of keys, one for each direction.
 pub(super) struct Keys {
     pub(super) own_index: u32,
     peer_index: u32,
-    sealing: LessSafeKey,
-    opening: LessSafeKey,
+    sealing: Key,
+    opening: Key,
     sent: u64,
     window: Window,
     since: Instant,
@@ -21,14 +24,14 @@ impl Keys {
     pub(super) fn new(
         now: Instant,
         (own_index, peer_index): (u32, u32),
-        sealing: &Key,
-        opening: &Key,
+        sealing: &handshake::Key,
+        opening: &handshake::Key,
     ) -> Option<Self> {
         Some(Self {
             own_index,
             peer_index,
-            sealing: cipher(sealing)?,
-            opening: cipher(opening)?,
+            sealing: Key::new(sealing)?,
+            opening: Key::new(opening)?,
             sent: 0,
             window: Window::default(),
             since: now,
@@ -43,24 +46,38 @@ impl Keys {
 
     /// Seals the `len` bytes that stand [`HEADER_BYTES`] into `room`; says how long the datagram is.
     pub(super) fn seal(&mut self, now: Instant, len: usize, room: &mut [u8]) -> Option<usize> {
+        let (number, total) = self.number(now, len, room)?;
+        let job = Sealing::new(number, room.get_mut(HEADER_BYTES..total)?)?;
+        self.sealing.seal(&mut [job]);
+        Some(total)
+    }
+
+    /// Gives the `len` bytes that stand [`HEADER_BYTES`] into `room` a header with a number, under
+    /// which [`Keys::seal_all`] must seal them; says which, and how long the datagram is.
+    pub(super) fn number(
+        &mut self,
+        now: Instant,
+        len: usize,
+        room: &mut [u8],
+    ) -> Option<(u64, usize)> {
         if !self.is_fresh(now) {
             return None;
         }
         let room = room.get_mut(..HEADER_BYTES + len + TAG_BYTES)?;
-        let (header, rest) = room.split_first_chunk_mut::<HEADER_BYTES>()?;
-        let (body, tag) = rest.split_at_mut_checked(len)?;
-        let made = self
-            .sealing
-            .seal_in_place_separate_tag(nonce(self.sent), Aad::empty(), body)
-            .ok()?;
-        tag.copy_from_slice(made.as_ref());
+        let (header, _) = room.split_first_chunk_mut::<HEADER_BYTES>()?;
         let [p0, p1, p2, p3] = self.peer_index.to_le_bytes();
-        let [c0, c1, c2, c3, c4, c5, c6, c7] = self.sent.to_le_bytes();
+        let number = self.sent;
+        let [c0, c1, c2, c3, c4, c5, c6, c7] = number.to_le_bytes();
         *header = [
             KIND_DATA, 0, 0, 0, p0, p1, p2, p3, c0, c1, c2, c3, c4, c5, c6, c7,
         ];
         self.sent += 1;
-        Some(HEADER_BYTES + len + TAG_BYTES)
+        Some((number, room.len()))
+    }
+
+    /// Seals bodies under the numbers that [`Keys::number`] gave them.
+    pub(super) fn seal_all(&self, jobs: &mut [Sealing<'_>]) {
+        self.sealing.seal(jobs);
     }
 
     /// Opens what follows the header of a datagram; a number that came before is not opened again.
@@ -74,14 +91,51 @@ impl Keys {
         if !self.is_fresh(now) || !self.window.would_take(number) {
             return None;
         }
-        let len = sealed.len().checked_sub(TAG_BYTES)?;
-        let (body, tag) = sealed.split_at_checked(len)?;
-        let room = room.get_mut(..len)?;
-        self.opening
-            .open_separate_gather(nonce(number), Aad::empty(), body, tag, room)
-            .ok()?;
+        let room = room.get_mut(..sealed.len().checked_sub(TAG_BYTES)?)?;
+        let mut jobs = [Opening::new(number, sealed, &mut *room)?];
+        self.opening.open(&mut jobs);
+        let [job] = jobs;
+        job.opened()?;
         self.window.take(number);
         Some(room)
+    }
+
+    /// Opens what follows the headers of datagrams, into one room after the other; says where each
+    /// stands, `None` for those that one by one would not be opened.
+    pub(super) fn open_all<'a>(
+        &mut self,
+        now: Instant,
+        datagrams: impl Iterator<Item = (u64, &'a [u8])> + Clone,
+        mut room: &mut [u8],
+    ) -> Vec<Option<Range<usize>>> {
+        let (mut jobs, mut at) = (Vec::with_capacity(datagrams.clone().count()), 0);
+        let mut places: Vec<_> = datagrams
+            .clone()
+            .map(|(number, sealed)| {
+                if !self.is_fresh(now) || !self.window.would_take(number) {
+                    return None;
+                }
+                let len = sealed.len().checked_sub(TAG_BYTES)?;
+                let (front, behind) = std::mem::take(&mut room).split_at_mut_checked(len)?;
+                room = behind;
+                let place = at..at + len;
+                at = place.end;
+                jobs.push(Opening::new(number, sealed, front)?);
+                Some(place)
+            })
+            .collect();
+        self.opening.open(&mut jobs);
+        let mut jobs = jobs.into_iter();
+        for (place, (number, _)) in places.iter_mut().zip(datagrams) {
+            let job = place.as_ref().and_then(|_| jobs.next());
+            // Asked again: the same number may stand twice among these.
+            if job.and_then(Opening::opened).is_some() && self.window.would_take(number) {
+                self.window.take(number);
+            } else {
+                *place = None;
+            }
+        }
+        places
     }
 }
 

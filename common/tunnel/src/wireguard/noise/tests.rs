@@ -113,6 +113,110 @@ fn a_handshake_that_was_changed_or_came_before_is_not_answered() {
 }
 
 #[test]
+fn datagrams_of_one_session_open_together_as_they_would_one_by_one() {
+    let now = testing::start();
+    for seed in 0..200 {
+        let mut entropy = ChaCha20Rng::from_seed([seed; 32]);
+        let (mut agent, mut alone) = pair();
+        shake(&mut agent, &mut alone, now);
+        // The same once more: two ends that know the same.
+        let (mut again, mut together) = pair();
+        shake(&mut again, &mut together, now);
+        for _ in 0..6 {
+            let datagrams = some_datagrams(&mut agent, now, &mut entropy);
+            let mut room = vec![0; 70_000];
+            let one_by_one: Vec<_> = datagrams
+                .iter()
+                .map(|sealed| match alone.open(now, sealed, &mut room) {
+                    Opened::Packet(packet) => Some(packet.to_vec()),
+                    Opened::KeepAlive => Some(Vec::new()),
+                    Opened::Nothing => None,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            let all = datagrams.iter().map(Vec::as_slice);
+            let places = together.open_all(now.instant, all, &mut room);
+            let places = places.into_iter();
+            let at_once: Vec<_> = places
+                .map(|place| place.map(|at| room[at].to_vec()))
+                .collect();
+            assert_eq!(at_once, one_by_one);
+            assert!(one_by_one.contains(&None) || one_by_one.iter().any(Option::is_some));
+        }
+    }
+}
+
+/// Up to forty datagrams of one session, late ones, changed ones, cut ones and replays among them.
+fn some_datagrams(from: &mut Noise, now: Now, entropy: &mut ChaCha20Rng) -> Vec<Vec<u8>> {
+    let mut below = |limit: u32| usize::try_from(entropy.next_u32() % limit).unwrap();
+    let mut datagrams: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..=below(40) {
+        let len = if below(2) == 0 { 1_400 } else { below(1_500) };
+        let packet: Vec<u8> = (0..len).map(|at| at.to_le_bytes()[0]).collect();
+        let mut sealed = seal(from, now, &packet);
+        let before = datagrams.get(below(40)).cloned();
+        match (below(8), before) {
+            (0, Some(before)) => sealed = before,
+            (1, _) => {
+                let at = 8 + below(u32::try_from(sealed.len() - 8).unwrap());
+                sealed[at] ^= 1 << below(8);
+            }
+            (2, _) => sealed.truncate(8 + below(40)),
+            (3, _) => {
+                let at = below(u32::try_from(datagrams.len() + 1).unwrap());
+                datagrams.insert(at, sealed);
+                continue;
+            }
+            (4, _) => {
+                // So many are lost that those before are too late.
+                for _ in 0..below(3_000) {
+                    seal(from, now, &[]);
+                }
+            }
+            _ => {}
+        }
+        datagrams.push(sealed);
+    }
+    datagrams
+}
+
+#[test]
+fn the_first_packet_among_many_proves_the_next_keys() {
+    let (mut agent, mut connector) = pair();
+    let now = testing::start();
+    let first = initiate(&mut agent, now);
+    let mut room = vec![0; 8_000];
+    let Opened::Handshake { answer } = connector.open(now, &first, &mut room) else {
+        panic!("not answered");
+    };
+    let answer = answer.to_vec();
+    assert!(matches!(
+        agent.open(now, &answer, &mut room),
+        Opened::Answered { .. }
+    ));
+    let mut changed = seal(&mut agent, now, PACKET);
+    changed[30] ^= 1;
+    let all = |datagrams: &[Vec<u8>], connector: &mut Noise, room: &mut [u8]| {
+        connector.open_all(now.instant, datagrams.iter().map(Vec::as_slice), room)
+    };
+    assert_eq!(
+        all(
+            &[changed.clone(), changed.clone()],
+            &mut connector,
+            &mut room
+        ),
+        [None, None]
+    );
+    assert!(connector.current.is_none(), "proven by nothing");
+    let right = seal(&mut agent, now, PACKET);
+    let opened = all(&[changed, right.clone(), right], &mut connector, &mut room);
+    let at = opened[1].clone().unwrap();
+    assert_eq!(&room[at], PACKET);
+    assert_eq!((&opened[0], &opened[2]), (&None, &None));
+    assert!(connector.current.is_some() && connector.next.is_none());
+}
+
+#[test]
 fn keys_end_after_three_minutes_and_a_stranger_has_none() {
     let (mut agent, mut connector) = pair();
     let now = testing::start();
