@@ -87,11 +87,11 @@ impl Direct {
         }
     }
 
-    /// Hands over what has arrived, a bounded amount of it.
+    /// Hands over what has arrived, a bounded amount of it, as a [`Port`] does.
     pub(super) fn receive(
         &mut self,
         received: &mut Received,
-        mut take: impl FnMut(SocketAddr, &[u8]),
+        mut take: impl FnMut(SocketAddr, usize, &[u8]),
     ) {
         for port in self.ports_mut() {
             port.receive(received, &mut take);

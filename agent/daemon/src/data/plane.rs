@@ -386,8 +386,13 @@ impl Plane {
             None => carry.out.packets.clear(),
         };
         let now = carry.now.instant;
-        relays.receive(now, |from, via, bytes| {
-            carry.input(Input::Datagram { from, via, bytes });
+        relays.receive(now, |from, via, stride, bytes| {
+            carry.input(Input::Datagrams {
+                from,
+                via,
+                stride,
+                bytes,
+            });
             if carry.out.packets.is_nearly_full() {
                 deliver(carry);
             }

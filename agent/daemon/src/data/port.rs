@@ -55,11 +55,12 @@ impl Port {
         }
     }
 
-    /// Hands over what has arrived, a bounded amount of it.
+    /// Hands over what has arrived, a bounded amount of it: who sent it, the size of each datagram but
+    /// the last, and all their bytes.
     pub(super) fn receive(
         &mut self,
         received: &mut Received,
-        mut take: impl FnMut(SocketAddr, &[u8]),
+        mut take: impl FnMut(SocketAddr, usize, &[u8]),
     ) {
         for _ in 0..RECEIVES_MAX {
             if !self.readable {
@@ -67,8 +68,8 @@ impl Port {
             }
             match self.socket.receive(received) {
                 Ok(_) => {
-                    for (from, datagram) in received.datagrams() {
-                        take(from, datagram);
+                    for (from, stride, bytes) in received.runs() {
+                        take(from, stride, bytes);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -81,19 +81,24 @@ impl Relays {
         }
     }
 
-    /// Hands over what has arrived, a bounded amount of it.
-    pub(super) fn receive(&mut self, now: Instant, mut take: impl FnMut(SocketAddr, Via, &[u8])) {
+    /// Hands over what has arrived, a bounded amount of it: who sent it and how, the size of each
+    /// datagram but the last, and all their bytes.
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        mut take: impl FnMut(SocketAddr, Via, usize, &[u8]),
+    ) {
         let received = &mut self.received;
         for (address, relay) in &mut self.sockets {
             let way = &mut relay.way;
-            relay.port.receive(received, |_, datagram| {
+            relay.port.receive(received, |_, stride, bytes| {
                 way.heard_udp(now);
-                take(*address, Via::Relay, datagram);
+                take(*address, Via::Relay, stride, bytes);
             });
             let news = relay.detour.as_mut().and_then(|detour| {
                 detour.receive(|datagram| {
                     way.heard_detour();
-                    take(*address, Via::Relay, datagram);
+                    take(*address, Via::Relay, datagram.len(), datagram);
                 })
             });
             match news {
@@ -105,7 +110,7 @@ impl Relays {
                 None => {}
             }
         }
-        let take = |from, datagram: &[u8]| take(from, Via::Direct, datagram);
+        let take = |from, stride, bytes: &[u8]| take(from, Via::Direct, stride, bytes);
         self.direct.receive(received, take);
     }
 
