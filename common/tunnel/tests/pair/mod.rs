@@ -353,7 +353,7 @@ impl Pair {
                 break;
             }
             bytes.extend_from_slice(&entry.remove().datagram);
-            if bytes.len() % stride != 0 {
+            if !bytes.len().is_multiple_of(stride) {
                 break;
             }
         }
