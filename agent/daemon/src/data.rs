@@ -28,6 +28,7 @@ mod port;
 mod relays;
 mod resolver;
 mod routes;
+mod shapes;
 pub mod socks;
 pub(crate) mod stack;
 mod tcp;

@@ -4,12 +4,16 @@
 //! `socket(7)`, `SO_ATTACH_FILTER`). It sees the shape of a datagram alone, no key: what it lets
 //! through is still judged by whoever reads it, and where the kernel takes no sieve nothing changes
 //! but what garbage costs. Of datagrams that the kernel coalesced it sees the first, whose sender
-//! is theirs.
+//! is theirs, and the length of all: how long one is at most, it cannot tell.
 
-use std::{io, mem::size_of, os::fd::AsRawFd};
+use std::{
+    io,
+    mem::size_of,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use nix::libc;
-use socket2::{SockFilter, Socket};
+use socket2::{SockFilter, SockRef};
 
 /// What is loaded is counted from the UDP header on.
 const UDP_HEADER_BYTES: u32 = 8;
@@ -66,12 +70,77 @@ impl From<Step> for SockFilter {
     }
 }
 
+/// Something by which a datagram of one kind is known. Places are counted in its payload; where it ends
+/// before, it is dropped, whatever other kinds there are: [`Sign::AtLeast`] comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// It, or all that were coalesced with it, have so many bytes or more.
+    AtLeast(usize),
+    /// This byte at this place.
+    Byte(u32, u8),
+    /// These four bytes at this place, in network order.
+    Word(u32, u32),
+    /// One of these bits, or more, in the byte at this place.
+    AnyBit(u32, u8),
+    /// None of these bits in the byte at this place.
+    NoBit(u32, u8),
+}
+
+impl Sign {
+    /// How the value is loaded that tells.
+    fn load(self) -> Step {
+        match self {
+            Self::AtLeast(_) => Step::Length,
+            Self::Byte(at, _) | Self::AnyBit(at, _) | Self::NoBit(at, _) => Step::Byte(at),
+            Self::Word(at, _) => Step::Word(at),
+        }
+    }
+
+    /// Goes on when it shows, and passes over so many steps when not.
+    fn or_over(self, steps: u8) -> Step {
+        match self {
+            Self::AtLeast(bytes) => {
+                Step::AtLeast(u32::try_from(bytes).unwrap_or(u32::MAX), 0, steps)
+            }
+            Self::Byte(_, value) => Step::Equal(value.into(), 0, steps),
+            Self::Word(_, value) => Step::Equal(value, 0, steps),
+            Self::AnyBit(_, bits) => Step::AnyBit(bits.into(), 0, steps),
+            Self::NoBit(_, bits) => Step::AnyBit(bits.into(), steps, 0),
+        }
+    }
+}
+
+/// Lets through what shows every sign of one of these kinds.
+#[must_use]
+pub fn any_of(kinds: &[&[Sign]]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for signs in kinds {
+        for (place, sign) in signs.iter().enumerate() {
+            // Two steps for each sign behind this one, and the one that lets it through.
+            let left = 2 * (signs.len() - place - 1) + 1;
+            steps.push(sign.load());
+            steps.push(sign.or_over(u8::try_from(left).unwrap_or(u8::MAX)));
+        }
+        steps.push(Step::Pass);
+    }
+    steps.push(Step::Drop);
+    steps
+}
+
 /// Has the kernel drop what does not pass these steps.
-pub fn attach(socket: &Socket, steps: &[Step]) {
+pub fn attach(socket: &impl AsFd, steps: &[Step]) {
     let program: Vec<SockFilter> = steps.iter().copied().map(SockFilter::from).collect();
-    if let Err(error) = socket.attach_filter(&program) {
+    if let Err(error) = SockRef::from(socket).attach_filter(&program) {
         tracing::debug!(%error, "the kernel drops no garbage for a socket");
     }
+}
+
+/// Has the kernel hand over everything again, as where it takes no sieve.
+///
+/// # Errors
+/// As the kernel says, among others when there is none.
+pub fn detach(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).detach_filter()
 }
 
 /// How many datagrams the kernel has dropped for a socket: by its sieve, or for want of room.

@@ -10,6 +10,8 @@ use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::sieve::{self, Step};
+
 /// Room for bursts in the kernel, in bytes: 4 ms of a 10 Gbit/s line each way.
 ///
 /// The kernel gives what its limits permit; less only means earlier loss.
@@ -86,6 +88,30 @@ impl UdpSocket {
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
         let local = io.local_addr()?;
         Ok(Self { io, state, local })
+    }
+
+    /// Has the kernel drop what does not pass these steps, which is all that changes where it takes none.
+    #[must_use]
+    pub fn behind(self, steps: &[Step]) -> Self {
+        sieve::attach(&self.io, steps);
+        self
+    }
+
+    /// Has the kernel hand over everything again.
+    ///
+    /// # Errors
+    /// When it dropped nothing for its shape before.
+    pub fn without_sieve(&self) -> io::Result<()> {
+        sieve::detach(&self.io)
+    }
+
+    /// How many datagrams the kernel has dropped, by their shape or for want of room: it counts both in one,
+    /// those that it had coalesced once, and begins anew after 2³².
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn dropped(&self) -> io::Result<u32> {
+        sieve::dropped(&self.io)
     }
 
     /// Where it is bound.

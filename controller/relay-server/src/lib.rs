@@ -9,6 +9,7 @@ pub mod config;
 mod detours;
 mod forward;
 pub mod front;
+mod shapes;
 
 use std::{
     io,
@@ -47,6 +48,7 @@ pub struct Server {
     relay: Relay,
     forwarder: Forwarder,
     behind: Option<Behind>,
+    unheard: Unheard,
     control: Control,
 }
 
@@ -67,6 +69,16 @@ pub struct Report {
     pub counters: Counters,
     /// Datagrams that the network did not take.
     pub unsent: u64,
+    /// Datagrams that the kernel dropped before the relay heard them: by their shape, or because those
+    /// before were not read yet. It counts both in one, and those that it had coalesced once.
+    pub unheard: u64,
+}
+
+/// Adds up what the kernel counts modulo 2³².
+#[derive(Debug, Default)]
+struct Unheard {
+    total: u64,
+    before: u32,
 }
 
 /// A server on a thread of its own; dropping it stops the server.
@@ -82,7 +94,7 @@ impl Server {
     /// # Errors
     /// As the system says, `AddrInUse` among others.
     pub fn bind(listen: SocketAddr, ticket_key: [u8; 32], settings: Settings) -> io::Result<Self> {
-        let mut socket = UdpSocket::bind(listen)?;
+        let mut socket = UdpSocket::bind(listen)?.behind(&shapes::shapes());
         let poll = Poll::new()?;
         poll.registry()
             .register(&mut socket, SOCKET, Interest::READABLE)?;
@@ -93,6 +105,7 @@ impl Server {
             relay: Relay::new(ticket_key, entropy::seed(), settings),
             forwarder: Forwarder::default(),
             behind: None,
+            unheard: Unheard::default(),
             control: Control {
                 waker: Arc::new(waker),
                 stop: Arc::new(AtomicBool::new(false)),
@@ -106,6 +119,12 @@ impl Server {
         let (behind, arrivals) = Behind::new(detours, Arc::clone(&self.control.waker));
         self.behind = Some(behind);
         arrivals
+    }
+
+    /// Leaves everything to the relay, as where the kernel has no sieve.
+    #[cfg(test)]
+    fn without_sieve(&self) -> io::Result<()> {
+        self.socket.without_sieve()
     }
 
     /// Where it listens.
@@ -226,11 +245,15 @@ impl Server {
         !is_empty
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        if let Ok(dropped) = self.socket.dropped() {
+            self.unheard.note(dropped);
+        }
         let report = Report {
             ends: self.relay.ends(),
             counters: self.relay.counters().clone(),
             unsent: self.forwarder.unsent(),
+            unheard: self.unheard.total,
         };
         let mut published = self
             .control
@@ -245,10 +268,18 @@ impl Server {
                 bound = report.counters.bound,
                 dropped = ?report.counters.dropped,
                 unsent = report.unsent,
+                unheard = report.unheard,
                 "relay traffic"
             );
             *published = report;
         }
+    }
+}
+
+impl Unheard {
+    fn note(&mut self, dropped: u32) {
+        self.total += u64::from(dropped.wrapping_sub(self.before));
+        self.before = dropped;
     }
 }
 

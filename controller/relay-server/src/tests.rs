@@ -69,25 +69,48 @@ fn a_dual_stack_relay_joins_ends_of_both_families() {
 
 #[test]
 fn a_stranger_hears_nothing_and_datagrams_of_every_size_end_no_loop() {
-    let bench = Bench::new((Ipv4Addr::LOCALHOST, 0).into());
-    let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    for size in [0, 1, 7, 8, 97, 98, 99, 130, 1_200, 9_000, 65_507] {
-        for first in [0x00, 0x30, 0x31, 0x32, 0x33, 0x34] {
-            stranger
-                .send(bench.address, None, &vec![first; size])
-                .unwrap();
+    // The relay judges what passes the sieve, and everything where the kernel has none.
+    for is_sieved in [true, false] {
+        let bench = Bench::judging((Ipv4Addr::LOCALHOST, 0).into(), is_sieved);
+        let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let (mut sent, mut shaped) = (0, 0);
+        for size in [0, 1, 7, 8, 97, 98, 99, 130, 1_200, 9_000, 65_507] {
+            for first in [0x00, 0x30, 0x31, 0x32, 0x33, 0x34] {
+                stranger
+                    .send(bench.address, None, &vec![first; size])
+                    .unwrap();
+                sent += 1;
+                // No ticket begins with these versions.
+                shaped += u64::from(first == 0x32 && size > 8);
+            }
         }
+        let mut agent = End::new(&bench, Side::Agent, Ipv4Addr::LOCALHOST.into());
+        agent.bind();
+        assert!(stranger.receive(&mut Received::default()).is_err());
+        let control = bench.running.control().clone();
+        bench.running.stop().unwrap();
+        let report = control.report();
+        assert_eq!((report.ends, report.counters.bound), (1, 1));
+        assert_eq!(report.counters.forwarded, 0);
+        let judged: u64 = report.counters.dropped.values().sum();
+        let expected = if is_sieved {
+            (shaped, sent - shaped)
+        } else {
+            (sent, 0)
+        };
+        assert_eq!((judged, report.unheard), expected);
+        let strange = report.counters.dropped(DropReason::NotOurs);
+        assert_eq!(strange >= 20, !is_sieved, "{report:?}");
     }
-    let mut agent = End::new(&bench, Side::Agent, Ipv4Addr::LOCALHOST.into());
-    agent.bind();
-    assert!(stranger.receive(&mut Received::default()).is_err());
-    let control = bench.running.control().clone();
-    bench.running.stop().unwrap();
-    let report = control.report();
-    assert_eq!(report.ends, 1);
-    assert_eq!(report.counters.bound, 1);
-    assert!(report.counters.dropped(DropReason::NotOurs) >= 20);
-    assert_eq!(report.counters.forwarded, 0);
+}
+
+#[test]
+fn what_the_kernel_counts_is_added_up_when_it_begins_anew() {
+    let mut unheard = Unheard::default();
+    for dropped in [7, 7, u32::MAX, 0, 2] {
+        unheard.note(dropped);
+    }
+    assert_eq!(unheard.total, u64::from(u32::MAX) + 3);
 }
 
 #[test]
@@ -144,8 +167,16 @@ struct Bench {
 
 impl Bench {
     fn new(listen: SocketAddr) -> Self {
+        Self::judging(listen, true)
+    }
+
+    /// A relay to which the kernel leaves all that it need not hear, or not.
+    fn judging(listen: SocketAddr, is_sieved: bool) -> Self {
         let key = TicketKey::from_seed(&[1; 32]).unwrap();
         let server = Server::bind(listen, key.public(), Settings::default()).unwrap();
+        if !is_sieved {
+            server.without_sieve().unwrap();
+        }
         let port = server.local_address().port();
         Self {
             key,

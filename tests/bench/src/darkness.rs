@@ -29,6 +29,9 @@ const RATE: u32 = 50_000;
 /// How long its cost is measured.
 const COST_TIME: Duration = Duration::from_secs(10);
 
+/// One of many datagrams, by its number.
+type Garbage = dyn Fn(u64) -> Vec<u8> + Sync;
+
 /// Percent of a core that 10,000 packets of garbage a second may cost.
 const COST_MAX: f64 = 2.0;
 
@@ -42,8 +45,17 @@ const GROWN_MAX: f64 = 1.0;
 pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
     ensure!(needs::root_and(&["ip", "nft"]), "darkness needs root");
     let (probed, costs) = probe_a_life(probes, |resting| {
-        let cost = |target: &Target| Ok((target.clone(), cost(&resting, target)?));
-        resting.targets.iter().map(cost).collect::<Result<Vec<_>>>()
+        let mut costs = Vec::new();
+        for target in resting.targets {
+            let forgery = |number| target.hears.forgery(number);
+            for (kind, garbage) in [
+                ("of every shape", &probe as &Garbage),
+                ("that looks right", &forgery),
+            ] {
+                costs.push((target.clone(), kind, cost(&resting, target, garbage)?));
+            }
+        }
+        Ok(costs)
     })?;
     let answers = probed.answers;
     report.demand(
@@ -54,8 +66,9 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
         ("probes", count(probed.sent), None, ""),
         ("answers", count(answers), Some(0.0), ""),
     ]);
-    for (target, cost) in costs {
-        let at = format!("{} at port {}", target.program, target.address.port());
+    for (target, kind, cost) in costs {
+        let port = target.address.port();
+        let at = format!("{} at port {port}, {kind}", target.program);
         let mib = cost.grown_kib / 1_024.0;
         report.demand(
             cost.percent <= COST_MAX,
@@ -96,13 +109,13 @@ struct Cost {
 }
 
 /// What a program spends on garbage at one of its sockets, beyond what it spends anyway.
-fn cost(resting: &Resting<'_>, target: &Target) -> Result<Cost> {
+fn cost(resting: &Resting<'_>, target: &Target, garbage: &Garbage) -> Result<Cost> {
     let lost = lost(target)?;
     let process = Process::of(target.process);
     let (before, memory) = (process.cpu()?, process.resident_kib()?);
     pause(COST_TIME);
     let idle = process.cpu()? - before;
-    let sent = resting.stranger.within(|| paced(target.address))?;
+    let sent = resting.stranger.within(|| paced(target.address, garbage))?;
     let lost = self::lost(target)? - lost;
     let judged = count(sent.saturating_sub(lost)) / COST_TIME.as_secs_f64();
     let busy = process.cpu()? - before - idle;
@@ -137,7 +150,7 @@ fn lost(target: &Target) -> Result<u64> {
 }
 
 /// Sends at [`RATE`] for [`COST_TIME`], a millisecond's worth at once; returns how many it sent.
-fn paced(target: SocketAddr) -> Result<u64> {
+fn paced(target: SocketAddr, garbage: &Garbage) -> Result<u64> {
     let any = match target.ip() {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -148,12 +161,15 @@ fn paced(target: SocketAddr) -> Result<u64> {
     loop {
         let passed = now().duration_since(begin);
         if passed >= COST_TIME {
+            let due = COST_TIME.as_secs() * u64::from(RATE);
+            let is_flood = sent >= due / 10 * 9;
+            ensure!(is_flood, "only {sent} of {due} datagrams were sent in time");
             return Ok(sent);
         }
         let due = u64::try_from(passed.as_millis())? * u64::from(RATE) / 1_000;
         while number < due {
             // A full queue takes none.
-            sent += u64::from(socket.send_to(&probe(number), target).is_ok());
+            sent += u64::from(socket.send_to(&garbage(number), target).is_ok());
             number += 1;
         }
         pause(Duration::from_millis(1));

@@ -31,7 +31,7 @@ use crate::{
     namespace::Namespace,
     program::{now, run_ok},
     sockets::UdpOf,
-    stranger::probe,
+    stranger::{Hears, probe},
     traffic::{WebServer, fetch},
 };
 
@@ -84,6 +84,8 @@ pub struct Target {
     pub process: u32,
     /// Where it is.
     pub address: SocketAddr,
+    /// What it takes from those who have a key.
+    pub hears: Hears,
 }
 
 /// Sends at least so many probes through the life of a host: nothing runs; it starts, serves, has a full
@@ -193,10 +195,17 @@ fn targets(host: &Namespace, processes: [(&'static str, u32); 4]) -> Result<Vec<
         for local in sockets.iter().filter(|socket| socket.peer.is_none()) {
             let [v4, v6] = HOST;
             let reached = if local.local.is_ipv4() { v4 } else { v6 };
+            let port = local.local.port();
+            let hears = match program {
+                "controller" if port == CHANNELS => Hears::Channels,
+                "controller" | "relay" => Hears::Relayed,
+                _ => Hears::Sealed,
+            };
             targets.push(Target {
                 program,
                 process,
-                address: SocketAddr::new(reached.parse()?, local.local.port()),
+                address: SocketAddr::new(reached.parse()?, port),
+                hears,
             });
         }
         ensure!(targets.len() > before, "{program} has no socket");

@@ -19,6 +19,37 @@ pub fn probe(number: u64) -> Vec<u8> {
     }
 }
 
+/// What a socket of ours takes, for a stranger who knows how that looks and has no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hears {
+    /// Channels: QUIC, whose ids have a tag.
+    Channels,
+    /// What nodes say to a relay: data under handles that are bound, and tickets that are signed.
+    Relayed,
+    /// What the other ends of tunnels say on direct paths.
+    Sealed,
+}
+
+impl Hears {
+    /// One of many datagrams that look right and are not.
+    #[must_use]
+    pub fn forgery(self, number: u64) -> Vec<u8> {
+        let mut noise = Noise(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let (begin, size): (&[u8], usize) = match (self, number % 2) {
+            (Self::Channels, 0) => (&[0x40], 120),
+            (Self::Channels, _) => (&[0xc0, 0, 0, 0, 1, 20], 1_200),
+            (Self::Relayed | Self::Sealed, 0) => (&[0x32], 120),
+            (Self::Relayed | Self::Sealed, _) => (&[0x32], 1_200),
+        };
+        let mut bytes = begin.to_vec();
+        noise.fill(&mut bytes, size - begin.len());
+        if let (Self::Sealed, Some(message)) = (self, bytes.get_mut(8..12)) {
+            message.copy_from_slice(&[4, 0, 0, 0]);
+        }
+        bytes
+    }
+}
+
 /// A small generator (xorshift, Marsaglia 2003): strangers need no good one, and the same number is
 /// the same probe.
 struct Noise(u64);

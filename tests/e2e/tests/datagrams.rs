@@ -31,13 +31,80 @@ const OVERHEAD: usize = 4_096;
 /// Bytes that fit into a socket whose buffer nobody has made larger, with as much to spare.
 const ROOM: usize = 100_000;
 
-/// A short header of QUIC and the id behind it: what is shorter is no packet on a channel.
-const SHORT_HEADER: usize = 17;
-
-/// First bytes: the frames of a relay, WireGuard's messages, QUIC's long and short headers, our own.
-const FIRST: [u8; 13] = [
-    0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37, 0x01, 0x04, 0x50, 0xc3, 0x40,
+/// How they begin: the frames of a relay, WireGuard's messages, QUIC's long and short headers, our own; then
+/// tickets, and data behind a handle, that the kernel cannot tell from real ones.
+const BEGIN: [&[u8]; 20] = [
+    &[0x30],
+    &[0x31],
+    &[0x32],
+    &[0x33],
+    &[0x34],
+    &[0x35],
+    &[0x36],
+    &[0x37],
+    &[0x01],
+    &[0x04],
+    &[0x50],
+    &[0xc3],
+    &[0x40],
+    &[0x30, 1],
+    &[0x34, 1],
+    &[0x36, 1],
+    &[0x32, 7, 7, 7, 7, 7, 7, 7, 1, 0, 0, 0],
+    &[0x32, 7, 7, 7, 7, 7, 7, 7, 4, 0, 0, 0],
+    &[0x32, 7, 7, 7, 7, 7, 7, 7, 0x40],
+    &[0x32, 7, 7, 7, 7, 7, 7, 7, 0x35],
 ];
+
+/// What a socket hears, by which the kernel drops the rest.
+#[derive(Clone, Copy, Debug)]
+enum Hears {
+    Channel,
+    /// A relay's own.
+    Nodes,
+    /// One for direct paths.
+    Ends,
+    /// A node's for a relay.
+    Relay,
+    /// One for an app, or for those who use one.
+    Anything,
+}
+
+impl Hears {
+    fn of(socket: &UdpOf, channels: u16, relay: u16) -> Self {
+        let port = socket.local.port();
+        match socket.peer.map(|peer| peer.port()) {
+            Some(peer) if peer == channels => Self::Channel,
+            Some(peer) if peer == relay => Self::Relay,
+            None if port == channels => Self::Channel,
+            None if port == relay => Self::Nodes,
+            None if socket.local.ip().is_unspecified() => Self::Ends,
+            Some(_) | None => Self::Anything,
+        }
+    }
+
+    /// Whether the shape of what begins so, with zeros behind, is that of what it hears: as long as such a
+    /// datagram is, or longer.
+    const fn passes(self, begin: &[u8], size: usize) -> bool {
+        let least = match (self, begin) {
+            (Self::Anything, _) => 0,
+            (Self::Channel, [0x40 | 0x50]) => 17,
+            (Self::Nodes, [0x32, ..]) => 9,
+            (Self::Nodes, [0x30 | 0x36, 1]) => 98,
+            (Self::Nodes, [0x34, 1]) => 130,
+            (Self::Ends, [0x37]) => 26,
+            (Self::Relay, [0x31]) => 8,
+            (Self::Relay, [0x32]) => 9,
+            (Self::Relay, [0x33]) => 40,
+            (Self::Ends | Self::Relay, [0x32, .., 1, 0, 0, 0]) => 156,
+            (Self::Ends | Self::Relay, [0x32, .., 4, 0, 0, 0]) => 40,
+            (Self::Ends | Self::Relay, [0x32, .., 0x40]) => 29,
+            (Self::Ends | Self::Relay, [0x32, .., 0x35]) => 42,
+            _ => return false,
+        };
+        size >= least
+    }
+}
 
 #[test]
 fn datagrams_of_every_size_end_no_socket() {
@@ -47,7 +114,8 @@ fn datagrams_of_every_size_end_no_socket() {
 fn flood() -> Result<()> {
     let mut world = Deployment::new()?;
     let channels = free_port()?;
-    let relay_address = format!("127.0.0.1:{}", free_port()?);
+    let relay_port = free_port()?;
+    let relay_address = format!("127.0.0.1:{relay_port}");
     world.start_controller(&ControllerOptions {
         port: channels,
         more: &[
@@ -77,7 +145,7 @@ fn flood() -> Result<()> {
     let stranger = UdpSocket::bind("127.0.0.1:0")?;
     let controller = world.controller()?.id();
     let programs = [controller, relay.id(), connector.id(), laptop.id()];
-    flood_all(&stranger, &programs, channels)?;
+    flood_all(&stranger, &programs, (channels, relay_port))?;
 
     ensure!(fetch(&page)? == PAGE, "the tunnel does not carry any more");
     udp_round_trip(&echo, "after")?;
@@ -116,7 +184,7 @@ fn carry_every_size() -> Result<()> {
 }
 
 /// Floods every socket of `programs`, and makes sure that each read all of it.
-fn flood_all(stranger: &UdpSocket, programs: &[u32], channels: u16) -> Result<()> {
+fn flood_all(stranger: &UdpSocket, programs: &[u32], (channels, relay): (u16, u16)) -> Result<()> {
     let sockets: Vec<UdpOf> = programs
         .iter()
         .map(|id| UdpOf::process(*id))
@@ -137,7 +205,7 @@ fn flood_all(stranger: &UdpSocket, programs: &[u32], channels: u16) -> Result<()
             (SocketAddr::V6(_), Ok(v6)) => v6,
             (SocketAddr::V6(_), Err(_)) => continue,
         };
-        flood_one(socket, socket.local.port() == channels, |datagram| {
+        flood_one(socket, Hears::of(socket, channels, relay), |datagram| {
             let sent = from.send_to(datagram, to)?;
             ensure!(sent == datagram.len(), "only {sent} bytes were sent");
             Ok(())
@@ -153,7 +221,7 @@ fn flood_all(stranger: &UdpSocket, programs: &[u32], channels: u16) -> Result<()
         let (SocketAddr::V4(to), Some(SocketAddr::V4(from))) = (socket.local, socket.peer) else {
             bail!("{socket:?} is not of IPv4")
         };
-        flood_one(socket, from.port() == channels, |datagram| {
+        flood_one(socket, Hears::of(socket, channels, relay), |datagram| {
             forger.send(from, to, datagram)
         })?;
     }
@@ -162,9 +230,8 @@ fn flood_all(stranger: &UdpSocket, programs: &[u32], channels: u16) -> Result<()
 
 /// Sends datagrams of every size, never more than fit while nobody reads.
 ///
-/// For a channel the kernel drops what has not the shape of its packets; the rest, and everything elsewhere, is
-/// for the program to judge.
-fn flood_one(socket: &UdpOf, is_channel: bool, send: impl Fn(&[u8]) -> Result<()>) -> Result<()> {
+/// The kernel drops what has not the shape of what the socket hears; the rest is for the program to judge.
+fn flood_one(socket: &UdpOf, hears: Hears, send: impl Fn(&[u8]) -> Result<()>) -> Result<()> {
     let noise: Vec<u8> = (0..u32::try_from(LARGEST)?)
         .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_be_bytes())
         .collect();
@@ -174,13 +241,12 @@ fn flood_one(socket: &UdpOf, is_channel: bool, send: impl Fn(&[u8]) -> Result<()
         .chain((1_600..LARGEST).step_by(997))
         .chain([LARGEST]);
     for size in sizes {
-        for first in FIRST {
+        for begin in BEGIN {
             let mut datagram = noise.get(..size).context("a size in range")?.to_vec();
-            if let Some(kind) = datagram.first_mut() {
-                *kind = first;
+            for (byte, begins) in datagram.iter_mut().zip(begin) {
+                *byte = *begins;
             }
-            let is_short_header = matches!(first, 0x40 | 0x50) && size >= SHORT_HEADER;
-            shapeless += u64::from(is_channel && !is_short_header);
+            shapeless += u64::from(!hears.passes(begin, size));
             if waiting + size + OVERHEAD > ROOM {
                 socket.drained()?;
                 waiting = 0;
@@ -192,7 +258,7 @@ fn flood_one(socket: &UdpOf, is_channel: bool, send: impl Fn(&[u8]) -> Result<()
     let after = socket.drained()?;
     ensure!(
         after.dropped - before.dropped == shapeless,
-        "{shapeless} were to be dropped before they got to {after:?}"
+        "{shapeless} were to be dropped before they got to {after:?}, which hears {hears:?}"
     );
     Ok(())
 }

@@ -46,6 +46,11 @@ fn scanned() -> Result<()> {
     let before = site.each(Host::by_other_protocols)?;
     site.start("nft")?;
     site.use_it()?;
+    // Those to relays, too, which nodes open for their tunnels.
+    let before_use: usize = site.hosts.iter().map(|host| host.open.len()).sum();
+    site.note_ports()?;
+    let in_use: usize = site.hosts.iter().map(|host| host.open.len()).sum();
+    ensure!(in_use > before_use, "no tunnel has a socket of its own");
     site.each(Host::is_silent)?;
     let serving = site.each(Host::by_other_protocols)?;
     for (host, (before, seen)) in site.hosts.iter().zip(before.iter().zip(&serving)) {
@@ -399,6 +404,11 @@ impl Site {
             [connector, agent]
         };
         self.running = [relay].into_iter().chain(nodes).collect();
+        self.note_ports()
+    }
+
+    /// Looks which UDP ports each process has open.
+    fn note_ports(&mut self) -> Result<()> {
         let processes: Vec<u32> = [self.world.controller()?.id()]
             .into_iter()
             .chain(self.running.iter().map(Program::id))

@@ -14,6 +14,7 @@ use cardea_tunnel::{Transmit, is_reachable};
 
 use super::{
     port::Port,
+    shapes,
     wiring::{Net, Owner, Wiring},
 };
 
@@ -42,6 +43,7 @@ impl Direct {
     pub(super) fn open(settings: DirectSettings, wiring: &mut Wiring) -> Self {
         let mut open = |net, local: SocketAddr| {
             let port = UdpSocket::bind_one_family(local)
+                .map(|socket| socket.behind(&shapes::direct()))
                 .and_then(|socket| Port::new(socket, Owner::Direct(net), wiring));
             port.inspect_err(|error| tracing::info!(%error, %local, "no socket for direct paths"))
                 .ok()

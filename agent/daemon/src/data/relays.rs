@@ -22,6 +22,7 @@ use super::{
     detour::{Detour, Fronts, News},
     direct::Direct,
     port::Port,
+    shapes,
     way::{Must, Way},
     wiring::{Owner, Wiring},
 };
@@ -235,6 +236,7 @@ impl Relays {
                 let socket = UdpSocket::connect(address).inspect_err(|_| {
                     self.unreached.insert(address);
                 })?;
+                let socket = socket.behind(&shapes::from_relay());
                 Ok(entry.insert(Relay {
                     port: Port::new(socket, Owner::Relay(address), wiring)?,
                     source: addresses::source_for(address).ok(),

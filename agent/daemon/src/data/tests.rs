@@ -21,7 +21,7 @@ use cardea_proto::{
 use cardea_tunnel::{Command, Event};
 
 use self::world::{LOOPBACK, PATIENCE, World, connect, echo, target, tcp_app, told, udp_app};
-use super::{FromData, ListenerId, Serves, ToData};
+use super::{FromData, ListenerId, Serves, ToData, shapes};
 
 /// Far more than it takes, far less than a flow that is forgotten would stay.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -40,6 +40,36 @@ fn bytes_pass_both_ways_and_an_end_reaches_the_other_side() {
                 .map(|at: usize| (at % 251).to_le_bytes()[0])
                 .collect();
             assert!(exchange(at, &sent) == sent, "{carrier:?} {size}");
+        }
+    }
+}
+
+#[test]
+fn all_that_tunnels_say_passes_the_sieve() {
+    for (carrier, kinds) in [
+        (Carrier::Quic, &[0x31, 0x40, 0xc0, 0xe0][..]),
+        (Carrier::WireGuard, &[0x31, 1, 2, 4][..]),
+    ] {
+        let mut world = World::new();
+        let app = tcp_app(echo);
+        world.open("wiki", vec![app.clone()], carrier);
+        let sent = vec![7; 300_000];
+        assert!(exchange(world.forward(1, "wiki", &app), &sent) == sent);
+        let mut said = world.said();
+        said.retain(|datagram| !datagram.is_empty());
+        shapes::tests::all_pass(&said);
+        for kind in kinds {
+            let is_kind = |datagram: &Vec<u8>| match datagram[..] {
+                [0x32, _, _, _, _, _, _, _, first, ..] if carrier == Carrier::Quic => {
+                    // A short header has random bits behind the first two, a long one behind four.
+                    let bits = if first & 0x80 == 0 { 0xc0 } else { 0xf0 };
+                    first & bits == *kind
+                }
+                [0x32, _, _, _, _, _, _, _, first, ..] => first == *kind,
+                [first, ..] => first == *kind,
+                [] => false,
+            };
+            assert!(said.iter().any(is_kind), "{carrier:?}: no {kind:x}");
         }
     }
 }

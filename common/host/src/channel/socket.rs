@@ -103,7 +103,7 @@ impl FilteredSocket {
     /// Leaves everything to the filter, as where the kernel has no sieve.
     #[cfg(test)]
     pub(super) fn without_sieve(&self) -> io::Result<()> {
-        socket2::SockRef::from(&self.io).detach_filter()
+        sieve::detach(&self.io)
     }
 
     fn open(

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
@@ -41,6 +41,7 @@ pub(super) struct World {
     pub(super) connector: Data,
     pub(super) connector_told: mpsc::Receiver<FromData>,
     relay: SocketAddr,
+    said: Arc<Mutex<Vec<Vec<u8>>>>,
     domain: TestDomain,
     device: TestNode,
     node: TestNode,
@@ -67,17 +68,24 @@ impl World {
             Data::start(End::Agent, clock, entropy::seed(), relay_only()).unwrap();
         let (connector, connector_told) =
             Data::start(End::Connector, clock, entropy::seed(), relay_only()).unwrap();
+        let said = Arc::default();
         Self {
             agent,
             agent_told,
             connector,
             connector_told,
-            relay: relay(),
+            relay: relay(Arc::clone(&said)),
+            said,
             domain,
             device,
             node,
             next: 0,
         }
+    }
+
+    /// All that the relay has said to the ends.
+    pub(super) fn said(&self) -> Vec<Vec<u8>> {
+        self.said.lock().unwrap().clone()
     }
 
     /// Installs both ends of a tunnel to `app`, and waits until bytes pass.
@@ -298,7 +306,7 @@ fn ticket(number: u8, side: Side) -> Blob {
 }
 
 /// Forwards between the two ends of each tunnel; believes every ticket.
-fn relay() -> SocketAddr {
+fn relay(said: Arc<Mutex<Vec<Vec<u8>>>>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     thread::spawn(move || {
@@ -332,6 +340,7 @@ fn relay() -> SocketAddr {
             if socket.send_to(&answer, to).is_err() {
                 return;
             }
+            said.lock().unwrap().push(answer);
         }
     });
     address
