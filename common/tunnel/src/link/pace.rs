@@ -51,12 +51,18 @@ mod tests {
 
     #[test]
     fn a_few_are_believed_at_once_and_then_one_each_round_trip() {
-        for (rtt, each) in [(None, 100), (Some(1), 100), (Some(300), 300), (Some(60_000), 1_000)] {
+        for (rtt, each) in [
+            (None, 100),
+            (Some(1), 100),
+            (Some(300), 300),
+            (Some(60_000), 1_000),
+        ] {
             let (mut pace, start) = bench();
             let rtt = rtt.map(Duration::from_millis);
             let burst = (0..1_000).filter(|_| pace.admits(start, rtt)).count();
             assert_eq!(burst, 4, "{rtt:?}");
-            let later = (1..=60_000).filter(|ms| pace.admits(start + Duration::from_millis(*ms), rtt));
+            let later =
+                (1..=60_000).filter(|ms| pace.admits(start + Duration::from_millis(*ms), rtt));
             assert_eq!(later.count(), 60_000 / each, "{rtt:?}");
         }
     }

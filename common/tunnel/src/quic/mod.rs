@@ -160,12 +160,9 @@ impl Quic {
         let now = context.now.instant;
         if let Some((_, connection)) = &mut self.connection {
             connection.handle_timeout(now);
-            if let Some(pings) = self.ping.take_if(|pings| now >= pings.at) {
-                let is_answered = connection.stats().frame_rx.acks > pings.acks;
-                if !is_answered {
-                    connection.ping();
-                    self.ping = pings.next(now);
-                }
+            let acks = connection.stats().frame_rx.acks;
+            if Pings::poll(&mut self.ping, now, acks) {
+                connection.ping();
             }
         }
         if self.end_of_opening().is_some_and(|at| now >= at) {
