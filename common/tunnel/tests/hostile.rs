@@ -14,10 +14,14 @@ use boringtun::{
 };
 use cardea_proto::{
     app::Carrier,
+    path::PathFrame,
     relay::{DATA_HEADER_BYTES, Handle},
 };
 use cardea_tunnel::{CarrierKeys, Command, DropReason, End, Via};
-use pair::{Beside, CARRIERS, Captured, GRANT, OTHER, OTHER_GRANT, Pair, nat::Kind, pattern};
+use pair::{
+    Beside, CARRIERS, Captured, GRANT, OTHER, OTHER_GRANT, Pair, RELAY, STANDBY, insider::Insider,
+    nat::Kind, pattern,
+};
 use proptest::prelude::*;
 
 /// Somebody who is no end of any tunnel.
@@ -122,7 +126,7 @@ fn junk_and_copies_that_look_like_handshakes_keep_no_rekey_out() {
         pair.pass(Duration::from_millis(50));
         for (via, header) in headers.iter().cycle().take(6) {
             let from = match via {
-                Via::Relay => pair::RELAY.parse().unwrap(),
+                Via::Relay => RELAY.parse().unwrap(),
                 Via::Direct => STRANGER,
             };
             for junk in [
@@ -272,6 +276,76 @@ fn swap_direct(pair: &mut Pair) {
         }
     }
 }
+
+#[test]
+fn an_insider_who_always_says_that_something_is_lost_is_believed_at_the_pace_of_round_trips() {
+    let lost = |_| (0, PathFrame::Lost { size: 0 });
+    let narrow = |_| (0, PathFrame::Lost { size: 1_200 });
+    // By the relay in use and by the one that stands by, whichever that is at the moment.
+    let turned = |number: u32| (u8::from(number % 2 == 0), PathFrame::Turned);
+    let floods: [fn(u32) -> (u8, PathFrame); 3] = [lost, narrow, turned];
+    for carrier in CARRIERS {
+        for victim in [End::Agent, End::Connector] {
+            let quiet = cost_of_words(carrier, victim, None);
+            for (kind, flood) in floods.into_iter().enumerate() {
+                let cost = cost_of_words(carrier, victim, Some(flood));
+                let what = format!("{carrier:?} {victim:?} {kind}: {quiet} became {cost}");
+                eprintln!("{what}");
+                assert!(cost <= quiet + BELIEVED_MAX * WORD_COST_MAX, "{what}");
+            }
+        }
+    }
+}
+
+/// How many datagrams `victim` sends while something of its waits for an answer, and the other end
+/// says 10,000 times in two seconds what `flood` makes.
+fn cost_of_words(carrier: Carrier, victim: End, flood: Option<fn(u32) -> (u8, PathFrame)>) -> u64 {
+    let mut pair = Pair::with_standby(carrier);
+    let (mine, theirs) = pair.connect("80/tcp");
+    pair.pass(Duration::from_secs(2));
+    let mut insider = Insider::of(victim);
+    let (from, to) = match victim {
+        End::Agent => (mine, theirs),
+        End::Connector => (theirs, mine),
+    };
+    pair.asleep = Some(pair::other(victim));
+    let data = pattern(100_000);
+    let now = pair.now;
+    let node = pair.node(victim);
+    let written = node
+        .tunnels
+        .write(now, from, data.clone().into(), &mut node.out);
+    pair.flush(victim);
+    let before = pair.carried;
+    for number in 0..10_000 {
+        if let Some((rank, frame)) = flood.map(|flood| flood(number)) {
+            let relay = if rank == 0 { RELAY } else { STANDBY[0] };
+            let header = pair::handle_at(rank, victim).data_header();
+            let datagram = [&header[..], &insider.seal(Via::Relay, &frame)].concat();
+            pair.deliver_from(victim, relay.parse().unwrap(), Via::Relay, &datagram);
+            pair.flush(victim);
+        }
+        pair.pass(Duration::from_micros(200));
+    }
+    let cost = pair.carried - before;
+    pair.asleep = None;
+    let mut came = Vec::new();
+    let limit = pair.now.instant + Duration::from_secs(10);
+    while came.len() < written && pair.now.instant < limit {
+        pair.pass(Duration::from_millis(5));
+        came.extend(pair.read_all(pair::other(victim), to).0);
+    }
+    came.extend(pair.transfer(victim, from, to, &data[written..]));
+    assert!(came == data, "the tunnel goes on");
+    assert_eq!(pair.node(victim).close_reason(), None);
+    cost
+}
+
+/// Words that are believed in two seconds: four at once, and one each tenth of a second.
+const BELIEVED_MAX: u64 = 4 + 20;
+
+/// Datagrams that each of them may cost.
+const WORD_COST_MAX: u64 = 4;
 
 /// A first message that is the insider's and new, from another implementation of the protocol.
 fn first_message(keys: &CarrierKeys, number: u32) -> Vec<u8> {

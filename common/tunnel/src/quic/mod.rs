@@ -6,6 +6,7 @@ mod datagrams;
 mod flow;
 mod flows;
 mod parts;
+mod pings;
 pub mod wire;
 
 use std::{
@@ -29,6 +30,7 @@ use self::{
     datagrams::Datagrams,
     flows::Flows,
     parts::Parts,
+    pings::Pings,
     wire::{PACKETS, Part, UdpName},
 };
 use crate::{
@@ -51,8 +53,8 @@ pub(crate) struct Quic {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
     since: Instant,
-    /// When to ping again on a way that is new, and how long after that once more.
-    ping: Option<(Instant, Duration)>,
+    /// Pings on a way that is new, until one is answered.
+    ping: Option<Pings>,
     flows: Flows,
     udp: UdpFlows<UdpName>,
     /// Connector: flows of an agent that sends packets, from the first of them on.
@@ -170,9 +172,9 @@ impl Quic {
         let now = context.now.instant;
         if let Some((_, connection)) = &mut self.connection {
             connection.handle_timeout(now);
-            if let Some((_, pause)) = self.ping.take_if(|(at, _)| now >= *at) {
+            let acks = connection.stats().frame_rx.acks;
+            if Pings::poll(&mut self.ping, now, acks) {
                 connection.ping();
-                self.ping = (pause <= PING_AGAIN_MAX).then_some((now + pause, pause * 2));
             }
         }
         if self.end_of_opening().is_some_and(|at| now >= at) {
@@ -197,7 +199,8 @@ impl Quic {
                 connection.path_changed(context.now.instant);
             }
             connection.ping();
-            self.ping = Some((context.now.instant + PING_AGAIN, PING_AGAIN * 2));
+            let acks = connection.stats().frame_rx.acks;
+            self.ping = Some(Pings::begin(context.now.instant, acks));
         }
         if let Some(inner) = &mut self.inner {
             inner.rerouted(context.now.instant);
@@ -208,7 +211,7 @@ impl Quic {
         let connection = self.connection.as_mut();
         let timer = connection.and_then(|(_, connection)| connection.poll_timeout());
         let inner = self.inner.as_ref().and_then(|inner| inner.deadline());
-        let ping = self.ping.map(|(at, _)| at);
+        let ping = self.ping.as_ref().map(|pings| pings.at);
         [
             timer,
             self.udp.deadline(),
@@ -703,13 +706,6 @@ fn divide(seed: [u8; 32]) -> ([u8; 32], ChaCha20Rng) {
     entropy.fill_bytes(&mut first);
     (first, entropy)
 }
-
-/// How long after a way is new it is pinged again, in case that was lost: quinn takes the round trip there for
-/// unknown, and would wait for three of [`config`]'s. Doubles.
-const PING_AGAIN: Duration = Duration::from_millis(40);
-
-/// The last pause between two: three pings in all, after which quinn's timer has come.
-const PING_AGAIN_MAX: Duration = Duration::from_millis(160);
 
 /// What a ClientHello names: the same for all, because it can be read on the way.
 const SERVER_NAME: &str = "cardea.invalid";

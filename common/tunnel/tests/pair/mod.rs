@@ -6,6 +6,7 @@
     reason = "each test file uses its part of this, and looks for one event among many"
 )]
 
+pub mod insider;
 pub mod kernel;
 pub mod keys;
 pub mod nat;
