@@ -2,6 +2,7 @@
 
 pub mod fragments;
 mod noise;
+mod padding;
 mod sealer;
 mod session;
 
@@ -108,6 +109,7 @@ impl WireGuard {
             Opened::Packet(packet) => {
                 self.heard(context);
                 self.session.heard_packet(now);
+                let packet = padding::without(packet);
                 match Fragment::parse(packet) {
                     Some(fragment) => whole = self.join(context, &fragment),
                     None => kept = self.take(context, packet),
