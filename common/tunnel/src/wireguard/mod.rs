@@ -2,6 +2,7 @@
 
 pub mod fragments;
 mod noise;
+mod padding;
 mod sealer;
 mod session;
 
@@ -160,7 +161,8 @@ impl WireGuard {
     ) {
         self.heard(context);
         self.session.heard_packet(context.now.instant);
-        let packet = packets.opened(at.clone()).unwrap_or_default();
+        let packet = padding::without(packets.opened(at.clone()).unwrap_or_default());
+        let at = at.start..at.start + packet.len();
         let Some(fragment) = Fragment::parse(packet) else {
             if let Some(head) = self.take(context, packet) {
                 packets.keep(context.grant, head, at);
