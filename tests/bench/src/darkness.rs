@@ -30,7 +30,7 @@ const RATE: u32 = 50_000;
 const COST_TIME: Duration = Duration::from_secs(10);
 
 /// One of many datagrams, by its number.
-type Garbage = dyn Fn(u64) -> Vec<u8> + Sync;
+type Garbage<'a> = dyn Fn(u64) -> Vec<u8> + Sync + 'a;
 
 /// Percent of a core that 10,000 packets of garbage a second may cost.
 const COST_MAX: f64 = 2.0;
@@ -49,7 +49,7 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
         for target in resting.targets {
             let forgery = |number| target.hears.forgery(number);
             for (kind, garbage) in [
-                ("of every shape", &probe as &Garbage),
+                ("of every shape", &probe as &Garbage<'_>),
                 ("that looks right", &forgery),
             ] {
                 costs.push((target.clone(), kind, cost(&resting, target, garbage)?));
@@ -109,7 +109,7 @@ struct Cost {
 }
 
 /// What a program spends on garbage at one of its sockets, beyond what it spends anyway.
-fn cost(resting: &Resting<'_>, target: &Target, garbage: &Garbage) -> Result<Cost> {
+fn cost(resting: &Resting<'_>, target: &Target, garbage: &Garbage<'_>) -> Result<Cost> {
     let lost = lost(target)?;
     let process = Process::of(target.process);
     let (before, memory) = (process.cpu()?, process.resident_kib()?);
@@ -150,7 +150,7 @@ fn lost(target: &Target) -> Result<u64> {
 }
 
 /// Sends at [`RATE`] for [`COST_TIME`], a millisecond's worth at once; returns how many it sent.
-fn paced(target: SocketAddr, garbage: &Garbage) -> Result<u64> {
+fn paced(target: SocketAddr, garbage: &Garbage<'_>) -> Result<u64> {
     let any = match target.ip() {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -45,6 +45,10 @@ impl Capture {
     /// # Errors
     /// Without root.
     pub fn of(host: &Namespace) -> Result<Self> {
+        Self::with_room(host, BUFFER_BYTES)
+    }
+
+    fn with_room(host: &Namespace, bytes: usize) -> Result<Self> {
         host.within(|| {
             // Cooked packets, which begin with the header of IP, of every protocol: packet(7).
             let all = NonZeroU32::new(u32::from(ALL_PROTOCOLS.to_be())).map(Protocol::from_raw);
@@ -54,7 +58,7 @@ impl Capture {
                 SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
                 all,
             )?;
-            set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES)?;
+            set_socket_recv_buffer_size_force(&socket, bytes)?;
             Ok(Self { socket })
         })
     }
@@ -73,14 +77,18 @@ impl Capture {
     /// All that has passed since it was asked last.
     ///
     /// # Errors
-    /// When the kernel says so.
+    /// When the kernel says so, or when something has passed for which there was no room.
     pub fn take(&self) -> Result<Vec<Packet>> {
         let mut packets = Vec::new();
         let mut buffer = vec![0; 65_536];
         loop {
             match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
                 Ok((length, _)) => packets.extend(buffer.get(..length).and_then(Packet::parse)),
-                Err(Errno::AGAIN) => return Ok(packets),
+                Err(Errno::AGAIN) => {
+                    let lost = cardea_host::sieve::dropped(&self.socket)?;
+                    ensure!(lost == 0, "{lost} packets were not captured");
+                    return Ok(packets);
+                }
                 Err(Errno::NETDOWN) => {}
                 Err(error) => bail!("nothing is captured: {error}"),
             }
@@ -168,6 +176,30 @@ const BUFFER_BYTES: usize = 64 * 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::needs;
+
+    #[test]
+    fn a_capture_that_lost_something_says_so() {
+        if !needs::root_and(&["ip"]) {
+            return;
+        }
+        let host = Namespace::new("capture", "host").unwrap();
+        host.ip("link set lo up").unwrap();
+        let captures = [BUFFER_BYTES, 8_192].map(|room| Capture::with_room(&host, room).unwrap());
+        let to = "127.0.0.1:9".parse().unwrap();
+        for _ in 0..100 {
+            // Nobody listens there, which the next one would be told.
+            send_from(&host, to, &[vec![0; 1_000]]).unwrap();
+        }
+        let [whole, lossy] = captures.map(|capture| capture.take());
+        let count = whole
+            .unwrap()
+            .iter()
+            .filter(|packet| packet.is_udp_to(9))
+            .count();
+        assert!(count >= 100, "{count}");
+        assert!(lossy.unwrap_err().to_string().contains("not captured"));
+    }
 
     #[test]
     fn packets_of_both_families_are_read() {
