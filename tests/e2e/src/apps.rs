@@ -44,7 +44,7 @@ pub fn nginx(
     Ok(nginx)
 }
 
-/// Starts dnsmasq on `host` as the name server at `listen`, with nothing to say but what `answers`
+/// Starts dnsmasq on `host` as the name server at `listen`, with commas between them, with nothing to say but what `answers`
 /// gives it: `--address` or `--addn-hosts`.
 ///
 /// # Errors
@@ -146,7 +146,8 @@ pub fn sshd(host: &Namespace, folder: &Path, listen: &str) -> Result<Program> {
         .collect();
     let configuration = format!(
         "{listen}HostKey {shown}/host\nAuthorizedKeysFile {shown}/key.pub\n\
-         PidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nUseDNS no\n"
+         PidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nUseDNS no\n\
+         Subsystem sftp internal-sftp\n"
     );
     let file = folder.join("sshd_config");
     fs::write(&file, configuration)?;
@@ -155,4 +156,15 @@ pub fn sshd(host: &Namespace, folder: &Path, listen: &str) -> Result<Program> {
     let mut sshd = Program::start("sshd", command)?;
     sshd.wait_for("Server listening on")?;
     Ok(sshd)
+}
+
+/// Starts the server of iperf3 on `host`, at all of its addresses and its usual port.
+///
+/// # Errors
+/// When it is not installed or does not start.
+pub fn iperf3(host: &Namespace) -> Result<Program> {
+    let command = host.command("iperf3", ["--server", "--forceflush"]);
+    let mut iperf3 = Program::start("iperf3", command)?;
+    iperf3.wait_for("Server listening")?;
+    Ok(iperf3)
 }

@@ -34,6 +34,13 @@ fn an_agent_is_ready_with_one_power_of_root_and_without_a_controller() {
 }
 
 #[test]
+fn what_root_begins_without_a_word_is_what_the_unit_goes_on_with() {
+    if needs::root_and(&["ip", "unshare"]) {
+        go_on_as_the_unit_says().unwrap();
+    }
+}
+
+#[test]
 fn the_units_are_what_systemd_takes_and_name_what_is_there() {
     if needs::installed(&["systemd-analyze"]) {
         verify_units().unwrap();
@@ -139,6 +146,50 @@ fn do_with_little() -> Result<()> {
     ensure!(!links.contains("cardea0"), "it leaves its interface");
     let rules = run_ok(laptop.command("ip", ["rule"]))?;
     ensure!(!rules.contains("7443"), "it leaves its rules: {rules}");
+    Ok(())
+}
+
+/// `cardea up CODE` by root, and then the unit's own command line: the same state, an interface both times.
+fn go_on_as_the_unit_says() -> Result<()> {
+    let laptop = Namespace::new("unit", "laptop")?;
+    let site = Namespace::new("unit", "site")?;
+    laptop.link("lan", "192.168.1.2/24", &site, "lan", "192.168.1.1/24")?;
+    let mut world = Deployment::new()?;
+    world.start_controller(&ControllerOptions::on(&site, "192.168.1.1"))?;
+    let facts = world.write_facts("laptop", GOOD_FACTS)?.into_os_string();
+    let code = world.ctl("invite device --user alice@corp.example --group staff")?;
+    let code_file = world.path("code");
+    fs::write(&code_file, code)?;
+    let var_lib = world.path("var-lib");
+    fs::create_dir(&var_lib)?;
+    // Where a machine's own agent has its state, this one sees a folder of the test.
+    let start = |words: &str| {
+        let hide = "mount --bind \"$0\" /var/lib && exec \"$@\"";
+        let mut command = laptop.command("unshare", ["--mount", "sh", "-c", hide]);
+        command.arg(&var_lib).arg(binaries()?.join("cardea"));
+        command.args(words.split_whitespace());
+        command.args(["--dns", "off", "--facts-from"]).arg(&facts);
+        let mut agent = Program::start("cardea", command)?;
+        agent.wait_for("connected to")?;
+        anyhow::Ok(agent)
+    };
+    let has_interface = || {
+        let links = run_ok(laptop.command("ip", ["-o", "link"]))?;
+        anyhow::Ok(links.contains("cardea0"))
+    };
+    let words = format!("up --name laptop --code-file {}", code_file.display());
+    let mut agent = start(&words)?;
+    ensure!(has_interface()?, "`up` by root makes no interface");
+    ensure!(agent.stop()? == Some(0), "{}", agent.said());
+    ensure!(!has_interface()?, "it leaves its interface");
+
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/systemd/cardea.service");
+    let unit = fs::read_to_string(unit)?;
+    let mut lines = unit.lines();
+    let words = lines.find_map(|line| line.strip_prefix("ExecStart=/usr/bin/cardea "));
+    let mut agent = start(words.context("the unit starts something else")?)?;
+    ensure!(has_interface()?, "the unit has another mode than `up`");
+    ensure!(agent.stop()? == Some(0), "{}", agent.said());
     Ok(())
 }
 

@@ -1,16 +1,9 @@
 //! Other implementations of WireGuard, each with its own pair of addresses, by their common API.
 
-use std::{
-    io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use cardea_e2e::{
-    namespace::Namespace,
-    program::{PATIENCE, Program, now},
-};
+use anyhow::Result;
+use cardea_e2e::{namespace::Namespace, program::Program, wireguard_go};
 use cardea_tunnel::keys::WireGuardKey;
 use data_encoding::HEXLOWER;
 
@@ -91,29 +84,8 @@ impl Peer {
     }
 
     fn end(self, host: &Namespace, interface: &str, settings: &str) -> Result<Program> {
-        let mut command = host.command(program(self.program), self.arguments.iter().copied());
-        command.arg(interface);
-        command.env("WG_PROCESS_FOREGROUND", "1");
-        let running = Program::start(self.name, command)?;
-        let path = format!("/var/run/wireguard/{interface}.sock");
-        let deadline = now() + PATIENCE;
-        let mut stream = loop {
-            match UnixStream::connect(&path) {
-                Ok(stream) => break stream,
-                Err(error) if now() > deadline => {
-                    return Err(error)
-                        .with_context(|| format!("{}: {}", self.name, running.said()));
-                }
-                Err(_) => std::thread::yield_now(),
-            }
-        };
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(settings.as_bytes())?;
-        let mut answer = [0; 256];
-        let len = stream.read(&mut answer)?;
-        let answer = String::from_utf8_lossy(answer.get(..len).unwrap_or_default()).into_owned();
-        ensure!(answer.contains("errno=0"), "{}: {answer}", self.name);
-        Ok(running)
+        let command = host.command(program(self.program), self.arguments.iter().copied());
+        wireguard_go::start(self.name, command, interface, settings)
     }
 }
 
