@@ -1,4 +1,9 @@
 //! Datagrams from an adversary on the path: of every size, in every phase, at both ends.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "what a test does outside of its test function may panic as well"
+)]
 
 #[cfg(test)]
 mod pair;
@@ -282,7 +287,7 @@ fn an_insider_who_always_says_that_something_is_lost_is_believed_at_the_pace_of_
     let lost = |_| (0, PathFrame::Lost { size: 0 });
     let narrow = |_| (0, PathFrame::Lost { size: 1_200 });
     // By the relay in use and by the one that stands by, whichever that is at the moment.
-    let turned = |number: u32| (u8::from(number % 2 == 0), PathFrame::Turned);
+    let turned = |number: u32| (u8::from(number.is_multiple_of(2)), PathFrame::Turned);
     let floods: [fn(u32) -> (u8, PathFrame); 3] = [lost, narrow, turned];
     for carrier in CARRIERS {
         for victim in [End::Agent, End::Connector] {
@@ -290,7 +295,6 @@ fn an_insider_who_always_says_that_something_is_lost_is_believed_at_the_pace_of_
             for (kind, flood) in floods.into_iter().enumerate() {
                 let cost = cost_of_words(carrier, victim, Some(flood));
                 let what = format!("{carrier:?} {victim:?} {kind}: {quiet} became {cost}");
-                eprintln!("{what}");
                 assert!(cost <= quiet + BELIEVED_MAX * WORD_COST_MAX, "{what}");
             }
         }

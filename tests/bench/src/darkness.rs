@@ -48,10 +48,9 @@ pub(crate) fn run(report: &mut Report, probes: u64) -> Result<()> {
         let mut costs = Vec::new();
         for target in resting.targets {
             let forgery = |number| target.hears.forgery(number);
-            for (kind, garbage) in [
-                ("of every shape", &probe as &Garbage<'_>),
-                ("that looks right", &forgery),
-            ] {
+            let kinds: [(_, &Garbage<'_>); 2] =
+                [("of every shape", &probe), ("that looks right", &forgery)];
+            for (kind, garbage) in kinds {
                 costs.push((target.clone(), kind, cost(&resting, target, garbage)?));
             }
         }
