@@ -104,7 +104,7 @@ fn answer() -> Result<()> {
 struct World {
     end: End,
     keys: CarrierKeys,
-    _wireguard_go: Program,
+    wireguard_go: Program,
     // After what runs on them.
     ours: Namespace,
     theirs: Namespace,
@@ -150,7 +150,7 @@ impl World {
         Ok(Self {
             end,
             keys,
-            _wireguard_go: running,
+            wireguard_go: running,
             ours,
             theirs,
         })
@@ -183,6 +183,13 @@ impl World {
                 Ok(ours.heard().clone())
             })
         })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // When it is asked to end, it takes the file of its socket away.
+        drop(self.wireguard_go.stop());
     }
 }
 
