@@ -100,7 +100,7 @@ impl World {
                 not_before: record.not_before,
                 not_after: record.not_after,
                 knock: self.knock_seed(record.node, now),
-                pass: self.front_pass(record.node, now),
+                pass: self.front_pass(record, now),
                 relays: self.relay_tickets(record.node, record.not_after),
             }),
             Err(error) => {

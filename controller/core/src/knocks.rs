@@ -7,7 +7,7 @@ use cardea_proto::{
     codec::Secret32,
     enroll::Pass,
     id::{InviteId, NodeId},
-    ledger::Invite,
+    ledger::{CertificateRecord, Invite},
     time::Now,
 };
 
@@ -30,10 +30,11 @@ impl World {
         self.keys.ticket.seeds().node_seed(node, now.unix)
     }
 
-    /// What opens fronts elsewhere to a node, where there are any.
-    pub(crate) fn front_pass(&self, node: NodeId, now: Now) -> Option<Pass> {
+    /// What opens fronts elsewhere to whoever is given this certificate, where there are any.
+    pub(crate) fn front_pass(&self, record: &CertificateRecord, now: Now) -> Option<Pass> {
         let has_fronts = self.settings.has_fronts_elsewhere;
-        has_fronts.then(|| self.keys.ticket.fronts().pass(node, now.unix))
+        let fronts = self.keys.ticket.fronts();
+        has_fronts.then(|| fronts.pass(record.node, &record.serial.0, now.unix))
     }
 
     /// A node may knock for as long as it is enrolled: with a certificate that has ended it still

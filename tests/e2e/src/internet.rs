@@ -296,6 +296,26 @@ impl Internet {
         Ok(())
     }
 
+    /// Stops a connector's program and starts it with these arguments.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn restart_connector(&mut self, connector: usize, more: &[&str]) -> Result<()> {
+        let node = self.connectors.get_mut(connector);
+        let Node {
+            name,
+            host,
+            program,
+            ..
+        } = node.context("no such connector")?;
+        program.stop()?;
+        let more: Vec<_> = more.iter().map(Into::into).collect();
+        *program = self
+            .deployment
+            .run_node(Some(host), "cardea-connector", name, &more)?;
+        Ok(())
+    }
+
     /// A device, behind a NAT or not.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use cardea_e2e::{
     internet::{edge_of, middle},
     namespace::Namespace,
     needs,
-    program::{PATIENCE, Program, now, run},
+    program::{PATIENCE, Program, now, run, run_ok},
     proxy::ConnectProxy,
     traffic::{Volley, tcp_echo},
 };
@@ -148,6 +148,86 @@ fn relay_elsewhere() -> Result<()> {
     drop(relay);
     Ok(())
 }
+
+#[test]
+fn strangers_at_a_front_hear_nothing_or_see_the_operators_page_beside_the_knock() {
+    if needs::root_and(&TOOLS) && needs::installed(&["curl", "openssl"]) {
+        show_decoy().unwrap();
+    }
+}
+
+fn show_decoy() -> Result<()> {
+    let more = ["--tls-address", RELAY, "--relay-address", RELAY];
+    let mut world = World::with("decoy", &more)?;
+    let [certificate, key, page] = ["decoy.crt", "decoy.key", "decoy.html"].map(|name| {
+        let path = world.deployment.path(name);
+        path.to_string_lossy().into_owned()
+    });
+    std::fs::write(&page, PAGE)?;
+    let mut make = Command::new("openssl");
+    let subject = ["-subj", "/CN=www.bakery.example"];
+    let name = ["-addext", "subjectAltName=DNS:www.bakery.example"];
+    let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
+    make.args(["req", "-x509", "-nodes", "-days", "9"]);
+    make.args(curve).args(subject).args(name);
+    make.args(["-keyout", &key, "-out", &certificate]);
+    run_ok(make)?;
+    let browse = |world: &World| {
+        let at = format!("www.bakery.example:443:{RELAY}");
+        let words = [
+            "-sS",
+            "--max-time",
+            "20",
+            "--cacert",
+            &certificate,
+            "--resolve",
+        ];
+        let mut curl = world.home.command("curl", words);
+        curl.args([&at, "https://www.bakery.example/"]);
+        run(curl)
+    };
+    let relay = world.start_relay()?;
+    let shown = browse(&world)?;
+    ensure!(
+        !shown.status.success() && shown.stdout.is_empty(),
+        "{shown:?}"
+    );
+    let to = format!("{RELAY}:443");
+    let words = [
+        "s_client",
+        "-connect",
+        &to,
+        "-servername",
+        "www.bakery.example",
+    ];
+    let heard = run(world.home.command("openssl", words))?;
+    let heard = String::from_utf8_lossy(&heard.stdout).into_owned();
+    ensure!(heard.contains("handshake has read 0 bytes"), "{heard}");
+    drop(relay);
+    let decoy = format!("{certificate},{key},{page}");
+    let _relay = world.start_relay_with(&["--tls-decoy", &decoy])?;
+    world.start_device()?;
+    world.publish("quic")?;
+    world.stop_device()?;
+    world.wall("meta l4proto != tcp drop")?;
+    world.wall_off(CONTROLLER)?;
+    world.run_device()?;
+    let (_forward, address) = world.forward("quic")?;
+    for _ in 0..2 {
+        let shown = browse(&world)?;
+        let said = String::from_utf8_lossy(&shown.stderr).into_owned();
+        ensure!(shown.stdout == PAGE.as_bytes(), "{shown:?} {said}");
+        world
+            .home
+            .within(|| Volley::open(&address)?.play(|| false))?;
+        let row = world.wait_for("quic", by_tls)?;
+        ensure!(row["path"] == format!("relay-tls {RELAY}:7444"), "{row}");
+    }
+    Ok(())
+}
+
+/// What an operator has strangers see.
+const PAGE: &str = "<!doctype html><title>Bakery</title><p>Open from six.</p>\n";
 
 #[test]
 fn a_code_leads_to_its_controller_by_the_front_of_a_relay_elsewhere() {
@@ -383,6 +463,11 @@ impl World {
 
     /// Starts a relay with a front, on a host that is not the controller's.
     fn start_relay(&self) -> Result<Program> {
+        self.start_relay_with(&[])
+    }
+
+    /// The same with these arguments beside.
+    fn start_relay_with(&self, more: &[&str]) -> Result<Program> {
         let keys = self.deployment.path("controller").join("keys");
         let controller = format!("{CONTROLLER}:7443");
         let (listen, tls) = (format!("{RELAY}:7444"), format!("{RELAY}:443"));
@@ -401,6 +486,7 @@ impl World {
         );
         command.arg("--ticket-key").arg(keys.join("ticket.pub"));
         command.arg("--front-key").arg(keys.join("front.key"));
+        command.args(more);
         let mut relay = Program::start("cardea-relay", command)?;
         relay.wait_for("front is listening")?;
         Ok(relay)

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cardea_e2e::{
-    internet::{Internet, is_direct, is_relayed},
+    internet::{Internet, PORT, is_direct, is_relayed},
     nat::NatKind,
     needs,
     program::now,
@@ -217,6 +217,52 @@ fn meet_oddly() -> Result<()> {
         path.starts_with("direct 198.51.100."),
         "by its outer address: {path}"
     );
+    Ok(())
+}
+
+#[test]
+fn an_address_that_the_operator_names_leads_through_nats_between_which_no_other_path_does() {
+    if needs::root_and(&TOOLS) {
+        meet_at_named_address().unwrap();
+    }
+}
+
+fn meet_at_named_address() -> Result<()> {
+    let mut world = Internet::new("named")?;
+    world.add_connector(Some(NatKind::Symmetric))?;
+    // What an operator sets up at his router: a port of its outer address is the connector's.
+    let edge = world.edges();
+    let router = world.connector(0)?.around.first().context("no NAT")?;
+    router.nft(&format!(
+        "add rule ip nat pre iifname \"wan\" udp dport 7777 dnat to 10.{edge}.0.2:{PORT}\n"
+    ))?;
+    let named = format!("198.51.100.{}:7777", edge * 4 + 2);
+    world.add_connector(None)?;
+    world.add_device(Some(NatKind::Symmetric))?;
+    for carrier in ["wireguard", "quic"] {
+        let (app, near) = (format!("far-{carrier}"), format!("near-{carrier}"));
+        world.publish(&app, 0, carrier)?;
+        world.publish(&near, 1, carrier)?;
+        let (_forward, address) = world.forward(0, &app)?;
+        let _other = world.forward(0, &near)?;
+        // By the time at which the one that was opened later is direct, this one could be.
+        world.wait_for(0, &near, is_direct)?;
+        let device = |world: &Internet| -> Result<()> {
+            let host = &world.device(0)?.host;
+            host.within(|| Volley::open(&address)?.play(|| false))?;
+            Ok(())
+        };
+        device(&world)?;
+        let row = world.row(0, &app)?;
+        ensure!(is_relayed(&row), "nobody knows of the port: {row}");
+        world.restart_connector(0, &["--candidate", &named])?;
+        device(&world)?;
+        let row = world.wait_for(0, &app, is_direct)?;
+        let path = row["path"].as_str().context("no path")?;
+        ensure!(path == format!("direct {named}"), "{path}");
+        device(&world)?;
+        world.restart_connector(0, &[])?;
+    }
     Ok(())
 }
 

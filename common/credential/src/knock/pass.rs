@@ -6,10 +6,14 @@
 //! that with its code:
 //!
 //! ```text
-//!  label = number (8) | knock (20)
-//!  number = period (2) | HMAC(key, node | period)[..6]     says nothing about its node; random in a code
+//!  label  = number (8) | knock (20)
+//!  number = period (2) | E(key, holder (3) | random (3))   says nothing about its holder
 //!  seed   = HMAC(key, number)                              makes the knock
 //! ```
+//!
+//! Each certificate brings another number, of which nobody without the key can say that it has the same
+//! holder: what an observer sees of a device is the same for no longer than a certificate. A front undoes E, so that
+//! all passes of one holder share one memory and one bucket. The holder of a code's pass is random.
 //!
 //! A pass ends with its period and the next one, whatever becomes of its node meanwhile: it opens to a
 //! TLS handshake, behind which the controller's own door stands as ever.
@@ -32,14 +36,22 @@ use data_encoding::BASE32_NOPAD;
 use super::{
     Answer, KNOCK_BYTES, Knock, KnockKeys, Stay, first, mac, period_of,
     record::{BURST, Record, window_secs},
-    secs_of, since_opened,
+    secs_of, since_opened, xor,
 };
 
 /// Stands where a trust domain's root does: the key is of one domain alone.
 const NO_ROOT: Digest = Bytes([0; 32]);
 
-/// Passes that are remembered; who would be one more is refused until others have been silent.
-const PASSES_MAX: usize = 65_536;
+/// Holders of passes that are remembered; who would be one more is refused until others have been silent.
+const HOLDERS_MAX: usize = 65_536;
+
+/// Half of what stands in a number behind its period.
+type Half = [u8; 3];
+
+/// What all passes of one holder have in common; of ten thousand, a few share theirs, and with it a bucket.
+type Holder = Half;
+
+const ROUNDS: u8 = 10;
 
 /// What a controller and its relays elsewhere share, and nobody else.
 #[derive(Clone)]
@@ -65,12 +77,18 @@ impl FrontKey {
         )))
     }
 
-    /// The pass of a node at this moment.
+    /// The pass that a node is given at this moment with the certificate of this serial number, which
+    /// is random.
     #[must_use]
-    pub fn pass(&self, node: NodeId, at: UnixMillis) -> Pass {
-        let period = period_bytes(at);
-        let tag = mac(&self.0, &[node.to_string().as_bytes(), b"|", &period]);
-        self.pass_of(first(&tag), at)
+    pub fn pass(&self, node: NodeId, serial: &[u8], at: UnixMillis) -> Pass {
+        let holder = mac(
+            &self.0,
+            &[b"cardea pass holder", node.to_string().as_bytes()],
+        );
+        let random = mac(&self.0, &[b"cardea pass of certificate", serial]);
+        let halves = (first(&holder), first(&random));
+        let ([a, b, c], [d, e, f]) = self.hide(period_bytes(at), halves);
+        self.pass_of([a, b, c, d, e, f], at)
     }
 
     /// A pass of nobody's yet, for a code: `own` must be random.
@@ -82,6 +100,30 @@ impl FrontKey {
             number: Bytes(number),
             seed: self.seed(number),
         }
+    }
+
+    /// Who holds the pass of this number, as all passes of a node say, whichever it is.
+    fn holder(&self, [p, q, a, b, c, d, e, f]: [u8; PASS_NUMBER_BYTES]) -> Holder {
+        let hidden = ([a, b, c], [d, e, f]);
+        let (holder, _) = (0..ROUNDS).rev().fold(hidden, |(left, right), round| {
+            (xor(right, self.round([p, q], round, left)), left)
+        });
+        holder
+    }
+
+    /// A permutation of six bytes that looks random to whoever lacks the key: a Feistel network with HMAC
+    /// for its function, with as many rounds as FF1 has (NIST SP 800-38G §5).
+    fn hide(&self, period: [u8; 2], halves: (Holder, Half)) -> (Half, Half) {
+        (0..ROUNDS).fold(halves, |(left, right), round| {
+            (right, xor(left, self.round(period, round, right)))
+        })
+    }
+
+    fn round(&self, period: [u8; 2], round: u8, half: Half) -> Half {
+        first(&mac(
+            &self.0,
+            &[b"cardea pass number", &period, &[round], &half],
+        ))
     }
 
     fn seed(&self, number: [u8; PASS_NUMBER_BYTES]) -> Secret32 {
@@ -113,8 +155,8 @@ pub fn pass_label(pass: &Pass, knock: &Knock) -> String {
 pub struct PassDoor {
     key: FrontKey,
     opened_at: Instant,
-    /// Only passes whose knocks were theirs.
-    records: BTreeMap<[u8; PASS_NUMBER_BYTES], Record>,
+    /// Only holders of passes whose knocks were theirs.
+    records: BTreeMap<Holder, Record>,
     knocks: Knocks,
 }
 
@@ -164,7 +206,8 @@ impl PassDoor {
         if moment < opened || moment.secs < at.saturating_sub(window) {
             return Err(Answer::Late);
         }
-        let record = self.record(number, now).ok_or(Answer::TooMany)?;
+        let holder = self.key.holder(number);
+        let record = self.record(holder, now).ok_or(Answer::TooMany)?;
         if !record.hear(moment, now.unix) {
             return Err(Answer::Replayed);
         }
@@ -174,15 +217,15 @@ impl PassDoor {
         Ok(keys)
     }
 
-    fn record(&mut self, number: [u8; PASS_NUMBER_BYTES], now: Now) -> Option<&mut Record> {
-        if self.records.len() >= PASSES_MAX && !self.records.contains_key(&number) {
+    fn record(&mut self, holder: Holder, now: Now) -> Option<&mut Record> {
+        if self.records.len() >= HOLDERS_MAX && !self.records.contains_key(&holder) {
             // What they made would be late by now.
             self.records.retain(|_, record| !record.is_silent(now));
-            if self.records.len() >= PASSES_MAX {
+            if self.records.len() >= HOLDERS_MAX {
                 return None;
             }
         }
-        Some(match self.records.entry(number) {
+        Some(match self.records.entry(holder) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let stay = Stay::Until(now.unix);
@@ -215,7 +258,7 @@ fn parse(label: &str) -> Option<([u8; PASS_NUMBER_BYTES], Knock)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeSet, time::Duration};
 
     use cardea_proto::{id::DeviceId, time::testing::start};
 
@@ -252,7 +295,7 @@ mod tests {
             bench.refused(&pass_label(&two, &knock)),
             Some(Answer::Forged)
         );
-        let other = FrontKey::new(Secret32([2; 32])).pass(node(1), bench.now.unix);
+        let other = FrontKey::new(Secret32([2; 32])).pass(node(1), &[1], bench.now.unix);
         let label = bench.label(&other);
         assert_eq!(bench.refused(&label), Some(Answer::Forged));
         let hours = UnixMillis(bench.now.unix.0 + 2 * 3_600_000);
@@ -285,6 +328,61 @@ mod tests {
         assert_eq!(bench.refused(&label), None);
     }
 
+    #[test]
+    fn each_certificate_brings_another_number_and_no_more_knocks() {
+        let mut bench = Bench::new();
+        let passes: Vec<Pass> = (0..1_440)
+            .map(|serial| bench.pass_with(1, serial))
+            .collect();
+        let numbers: BTreeSet<_> = passes.iter().map(|pass| pass.number.0).collect();
+        assert_eq!(numbers.len(), passes.len());
+        // Two numbers of one device are as far from each other as two of two devices.
+        let apart = |one: u16, other: u8| {
+            let pairs = passes.iter().zip(0..).map(|(pass, serial)| {
+                let rest = bench.pass_with(other, serial + one).number.0;
+                let pairs = pass.number.0.into_iter().zip(rest).skip(2);
+                pairs.map(|(a, b)| (a ^ b).count_ones()).sum::<u32>()
+            });
+            pairs.sum::<u32>() / 1_440
+        };
+        for (serials, device) in [(1, 1), (1_440, 1), (0, 2), (1, 2)] {
+            let bits = apart(serials, device);
+            assert!((23..=25).contains(&bits), "{bits} of 48 bits");
+        }
+        let mut opened = 0;
+        for pass in &passes {
+            let label = bench.label(pass);
+            opened += u32::from(bench.refused(&label).is_none());
+        }
+        assert_eq!(opened, BURST, "however many passes somebody has kept");
+        assert_eq!(bench.door.records.len(), 1);
+    }
+
+    #[test]
+    fn passes_of_before_and_of_codes_open_until_they_end() {
+        let mut bench = Bench::new();
+        let (renewed, kept) = (bench.pass_with(1, 9), bench.pass_with(1, 8));
+        for pass in [bench.key.pass_of([7; 6], bench.now.unix), renewed, kept] {
+            let label = bench.label(&pass);
+            assert_eq!(bench.refused(&label), None);
+            assert_eq!(bench.refused(&label), Some(Answer::Replayed));
+        }
+    }
+
+    #[test]
+    fn nobody_is_anothers_holder_and_what_was_hidden_is_found() {
+        let key = FrontKey::new(Secret32([1; 32]));
+        let holders = (0..200).map(|number| {
+            let pass = |serial| key.pass(node(number), &[serial], start().unix).number.0;
+            let holder = key.holder(pass(1));
+            assert_eq!(holder, key.holder(pass(2)));
+            let other = FrontKey::new(Secret32([2; 32]));
+            assert_ne!(other.holder(pass(1)), other.holder(pass(2)));
+            holder
+        });
+        assert_eq!(holders.collect::<BTreeSet<_>>().len(), 200);
+    }
+
     struct Bench {
         door: PassDoor,
         key: FrontKey,
@@ -304,7 +402,12 @@ mod tests {
         }
 
         fn pass(&self, number: u8) -> Pass {
-            self.key.pass(node(number), self.now.unix)
+            self.pass_with(number, 1)
+        }
+
+        fn pass_with(&self, number: u8, serial: u16) -> Pass {
+            self.key
+                .pass(node(number), &serial.to_be_bytes(), self.now.unix)
         }
 
         fn label(&mut self, pass: &Pass) -> String {

@@ -1,14 +1,14 @@
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use cardea_credential::{
     key::{self, Signer as _},
-    knock::{Answer, Door, KnockKeys, invite_seed},
+    knock::{Answer, Door, KnockKeys, PassDoor, invite_seed, pass_keys, pass_label},
     proof,
 };
 use cardea_proto::{
     admin::AdminChange,
     codec::Secret32,
-    enroll::EnrollAnswer,
+    enroll::{Certificate, EnrollAnswer},
     id::InviteId,
     identity::Role,
     ledger::Admits,
@@ -17,7 +17,7 @@ use cardea_proto::{
 
 use crate::{
     Settings,
-    testing::{Bench, EXPORTER, TestNode, name},
+    testing::{Bench, EXPORTER, TestNode, name, settings},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -87,6 +87,28 @@ fn the_holder_of_a_certificate_that_a_restored_ledger_does_not_know_is_heard() {
 }
 
 #[test]
+fn each_certificate_brings_a_pass_with_another_number() {
+    let mut bench = Bench::with(Settings {
+        has_fronts_elsewhere: true,
+        ..settings()
+    });
+    let mut node = bench.connector("front");
+    let key = bench.controller.world.keys.ticket.fronts().clone();
+    let mut door = PassDoor::new(key, bench.now);
+    let mut numbers = BTreeSet::new();
+    for _ in 0..5 {
+        bench.pass(Duration::from_secs(600));
+        bench.connect(&mut node, &[]);
+        let pass = certificate(&mut bench, &node).pass.unwrap();
+        let knock = pass_keys(&pass).knock(bench.now.unix, [0; 2]);
+        let label = pass_label(&pass, &knock);
+        assert!(door.knock_once(&label, bench.now).is_ok());
+        numbers.insert(pass.number.0);
+    }
+    assert_eq!(numbers.len(), 5);
+}
+
+#[test]
 fn a_removed_node_is_heard_until_its_certificate_ends() {
     let mut bench = Bench::new();
     let mut door = Door::new(bench.controller.world.founded.root, bench.now);
@@ -118,6 +140,10 @@ fn knock(bench: &mut Bench, door: &mut Door, seed: &Secret32) -> Answer {
 
 /// The seed that comes with the next certificate.
 fn renewed(bench: &mut Bench, node: &TestNode) -> Secret32 {
+    certificate(bench, node).knock
+}
+
+fn certificate(bench: &mut Bench, node: &TestNode) -> Certificate {
     let message = FromNode::Renew {
         public_key: node.key.public_key().to_vec().into(),
         proof: proof::prove(&EXPORTER, &node.key).unwrap().into(),
@@ -128,5 +154,5 @@ fn renewed(bench: &mut Bench, node: &TestNode) -> Secret32 {
     let Some(ToNode::Certificate(certificate)) = messages.last() else {
         panic!("{messages:?}");
     };
-    certificate.knock.clone()
+    certificate.clone()
 }

@@ -111,7 +111,7 @@ async fn a_pass_that_is_sent_again_is_not_answered_and_counted_where_all_knocks_
             true => Stage::new(None),
             false => Stage::elsewhere(),
         };
-        let pass = front_key().pass(node, stage.now());
+        let pass = front_key().pass(node, &[1], stage.now());
         let knock = pass_keys(&pass).knock(stage.now(), entropy::bytes());
         let first = hello(&format!("{}.corp.example", pass_label(&pass, &knock)));
         let mut one = stage.connect().await;
@@ -206,7 +206,7 @@ async fn who_has_a_pass_reaches_the_one_controller_that_the_front_was_told_and_h
     let node = NodeId::Device(DeviceId::from_bytes([1; 10]));
     let seed = Secret32([5; 32]);
     let with = |key: FrontKey| {
-        let pass = key.pass(node, stage.now());
+        let pass = key.pass(node, &[1], stage.now());
         Caller::new(&seed, &ROOT, ClockOffset::default()).with_pass(Some(pass))
     };
     let mut streams = Vec::new();
