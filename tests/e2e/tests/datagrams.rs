@@ -66,16 +66,16 @@ enum Hears {
     Ends,
     /// A node's for a relay.
     Relay,
-    /// One for an app, or for those who use one.
+    /// One for an app, or for those who use one; that of a controller who asks whether a relay is there.
     Anything,
 }
 
 impl Hears {
-    fn of(socket: &UdpOf, channels: u16, relay: u16) -> Self {
+    fn of((is_node, socket): &(bool, UdpOf), (channels, relay): (u16, u16)) -> Self {
         let port = socket.local.port();
         match socket.peer.map(|peer| peer.port()) {
             Some(peer) if peer == channels => Self::Channel,
-            Some(peer) if peer == relay => Self::Relay,
+            Some(peer) if peer == relay && *is_node => Self::Relay,
             None if port == channels => Self::Channel,
             None if port == relay => Self::Nodes,
             None if socket.local.ip().is_unspecified() => Self::Ends,
@@ -144,7 +144,12 @@ fn flood() -> Result<()> {
 
     let stranger = UdpSocket::bind("127.0.0.1:0")?;
     let controller = world.controller()?.id();
-    let programs = [controller, relay.id(), connector.id(), laptop.id()];
+    let programs = [
+        (false, controller),
+        (false, relay.id()),
+        (true, connector.id()),
+        (true, laptop.id()),
+    ];
     flood_all(&stranger, &programs, (channels, relay_port))?;
 
     ensure!(fetch(&page)? == PAGE, "the tunnel does not carry any more");
@@ -183,29 +188,31 @@ fn carry_every_size() -> Result<()> {
     Ok(())
 }
 
-/// Floods every socket of `programs`, and makes sure that each read all of it.
-fn flood_all(stranger: &UdpSocket, programs: &[u32], (channels, relay): (u16, u16)) -> Result<()> {
-    let sockets: Vec<UdpOf> = programs
-        .iter()
-        .map(|id| UdpOf::process(*id))
-        .collect::<Result<Vec<_>>>()?
-        .concat();
+/// Floods every socket of `programs`, of each of which is told whether it is a node, and makes sure that each read
+/// all of it.
+fn flood_all(stranger: &UdpSocket, programs: &[(bool, u32)], ports: (u16, u16)) -> Result<()> {
+    let mut sockets = Vec::new();
+    for (is_node, id) in programs {
+        let all = UdpOf::process(*id)?.into_iter();
+        sockets.extend(all.map(|socket| (*is_node, socket)));
+    }
     let (connected, open): (Vec<_>, Vec<_>) = sockets
         .into_iter()
-        .partition(|socket| socket.peer.is_some());
+        .partition(|(_, socket)| socket.peer.is_some());
     // Channels, relay, two for direct paths at each node, the forwarded app.
     ensure!(open.len() >= 7, "open are only {open:?}");
     // At each node one to the controller and one to the relay; at the connector one to the app.
     ensure!(connected.len() >= 5, "connected are only {connected:?}");
     let v6 = UdpSocket::bind("[::1]:0");
-    for socket in &open {
+    for own in &open {
+        let (_, socket) = own;
         let to = SocketAddr::new(here(socket.local.ip()), socket.local.port());
         let from = match (to, &v6) {
             (SocketAddr::V4(_), _) => stranger,
             (SocketAddr::V6(_), Ok(v6)) => v6,
             (SocketAddr::V6(_), Err(_)) => continue,
         };
-        flood_one(socket, Hears::of(socket, channels, relay), |datagram| {
+        flood_one(socket, Hears::of(own, ports), |datagram| {
             let sent = from.send_to(datagram, to)?;
             ensure!(sent == datagram.len(), "only {sent} bytes were sent");
             Ok(())
@@ -217,11 +224,12 @@ fn flood_all(stranger: &UdpSocket, programs: &[u32], (channels, relay): (u16, u1
     }
     let forger = Forger::new()?;
     forgeries_arrive(&forger)?;
-    for socket in &connected {
+    for own in &connected {
+        let (_, socket) = own;
         let (SocketAddr::V4(to), Some(SocketAddr::V4(from))) = (socket.local, socket.peer) else {
             bail!("{socket:?} is not of IPv4")
         };
-        flood_one(socket, Hears::of(socket, channels, relay), |datagram| {
+        flood_one(socket, Hears::of(own, ports), |datagram| {
             forger.send(from, to, datagram)
         })?;
     }
