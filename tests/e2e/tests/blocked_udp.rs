@@ -220,8 +220,9 @@ fn show_decoy() -> Result<()> {
         world
             .home
             .within(|| Volley::open(&address)?.play(|| false))?;
-        let row = world.wait_for("quic", by_tls)?;
-        ensure!(row["path"] == format!("relay-tls {RELAY}:7444"), "{row}");
+        world.wait_for("quic", |row| {
+            row["path"] == format!("relay-tls {RELAY}:7444")
+        })?;
     }
     Ok(())
 }

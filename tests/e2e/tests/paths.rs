@@ -18,7 +18,7 @@ use cardea_e2e::{
     internet::{Internet, PORT, is_direct, is_relayed},
     nat::NatKind,
     needs,
-    program::now,
+    program::{PATIENCE, now},
     traffic::Volley,
 };
 use rustix::process::Signal;
@@ -256,7 +256,11 @@ fn meet_at_named_address() -> Result<()> {
         let row = world.row(0, &app)?;
         ensure!(is_relayed(&row), "nobody knows of the port: {row}");
         world.restart_connector(0, &["--candidate", &named])?;
-        device(&world)?;
+        // The tunnel that ended with the connector has to be noticed first.
+        let deadline = now() + PATIENCE;
+        while let Err(error) = device(&world) {
+            ensure!(now() < deadline, "{error:#}");
+        }
         let row = world.wait_for(0, &app, is_direct)?;
         let path = row["path"].as_str().context("no path")?;
         ensure!(path == format!("direct {named}"), "{path}");
