@@ -1,10 +1,23 @@
-//! An agent of a benchmark, as a person runs one.
+//! A controller and agents of a benchmark, as people run them.
 
 use anyhow::Result;
 use cardea_e2e::{
-    deployment::{Deployment, GOOD_FACTS},
+    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
     program::Program,
 };
+
+/// A controller on this machine that takes the facts of agents from files.
+///
+/// # Errors
+/// When it does not start.
+pub(crate) fn deployment() -> Result<Deployment> {
+    let mut deployment = Deployment::new()?;
+    deployment.start_controller(&ControllerOptions {
+        more: &["--allow-simulated-posture"],
+        ..Default::default()
+    })?;
+    Ok(deployment)
+}
 
 /// An enrolled agent with a SOCKS5 proxy.
 pub(crate) struct Agent {

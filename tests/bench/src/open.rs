@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Result, anyhow};
 use cardea_e2e::{
-    deployment::{ControllerOptions, Deployment},
+    deployment::Deployment,
     program::{PATIENCE, now, run as run_program},
 };
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, deployment},
     load::{first_byte_through_proxy, source},
     report::{Report, Row},
 };
@@ -28,12 +28,7 @@ const TUNNELS_EACH: usize = 10;
 /// # Errors
 /// When an app cannot be opened.
 pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
-    let mut deployment = Deployment::new()?;
-    let more = ["--allow-simulated-posture"];
-    deployment.start_controller(&ControllerOptions {
-        more: &more,
-        ..Default::default()
-    })?;
+    let deployment = deployment()?;
     let target = source()?;
     for app in 0..APPS {
         deployment.ctl(&format!(

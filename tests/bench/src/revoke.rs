@@ -7,13 +7,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use cardea_e2e::{
-    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    deployment::{Deployment, GOOD_FACTS},
     program::{self, now},
     traffic::{Bulk, WebServer},
 };
 use cardea_proto::time::UnixMillis;
 
-use crate::report::Report;
+use crate::{agent::deployment, report::Report};
 
 /// Longest time to wait for a flow to be cut.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -29,12 +29,7 @@ const STALL: Duration = Duration::from_millis(20);
 /// # Errors
 /// When a flow is not cut, or anything of the deployment fails.
 pub(crate) fn run(report: &mut Report, rounds: u32) -> Result<()> {
-    let mut deployment = Deployment::new()?;
-    let more = ["--allow-simulated-posture"];
-    deployment.start_controller(&ControllerOptions {
-        more: &more,
-        ..Default::default()
-    })?;
+    let deployment = deployment()?;
     deployment.ctl("policy apply --recommended --yes")?;
     let web = WebServer::start("127.0.0.1:0", "page\n")?;
     for carrier in ["quic", "wireguard"] {

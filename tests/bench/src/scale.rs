@@ -12,14 +12,10 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, ensure};
-use cardea_e2e::{
-    deployment::{ControllerOptions, Deployment},
-    program::Program,
-    traffic::WebServer,
-};
+use cardea_e2e::{deployment::Deployment, program::Program, traffic::WebServer};
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, deployment},
     load::{first_byte_through_proxy, source},
     process::Process,
     report::{Report, Row, median, percentile},
@@ -51,12 +47,7 @@ pub(crate) fn run(report: &mut Report, tunnels: u32) -> Result<()> {
 
 /// One carrier, and `each` tunnels of each agent.
 fn over(report: &mut Report, carrier: &str, each: u32) -> Result<()> {
-    let mut deployment = Deployment::new()?;
-    let more = ["--allow-simulated-posture"];
-    deployment.start_controller(&ControllerOptions {
-        more: &more,
-        ..Default::default()
-    })?;
+    let deployment = deployment()?;
     let target = source()?;
     let web = WebServer::start("127.0.0.1:0", "page\n")?;
     publish(&deployment, carrier, each, (target, web.address))?;

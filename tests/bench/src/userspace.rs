@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 use cardea_e2e::{
-    deployment::{ControllerOptions, Deployment, GOOD_FACTS},
+    deployment::{Deployment, GOOD_FACTS},
     program::Program,
 };
 
 use crate::{
+    agent::deployment,
     load::{BulkFigure, ConnectFigure, bulk, connections, source},
     peers::Peer,
     report::{Report, Row, median, percentile},
@@ -162,12 +163,7 @@ struct Ours {
 
 impl Ours {
     fn start(port: u16) -> Result<Self> {
-        let mut deployment = Deployment::new()?;
-        let more = ["--allow-simulated-posture"];
-        deployment.start_controller(&ControllerOptions {
-            more: &more,
-            ..Default::default()
-        })?;
+        let deployment = deployment()?;
         for carrier in ["quic", "wireguard"] {
             deployment.ctl(&format!(
                 "app add {carrier} --target 127.0.0.1:{port} --allow-host-scoped --allow everyone --transport {carrier}"
