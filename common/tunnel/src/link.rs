@@ -157,6 +157,11 @@ impl Link {
         self.relays.used.path.is_local()
     }
 
+    /// Whether nothing that is sent waits for the relay.
+    pub(crate) const fn is_ready(&self) -> bool {
+        self.relays.used.path.is_ready()
+    }
+
     /// The handles in datagrams that come through relays.
     pub(crate) fn handles(&self) -> impl Iterator<Item = Handle> + '_ {
         self.relays.all().map(|leg| leg.path.handle())

@@ -4,15 +4,6 @@ use std::time::{Duration, Instant};
 
 use cardea_proto::relay::DATA_HEADER_BYTES;
 
-use super::Link;
-
-impl Link {
-    /// Whether nothing that is sent waits for the relay.
-    pub(crate) const fn is_ready(&self) -> bool {
-        self.relays.used.path.is_ready()
-    }
-}
-
 /// Whether datagrams of one size come through the relay.
 ///
 /// ```text
